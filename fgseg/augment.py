@@ -1,0 +1,87 @@
+"""Copy-paste and flips on batches of tensors. All chance comes from the generator; nothing waits for the device."""
+
+import torch
+from torch import Generator, Tensor
+
+from fgseg.labels import FOREGROUND
+
+LABEL_VALUES = 256
+FIRST, LAST = FOREGROUND[0].label, FOREGROUND[-1].label
+
+
+def copy_paste(  # noqa: PLR0917  two pairs, and how to mix them
+    images: Tensor,
+    labels: Tensor,
+    source_images: Tensor,
+    source_labels: Tensor,
+    prob: float,
+    generator: Generator,
+) -> tuple[Tensor, Tensor]:
+    """Paste whole classes of one source frame onto each image, with their labels.
+
+    The law, for each image by itself: with probability prob something is pasted. The source is mirrored with
+    probability one half. Of the k foreground classes present in it a number uniform in 1..k is drawn, and so many
+    classes without replacement; all their pixels are pasted with a hard mask. Nothing happens when k is 0.
+
+    Args:
+        images: (B, 3, H, W), any dtype.
+        labels: (B, H, W) uint8, 0-6 or VOID.
+        source_images: (B, 3, H, W) of the images' dtype; frame i is the source for image i.
+        source_labels: (B, H, W) uint8. Background and void are never pasted.
+        prob: in [0, 1].
+        generator: on the tensors' device. Each call draws B x 9 numbers from it, whatever they decide.
+
+    Returns:
+        New images and labels of the same shapes and dtypes. The arguments are left as they are.
+
+    Source: seed, approach 2; Ghiasi et al., "Simple Copy-Paste", CVPR 2021.
+    """
+    draws = torch.rand(len(labels), 3 + len(FOREGROUND), generator=generator, device=labels.device)
+    pasted, mirrored = draws[:, 0] < prob, draws[:, 1] < 0.5
+    source_images, source_labels = _mirror(source_images, source_labels, mirrored)
+    chosen = _choose(source_labels, draws[:, 2], draws[:, 3:]) & pasted[:, None]
+    by_label = chosen.new_zeros(len(labels), LABEL_VALUES)
+    by_label[:, FIRST : LAST + 1] = chosen
+    mask = by_label.gather(1, source_labels.flatten(1).long()).view_as(labels)
+    return torch.where(mask[:, None], source_images, images), torch.where(mask, source_labels, labels)
+
+
+def flip(images: Tensor, labels: Tensor, prob: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Mirror each image and its labels horizontally with probability prob.
+
+    Args:
+        images: (B, 3, H, W), any dtype.
+        labels: (B, H, W), any dtype.
+        prob: in [0, 1].
+        generator: on the tensors' device. Each call draws B numbers from it.
+
+    Returns:
+        New images and labels of the same shapes and dtypes. The arguments are left as they are.
+    """
+    return _mirror(images, labels, torch.rand(len(labels), generator=generator, device=labels.device) < prob)
+
+
+def _mirror(images: Tensor, labels: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+    """Flip the images (B, 3, H, W) and labels (B, H, W) named by which (B,) bool."""
+    return (
+        torch.where(which[:, None, None, None], images.flip(-1), images),
+        torch.where(which[:, None, None], labels.flip(-1), labels),
+    )
+
+
+def _choose(labels: Tensor, amount: Tensor, order: Tensor) -> Tensor:
+    """Choose 1..k of the k foreground classes in each image.
+
+    Args:
+        labels: (B, H, W) uint8.
+        amount: (B,) uniform in [0, 1), decides how many.
+        order: (B, 6) uniform in [0, 1), decides which: those present with the smallest numbers.
+
+    Returns:
+        (B, 6) bool. Where k is 0 it names one class, which has no pixels to paste.
+    """
+    present = torch.stack([(labels == c.label).flatten(1).any(1) for c in FOREGROUND], 1)
+    number = (amount * present.sum(1)).floor() + 1
+    # Absent classes rank last, behind any number below 1.
+    rank = torch.where(present, order, 1.0).argsort(1).argsort(1)
+    return rank < number[:, None]

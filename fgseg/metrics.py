@@ -1,0 +1,66 @@
+"""From logits to per-image confusion counts, and from counts to IoU per class and mIoU."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fgseg.labels import FOREGROUND, NUM_CLASSES, VOID
+
+
+def confusion_counts(logits: Tensor, labels: Tensor) -> Tensor:
+    """Count the pixels of each image by true and predicted class.
+
+    Args:
+        logits: (N, 7, h, w), any floating type; resized bilinearly to H x W first (align_corners=False).
+        labels: (N, H, W) integers, 0-6 or VOID. Void pixels are left out.
+
+    Returns:
+        (N, 7, 7) int64, rows truth, columns prediction. The sum over images is the confusion matrix of the batch.
+    """
+    logits = logits.float()
+    if logits.shape[-2:] != labels.shape[-2:]:
+        logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
+    truth = labels.long()
+    cells = NUM_CLASSES**2
+    images = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
+    cell = images * cells + truth * NUM_CLASSES + logits.argmax(1)
+    void_cell = len(labels) * cells
+    counts = torch.bincount(torch.where(truth == VOID, void_cell, cell).flatten(), minlength=void_cell + 1)
+    return counts[:void_cell].view(-1, NUM_CLASSES, NUM_CLASSES)
+
+
+def iou_from_confusion(confusion: Tensor) -> Tensor:
+    """Intersection over union of each class.
+
+    Args:
+        confusion: (..., 7, 7) counts, rows truth, columns prediction.
+
+    Returns:
+        (..., 7) float64 in [0, 1]; NaN for a class absent from truth and prediction.
+    """
+    counts = confusion.double()
+    hits = counts.diagonal(dim1=-2, dim2=-1)
+    return hits / (counts.sum(-1) + counts.sum(-2) - hits)
+
+
+def class_iou(confusion: Tensor) -> dict[str, float]:
+    """IoU of the six foreground classes by key, from one (7, 7) confusion matrix; NaN as in iou_from_confusion."""
+    iou = iou_from_confusion(confusion).tolist()
+    return {c.key: iou[c.label] for c in FOREGROUND}
+
+
+def miou(iou: Mapping[str, float]) -> float:
+    """Mean over the classes that are not NaN, or NaN when all are.
+
+    Given the six values of class_iou this is the source's mIoU, which leaves the background out.
+    """
+    present = [value for value in iou.values() if not math.isnan(value)]
+    return math.fsum(present) / len(present) if present else math.nan
+
+
+def absent(iou: Mapping[str, float]) -> list[str]:
+    """Keys of the classes that miou leaves out: those in neither truth nor prediction."""
+    return [key for key, value in iou.items() if math.isnan(value)]
