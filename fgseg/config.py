@@ -1,0 +1,294 @@
+"""Every setting of one model: names, units, ranges and defaults; and the reading of settings from files and flags."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+
+
+class ConfigError(Exception):
+    """A mistake of the user's, told in one line: where, what was got, what holds, what to do."""
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and strict about names and finite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def refuse_truth_values_as_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's `yes` would otherwise count as 1."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError("not a truth value")
+        return value
+
+
+class DataConfig(Section):
+    reader: Literal["streets", "cityscapes", "folder", "hub"] = "streets"
+    """Where frames come from: procedural scenes, the official Cityscapes layout, images/ + labels/, or a hub data set."""
+    root: str | None = None
+    """Folder of the data set; for the hub reader a hub id or a saved folder. The streets need none."""
+    height: int = Field(128, ge=32, le=4096)
+    """Height to which frames are resized, in pixels."""
+    width: int = Field(256, ge=32, le=8192)
+    """Width to which frames are resized, in pixels."""
+    train: int = Field(320, ge=1)
+    """Frames to train on."""
+    val: int = Field(48, ge=1)
+    """Frames to validate on after every epoch."""
+    test: int = Field(48, ge=0)
+    """Frames kept for the final comparison; no search sees them."""
+    void: Literal["background", "ignore"] = "background"
+    """What becomes of the ids that Cityscapes does not evaluate: background (as in the source) or left out."""
+    seed: int = Field(0, ge=0)
+    """Decides which frames are drawn for each split, and nothing else."""
+    cache: str | None = None
+    """Folder of decoded frames; by default the user's cache directory. Safe to delete."""
+
+
+class ModelConfig(Section):
+    name: str = "small"
+    """`small` or `b0`..`b5` (SegFormer from random weights), a folder of weights, or a hub id."""
+
+
+class TrainConfig(Section):
+    epochs: int = Field(5, ge=1)
+    """Passes over the training frames."""
+    batch_size: int = Field(2, ge=1)
+    """Frames per forward pass."""
+    accumulation: int = Field(1, ge=1)
+    """Forward passes per optimizer step."""
+    lr: float = Field(6e-5, gt=0, le=1)
+    """Learning rate of AdamW at the start; it falls linearly to zero."""
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient; larger ones are scaled down."""
+    precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
+    """Mixed precision; auto is fp16 on a GPU, as in the source, and none on the CPU."""
+    select: Literal["last", "best"] = "last"
+    """Which epoch stands for the trial: its last, or the one with the highest validation mIoU."""
+    seed: int = Field(42, ge=0, lt=2**31)
+    """Seed of trial 0; trial n trains with this plus n."""
+
+
+class LossConfig(Section):
+    cross_entropy: float = Field(1.0, ge=0)
+    """Weight of the (class-weighted) cross-entropy."""
+    ssim: float = Field(0.0, ge=0)
+    """Weight of one minus the structural similarity."""
+    soft_iou: float = Field(0.0, ge=0)
+    """Weight of one minus the soft Jaccard index."""
+    lovasz: float = Field(0.0, ge=0)
+    """Weight of the Lovász-softmax loss."""
+
+
+class ClassWeightsConfig(Section):
+    background: float = Field(1.0, gt=0)
+    """Cross-entropy weight of background."""
+    fence: float = Field(1.0, gt=0)
+    """Cross-entropy weight of fence."""
+    car: float = Field(1.0, gt=0)
+    """Cross-entropy weight of car."""
+    vegetation: float = Field(1.0, gt=0)
+    """Cross-entropy weight of vegetation."""
+    pole: float = Field(1.0, gt=0)
+    """Cross-entropy weight of pole."""
+    traffic_sign: float = Field(1.0, gt=0)
+    """Cross-entropy weight of traffic sign."""
+    traffic_light: float = Field(1.0, gt=0)
+    """Cross-entropy weight of traffic light."""
+
+
+class CopyPasteConfig(Section):
+    prob: float = Field(0.0, ge=0, le=1)
+    """Probability that a training frame receives objects of another one."""
+
+
+class AugmentConfig(Section):
+    flip_prob: float = Field(0.0, ge=0, le=1)
+    """Probability that a training frame is mirrored."""
+
+
+class RunConfig(Section):
+    """All that determines the training of one model."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    loss: LossConfig = LossConfig()
+    class_weights: ClassWeightsConfig = ClassWeightsConfig()
+    copy_paste: CopyPasteConfig = CopyPasteConfig()
+    augment: AugmentConfig = AugmentConfig()
+
+    def flat(self) -> dict[str, Any]:
+        """Every setting under its dotted name."""
+        return flatten(self.model_dump())
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings under their dotted names, and where they were written, for error messages."""
+
+    origin: str
+    values: Mapping[str, Any]
+
+
+def build(layers: Sequence[Layer]) -> RunConfig:
+    """Lay settings over each other, later ones on top, and check the result.
+
+    Raises:
+        ConfigError: an unknown name (the nearest one is offered), a wrong type or a value out of range.
+    """
+    merged = {key: value for layer in layers for key, value in layer.values.items()}
+    origins = {key: layer.origin for layer in layers for key in layer.values}
+    known = RunConfig().flat()
+    for key in merged:
+        check_name(key, known, f"{origins[key]}: {key}: no such setting")
+    try:
+        run = RunConfig.model_validate(nest(merged))
+    except ValidationError as error:
+        raise ConfigError(explain(error, RunConfig, origins)) from None
+    if not any(run.loss.model_dump().values()):
+        raise ConfigError("loss: every weight is 0, at least one must be above 0; set loss.cross_entropy, for example")
+    if run.data.reader != "streets" and run.data.root is None:
+        raise ConfigError(
+            f"data.root: got nothing, the reader {run.data.reader} needs a folder; add --set data.root=DIR"
+        )
+    return run
+
+
+def read_layer(path: Path, skip: str | None = None) -> Layer:
+    """The settings of a YAML file under their dotted names, without the section `skip`.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or is not a mapping.
+    """
+    content = read_yaml(path)
+    return Layer(str(path), flatten({k: v for k, v in content.items() if k != skip}))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; raises ConfigError where there is none."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); name a YAML file"
+        ) from None
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ConfigError(f"{path}:{line}: {problem}; a settings file is a YAML mapping") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: got {type(content).__name__}, must be a mapping of sections such as `train:`")
+    return content
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Read `key=value` texts, the values as YAML.
+
+    Raises:
+        ConfigError: a text without `=` or a value that is not YAML.
+    """
+    values = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {text}: must read key=value, such as --set train.epochs=3")
+        try:
+            values[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {text}: the value is not YAML; quote it, as in --set '{key}=\"...\"'") from None
+    return values
+
+
+def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn sections within sections into dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        inner = nested
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    return nested
+
+
+def check_name(name: str, known: Iterable[str], message: str) -> None:
+    """Raise ConfigError(message), the nearest known name offered, unless the name is known."""
+    known = list(known)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        raise ConfigError(
+            f"{message}; did you mean {near[0]}?" if near else f"{message}; there are: {', '.join(known)}"
+        )
+
+
+def explain(error: ValidationError, model: type[BaseModel], origins: Mapping[str, str]) -> str:
+    """Say pydantic's first complaint as: where, what was got, what must hold."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    origin = f"{origins[key]}: " if key in origins else ""
+    field = find_field(model, [str(part) for part in first["loc"]])
+    if first["type"] == "extra_forbidden":
+        return f"{origin}{key}: no such setting"
+    out_of_range = first["type"].startswith(("greater_than", "less_than"))
+    rule = first["msg"] if field is None else interval(field) if out_of_range else describe(field)
+    return f"{origin}{key}: got {first['input']!r}, must be {rule}"
+
+
+def find_field(model: type[BaseModel], path: Sequence[str]) -> FieldInfo | None:
+    """The field at a path of section and setting names, or None."""
+    field = model.model_fields.get(path[0]) if path else None
+    if field is None or len(path) == 1:
+        return field
+    inner, rest = field.annotation, path[1:]
+    if get_origin(inner) is dict:
+        inner, rest = get_args(inner)[1], path[2:]
+    return find_field(inner, rest) if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+
+
+NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def describe(field: FieldInfo) -> str:
+    """What a setting accepts, in words: `a number in [0, 1]`, `one of: last, best`."""
+    options = [option for option in (get_args(field.annotation) or (field.annotation,)) if option is not type(None)]
+    if get_origin(field.annotation) is Literal:
+        return f"one of: {', '.join(map(str, options))}"
+    kind = NAMES.get(options[0], str(options[0]))
+    optional = " or nothing" if len(options) < len(get_args(field.annotation)) else ""
+    return " ".join(filter(None, [kind, interval(field)])) + optional
+
+
+def interval(field: FieldInfo) -> str:
+    """The range of a numeric setting: `in [0, 1]`, `above 0`, or nothing."""
+    bounds = {name: getattr(m, name) for m in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name)}
+    low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
+    if low is not None and high is not None:
+        return f"in {'[' if 'ge' in bounds else '('}{low:g}, {high:g}{']' if 'le' in bounds else ')'}"
+    if low is not None:
+        return f"at least {low:g}" if "ge" in bounds else f"above {low:g}"
+    return f"at most {high:g}" if high is not None else ""
+
+
+PATH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What may become the name of a folder: no slash, no leading dot."""
