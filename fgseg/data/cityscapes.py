@@ -1,0 +1,46 @@
+"""The official Cityscapes layout, with any city names and .png or .jpg frames.
+
+ROOT/leftImg8bit/{train,val}/<city>/<name>_leftImg8bit.png
+ROOT/gtFine/{train,val}/<city>/<name>_gtFine_labelIds.png
+"""
+
+import numpy as np
+
+from fgseg.config import ConfigError, DataConfig
+from fgseg.data.files import pair, read_pair, root_folder
+from fgseg.data.reader import Frame, Pool, draw
+from fgseg.labels import cityscapes_table
+
+FRAME_ENDINGS = ("_leftImg8bit.png", "_leftImg8bit.jpg")
+LABEL_ENDING = "_gtFine_labelIds.png"
+
+
+class CityscapesReader:
+    """Trains on the folder `train`; validates and tests on `val`, or on other frames of `train` where that is empty."""
+
+    advice = "make the label anew with cityscapesscripts, or use the reader folder with an id table of your own"
+    remote = False
+
+    def __init__(self, cfg: DataConfig):
+        self.cfg = cfg
+        self.root = root_folder(cfg)
+        self.table = cityscapes_table(cfg.void)
+
+    def splits(self) -> dict[str, list[Frame]]:
+        """See `Reader.splits`."""
+        train, val = self.pool("train"), self.pool("val")
+        if not train.frames:
+            raise ConfigError(
+                f"data.root: {train.place} has no frames (*{FRAME_ENDINGS[0]} or .jpg); "
+                "name the folder that holds leftImg8bit and gtFine"
+            )
+        return draw(self.cfg, train, val)
+
+    def pool(self, part: str) -> Pool:
+        """The frames of one official split."""
+        images, labels = self.root / "leftImg8bit", self.root / "gtFine"
+        return Pool(str(images / part), pair(images, labels, part, FRAME_ENDINGS, LABEL_ENDING))
+
+    def load(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+        """See `Reader.load`."""
+        return read_pair(frame)

@@ -1,0 +1,81 @@
+"""Anyone's frames and labels with a table of ids.
+
+    ROOT/images/<name>.jpg       also .jpeg, .png, .webp, .bmp, .tif, .tiff; subfolders are fine
+    ROOT/labels/<name>.png       one channel with an id per pixel (a palette's index counts), below the same subfolders
+    ROOT/labels.yaml             what each id means: a class of ours, or void, which neither trains nor counts
+
+        ids: {0: background, 5: fence, 7: pole, 8: traffic_sign, 9: traffic light, 11: car, 12: vegetation, 255: void}
+
+Where images/train exists, only it is trained on, and val and test come from images/val if that has frames; labels/ has
+the same subfolders then.  The setting data.void plays no part: the table says what is void.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from fgseg.config import ConfigError, DataConfig, check_name, read_yaml
+from fgseg.data.files import pair, read_pair, root_folder
+from fgseg.data.reader import Frame, Pool, draw
+from fgseg.labels import CLASSES, FOREGROUND, VOID
+
+FRAME_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+LABEL_ENDING = ".png"
+LABEL_OF = {c.name: c.label for c in CLASSES} | {c.key: c.label for c in CLASSES} | {"void": VOID}
+"""The names that an id table may use."""
+EXAMPLE = "`ids: {0: background, 7: pole, 255: void}`"
+
+
+class FolderReader:
+    """Draws all three splits from images/, or uses images/train and images/val where they exist."""
+
+    remote = False
+
+    def __init__(self, cfg: DataConfig):
+        self.cfg = cfg
+        self.root = root_folder(cfg)
+        self.table = read_table(self.root / "labels.yaml")
+        self.advice = f"add it to {self.root / 'labels.yaml'} or correct the label"
+
+    def splits(self) -> dict[str, list[Frame]]:
+        """See `Reader.splits`."""
+        official = (self.root / "images" / "train").is_dir()
+        train = self.pool("train" if official else "")
+        if not train.frames:
+            raise ConfigError(
+                f"data.root: {train.place} has no frames (*{', *'.join(FRAME_ENDINGS)}); "
+                "name the folder that holds images and labels"
+            )
+        return draw(self.cfg, train, self.pool("val") if official else None)
+
+    def pool(self, part: str) -> Pool:
+        """The frames of one subfolder, or all of them for an empty `part`."""
+        images, labels = self.root / "images", self.root / "labels"
+        return Pool(str(images / part), pair(images, labels, part, FRAME_ENDINGS, LABEL_ENDING))
+
+    def load(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+        """See `Reader.load`."""
+        return read_pair(frame)
+
+
+def read_table(path: Path) -> dict[int, int]:
+    """Read labels.yaml: id to label (0-6 or VOID).
+
+    Raises:
+        ConfigError: the file or its `ids` are missing, an id is no whole number, a class is unknown (the nearest name
+            is offered), or one of the six classes has no id.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: is missing; write there what each id means, as in {EXAMPLE}")
+    ids = read_yaml(path).get("ids")
+    if not isinstance(ids, dict) or not ids:
+        raise ConfigError(f"{path}: ids: got {ids!r}, must map each id to a class, as in {EXAMPLE}")
+    for number, name in ids.items():
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise ConfigError(f"{path}: ids: got the id {number!r}, must be a whole number; correct it")
+        check_name(str(name), LABEL_OF, f"{path}: ids: {number}: {name} is not a class")
+    table = {number: LABEL_OF[str(name)] for number, name in ids.items()}
+    absent = [c.key for c in FOREGROUND if c.label not in table.values()]
+    if absent:
+        raise ConfigError(f"{path}: ids: no id means {', '.join(absent)}; every class but background needs one")
+    return table
