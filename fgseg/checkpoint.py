@@ -1,0 +1,181 @@
+"""Checkpoints of one trial: blobs, then the manifest that names them; what no manifest names does not exist."""
+
+import hashlib
+import io
+import json
+import logging
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from fgseg.epoch import EpochResult, SupersededError, select_epoch
+from fgseg.store import LocalStore
+
+log = logging.getLogger(__name__)
+
+MANIFEST = re.compile(r"checkpoint-(\d{6})-(\d{6})\.json")
+CLAIM = re.compile(r"attempt-(\d{6})")
+KEPT = 2
+"""Checkpoints kept of a running trial: the newest, and the one before it in case the newest is damaged."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint consists of: its blobs with size and SHA-256, and the record of every epoch so far."""
+
+    attempt: int
+    epoch: int
+    blobs: dict[str, dict[str, Any]]
+    history: list[EpochResult]
+
+    @property
+    def name(self) -> str:
+        return f"checkpoint-{self.attempt:06d}-{self.epoch:06d}.json"
+
+    @property
+    def stem(self) -> str:
+        return f"{self.attempt:06d}-{self.epoch:06d}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory: the weights by name, and the state of optimizer, schedule and scaler."""
+
+    manifest: Manifest
+    model: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one trial, written by one attempt at a time.
+
+    Args:
+        store: where the trial's files are.
+        attempt: number of this start of the trial.  It claims the store: from then on every lower one is superseded.
+
+    Raises:
+        SupersededError: a higher attempt has claimed the store already.
+    """
+
+    def __init__(self, store: LocalStore, attempt: int):
+        self.store, self.attempt = store, attempt
+        self.check_current()
+        store.put(f"attempt-{attempt:06d}", b"")
+        store.sweep()
+
+    def check_current(self) -> None:
+        """Raise SupersededError if a higher attempt has claimed the store."""
+        newest = newest_attempt(self.store)
+        if newest > self.attempt:
+            raise SupersededError(f"attempt {self.attempt} of this trial was superseded by attempt {newest}")
+
+    def save(self, model: dict[str, Tensor], state: dict[str, Any], history: list[EpochResult], select: str) -> None:
+        """Write a checkpoint of the last epoch in `history`, then drop those that are no longer needed.
+
+        Args:
+            model: weights by name.
+            state: tensors, numbers, texts, lists and dictionaries only.
+            history: every epoch so far.
+            select: the setting `train.select`; the epoch that it picks is kept.
+        """
+        stem = f"{self.attempt:06d}-{history[-1].epoch:06d}"
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        contents = {
+            f"model-{stem}.safetensors": save_safetensors({k: v.contiguous().cpu() for k, v in model.items()}),
+            f"state-{stem}.pt": buffer.getvalue(),
+        }
+        self.check_current()
+        for name, data in contents.items():
+            self.store.put(name, data)
+        blobs = {name: {"bytes": len(data), "sha256": digest(data)} for name, data in contents.items()}
+        manifest = Manifest(self.attempt, history[-1].epoch, blobs, history)
+        self.check_current()
+        self.store.put(manifest.name, json.dumps(to_json(manifest)).encode())
+        self.drop_unneeded(select_epoch(history, select).epoch)
+
+    def drop_unneeded(self, selected: int, kept: int = KEPT) -> None:
+        """Delete all but the newest `kept` checkpoints and the newest one of the selected epoch."""
+        manifests = list_manifests(self.store)
+        needed = manifests[:kept] + [m for m in manifests if m.epoch == selected][:1]
+        names = {m.name for m in needed} | {blob for m in needed for blob in m.blobs}
+        for name in self.store.list():
+            if name not in names and not CLAIM.fullmatch(name) and owned_by(name) <= self.attempt:
+                self.store.delete(name)
+
+
+def newest_attempt(store: LocalStore) -> int:
+    """The highest attempt that has claimed a store; 0 where none has."""
+    return max((int(m[1]) for name in store.list() if (m := CLAIM.fullmatch(name))), default=0)
+
+
+def owned_by(name: str) -> int:
+    """The attempt in the name of a blob or manifest; beyond every attempt for files that are not ours."""
+    match = re.search(r"-(\d{6})-\d{6}\.", name)
+    return int(match[1]) if match else 10**6
+
+
+def list_manifests(store: LocalStore) -> list[Manifest]:
+    """Every readable manifest, newest first: a higher attempt before a lower one, then a later epoch before an earlier."""
+    manifests = []
+    for name in reversed([n for n in store.list() if MANIFEST.fullmatch(n)]):
+        try:
+            manifests.append(from_json(json.loads(store.get(name))))
+        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            log.warning("%s is damaged (%s) and is not used", name, error)
+    return manifests
+
+
+def newest_checkpoint(store: LocalStore) -> Checkpoint | None:
+    """The newest checkpoint whose blobs are what its manifest says, or None; damaged ones are named in a warning."""
+    for manifest in list_manifests(store):
+        try:
+            return load_checkpoint(store, manifest)
+        except (ValueError, FileNotFoundError) as error:
+            log.warning("%s cannot be used: %s; taking the one before", manifest.name, error)
+    return None
+
+
+def load_checkpoint(store: LocalStore, manifest: Manifest) -> Checkpoint:
+    """Read and verify the blobs of a manifest.
+
+    Raises:
+        FileNotFoundError: a blob is missing.
+        ValueError: a blob has another size or checksum than the manifest says.
+    """
+    blobs = {name.split("-")[0]: verified(store, name, facts) for name, facts in manifest.blobs.items()}
+    state = torch.load(io.BytesIO(blobs["state"]), map_location="cpu", weights_only=True)
+    return Checkpoint(manifest, load_safetensors(blobs["model"]), state)
+
+
+def verified(store: LocalStore, name: str, facts: dict[str, Any]) -> bytes:
+    """A blob's bytes, if they are those that the manifest describes."""
+    data = store.get(name)
+    if len(data) != facts["bytes"]:
+        raise ValueError(f"{name} has {len(data)} bytes instead of {facts['bytes']}")
+    if digest(data) != facts["sha256"]:
+        raise ValueError(f"{name} was altered (its SHA-256 differs)")
+    return data
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def to_json(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "attempt": manifest.attempt,
+        "epoch": manifest.epoch,
+        "blobs": manifest.blobs,
+        "history": [e.to_json() for e in manifest.history],
+    }
+
+
+def from_json(record: dict[str, Any]) -> Manifest:
+    history = [EpochResult.from_json(e) for e in record["history"]]
+    return Manifest(record["attempt"], record["epoch"], record["blobs"], history)

@@ -1,0 +1,54 @@
+"""SegFormer with a seven-class head: from random weights, a folder or the hub."""
+
+from pathlib import Path
+
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from transformers.utils import logging as transformers_logging
+
+from fgseg.labels import CLASSES
+from fgseg.weights import VARIANTS, check_weights, fetch_weights, is_folder
+
+ID2LABEL = {c.label: c.name for c in CLASSES}
+LABEL2ID = {c.name: c.label for c in CLASSES}
+
+
+def build_model(name: str) -> SegformerForSemanticSegmentation:
+    """A SegFormer whose head gives logits (B, 7, H/4, W/4) for normalised images (B, 3, H, W) float32.
+
+    Args:
+        name: a variant (random weights), a folder or a hub id.  The head of a checkpoint with other classes is
+            replaced by a new one with random weights, as in the source.
+
+    Raises:
+        ConfigError: the name is none of these, or the hub cannot be reached.
+    """
+    check_weights(name)
+    if name in VARIANTS:
+        return SegformerForSemanticSegmentation(scratch_config(name))
+    fetch_weights(name)
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its table of replaced weights describes just what is wanted here
+    try:
+        return SegformerForSemanticSegmentation.from_pretrained(
+            str(Path(name).expanduser()) if is_folder(name) else name,
+            num_labels=len(CLASSES),
+            id2label=ID2LABEL,
+            label2id=LABEL2ID,
+            ignore_mismatched_sizes=True,
+        )
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def scratch_config(name: str) -> SegformerConfig:
+    """The configuration of a variant with a seven-class head."""
+    variant = VARIANTS[name]
+    return SegformerConfig(
+        hidden_sizes=list(variant.widths),
+        depths=list(variant.depths),
+        num_attention_heads=list(variant.heads),
+        decoder_hidden_size=variant.decoder,
+        num_labels=len(CLASSES),
+        id2label=ID2LABEL,
+        label2id=LABEL2ID,
+    )

@@ -1,0 +1,88 @@
+"""Train one model, continuing where an earlier call stopped; also `python -m fgseg.train`."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fgseg.config import ConfigError, Layer, RunConfig, build, parse_assignments, read_layer
+from fgseg.data import check as check_data
+from fgseg.epoch import EpochResult
+from fgseg.labels import FOREGROUND
+from fgseg.weights import check_weights
+
+
+def train(
+    run: RunConfig,
+    folder: str | Path,
+    on_epoch: Callable[[EpochResult], None] = lambda result: None,
+    attempt: int | None = None,
+) -> list[EpochResult]:
+    """Train a model to its last epoch, continuing from the newest valid checkpoint in `folder`.
+
+    Interrupted after any epoch and called again, it gives the epochs of an uninterrupted call; on the CPU, with the
+    same number of threads, to the last bit.
+
+    Args:
+        run: all settings.
+        folder: receives the checkpoints.
+        on_epoch: called with each newly finished epoch, after its checkpoint is on disk.
+        attempt: number of this start of the trial; by default one more than any that worked in the folder.
+
+    Returns:
+        Every epoch from the first, those of earlier calls included.
+
+    Raises:
+        ConfigError: settings, data or weights that do not hold.
+        DivergedError: the loss became NaN or infinite; it names epoch and term.
+        SupersededError: a higher attempt works in the folder.
+    """
+    from fgseg.checkpoint import Checkpoints, newest_attempt  # torch takes seconds to import: mistakes come first
+    from fgseg.data import load_splits
+    from fgseg.learner import build_learner, restore, train_epoch
+    from fgseg.store import LocalStore
+
+    store = LocalStore(folder)
+    checkpoints = Checkpoints(store, attempt or newest_attempt(store) + 1)
+    splits = load_splits(run.data, ("train", "val"))
+    learner = build_learner(run, len(splits["train"]))
+    history = restore(learner, store)
+    while len(history) < run.train.epochs:
+        history.append(train_epoch(learner, splits, len(history) + 1, checkpoints.attempt))
+        checkpoints.save(*learner.snapshot(), history, run.train.select)
+        on_epoch(history[-1])
+    return history
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 done, 2 the user's mistake."""
+    parser = argparse.ArgumentParser(prog="python -m fgseg.train", description="Train one model.")
+    parser.add_argument("--config", type=Path, required=True, help="settings in YAML; its section `search` is not read")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints; an existing one is continued")
+    options = parser.parse_args(arguments)
+    try:
+        layers = [read_layer(options.config, skip="search"), Layer("--set", parse_assignments(options.set))]
+        run = build(layers)
+        check_data(run.data)
+        check_weights(run.model.name)
+        history = train(run, options.out, lambda result: print(line(result, run.train.epochs), flush=True))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(history)} epochs done; checkpoints in {options.out}")
+    return 0
+
+
+def line(result: EpochResult, epochs: int) -> str:
+    """One epoch in one line: mIoU, the IoU of every class, loss, speed, minutes left."""
+    classes = "  ".join(f"{c.name} {result.iou[c.key]:.3f}" for c in FOREGROUND)
+    left = (epochs - result.epoch) * result.seconds / 60
+    return (
+        f"epoch {result.epoch}/{epochs}  mIoU {result.miou:.4f}  ({classes})  loss {result.loss:.4f}  "
+        f"{result.images_per_s:.1f} images/s  {left:.0f} min left"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

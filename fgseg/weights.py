@@ -1,0 +1,83 @@
+"""Where a model's first weights come from: random, a folder or the hub.  Needs no torch, so that mistakes answer fast."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fgseg.config import ConfigError, check_name
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The sizes of a SegFormer (Xie et al. 2021, table 6): four encoder stages and the decoder's width."""
+
+    widths: tuple[int, int, int, int]
+    depths: tuple[int, int, int, int]
+    heads: tuple[int, int, int, int]
+    decoder: int
+
+
+WIDE = (64, 128, 320, 512)
+HEADS = (1, 2, 5, 8)
+VARIANTS = {
+    "small": Variant((16, 32, 64, 128), (1, 1, 1, 1), (1, 2, 4, 8), 64),
+    "b0": Variant((32, 64, 160, 256), (2, 2, 2, 2), HEADS, 256),
+    "b1": Variant(WIDE, (2, 2, 2, 2), HEADS, 256),
+    "b2": Variant(WIDE, (3, 4, 6, 3), HEADS, 768),
+    "b3": Variant(WIDE, (3, 4, 18, 3), HEADS, 768),
+    "b4": Variant(WIDE, (3, 8, 27, 3), HEADS, 768),
+    "b5": Variant(WIDE, (3, 6, 40, 3), HEADS, 768),
+}
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+
+
+def is_folder(name: str) -> bool:
+    """Whether `model.name` means a folder rather than a hub id."""
+    return Path(name).exists() or name.startswith((".", "~", os.sep)) or not HUB_ID.fullmatch(name)
+
+
+def check_weights(name: str) -> None:
+    """Check `model.name` as far as that goes without the network.
+
+    Raises:
+        ConfigError: neither a variant, nor a folder with weights, nor of the form of a hub id.
+    """
+    if name in VARIANTS:
+        return
+    folder = Path(name).expanduser()
+    if os.sep not in name and not folder.exists():
+        check_name(name, VARIANTS, f"model.name: no such model {name!r}, nor a folder or hub id of that name")
+    if not is_folder(name):
+        return
+    if not folder.is_dir():
+        raise ConfigError(
+            f"model.name: no folder {name}; name a folder of weights, a hub id or one of {', '.join(VARIANTS)}"
+        )
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model.name: {name} has no config.json; name a folder written by save_pretrained")
+    if not any((folder / file).is_file() for file in WEIGHT_FILES):
+        raise ConfigError(
+            f"model.name: {name} has no weights; it must hold model.safetensors, as save_pretrained writes it"
+        )
+
+
+def fetch_weights(name: str) -> None:
+    """Bring a hub checkpoint onto this machine, where `model.name` is a hub id; nothing otherwise.
+
+    Raises:
+        ConfigError: the hub cannot be reached, or knows no such model.
+    """
+    if name in VARIANTS or is_folder(name):
+        return
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.bin"])
+    except Exception as error:  # the hub client raises many kinds, its HTTP library's among them
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"model.name: {name} is neither cached nor could it be fetched from the hub ({reason}); check the id and the "
+            "network, name a folder of weights, or use b0 to start from random weights"
+        ) from None

@@ -1,0 +1,163 @@
+"""Training one model: its numbers, its continuation to the last bit, its stand-alone command."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fgseg.epoch import EpochResult
+from fgseg.learner import DivergedError, build_learner, check_finite
+from fgseg.train import main, train
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums are taken in another order on another number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def numbers(history: list[EpochResult]) -> list[tuple[object, ...]]:
+    """All that must repeat to the last bit."""
+    return [(e.epoch, e.miou, e.loss, *e.terms.values(), str(e.confusion)) for e in history]
+
+
+class PowerCut(Exception):
+    pass
+
+
+def cut_after(epoch: int):
+    def on_epoch(result: EpochResult) -> None:
+        if result.epoch == epoch:
+            raise PowerCut
+
+    return on_epoch
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list:
+    """Filled by the first test that needs an uninterrupted run."""
+    return []
+
+
+def uninterrupted(whole: list, tiny, tmp_path: Path) -> list[tuple[object, ...]]:
+    if not whole:
+        whole.append(numbers(train(tiny(), tmp_path / "whole")))
+    return whole[0]
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_continued_training_gives_the_epochs_of_an_uninterrupted_one(tiny, tmp_path: Path, whole: list, epoch: int):
+    expected = uninterrupted(whole, tiny, tmp_path)
+    with pytest.raises(PowerCut):
+        train(tiny(), tmp_path / "cut", cut_after(epoch))
+    seen: list[EpochResult] = []
+    assert numbers(train(tiny(), tmp_path / "cut", seen.append)) == expected
+    assert [e.epoch for e in seen] == list(range(epoch + 1, 4))
+
+
+def test_same_settings_and_seed_give_the_same_weights(tiny, tmp_path: Path):
+    for name in ("a", "b"):
+        train(tiny(train__epochs=1), tmp_path / name)
+    weights = [next((tmp_path / name).glob("*.safetensors")).read_bytes() for name in ("a", "b")]
+    assert weights[0] == weights[1]
+
+
+def test_another_seed_gives_other_numbers(tiny, tmp_path: Path):
+    runs = [train(tiny(train__epochs=1, train__seed=seed), tmp_path / str(seed)) for seed in (1, 2)]
+    assert runs[0][0].loss != runs[1][0].loss
+
+
+def test_epoch_result_reports_every_term_in_use_and_plausible_values(tiny, tmp_path: Path):
+    result = train(tiny(train__epochs=1), tmp_path)[0]
+    assert set(result.terms) == {"cross_entropy", "ssim", "soft_iou"}
+    weighted = result.terms["cross_entropy"] + 0.4 * result.terms["ssim"] + 0.5 * result.terms["soft_iou"]
+    assert result.loss == pytest.approx(weighted, rel=1e-5)  # float32 sums in two orders
+    assert sum(map(sum, result.confusion)) == 4 * 64 * 128
+    assert result.images_per_s > 0
+
+
+def test_learning_rate_falls_linearly_to_zero_over_all_steps(tiny):
+    learner = build_learner(tiny(train__accumulation=2, train__lr=0.1), frames=6)  # 3 batches, 2 steps, 3 epochs
+    rates = []
+    for _ in range(6):
+        rates.append(learner.schedule.get_last_lr()[0])
+        learner.optimizer.step()
+        learner.schedule.step()
+    assert rates == pytest.approx([0.1 * (1 - k / 6) for k in range(6)])
+    assert learner.schedule.get_last_lr()[0] == 0
+
+
+def test_accumulated_batches_train_like_one_large_batch(tiny, tmp_path: Path):
+    """The loss is a mean over images where classes are not weighted."""
+    calm = {"copy_paste__prob": 0, "train__epochs": 1, "train__lr": 1e-5}
+    runs = [
+        train(tiny(train__batch_size=b, train__accumulation=a, **calm), tmp_path / f"{b}-{a}")[0]
+        for b, a in ((6, 1), (3, 2))
+    ]
+    assert runs[0].loss == pytest.approx(runs[1].loss, rel=0.02)  # batch norm and drop path see other groups
+
+
+def test_non_finite_loss_names_epoch_and_term():
+    with pytest.raises(DivergedError, match="epoch 3: ssim is nan"):
+        check_finite(3, {"cross_entropy": 1.0, "ssim": math.nan})
+
+
+def test_all_void_training_frames_leave_finite_numbers(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import fgseg.learner
+
+    def blank(*args, **kwargs):
+        yield torch.zeros(2, 3, 64, 128, dtype=torch.uint8), torch.full((2, 64, 128), 255, dtype=torch.uint8)
+
+    monkeypatch.setattr(fgseg.learner, "train_batches", blank)
+    assert train(tiny(train__epochs=1), tmp_path)[0].loss == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; the CPU twin is the test of continuation above")
+def test_training_on_a_gpu_continues_where_it_was_cut(tiny, tmp_path: Path):
+    with pytest.raises(PowerCut):
+        train(tiny(), tmp_path, cut_after(1))
+    history = train(tiny(), tmp_path)
+    assert [e.epoch for e in history] == [1, 2, 3]
+    assert all(math.isfinite(e.loss) for e in history)
+
+
+def command(tmp_path: Path, cache: str, *extra: str) -> int:
+    settings = [
+        "data.height=64",
+        "data.width=128",
+        "data.train=6",
+        "data.val=4",
+        "train.epochs=1",
+        f"data.cache={cache}",
+    ]
+    sets = [part for s in (*settings, *extra) for part in ("--set", s)]
+    return main(["--config", "configs/quickstart.yaml", *sets, "--out", str(tmp_path / "out")])
+
+
+def test_command_trains_and_prints_a_line_per_epoch(tmp_path: Path, cache: str, capsys: pytest.CaptureFixture[str]):
+    assert command(tmp_path, cache) == 0
+    assert "epoch 1/1  mIoU 0." in capsys.readouterr().out
+    assert list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_command_tells_a_mistake_in_one_line_and_writes_nothing(
+    tmp_path: Path, cache: str, capsys: pytest.CaptureFixture[str]
+):
+    assert command(tmp_path, cache, "model.name=b9") == 2
+    assert capsys.readouterr().err.startswith(
+        "error: model.name: no such model 'b9', nor a folder or hub id of that name"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_fgseg_imports_none_of_the_search_libraries():
+    heavy = "{'ray', 'optuna', 'mlflow', 'datasets', 'search'}"
+    code = f"import sys, fgseg.train, fgseg.learner, fgseg.data.folder; print({heavy} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "set()"
