@@ -1,0 +1,1 @@
+"""Search the hyperparameters of street-view segmentation: many trials of `fgseg`, on Ray, in one ledger."""

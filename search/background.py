@@ -1,0 +1,117 @@
+"""One thread that keeps a mirror of the ledger, however often the mirror fails; whoever notifies it never waits."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from search.projection import Phase
+
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
+LAST_TRIES = 3
+"""How often the closing pass may fail before the thread gives up."""
+
+
+class Writer(Protocol):
+    """Something that mirrors the ledger; it may raise anything at any time and is then replaced by a fresh one."""
+
+    def write_all(self, phase: Phase) -> None: ...
+
+    def write_changes(self, numbers: set[int | None]) -> None: ...
+
+    def write_file(self, path: Path) -> None: ...
+
+
+class BackgroundWriter:
+    """Feeds a writer from one daemon thread.
+
+    A failure loses nothing: the writer is dropped, and after a pause a fresh one makes a full pass over the ledger.
+    """
+
+    def __init__(self, open_writer: Callable[[], Writer], on_failure: Callable[[Exception], None]):
+        self._open_writer = open_writer
+        self._on_failure = on_failure
+        self._changed = threading.Condition()
+        self._numbers: set[int | None] = set()
+        self._files: list[Path] = []
+        self._closing: Phase | None = None
+        self._written = False
+        self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, which begins with a full pass; returns at once."""
+        self._thread.start()
+
+    def notify(self, number: int | None = None) -> None:
+        """Say that a trial, or with None the study, has changed in the ledger.  Returns within microseconds."""
+        with self._changed:
+            self._numbers.add(number)
+            self._changed.notify()
+
+    def publish(self, path: Path) -> None:
+        """Ask for a file to be kept with the study; it is read some time later, while `stop` runs at the latest."""
+        with self._changed:
+            self._files.append(path)
+            self._changed.notify()
+
+    def stop(self, timeout_s: float, interrupted: bool = False) -> bool:
+        """Make a last full pass that closes the study, as interrupted if it was or if trials are open.
+
+        Returns:
+            Whether everything is written.  False at the latest after `timeout_s` seconds, and at once if the writer
+            never started or fails three more times.
+        """
+        with self._changed:
+            self._closing = "interrupted" if interrupted else "finished"
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return self._written
+
+    @property
+    def running(self) -> bool:
+        """Whether the thread is at work; after `stop` only if it is still waiting for an answer."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        writer: Writer | None = None
+        failures = closing_failures = 0
+        while not self._written and closing_failures < LAST_TRIES:
+            numbers, files, closing = self._take(wait=writer is not None)
+            try:
+                writer = self._write(writer, numbers, files, closing)
+                failures, self._written = 0, closing is not None
+            except Exception as error:  # whatever it is, it must neither end the thread nor reach the driver
+                writer, failures = None, failures + 1
+                closing_failures += closing is not None
+                self._on_failure(error)
+                self._wait_before_retry(failures, files)
+
+    def _take(self, wait: bool) -> tuple[set[int | None], list[Path], Phase | None]:
+        with self._changed:
+            if wait:
+                self._changed.wait_for(lambda: self._numbers or self._files or self._closing)
+            taken = self._numbers, self._files, self._closing
+            self._numbers, self._files = set(), []
+            return taken
+
+    def _write(
+        self, writer: Writer | None, numbers: set[int | None], files: list[Path], closing: Phase | None
+    ) -> Writer:
+        if writer is None or closing is not None:
+            writer = writer or self._open_writer()
+            writer.write_all(closing or "running")
+        else:
+            writer.write_changes(numbers)
+        for path in files:
+            writer.write_file(path)
+        return writer
+
+    def _wait_before_retry(self, failures: int, files: list[Path]) -> None:
+        delay_s = min(FIRST_RETRY_S * 2 ** (failures - 1), LONGEST_RETRY_S)
+        with self._changed:
+            self._files = files + self._files
+            if self._closing is not None:
+                self._changed.wait(FIRST_RETRY_S)
+            else:
+                self._changed.wait_for(lambda: self._closing is not None, delay_s)

@@ -1,0 +1,30 @@
+"""Settings of a search: how many trials, on what, stored where. The section `search` of a configuration file."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from fgseg.config import Section
+
+
+class SearchConfig(Section):
+    trials: int = Field(20, ge=1)
+    """Trials of the whole study, finished ones included."""
+    storage: str = "runs"
+    """Folder that receives studies: ledger, checkpoints, reports."""
+    tracking_uri: str | None = None
+    """Address of the MLflow server or database; by default <storage>/mlflow.db."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster; by default a private one is started on this machine."""
+    cpus_per_trial: float = Field(1, gt=0)
+    """Processor cores reserved for a trial."""
+    gpus_per_trial: float | None = Field(None, ge=0)
+    """GPUs reserved for a trial, fractions allowed; by default 1 where there are GPUs, else 0."""
+    max_concurrent: int | None = Field(None, ge=1)
+    """Most trials at once; by default as many as the resources carry."""
+    sampler: Literal["auto", "gp", "tpe", "random"] = "auto"
+    """How points are proposed; auto is the Gaussian process, or TPE where trials are pruned."""
+    pruner: Literal["none", "asha", "median"] = "none"
+    """How weak trials are stopped early."""
+    max_failures: int = Field(2, ge=0)
+    """How often a trial whose process died is started again."""

@@ -1,0 +1,96 @@
+"""How the ledger's database is reached: engine options by address, and patience with one that is busy."""
+
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from sqlalchemy import Engine, create_engine, inspect, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import NullPool
+
+RETRY_PAUSES_S = (0.1, 0.5, 2.0)
+"""Pauses before a failed call is repeated; after the last one the fault is told."""
+SQLITE_TIMEOUT_S = 60
+"""How long SQLite itself waits for another writer."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class LedgerError(Exception):
+    """The ledger's database fails for good (unreachable, read-only, disk full), told in one line."""
+
+
+def engine_options(url: str) -> dict[str, Any]:
+    """Keyword arguments of SQLAlchemy's `create_engine` for an address.
+
+    SQLite connections are cheap and opened anew each time, so that none is left open when a process forgets a ledger;
+    a server's are kept, and tested before use since it may have been restarted.
+    """
+    if make_url(url).get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": SQLITE_TIMEOUT_S}, "poolclass": NullPool}
+    return {"pool_pre_ping": True}
+
+
+def open_engine(url: str) -> Engine:
+    """An engine of our own beside Optuna's; connects, and creates an SQLite file, only when it is used."""
+    return create_engine(url, **engine_options(url))
+
+
+def has_database(url: str) -> bool:
+    """Whether an SQLite file is there; true for a server, which only connecting can tell."""
+    parsed = make_url(url)
+    return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
+
+
+def patient(call: Callable[P, R]) -> Callable[P, R]:
+    """Repeat a call while the database is busy or away for a moment; only for calls that may be repeated.
+
+    Raises (from the wrapped call):
+        LedgerError: the database still fails after the last pause.
+    """
+
+    @functools.wraps(call)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        for pause_s in RETRY_PAUSES_S:
+            try:
+                return call(*args, **kwargs)
+            except Exception as error:
+                if find_fault(error) is None:
+                    raise
+                time.sleep(pause_s)
+        try:
+            return call(*args, **kwargs)
+        except Exception as error:
+            fault = find_fault(error)
+            if fault is None:
+                raise
+            raise LedgerError(
+                f"the ledger's database fails: {fault.orig}; mend that, then run the same command again"
+            ) from error
+
+    return wrapper
+
+
+def find_fault(error: BaseException) -> OperationalError | None:
+    """The database's own complaint in an error or in what caused it (Optuna wraps its errors), or None."""
+    for candidate in (error, error.__cause__):
+        if isinstance(candidate, OperationalError):
+            return candidate
+    return None
+
+
+@patient
+def has_study(url: str, study: str) -> bool:
+    """Whether a database holds an Optuna study of this name; creates nothing."""
+    if not has_database(url):
+        return False
+    query = text("SELECT 1 FROM studies WHERE study_name = :name")
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        found = inspect(connection).has_table("studies") and connection.execute(query, {"name": study}).first()
+    engine.dispose()
+    return bool(found)

@@ -1,0 +1,39 @@
+"""The fence: only the latest attempt of a trial may write to it, and only while the trial is open."""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial
+
+from search.database import patient
+from search.record import read_attempt
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class SupersededError(Exception):
+    """A report from an attempt that is no longer current, or to a trial that has ended: its worker must stop."""
+
+
+def current(trial: FrozenTrial, attempt: int) -> FrozenTrial:
+    """The trial itself; raises SupersededError unless this attempt is its latest."""
+    if attempt != read_attempt(trial):
+        raise SupersededError(f"trial {trial.number}: attempt {attempt} is superseded by {read_attempt(trial)}")
+    return trial
+
+
+def fenced(write: Callable[P, R]) -> Callable[P, R]:
+    """Make a write patient; where another driver ends the trial under its hands, it raises SupersededError."""
+
+    @patient
+    @functools.wraps(write)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return write(*args, **kwargs)
+        except UpdateFinishedTrialError as error:
+            raise SupersededError("another driver has ended this trial") from error
+
+    return wrapper

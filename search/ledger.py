@@ -1,0 +1,300 @@
+"""The ledger: an Optuna study that says which trials exist, what they were asked, every epoch, and how they ended.
+
+Nothing else remembers anything about a study, and every write may be repeated: whatever dies, the same calls continue.
+One driver writes (see lock.py), from one thread; `trial` and `trials` may be called from others meanwhile.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import RDBStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from fgseg.epoch import EpochResult, select_epoch
+from search.database import LedgerError, engine_options, has_study, patient
+from search.fence import SupersededError, current, fenced
+from search.lock import Holder, LockedError, StudyLock, read_holder
+from search.record import Ask, State, TrialRecord, read_attempt, read_deaths, read_epochs, read_record
+from search.sampling import build_pruner, build_sampler, decide, write_notes
+
+__all__ = ["Ask", "Holder", "Ledger", "LedgerError", "LockedError", "State", "SupersededError", "TrialRecord"]
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `Ledger.start` was told."""
+
+    space: Mapping[str, BaseDistribution]
+    trials: int
+    epochs: int
+    select: str
+    prunes: bool
+
+
+class Ledger:
+    """One study.  Its methods raise LedgerError if the database fails for good, KeyError for a trial never asked."""
+
+    def __init__(self, url: str, study: str) -> None:
+        """Open a study that exists, to read it (`start` prepares for more); raises LookupError if it does not.
+
+        `url` is an SQLAlchemy address such as sqlite:////abs/path/study.db.
+        """
+        if not self.exists(url, study):
+            raise LookupError(f"no study {study} in this storage")
+        self._url = url
+        self._name = study
+        self._study = open_study(url, study)
+        self._storage = self._study._storage
+        self._settings: Settings | None = None
+        self._handed: set[int] = set()
+
+    @staticmethod
+    def exists(url: str, study: str) -> bool:
+        """Whether the study is there; creates nothing, neither study nor file."""
+        return has_study(url, study)
+
+    @classmethod
+    def create(cls, url: str, study: str, identity: Mapping[str, Any]) -> "Ledger":
+        """Create the study, or load it, and record its identity (JSON types) unless it has one.
+
+        The folder of an SQLite file must exist.
+        """
+        if not cls.exists(url, study):
+            open_study(url, study)
+        ledger = cls(url, study)
+        if not ledger.identity:
+            patient(ledger._study.set_user_attr)("identity", dict(identity))
+        return ledger
+
+    @property
+    @patient
+    def identity(self) -> dict[str, Any]:
+        """What the study was created with; empty only if its driver died while creating it."""
+        return dict(self._study.user_attrs.get("identity", {}))
+
+    def hold(self) -> StudyLock:
+        """The study's lock, a context whose `held()` says if it still is ours; LockedError on entering if it is not."""
+        return StudyLock(self._url, self._name)
+
+    def holder(self) -> Holder | None:
+        """The live driver that holds the study, if any."""
+        return read_holder(self._url, self._name)
+
+    @patient
+    def start(
+        self,
+        space: Mapping[str, BaseDistribution],
+        start_point: Mapping[str, float | int],
+        *,
+        trials: int,
+        sampler: str,
+        pruner: str,
+        epochs: int,
+        seed: int,
+        select: str,
+    ) -> None:
+        """Prepare asking and telling; to be called once, with the lock held.
+
+        Args:
+            space: what is searched, by dotted name.
+            start_point: the source's own point; it becomes trial 0 of a study without trials.
+            trials: budget of the whole study, failed trials included.
+            sampler: auto, gp, tpe or random.
+            pruner: none, asha or median.
+            epochs: of every trial.
+            seed: of the study.
+            select: last or best, the epoch that stands for a trial.
+        """
+        known = len(self._study.get_trials(deepcopy=False))
+        self._study.sampler = build_sampler(sampler, pruner=pruner, space=space, trials=trials, seed=seed, known=known)
+        self._study.pruner = build_pruner(pruner, trials, epochs)
+        self._settings = Settings(space, trials, epochs, select, pruner != "none")
+        if not known:
+            self._study.enqueue_trial(dict(start_point))
+        for number in self.open_trials():
+            write_notes(self._study, self._read(number))
+
+    @patient
+    def ask(self) -> Ask | None:
+        """The next start of a trial, or None if all that the budget allows are handed out or ended.
+
+        First come open trials that this driver has not handed out, lowest number first, under their own points; then
+        new ones.  The attempt number is in the ledger before it is returned.
+        """
+        number = self._next_number()
+        if number is None:
+            return None
+        self._draw_point(number)
+        trial = self._read(number)
+        attempt = read_attempt(trial) + 1
+        self._set(trial, "attempt", attempt)
+        self._handed.add(number)
+        return Ask(number, attempt, trial.params)
+
+    def _next_number(self) -> int | None:
+        for number in self.open_trials():
+            if number not in self._handed:
+                return number
+        return self._study.ask().number if self._asked() < self._started.trials else None
+
+    def _asked(self) -> int:
+        return sum(t.state != TrialState.WAITING for t in self._study.get_trials(deepcopy=False))
+
+    def _draw_point(self, number: int) -> None:
+        """Propose the values that a trial lacks: all of a new one's, or some if a driver died while asking."""
+        trial, space = self._read(number), self._started.space
+        if space.keys() - trial.params.keys():
+            entered = Trial(self._study, trial._trial_id)
+            for name, distribution in space.items():
+                entered._suggest(name, distribution)
+
+    @property
+    def _started(self) -> Settings:
+        if self._settings is None:
+            raise RuntimeError("this ledger was opened for reading; call start() first")
+        return self._settings
+
+    @patient
+    def open_trials(self) -> list[int]:
+        """Numbers of the trials that have not ended."""
+        return [t.number for t in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+
+    @patient
+    def nothing_left(self) -> bool:
+        """Whether no trial is open and the budget is used up."""
+        return not self.open_trials() and self._asked() >= self._started.trials
+
+    @fenced
+    def report(self, number: int, attempt: int, epochs: Sequence[EpochResult]) -> None:
+        """Record the epochs that the ledger lacks, out of a trial's whole history; one once recorded stays as it is.
+
+        Raises:
+            SupersededError: the attempt is not current, or the trial ended with fewer epochs.
+            ValueError: the history has a gap.
+        """
+        trial = current(self._read(number), attempt)
+        known = {epoch.epoch: epoch for epoch in read_epochs(trial)}
+        if [epoch.epoch for epoch in epochs] != list(range(1, len(epochs) + 1)):
+            raise ValueError(f"trial {number}: got epochs {[e.epoch for e in epochs]}, must be 1..{len(epochs)}")
+        if trial.state.is_finished():
+            if len(epochs) > len(known):
+                raise SupersededError(f"trial {number} has ended ({State[trial.state.name]}) at epoch {len(known)}")
+            return
+        for epoch in epochs:
+            # The record comes first: whoever sees the intermediate value finds its epoch.
+            if epoch.epoch not in known:
+                self._set(trial, f"epoch/{epoch.epoch}", epoch.to_json())
+            miou = known.get(epoch.epoch, epoch).miou
+            if epoch.epoch not in trial.intermediate_values and math.isfinite(miou):
+                self._storage.set_trial_intermediate_value(trial._trial_id, epoch.epoch, miou)
+
+    @fenced
+    def should_prune(self, number: int) -> bool:
+        """Whether Optuna's pruner stops the trial after its latest epoch; asked again, the answer stays the same.
+
+        False without a pruner, before the first epoch, after the final one, at an epoch whose mIoU is not finite
+        (such a trial is to fail) and for the start point; of an ended trial, whether it is PRUNED.
+        """
+        if not self._started.prunes:
+            return False
+        trial = self._read(number)
+        if trial.state.is_finished():
+            return bool(trial.state == TrialState.PRUNED)
+        epoch = len(read_epochs(trial))
+        if epoch >= self._started.epochs or epoch not in trial.intermediate_values:
+            return False
+        return decide(self._study, trial, epoch)
+
+    @fenced
+    def complete(self, number: int, attempt: int) -> None:
+        """End a trial as COMPLETE with the mIoU of its selected epoch, or as FAIL if that is not finite.
+
+        Here and in `prune` and `fail`: a trial that has ended stays as it ended.
+
+        Raises:
+            SupersededError: the attempt is not current.
+            ValueError: no epoch is recorded.
+        """
+        trial = current(self._read(number), attempt)
+        epochs = read_epochs(trial)
+        if not epochs:
+            raise ValueError(f"trial {number}: no epoch is recorded; report its epochs before completing it")
+        chosen = select_epoch(epochs, self._started.select)
+        if math.isfinite(chosen.miou):
+            self._end(trial, TrialState.COMPLETE, value=chosen.miou)
+        else:
+            self._end(trial, TrialState.FAIL, reason=f"val/miou of epoch {chosen.epoch} is {chosen.miou}")
+
+    @fenced
+    def prune(self, number: int, attempt: int) -> None:
+        """End a trial as PRUNED; raises SupersededError if the attempt is not current."""
+        trial = current(self._read(number), attempt)
+        self._end(trial, TrialState.PRUNED, reason=f"pruned at epoch {len(read_epochs(trial))}")
+
+    @fenced
+    def fail(self, number: int, attempt: int, reason: str) -> None:
+        """End a trial as FAIL; raises SupersededError if the attempt is not current."""
+        self._end(current(self._read(number), attempt), TrialState.FAIL, reason=reason)
+
+    @fenced
+    def lost(self, number: int, attempt: int, reason: str, max_failures: int) -> bool:
+        """Count the death of an attempt's process, once however often it is told.
+
+        Returns:
+            Whether the trial goes on: True if it will be asked again, or already runs under a later attempt (nothing
+            is counted then); False if more than `max_failures` attempts died, which makes it FAIL with this reason, or
+            if it had ended before.
+        """
+        trial = self._read(number)
+        if trial.state.is_finished() or read_attempt(trial) != attempt:
+            return not trial.state.is_finished()
+        deaths = read_deaths(trial) | {str(attempt): reason}
+        self._set(trial, "failures", deaths)
+        if len(deaths) > max_failures:
+            self._end(trial, TrialState.FAIL, reason=reason)
+            return False
+        self._handed.discard(number)
+        return True
+
+    def _end(self, trial: FrozenTrial, state: TrialState, value: float | None = None, reason: str = "") -> None:
+        if trial.state.is_finished():
+            return
+        if reason:
+            self._set(trial, "reason", reason)
+        self._study.tell(trial.number, value, state=state, skip_if_finished=True)
+
+    @patient
+    def trial(self, number: int) -> TrialRecord:
+        """One trial as it stands."""
+        return read_record(self._read(number))
+
+    @patient
+    def trials(self) -> list[TrialRecord]:
+        """Every trial that was ever asked, by number."""
+        return [read_record(t) for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+
+    def best(self) -> TrialRecord | None:
+        """The COMPLETE trial with the highest value, the earliest of equals; None if there is none."""
+        complete = [record for record in self.trials() if record.value is not None]
+        return max(complete, key=lambda record: record.value or 0.0, default=None)
+
+    def _read(self, number: int) -> FrozenTrial:
+        study_id = self._study._study_id
+        return self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
+
+    def _set(self, trial: FrozenTrial, key: str, value: Any) -> None:
+        self._storage.set_trial_user_attr(trial._trial_id, key, value)
+
+
+@patient
+def open_study(url: str, study: str) -> Study:
+    """The Optuna study of this name, created if need be."""
+    storage = RDBStorage(url, engine_kwargs=engine_options(url))
+    return optuna.create_study(storage=storage, study_name=study, direction="maximize", load_if_exists=True)

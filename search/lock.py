@@ -1,0 +1,176 @@
+"""The study's lock: one row in the ledger's database, kept alive by a heartbeat, so that one driver runs a study.
+
+A holder on this host is judged by its process, a holder elsewhere by its heartbeat (clocks of hosts that share a
+study must agree to well within `TAKEOVER_S`).
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from types import TracebackType
+
+import psutil
+from sqlalchemy import Column, Double, Engine, Integer, MetaData, String, Table, delete, insert, inspect, select, update
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from search.database import has_database, open_engine, patient
+
+HEARTBEAT_S = 5.0
+"""Time between two heartbeats."""
+TAKEOVER_S = 60.0
+"""Age of the heartbeat from which a holder on another host counts as dead."""
+START_TOLERANCE_S = 5.0
+"""Start times of one process may differ by this much: the system derives them from a clock that is adjusted."""
+
+LOCKS = Table(
+    "fgsearch_lock",
+    MetaData(),
+    Column("study", String(512), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started", Double, nullable=False),
+    Column("token", String(32), nullable=False),
+    Column("heartbeat", Double, nullable=False),
+)
+
+log = logging.getLogger(__name__)
+
+
+class LockedError(Exception):
+    """Another driver holds the study: one line naming host, process and age of the heartbeat."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a study."""
+
+    host: str
+    pid: int
+    started: float
+    """When its process began, unix seconds; tells it from a later process of the same number."""
+    token: str
+    """Unique to one taking of the lock."""
+    heartbeat: float
+    """Its last sign of life, unix seconds."""
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the last heartbeat."""
+        return max(0.0, time.time() - self.heartbeat)
+
+    def is_alive(self) -> bool:
+        """Whether the lock must be respected."""
+        if self.host != socket.gethostname():
+            return self.age_s <= TAKEOVER_S
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < START_TOLERANCE_S
+            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+
+
+class StudyLock:
+    """Holds a study while it is entered as a context; raises LockedError on entering if someone else does."""
+
+    def __init__(self, url: str, study: str) -> None:
+        self._engine = open_engine(url)
+        self._study = study
+        self._token = uuid.uuid4().hex
+        self._released = threading.Event()
+        self._lost = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="study-lock", daemon=True)
+
+    def held(self) -> bool:
+        """False once another driver took over, or no heartbeat could be written for `TAKEOVER_S`: stop then."""
+        return not self._lost.is_set()
+
+    def __enter__(self) -> "StudyLock":
+        self._take()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._released.set()
+        self._thread.join(HEARTBEAT_S)
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(delete(LOCKS).where(LOCKS.c.study == self._study, LOCKS.c.token == self._token))
+        except SQLAlchemyError as fault:
+            log.warning("study %s: its lock stays until this process ends (%s)", self._study, fault)
+        self._engine.dispose()
+
+    @patient
+    def _take(self) -> None:
+        LOCKS.metadata.create_all(self._engine)
+        # Neither succeeds only if somebody let go of the lock, or took it, between the two: look again.
+        while not (self._insert() or self._take_over()):
+            log.debug("study %s: its lock changed hands", self._study)
+
+    def _row(self) -> dict[str, str | int | float]:
+        started = psutil.Process().create_time()
+        host = socket.gethostname()
+        return {"host": host, "pid": os.getpid(), "started": started, "token": self._token, "heartbeat": time.time()}
+
+    def _insert(self) -> bool:
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(insert(LOCKS).values(study=self._study, **self._row()))
+        except IntegrityError:
+            return False
+        return True
+
+    def _take_over(self) -> bool:
+        holder = read_row(self._engine, self._study)
+        if holder is None:
+            return False
+        if holder.is_alive() and holder.token != self._token:
+            raise LockedError(
+                f"study {self._study} is in use by process {holder.pid} on host {holder.host} (last heartbeat "
+                f"{holder.age_s:.0f} s ago); wait for it, stop it, or choose another --study"
+            )
+        return self._update(holder.token, holder.heartbeat)
+
+    def _update(self, token: str, heartbeat: float) -> bool:
+        """Make the row ours if it has this token and no later heartbeat; one statement, so that only one driver can."""
+        row = (LOCKS.c.study == self._study, LOCKS.c.token == token, LOCKS.c.heartbeat <= heartbeat)
+        with self._engine.begin() as connection:
+            return connection.execute(update(LOCKS).where(*row).values(**self._row())).rowcount == 1
+
+    def _keep(self) -> None:
+        last = time.monotonic()
+        while not (self._released.wait(HEARTBEAT_S) or self._lost.is_set()):
+            try:
+                renewed = self._update(self._token, float("inf"))
+            except SQLAlchemyError as fault:
+                log.warning("study %s: no heartbeat written (%s)", self._study, fault)
+                renewed = time.monotonic() - last < TAKEOVER_S
+            else:
+                last = time.monotonic()
+            if not renewed:
+                self._lost.set()
+
+
+@patient
+def read_holder(url: str, study: str) -> Holder | None:
+    """The live holder of a study, or None; creates nothing."""
+    if not has_database(url):
+        return None
+    engine = open_engine(url)
+    holder = read_row(engine, study) if inspect(engine).has_table(LOCKS.name) else None
+    engine.dispose()
+    return holder if holder and holder.is_alive() else None
+
+
+def read_row(engine: Engine, study: str) -> Holder | None:
+    """The row of a study, its holder dead or alive, or None."""
+    columns = [column for column in LOCKS.c if column.name != "study"]
+    with engine.connect() as connection:
+        row = connection.execute(select(*columns).where(LOCKS.c.study == study)).one_or_none()
+    return Holder(**row._mapping) if row else None

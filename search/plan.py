@@ -1,0 +1,154 @@
+"""What a call of the command line asks for, resolved and checked: settings, space, study, storage."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+import fgseg
+from fgseg.config import PATH_NAME, ConfigError, Layer, RunConfig, build, explain, read_yaml
+from fgseg.config import flatten as flatten_settings
+from search.config import SearchConfig
+from search.configs import find_config
+from search.space import Space, load_space, override
+
+UNIDENTIFYING = ("data.root", "data.cache")
+"""Settings that say where data lie, not what they are: they may change between runs of a study."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One search as asked for; nothing of it has been carried out."""
+
+    space: Space
+    layers: tuple[Layer, ...]
+    search: SearchConfig
+    study: str
+    experiment: str
+
+    @property
+    def run(self) -> RunConfig:
+        """The settings of the start point, which are those of trial 0."""
+        return build([*self.layers, Layer(f"space {self.space.name}", self.space.start)])
+
+    def trial_settings(self, number: int, params: Mapping[str, Any]) -> dict[str, Any]:
+        """All dotted settings of one trial: the plan's, its own point, its own seed."""
+        run = build([*self.layers, Layer(f"trial {number}", params)])
+        return run.flat() | {"train.seed": run.train.seed + number}
+
+    def trial_run(self, number: int, params: Mapping[str, Any]) -> RunConfig:
+        """The same as a RunConfig."""
+        return build([Layer(f"trial {number}", self.trial_settings(number, params))])
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What makes the study this study, its data's fingerprint apart; everything else may change between runs."""
+        settings = {k: v for k, v in self.run.flat().items() if k not in UNIDENTIFYING and k not in self.space.search}
+        return {
+            "version": fgseg.__version__,
+            "space": self.space.to_json(),
+            "settings": settings,
+            "sampler": self.search.sampler,
+        }
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return Path(self.search.storage).expanduser().resolve() / self.study
+
+    @property
+    def ledger_url(self) -> str:
+        return f"sqlite:///{self.folder / 'study.db'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        return self.search.tracking_uri or f"sqlite:///{self.folder.parent / 'mlflow.db'}"
+
+    def trial_folder(self, number: int) -> Path:
+        """The folder of one trial's checkpoints."""
+        return self.folder / "trials" / f"{number}"
+
+
+def make_plan(
+    space_name: str, config: str, assignments: Mapping[str, Any], flags: Mapping[str, Any], study: str | None
+) -> Plan:
+    """Resolve and check what was asked for, as far as that needs neither data nor a ledger.
+
+    Args:
+        space_name: an approach family.
+        config: path of a configuration file, below ./configs or the package's configs, or anywhere.
+        assignments: `--set` key by value.
+        flags: settings of the search given as flags; None where not given.
+        study: name of the study, or None for `<config>-<space>`.
+
+    Raises:
+        ConfigError: the first mistake, in the order settings, space, study, storage.
+    """
+    path = find_file(config)
+    content = read_yaml(path)
+    search = read_search(content.pop("search", None) or {}, path, flags)
+    settings = Layer(str(path), flatten_settings(content))
+    build([settings, Layer("--set", {k: v for k, v in assignments.items() if not k.startswith("search.")})])
+    space, plain = override(load_space(space_name), assignments)
+    layers = (settings, Layer(f"space {space.name}", space.fixed), Layer("--set", plain))
+    name = study or f"{path.stem}-{space.name}"
+    if not PATH_NAME.fullmatch(name):
+        raise ConfigError(
+            f"--study: got {name!r}, must be letters, digits, dots, dashes and underscores (it names a folder)"
+        )
+    plan = Plan(space, layers, search, name, path.stem)
+    if plan.run.train.precision == "fp16" and search.gpus_per_trial == 0:
+        raise ConfigError(
+            "train.precision: got fp16, which needs a GPU, and --gpus-per-trial is 0; use auto, bf16 or no"
+        )
+    return plan
+
+
+def find_file(config: str) -> Path:
+    """A configuration file: where its path says, else below the configs folders; raises ConfigError."""
+    return Path(config) if Path(config).is_file() else find_config(config.removeprefix("configs/"))
+
+
+def read_search(section: Any, path: Path, flags: Mapping[str, Any]) -> SearchConfig:
+    """The section `search` with the flags laid over it; raises ConfigError."""
+    if not isinstance(section, dict):
+        raise ConfigError(f"{path}: search: got {section!r}, must be a mapping such as `trials: 20`")
+    given = {key: value for key, value in flags.items() if value is not None}
+    try:
+        return SearchConfig.model_validate(section | given)
+    except ValidationError as error:
+        origins = {key: f"{path}: search" for key in section} | {key: "" for key in given}
+        message = explain(error, SearchConfig, {})
+        key = message.split(":")[0]
+        flag = f"--{key.replace('_', '-')}{message[len(key) :]}"
+        raise ConfigError(flag if key in given else f"{origins.get(key, path)}.{message}") from None
+
+
+def check_storage(plan: Plan) -> None:
+    """Raise ConfigError unless the storage can be written to; leaves no trace."""
+    folder = plan.folder
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ConfigError(f"--storage: {folder} is a file; name a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"--storage: {folder} is not writable; choose another --storage or change its permissions")
+
+
+def check_identity(recorded: Mapping[str, Any], now: Mapping[str, Any], study: str) -> None:
+    """Raise ConfigError with the difference, if a study was begun with another identity.
+
+    Only what both sides name is compared, so that the data's fingerprint may be left out while it is unknown.
+    """
+    before, after = flatten_settings(recorded), flatten_settings(now)
+    shared = recorded.keys() & now.keys()
+    keys = [k for k in sorted(before.keys() | after.keys()) if k.split(".")[0] in shared]
+    changes = [f"{k}: {before.get(k)!r} there, {after.get(k)!r} now" for k in keys if before.get(k) != after.get(k)]
+    if changes:
+        raise ConfigError(
+            f"study {study} was begun with something else ({'; '.join(changes)}); "
+            "choose another --study, or give the same settings again"
+        )

@@ -1,0 +1,127 @@
+"""What MLflow shall say about a study and its trials, purely from the ledger's records: names, tags, states."""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from search.record import TrialRecord
+
+Phase = Literal["running", "finished", "interrupted"]
+"""Whether a driver is at work on the study, or how the last one left it."""
+STATUS = {"running": "RUNNING", "complete": "FINISHED", "pruned": "KILLED", "fail": "FAILED"}
+"""State in the ledger -> status of the run; MLflow has none for a trial that was stopped early."""
+PASSING_TAGS = ("fgseg.reason", "fgseg.pruned", "fgseg.interrupted")
+"""Tags that say how a run ended, and go when it goes on."""
+LONGEST_TAG = 5000
+"""What every kind of MLflow store takes."""
+
+
+class LedgerReader(Protocol):
+    """What is read of search.ledger.Ledger, from the tracker's own thread."""
+
+    def trial(self, number: int) -> "TrialRecord": ...
+
+    def trials(self) -> "list[TrialRecord]": ...
+
+    def best(self) -> "TrialRecord | None": ...
+
+
+TrialSettings = Callable[["TrialRecord"], dict[str, Any]]
+"""Gives the dotted model settings of a trial, which become its params."""
+
+
+@dataclass(frozen=True)
+class StudyCard:
+    """What MLflow says about a study as a whole."""
+
+    study: str
+    space: str
+    title: str
+    experiment: str
+    """The config's name."""
+    artifacts: str
+    """Address under which an experiment created in a database keeps its files; a server (http) decides that itself."""
+    settings: dict[str, Any]
+    """The resolved dotted settings."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """Fixed facts, which become tags of the parent, prefixed `fgseg.`."""
+    uid: str = ""
+    """Where given, tells apart studies that have one name on a shared server."""
+
+    def identity_tags(self) -> dict[str, str]:
+        """The tags by which the study's runs are found."""
+        return {"fgseg.study": self.study} | ({"fgseg.uid": self.uid} if self.uid else {})
+
+    def parent_tags(self) -> dict[str, str]:
+        """The tags of the parent, those of its ending left out."""
+        note = f"Study {self.study}: {self.title}. Shows the best trial's metrics, one step per finished trial."
+        own = {"fgseg.space": self.space, "fgseg.kind": "study", "mlflow.note.content": note}
+        return self.identity_tags() | own | {f"fgseg.{key}": value for key, value in self.facts.items()}
+
+    def trial_tags(self, record: "TrialRecord", parent_id: str) -> dict[str, str]:
+        """The tags of a trial, those of its ending left out."""
+        return self.identity_tags() | {
+            "fgseg.space": self.space,
+            "fgseg.kind": "trial",
+            "fgseg.trial": str(record.number),
+            "fgseg.attempt": str(record.attempt),
+            "mlflow.parentRunId": parent_id,
+            "mlflow.note.content": f"Trial {record.number} of study {self.study}: {self.title}.",
+        }
+
+    def trial_name(self, number: int) -> str:
+        """The name of a trial's run, such as `bas_cp/003`."""
+        return f"{self.space}/{number:03d}"
+
+
+def trial_ending(record: "TrialRecord", phase: Phase) -> tuple[str, dict[str, str]]:
+    """Status of a trial's run and the tags that say how it ended; without a driver no trial is left RUNNING."""
+    if record.state == "running" and phase != "running":
+        return "KILLED", {"fgseg.interrupted": "true"}
+    tags = {}
+    if record.state == "fail":
+        tags["fgseg.reason"] = public_address(record.reason or "unknown")[:LONGEST_TAG]
+    if record.state == "pruned":
+        tags["fgseg.pruned"] = f"epoch {record.epochs[-1].epoch if record.epochs else 0}"
+    return STATUS[record.state], tags
+
+
+def study_ending(records: "Iterable[TrialRecord]", phase: Phase) -> tuple[str, dict[str, str]]:
+    """The same of the parent; a study that was left with open trials counts as interrupted."""
+    if phase == "running":
+        return "RUNNING", {}
+    if phase == "interrupted" or any(record.state == "running" for record in records):
+        return "KILLED", {"fgseg.interrupted": "true"}
+    return "FINISHED", {}
+
+
+def last_moment(record: "TrialRecord") -> float:
+    """When a trial ended, or when it was last heard of, in seconds since 1970."""
+    return record.ended or (record.epochs[-1].wall_time if record.epochs else record.started)
+
+
+def milliseconds(seconds: float) -> int:
+    """MLflow's time; the same seconds always give the same number, or repeated points would be doubled."""
+    return round(seconds * 1000)
+
+
+def as_text(value: Any) -> str:
+    """A setting as a param: text as it is, everything else as in JSON (null, true, 6e-05)."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def public_address(text: str) -> str:
+    """An address, or a text that holds some, with user names, passwords and secret query values masked."""
+    text = re.sub(r"://[^/\s'\"]*@", "://***@", text)
+    return re.sub(r"([?&][\w.-]*(?:password|passwd|token|secret|key)[\w.-]*=)[^&\s'\"]+", r"\1***", text, flags=re.I)
+
+
+def explain(error: BaseException) -> str:
+    """What is at the root of an error as one line: its kind and the first line of its message, without credentials."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    first = next(iter(str(error).strip().splitlines()), "")
+    return public_address(f"{type(error).__name__}: {first}" if first else type(error).__name__)

@@ -1,0 +1,85 @@
+"""What the ledger hands out about a trial, and how it is read from Optuna's stored form."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from optuna.trial import FrozenTrial
+
+from fgseg.epoch import EpochResult
+
+
+class State(StrEnum):
+    """How a trial stands: one stopped early is PRUNED, a broken one FAIL, and neither is ever COMPLETE."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One start of one trial, handed to a worker."""
+
+    number: int
+    attempt: int
+    """1 at the trial's first start; only the latest attempt may write."""
+    params: dict[str, float | int]
+    """Searched settings by dotted name."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """All that the ledger knows about one trial."""
+
+    number: int
+    state: State
+    params: dict[str, float | int]
+    """Searched settings by dotted name; some are missing if the driver died while asking."""
+    attempt: int
+    """The latest start; 0 if the driver died while asking."""
+    failures: int
+    """Attempts whose process died."""
+    epochs: list[EpochResult]
+    """In order, from epoch 1."""
+    value: float | None
+    """`val/miou` of the selected epoch of a COMPLETE trial."""
+    reason: str | None
+    """Why it is FAIL or PRUNED."""
+    started: float
+    """Unix seconds."""
+    ended: float | None
+    """Unix seconds; None while it runs."""
+
+
+def read_record(trial: FrozenTrial) -> TrialRecord:
+    """The record of a trial that has been asked; KeyError for one that still waits."""
+    state = State[trial.state.name]
+    return TrialRecord(
+        number=trial.number,
+        state=state,
+        params=dict(trial.params),
+        attempt=read_attempt(trial),
+        failures=len(read_deaths(trial)),
+        epochs=read_epochs(trial),
+        value=trial.value if state is State.COMPLETE else None,
+        reason=trial.user_attrs.get("reason") if state in (State.FAIL, State.PRUNED) else None,
+        started=trial.datetime_start.timestamp() if trial.datetime_start else 0.0,
+        ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
+    )
+
+
+def read_attempt(trial: FrozenTrial) -> int:
+    """The trial's latest start, 0 before the first."""
+    return int(trial.user_attrs.get("attempt", 0))
+
+
+def read_deaths(trial: FrozenTrial) -> dict[str, str]:
+    """Why the process of an attempt died, by attempt."""
+    return dict(trial.user_attrs.get("failures", {}))
+
+
+def read_epochs(trial: FrozenTrial) -> list[EpochResult]:
+    """The recorded epochs in order."""
+    stored = [value for key, value in trial.user_attrs.items() if key.startswith("epoch/")]
+    return sorted(map(EpochResult.from_json, stored), key=lambda epoch: epoch.epoch)

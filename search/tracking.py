@@ -1,0 +1,300 @@
+"""MLflow as a projection of the ledger: written for people, and rebuilt from it at any time.  Sole importer of mlflow.
+
+Importing this file is cheap: MLflow itself (1.1 s) is imported by `Tracker()` and `reconcile`.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from fgseg.config import nest
+from fgseg.epoch import select_epoch
+from search.background import BackgroundWriter
+from search.projection import (
+    PASSING_TAGS,
+    LedgerReader,
+    Phase,
+    StudyCard,
+    TrialSettings,
+    as_text,
+    explain,
+    last_moment,
+    milliseconds,
+    public_address,
+    study_ending,
+    trial_ending,
+)
+from search.tracking_setup import create_database, environment
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+    from search.record import TrialRecord
+
+LOG = logging.getLogger("search.tracking")
+
+PARAMS_PER_REQUEST = 100
+
+
+class TrackingError(Exception):
+    """MLflow could not be written: address and cause in one line, without credentials."""
+
+
+class Tracker(BackgroundWriter):
+    """Writes a study to MLflow from one background thread, so that training never waits for a server.
+
+    `start`, `notify`, `publish` and `stop` neither raise nor print what the server answers; the first failure is logged
+    once, as a warning of the logger `search.tracking`.  The ledger is read from the thread.
+    """
+
+    def __init__(self, ledger_reader: LedgerReader, uri: str, card: StudyCard, trial_settings: TrialSettings):
+        with environment():
+            # Here and not in the thread: two threads that import the same libraries at once can see halves of them.
+            load_client()
+        self._address = public_address(uri)
+        self._warned = False
+        self._scope = ExitStack()
+        super().__init__(lambda: Mirror(ledger_reader, uri, card, trial_settings), self._warn)
+
+    def start(self) -> None:
+        """Start the thread, which begins with a full pass; returns at once."""
+        self._scope.enter_context(environment())
+        super().start()
+
+    def stop(self, timeout_s: float, interrupted: bool = False) -> bool:
+        """Write what is missing and close the study's run: FINISHED, or KILLED if interrupted or trials are open.
+
+        Returns:
+            Whether MLflow holds everything.  False at the latest after `timeout_s` seconds, sooner if the server
+            refuses three more times; the next run of the study writes the rest then.
+        """
+        written = super().stop(timeout_s, interrupted)
+        if not self.running:
+            self._scope.close()
+        return written
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            advice = "the search goes on; what MLflow misses is sent once it answers, or by running the command again"
+            LOG.warning("MLflow at %s: %s; %s", self._address, explain(error), advice)
+
+
+def reconcile(
+    ledger: LedgerReader,
+    uri: str,
+    card: StudyCard,
+    trial_settings: TrialSettings,
+    *,
+    phase: Phase = "finished",
+    files: Iterable[Path] = (),
+) -> None:
+    """Bring MLflow in line with the ledger, in this thread; repeating it changes nothing.
+
+    Args:
+        phase: "running" leaves open trials RUNNING, the others close them as KILLED.
+        files: kept with the study's run.
+
+    Raises:
+        TrackingError: the server could not be reached or refused a request.
+    """
+    with environment():
+        try:
+            mirror = Mirror(ledger, uri, card, trial_settings)
+            mirror.write_all(phase)
+            for path in files:
+                mirror.write_file(path)
+        except Exception as error:
+            # `from None`, since MLflow's own message may hold the address with its password.
+            raise TrackingError(f"MLflow at {public_address(uri)}: {explain(error)}") from None
+
+
+@dataclass
+class KnownRun:
+    """One run as last read from or written to the server; `steps` is None until its history was read."""
+
+    run_id: str
+    status: str
+    tags: dict[str, str]
+    params: set[str]
+    steps: set[int] | None = None
+
+
+class Mirror:
+    """The study's runs on one server, and what was read of them.  Its methods raise whatever MLflow raises."""
+
+    def __init__(self, ledger: LedgerReader, uri: str, card: StudyCard, trial_settings: TrialSettings):
+        client = load_client()
+        create_database(uri, lambda whole: fill_database(whole, card.artifacts))
+        self.client: MlflowClient = client(tracking_uri=uri)
+        self.ledger = ledger
+        self.card = card
+        self.trial_settings = trial_settings
+        self.experiment_id = self.find_experiment(None if uri.startswith("http") else card.artifacts)
+        self.runs = self.find_runs()
+        self.has_settings = False
+
+    def find_experiment(self, artifacts: str | None) -> str:
+        """The id of the card's experiment, created or brought back if need be."""
+        found = self.client.get_experiment_by_name(self.card.experiment)
+        if found is None:
+            return str(self.client.create_experiment(self.card.experiment, artifact_location=artifacts))
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def find_runs(self) -> dict[int | None, KnownRun]:
+        """The study's runs by trial number, the parent under None; a second run for one trial is deleted.
+
+        A second one can arise when the server carries out a request after the client gave up on it.
+        """
+        known: dict[int | None, KnownRun] = {}
+        for run in sorted(self.search_runs(), key=lambda r: (r.info.start_time, r.info.run_id)):
+            tags = dict(run.data.tags)
+            number = None if tags.get("fgseg.kind") == "study" else int(tags["fgseg.trial"])
+            if number in known:
+                self.client.delete_run(run.info.run_id)
+            else:
+                known[number] = KnownRun(run.info.run_id, run.info.status, tags, set(run.data.params))
+        return known
+
+    def search_runs(self) -> "Iterator[Run]":
+        """Every run that carries the study's tags, page by page."""
+        query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in self.card.identity_tags().items())
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment_id], query, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def write_all(self, phase: Phase) -> None:
+        """Bring every run in line with the ledger: the parent is opened first and closed last."""
+        records = self.ledger.trials()
+        self.open_study(records)
+        for record in records:
+            self.write_trial(record, phase)
+        self.write_study(phase)
+        self.write_settings()
+
+    def write_changes(self, numbers: set[int | None]) -> None:
+        """Bring some trials in line with the ledger, and the parent if one of them has ended or None is among them."""
+        records = [self.ledger.trial(number) for number in numbers if number is not None]
+        for record in records:
+            self.write_trial(record, "running")
+        if None in numbers or any(record.state != "running" for record in records):
+            self.write_study("running")
+
+    def open_study(self, records: "Sequence[TrialRecord]") -> KnownRun:
+        """The parent run; a new one begins with the first trial."""
+        started = min((r.started for r in records), default=time.time())
+        return self.open_run(None, self.card.study, self.card.parent_tags(), started)
+
+    def open_run(self, number: int | None, name: str, tags: dict[str, str], started: float) -> KnownRun:
+        """The run of a trial (or the parent) with these tags, created if it is not there yet."""
+        if number not in self.runs:
+            created = self.client.create_run(self.experiment_id, milliseconds(started), tags, name)
+            self.runs[number] = KnownRun(created.info.run_id, "RUNNING", dict(tags), set(), set())
+        return self.runs[number]
+
+    def write_study(self, phase: Phase) -> None:
+        """The parent: settings, validation metrics of the best trial (step: trials finished so far), and its state."""
+        best = self.ledger.best()
+        records = self.ledger.trials()  # read after the best one, which is then among the finished
+        run = self.open_study(records)
+        status, ending = study_ending(records, phase)
+        best_tag = {} if best is None else {"fgseg.best_trial": str(best.number)}
+        self.write_facts(run, self.card.parent_tags() | best_tag | ending, self.card.settings)
+        if best is not None:
+            finished = [r for r in records if r.state != "running"]
+            selected = select_epoch(best.epochs, self.card.settings.get("train.select", "last"))
+            values = {key: value for key, value in selected.metrics().items() if key.startswith("val/")}
+            self.write_point(run, values, len(finished), max(map(last_moment, finished)))
+        self.write_status(run, status, ending, max(map(last_moment, records), default=time.time()))
+
+    def write_trial(self, record: "TrialRecord", phase: Phase) -> None:
+        """One trial: tags, params, the epochs that are missing, and its state, in this order."""
+        tags = self.card.trial_tags(record, self.runs[None].run_id)
+        run = self.open_run(record.number, self.card.trial_name(record.number), tags, record.started)
+        status, ending = trial_ending(record, phase)
+        # A driver killed while asking leaves a trial without all of its params, and params can never be corrected.
+        asked = record.attempt > 0 or record.state != "running"
+        self.write_facts(run, tags | ending, self.trial_settings(record) if asked else {})
+        for result in record.epochs:
+            self.write_point(run, result.metrics(), result.epoch, result.wall_time)
+        self.write_status(run, status, ending, last_moment(record))
+
+    def write_facts(self, run: KnownRun, tags: Mapping[str, str], params: Mapping[str, Any]) -> None:
+        """Set the tags that differ and the params that are missing; a param that is there stays as it is."""
+        from mlflow.entities import Param, RunTag
+
+        new_tags = [RunTag(key, value) for key, value in tags.items() if run.tags.get(key) != value]
+        new_params = [Param(key, as_text(value)) for key, value in params.items() if key not in run.params]
+        for first in range(0, len(new_params), PARAMS_PER_REQUEST):
+            self.client.log_batch(run.run_id, params=new_params[first : first + PARAMS_PER_REQUEST])
+        if new_tags:
+            self.client.log_batch(run.run_id, tags=new_tags)
+        run.tags |= {tag.key: tag.value for tag in new_tags}
+        run.params |= {param.key for param in new_params}
+
+    def write_point(self, run: KnownRun, values: Mapping[str, float], step: int, seconds: float) -> None:
+        """Log the finite values of one step in one request, unless the run has that step."""
+        from mlflow.entities import Metric
+
+        if run.steps is None:
+            run.steps = {metric.step for metric in self.client.get_metric_history(run.run_id, "val/miou")}
+        if step not in run.steps:
+            moment = milliseconds(seconds)
+            metrics = [Metric(key, value, moment, step) for key, value in values.items() if math.isfinite(value)]
+            self.client.log_batch(run.run_id, metrics=metrics)
+            run.steps.add(step)
+
+    def write_status(self, run: KnownRun, status: str, ending: Mapping[str, str], ended: float) -> None:
+        """Close or reopen a run, and take away the tags of an ending that no longer holds."""
+        for key in PASSING_TAGS:
+            if key in run.tags and key not in ending:
+                self.client.delete_tag(run.run_id, key)
+                del run.tags[key]
+        if status == run.status:
+            return
+        if status == "RUNNING":
+            self.client.update_run(run.run_id, status=status)
+        else:
+            self.client.set_terminated(run.run_id, status, milliseconds(ended))
+        run.status = status
+
+    def write_settings(self) -> None:
+        """Keep the resolved settings with the parent as `settings.yaml`, once per connection."""
+        if not self.has_settings:
+            text = yaml.safe_dump(nest(self.card.settings), sort_keys=False, allow_unicode=True)
+            self.client.log_text(self.runs[None].run_id, text, "settings.yaml")
+            self.has_settings = True
+
+    def write_file(self, path: Path) -> None:
+        """Keep a file, such as the report, with the parent."""
+        self.client.log_artifact(self.runs[None].run_id, str(path))
+
+
+def load_client() -> "type[MlflowClient]":
+    """Import MLflow, and keep its own messages off the screen: failures are told once, by us."""
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return MlflowClient
+
+
+def fill_database(uri: str, artifacts: str) -> None:
+    """Make MLflow's tables in an empty SQLite file, and close it."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(uri, artifacts).engine.dispose()

@@ -1,0 +1,178 @@
+"""Ray Tune runs the trials: a searcher and a scheduler that keep nothing themselves and ask the ledger."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from fgseg.epoch import EpochResult, SupersededError
+from search.ledger import Ask, Ledger
+from search.trial import Job, run_trial
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a trial gets, and how many run at once."""
+
+    cpus: float
+    gpus: float
+    concurrent: int
+    threads: int
+
+
+class Desk:
+    """Between Ray's trials and the ledger's: who works on what, and what each event means for the books.
+
+    Args:
+        ledger: held by this process.
+        epochs: a trial's full length.
+        max_failures: how often a trial whose process died is started again.
+        notify: called with the number of every trial that changed.
+    """
+
+    def __init__(self, ledger: Ledger, epochs: int, max_failures: int, notify: Callable[[int], None]):
+        self.ledger, self.epochs, self.max_failures, self.notify = ledger, epochs, max_failures, notify
+        self.live: dict[str, Ask] = {}
+        self.stopping = False
+
+    def hand_out(self, trial_id: str) -> Ask | None:
+        """The next start of a trial for Ray's `trial_id`, or None where there is none now."""
+        ask = None if self.stopping else self.ledger.ask()
+        if ask is not None:
+            self.live[trial_id] = ask
+            self.notify(ask.number)
+        return ask
+
+    def record(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Enter a report into the ledger; returns whether the trial shall be stopped."""
+        ask = self.live[trial_id]
+        try:
+            self.ledger.report(ask.number, ask.attempt, [EpochResult.from_json(e) for e in result["epochs"]])
+        except SupersededError:
+            return True
+        self.notify(ask.number)
+        return result["epoch"] < self.epochs and self.ledger.should_prune(ask.number)
+
+    def close(self, trial_id: str, result: dict[str, Any] | None, died: bool) -> None:
+        """Enter the end of a trial: finished, pruned, failed, or dead and to be asked again."""
+        ask = self.live.pop(trial_id, None)
+        if ask is None:
+            return
+        try:
+            if died:
+                self.ledger.lost(ask.number, ask.attempt, "its process died", self.max_failures)
+            elif result is not None and not self.stopping:
+                self.settle(ask, result)
+        except SupersededError as error:
+            log.info("trial %d: %s", ask.number, error)
+        self.notify(ask.number)
+
+    def settle(self, ask: Ask, result: dict[str, Any]) -> None:
+        """Enter the end of a trial whose function returned or was stopped by the pruner."""
+        self.ledger.report(ask.number, ask.attempt, [EpochResult.from_json(e) for e in result["epochs"]])
+        if result["error"] is not None:
+            self.ledger.fail(ask.number, ask.attempt, result["error"])
+        elif result["epoch"] >= self.epochs:
+            self.ledger.complete(ask.number, ask.attempt)
+        else:
+            self.ledger.prune(ask.number, ask.attempt)
+
+
+class Interrupted(BaseException):
+    """The user or the system asked the run to stop.  Not an Exception, so that Ray Tune lets it pass at once."""
+
+
+class Interruption(tune.Callback):
+    """Ends the experiment at a moment when nothing is being written, once `desk.stopping` is set."""
+
+    def __init__(self, desk: Desk):
+        self.desk = desk
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: see LedgerSearcher."""
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self.desk.stopping:
+            raise Interrupted
+
+
+class LedgerSearcher(Searcher):
+    """Ray Tune's view of the ledger: what to run next, and what became of it."""
+
+    def __init__(self, desk: Desk, make_job: Callable[[Ask], Job]):
+        super().__init__(metric="epoch", mode="max")
+        self.desk, self.make_job = desk, make_job
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles the searcher for a restore that is never made; the ledger is what lasts."""
+        return {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        ask = self.desk.hand_out(trial_id)
+        if ask is not None:
+            return asdict(self.make_job(ask))
+        return None if self.desk.live else Searcher.FINISHED  # a live trial may die and have to be asked again
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        self.desk.close(trial_id, result, died=error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing, see __getstate__."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see __getstate__."""
+
+
+class LedgerScheduler(FIFOScheduler):
+    """Trials start in order; after each report the ledger is asked whether to stop."""
+
+    def __init__(self, desk: Desk):
+        super().__init__()
+        self.desk = desk
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: see LedgerSearcher."""
+        return {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        stop = self.desk.record(trial.trial_id, result)
+        return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+
+
+def run_trials(desk: Desk, make_job: Callable[[Ask], Job], resources: Resources) -> None:
+    """Run trials until the ledger has no more to ask for.  Ray must be initialised.
+
+    Raises:
+        Interrupted: `desk.stopping` was set; the open trials stay open.
+    """
+    scratch = tempfile.mkdtemp(prefix="fgsearch-")
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(run_trial, {"cpu": resources.cpus, "gpu": resources.gpus}),
+            tune_config=tune.TuneConfig(
+                search_alg=LedgerSearcher(desk, make_job),
+                scheduler=LedgerScheduler(desk),
+                num_samples=-1,
+                max_concurrent_trials=resources.concurrent,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="trials",
+                storage_path=scratch,
+                verbose=0,
+                callbacks=[Interruption(desk)],
+                failure_config=tune.FailureConfig(max_failures=0),  # the ledger hands a dead trial out again
+            ),
+        )
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

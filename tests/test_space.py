@@ -1,0 +1,111 @@
+"""Search spaces: those that ship, and the words in which mistakes in one are told."""
+
+from pathlib import Path
+
+import pytest
+
+from fgseg.config import ConfigError
+from search.space import Space, list_spaces, load_space, override
+
+THIN = ("fence", "pole", "traffic_sign", "traffic_light")
+
+
+@pytest.fixture
+def write_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Write ./configs/spaces/mine.yaml in a folder of its own and go there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs" / "spaces").mkdir(parents=True)
+    return (tmp_path / "configs" / "spaces" / "mine.yaml").write_text
+
+
+def test_the_four_families_ship_with_baseline_first():
+    assert list(list_spaces()) == ["baseline", "bas", "bas_cp", "slc"]
+
+
+@pytest.mark.parametrize("name", ["baseline", "bas", "bas_cp", "slc"])
+def test_every_shipped_space_searches_the_thin_classes(name: str):
+    space = load_space(name)
+    ranges = [space.search[f"class_weights.{key}"] for key in THIN]
+    assert all((r.low, r.high, r.log) == (0.5, 10, True) for r in ranges)
+
+
+def test_start_points_are_those_of_the_source():
+    bas, slc = load_space("bas"), load_space("slc")
+    assert (bas.fixed["loss.cross_entropy"], bas.start["loss.ssim"], bas.start["loss.soft_iou"]) == (1, 0.4, 0.5)
+    assert (slc.fixed["loss.cross_entropy"], slc.start["loss.ssim"], slc.start["loss.lovasz"]) == (1.1, 0.5, 0.5)
+    assert [slc.start[f"class_weights.{key}"] for key in THIN] == [5, 5, 5, 2]
+    assert load_space("bas_cp").start["copy_paste.prob"] == slc.start["copy_paste.prob"] == 0.5
+
+
+def test_space_typo_names_the_nearest_space():
+    with pytest.raises(ConfigError, match=r"no search space 'bascp' in configs/spaces; did you mean bas_cp\?"):
+        load_space("bascp")
+
+
+def test_new_family_needs_one_file_only(write_space):
+    write_space("title: Mine\nsearch:\n  train.lr: {low: 1e-5, high: 1e-3, log: true, start: 6e-5}\n")
+    assert load_space("mine").start == {"train.lr": 6e-5}
+    assert set(load_space("mine").distributions()) == {"train.lr"}
+
+
+def test_whole_number_setting_is_searched_in_whole_numbers(write_space):
+    write_space("title: Mine\nsearch:\n  train.batch_size: {low: 1, high: 4, start: 2}\n")
+    assert type(load_space("mine").start["train.batch_size"]) is int
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("search: {loss.sim: {low: 1, high: 2, start: 1}}", "loss.sim: no such setting; did you mean loss.ssim?"),
+        ("search: {loss.ssim: {low: 3, high: 2, start: 2}}", "low must be below high"),
+        ("search: {loss.ssim: {low: 1, high: 2, start: 5}}", "got 5, must be in [1, 2]"),
+        ("search: {loss.ssim: {low: 0, high: 2, log: true, start: 1}}", "must be above 0 where log is true"),
+        ("search: {copy_paste.prob: {low: 0, high: 2, start: 1}}", "copy_paste.prob: got 2.0, must be in [0, 1]"),
+        ("search: {train.select: {low: 0, high: 2, start: 1}}", "only numbers can be searched"),
+        ("search: {loss.ssim: {low: x, high: 2, start: 1}}", "search.loss.ssim.low: got 'x', must be a number"),
+        ("fixed: {loss.sim: 1}", "loss.sim: no such setting"),
+        ("searched: {}", "searched: no such setting"),
+    ],
+)
+def test_mistake_in_a_space_is_told_with_its_file(write_space, text: str, message: str):
+    write_space(f"title: Mine\n{text}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_space("mine")
+    assert "mine.yaml" in str(caught.value)
+    assert message in str(caught.value)
+
+
+def changed(assignments: dict[str, object]) -> tuple[Space, dict[str, object]]:
+    return override(load_space("bas_cp"), assignments)
+
+
+def test_setting_a_searched_value_takes_it_out_of_the_space():
+    space, plain = changed({"loss.ssim": 1, "train.epochs": 2})
+    assert "loss.ssim" not in space.search
+    assert plain == {"loss.ssim": 1, "train.epochs": 2}
+
+
+def test_setting_a_fixed_value_replaces_it():
+    space, plain = changed({"loss.cross_entropy": 2})
+    assert space.fixed == {}
+    assert plain == {"loss.cross_entropy": 2}
+
+
+def test_range_is_changed_by_its_dotted_name():
+    space, plain = changed({"search.loss.ssim.low": 0.1, "search.loss.ssim.high": 1})
+    assert (space.search["loss.ssim"].low, space.search["loss.ssim"].high, plain) == (0.1, 1, {})
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ({"search.loss.sim.low": 1}, "loss.sim is not searched by bas_cp; did you mean loss.ssim?"),
+        ({"search.loss.ssim.lo": 1}, "a range has no lo; did you mean low?"),
+        ({"search.loss.ssim.low": "x"}, "--set search.loss.ssim.low: got 'x', must be a number"),
+        ({"search.loss.ssim.low": 9}, "low must be below high"),
+    ],
+)
+def test_mistake_in_a_changed_range_is_told(assignment: dict[str, object], message: str):
+    with pytest.raises(ConfigError) as caught:
+        changed(assignment)
+    assert message in str(caught.value)
