@@ -234,36 +234,39 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_name(name: str, known: Iterable[str], message: str) -> None:
     """Raise ConfigError(message), the nearest known name offered, unless the name is known."""
-    known = list(known)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        raise ConfigError(
-            f"{message}; did you mean {near[0]}?" if near else f"{message}; there are: {', '.join(known)}"
-        )
+        raise ConfigError(f"{message}; {nearest(name, known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Offer the known name that is most like a wrong one, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
 
 
 def explain(error: ValidationError, model: type[BaseModel], origins: Mapping[str, str]) -> str:
     """Say pydantic's first complaint as: where, what was got, what must hold."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    origin = f"{origins[key]}: " if key in origins else ""
-    field = find_field(model, [str(part) for part in first["loc"]])
-    if first["type"] == "extra_forbidden":
-        return f"{origin}{key}: no such setting"
+    *path, name = (str(part) for part in first["loc"])
+    key = ".".join([*path, name])
+    where = f"{origins[key]}: {key}" if key in origins else key
+    known = section_at(model, path).model_fields
+    if name not in known:
+        return f"{where}: no such setting; {nearest(name, known)}"
     out_of_range = first["type"].startswith(("greater_than", "less_than"))
-    rule = first["msg"] if field is None else interval(field) if out_of_range else describe(field)
-    return f"{origin}{key}: got {first['input']!r}, must be {rule}"
+    rule = interval(known[name]) if out_of_range else describe(known[name])
+    return f"{where}: got {first['input']!r}, must be {rule}"
 
 
-def find_field(model: type[BaseModel], path: Sequence[str]) -> FieldInfo | None:
-    """The field at a path of section and setting names, or None."""
-    field = model.model_fields.get(path[0]) if path else None
-    if field is None or len(path) == 1:
-        return field
-    inner, rest = field.annotation, path[1:]
+def section_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
+    """The section at a path of names, which leads through sections and dictionaries of sections."""
+    if not path:
+        return model
+    inner = model.model_fields[path[0]].annotation
     if get_origin(inner) is dict:
-        inner, rest = get_args(inner)[1], path[2:]
-    return find_field(inner, rest) if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+        return section_at(get_args(inner)[1], path[2:])
+    assert isinstance(inner, type) and issubclass(inner, BaseModel)
+    return section_at(inner, path[1:])
 
 
 NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

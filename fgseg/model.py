@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.utils import logging as transformers_logging
 
+from fgseg.head import commute_head
 from fgseg.labels import CLASSES
 from fgseg.weights import VARIANTS, check_weights, fetch_weights, is_folder
 
@@ -24,18 +25,19 @@ def build_model(name: str) -> SegformerForSemanticSegmentation:
     """
     check_weights(name)
     if name in VARIANTS:
-        return SegformerForSemanticSegmentation(scratch_config(name))
+        return commute_head(SegformerForSemanticSegmentation(scratch_config(name)))
     fetch_weights(name)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its table of replaced weights describes just what is wanted here
     try:
-        return SegformerForSemanticSegmentation.from_pretrained(
+        model = SegformerForSemanticSegmentation.from_pretrained(
             str(Path(name).expanduser()) if is_folder(name) else name,
             num_labels=len(CLASSES),
             id2label=ID2LABEL,
             label2id=LABEL2ID,
             ignore_mismatched_sizes=True,
         )
+        return commute_head(model)
     finally:
         transformers_logging.set_verbosity(verbosity)
 

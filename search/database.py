@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 RETRY_PAUSES_S = (0.1, 0.5, 2.0)
@@ -47,7 +47,9 @@ def has_database(url: str) -> bool:
 
 
 def patient(call: Callable[P, R]) -> Callable[P, R]:
-    """Repeat a call while the database is busy or away for a moment; only for calls that may be repeated.
+    """Repeat a call while the database is busy or away, or two processes make its tables at once.
+
+    Only for calls that may be repeated.
 
     Raises (from the wrapped call):
         LedgerError: the database still fails after the last pause.
@@ -75,10 +77,10 @@ def patient(call: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def find_fault(error: BaseException) -> OperationalError | None:
+def find_fault(error: BaseException) -> DBAPIError | None:
     """The database's own complaint in an error or in what caused it (Optuna wraps its errors), or None."""
     for candidate in (error, error.__cause__):
-        if isinstance(candidate, OperationalError):
+        if isinstance(candidate, DBAPIError):
             return candidate
     return None
 

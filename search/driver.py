@@ -1,6 +1,5 @@
 """One run of the command: check everything, run what is left of the budget, report."""
 
-import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,10 +12,12 @@ from rich.console import Console
 from fgseg.config import ConfigError
 from fgseg.data import check as check_data
 from fgseg.data import fingerprint, load_splits
-from fgseg.weights import check_weights, fetch_weights, is_folder
-from search.ledger import Ask, Ledger, LockedError
+from fgseg.weights import check_weights, fetch_weights
+from search.closing import show_end
+from search.ledger import Ask, Ledger, LedgerError, LockedError
+from search.lock import StudyLock
 from search.plan import Plan, check_identity, check_storage
-from search.report import Summary, score_table, summarise, write_report
+from search.report import summarise, write_report
 from search.tracking import StudyCard, Tracker, public_address
 
 DONE, FAULT = 0, 1
@@ -32,22 +33,16 @@ def search(plan: Plan) -> int:
     console = Console()
     identity = check(plan, console)
     plan.folder.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger.create(plan.ledger_url, plan.study, identity)
     try:
-        with ledger.hold():
-            ledger.start(
-                plan.space.distributions(),
-                plan.space.start,
-                trials=plan.search.trials,
-                sampler=plan.search.sampler,
-                pruner=plan.search.pruner,
-                epochs=plan.run.train.epochs,
-                seed=plan.run.train.seed,
-                select=plan.run.train.select,
-            )
-            return run(plan, ledger, console)
+        ledger = Ledger.create(plan.ledger_url, plan.study, identity)
+        with ledger.hold() as lock:
+            start(plan, ledger)
+            return run(plan, ledger, lock, console)
     except LockedError as error:
         raise ConfigError(str(error)) from None
+    except LedgerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAULT
 
 
 def check(plan: Plan, console: Console) -> dict[str, Any]:
@@ -81,27 +76,43 @@ def recorded_identity(plan: Plan) -> dict[str, Any]:
     return Ledger(plan.ledger_url, plan.study).identity
 
 
-def run(plan: Plan, ledger: Ledger, console: Console) -> int:
+def start(plan: Plan, ledger: Ledger) -> None:
+    """Make the ledger ready to be asked for trials."""
+    train = plan.run.train
+    ledger.start(
+        plan.space.distributions(),
+        plan.space.start,
+        trials=plan.search.trials,
+        sampler=plan.search.sampler,
+        pruner=plan.search.pruner,
+        epochs=train.epochs,
+        seed=train.seed,
+        select=train.select,
+    )
+
+
+def run(plan: Plan, ledger: Ledger, lock: StudyLock, console: Console) -> int:
     """Run the open and the missing trials, mirror them in MLflow, and report; returns the exit code."""
-    tracker = Tracker(ledger, plan.tracking_uri, study_card(plan), lambda t: plan.trial_settings(t.number, t.params))
+    card = study_card(plan, ledger)
+    tracker = Tracker(ledger, plan.tracking_uri, card, lambda t: plan.trial_settings(t.number, t.params))
     tracker.start()
     code = FAULT
     try:
-        code = run_missing(plan, ledger, tracker, console)
-    finally:
+        code = run_missing(plan, ledger, lock, tracker, console)
         summary = summarise(plan, ledger)
         if summary is not None:
             tracker.publish(write_report(summary))
-        synced = tracker.stop(timeout_s=30, interrupted=code in INTERRUPTED.values())
-    show_end(plan, console, summary, code)
+    finally:
+        stopped = code in INTERRUPTED.values()
+        synced = tracker.stop(timeout_s=3 if stopped else 30, interrupted=stopped)
+    show_end(plan, console, summary, finished=code == DONE)
     if not synced:
-        console.print(
-            f"warning: MLflow at {public_address(plan.tracking_uri)} lacks the last results; run again to send them"
-        )
+        address = public_address(plan.tracking_uri)
+        console.print(f"warning: MLflow at {address} lacks the last results; run the same command again to send them")
     return FAULT if code == DONE and summary is None else code
 
 
-def run_missing(plan: Plan, ledger: Ledger, tracker: Tracker, console: Console) -> int:
+def run_missing(plan: Plan, ledger: Ledger, lock: StudyLock, tracker: Tracker, console: Console) -> int:
     """Hand trials to Ray until the budget is used up; returns the exit code."""
     if ledger.nothing_left():
         return DONE
@@ -124,22 +135,24 @@ def run_missing(plan: Plan, ledger: Ledger, tracker: Tracker, console: Console) 
             return Job(ask.number, ask.attempt, settings, str(plan.trial_folder(ask.number)), resources.threads)
 
         desk = Desk(ledger, plan.run.train.epochs, plan.search.max_failures, changed)
-        with stop_on_signals(desk) as received:
+        with stop_on_signals() as received:
             try:
-                run_trials(desk, make_job, resources)
+                run_trials(desk, make_job, resources, lambda: bool(received) or not lock.held())
             except Interrupted:
-                return INTERRUPTED[received[0]]
+                if received:
+                    return INTERRUPTED[received[0]]
+                print(f"error: study {plan.study}: another driver has taken it over", file=sys.stderr)
+                return FAULT
     return DONE
 
 
 @contextmanager
-def stop_on_signals(desk: Any) -> Iterator[list[signal.Signals]]:
-    """While inside, Ctrl-C and SIGTERM ask the desk to stop; gives the list of signals received."""
+def stop_on_signals() -> Iterator[list[signal.Signals]]:
+    """While inside, Ctrl-C and SIGTERM are only noted; gives the list of those received."""
     received: list[signal.Signals] = []
 
     def handle(number: int, frame: Any) -> None:
         received.append(signal.Signals(number))
-        desk.stopping = True
 
     before = {s: signal.signal(s, handle) for s in INTERRUPTED}
     try:
@@ -151,15 +164,15 @@ def stop_on_signals(desk: Any) -> Iterator[list[signal.Signals]]:
 
 def absolute(settings: dict[str, Any]) -> dict[str, Any]:
     """The same settings with paths that hold in a worker, which has another current folder."""
-    paths = {key: settings[key] for key in ("data.root", "data.cache", "model.name") if settings[key]}
-    if not is_folder(settings["model.name"]) or not Path(settings["model.name"]).expanduser().exists():
-        del paths["model.name"]
-    if settings["data.root"] and not Path(settings["data.root"]).expanduser().exists():
-        del paths["data.root"]
-    return settings | {key: str(Path(path).expanduser().resolve()) for key, path in paths.items()}
+    paths = {}
+    for key in ("data.root", "data.cache", "model.name"):
+        path = Path(settings[key] or "").expanduser()
+        if settings[key] and (path.exists() or key == "data.cache"):  # a hub id or a variant names no path
+            paths[key] = str(path.resolve())
+    return settings | paths
 
 
-def study_card(plan: Plan) -> StudyCard:
+def study_card(plan: Plan, ledger: Ledger) -> StudyCard:
     """How the study presents itself in MLflow."""
     return StudyCard(
         study=plan.study,
@@ -168,40 +181,6 @@ def study_card(plan: Plan) -> StudyCard:
         experiment=plan.experiment,
         artifacts=(plan.folder.parent / "mlartifacts").as_uri(),
         settings=plan.run.flat(),
+        facts={key: str(ledger.identity[key]) for key in ("version", "data", "sampler")},
+        uid=ledger.uid,
     )
-
-
-def show_end(plan: Plan, console: Console, summary: Summary | None, code: int) -> None:
-    """The closing table, where everything is, and what to do next."""
-    if summary is not None:
-        console.print(score_table(summary))
-        console.print(f"report:    {plan.folder / 'report' / 'report.md'}", soft_wrap=True, highlight=False)
-    else:
-        console.print("no trial has finished")
-    console.print(f"results:   {plan.folder}", soft_wrap=True, highlight=False)
-    console.print(f"look:      {mlflow_command(plan)}", soft_wrap=True, highlight=False)
-    console.print(f"continue:  {continue_command(plan, code)}", soft_wrap=True, highlight=False)
-
-
-def mlflow_command(plan: Plan) -> str:
-    """The command, or the address, that shows the study in MLflow."""
-    if plan.tracking_uri.startswith("http"):
-        return public_address(plan.tracking_uri)
-    return f"mlflow server --backend-store-uri {public_address(plan.tracking_uri)}  (then open http://127.0.0.1:5000)"
-
-
-def continue_command(plan: Plan, code: int) -> str:
-    """The command that goes on with the study: the same one, with a larger budget if this one is used up."""
-    arguments = [a for a in sys.argv[1:]]
-    if code == DONE:
-        arguments = [*without_option(arguments, "--trials"), "--trials", str(2 * plan.search.trials)]
-    return shlex.join(["python", "-m", "search.run", *arguments])
-
-
-def without_option(arguments: list[str], name: str) -> list[str]:
-    """The arguments without an option and its value."""
-    kept = [a for a in arguments if not a.startswith(f"{name}=")]
-    if name in kept:
-        at = kept.index(name)
-        del kept[at : at + 2]
-    return kept

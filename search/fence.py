@@ -7,15 +7,12 @@ from typing import ParamSpec, TypeVar
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial
 
+from fgseg.epoch import SupersededError
 from search.database import patient
 from search.record import read_attempt
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class SupersededError(Exception):
-    """A report from an attempt that is no longer current, or to a trial that has ended: its worker must stop."""
 
 
 def current(trial: FrozenTrial, attempt: int) -> FrozenTrial:

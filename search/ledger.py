@@ -5,6 +5,7 @@ One driver writes (see lock.py), from one thread; `trial` and `trials` may be ca
 """
 
 import math
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,9 @@ from optuna.storages import RDBStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from fgseg.epoch import EpochResult, select_epoch
+from fgseg.epoch import EpochResult, SupersededError, select_epoch
 from search.database import LedgerError, engine_options, has_study, patient
-from search.fence import SupersededError, current, fenced
+from search.fence import current, fenced
 from search.lock import Holder, LockedError, StudyLock, read_holder
 from search.record import Ask, State, TrialRecord, read_attempt, read_deaths, read_epochs, read_record
 from search.sampling import build_pruner, build_sampler, decide, write_notes
@@ -70,8 +71,15 @@ class Ledger:
             open_study(url, study)
         ledger = cls(url, study)
         if not ledger.identity:
+            patient(ledger._study.set_user_attr)("uid", uuid.uuid4().hex)
             patient(ledger._study.set_user_attr)("identity", dict(identity))
         return ledger
+
+    @property
+    @patient
+    def uid(self) -> str:
+        """Tells this study from others of its name, on an MLflow server that several people share."""
+        return str(self._study.user_attrs.get("uid", ""))
 
     @property
     @patient
@@ -102,15 +110,9 @@ class Ledger:
     ) -> None:
         """Prepare asking and telling; to be called once, with the lock held.
 
-        Args:
-            space: what is searched, by dotted name.
-            start_point: the source's own point; it becomes trial 0 of a study without trials.
-            trials: budget of the whole study, failed trials included.
-            sampler: auto, gp, tpe or random.
-            pruner: none, asha or median.
-            epochs: of every trial.
-            seed: of the study.
-            select: last or best, the epoch that stands for a trial.
+        `start_point`, the source's own, becomes trial 0 of a study without trials; like `space` it goes by dotted name.
+        `trials` is the budget of the whole study, failed trials included; `epochs` are a trial's.  `sampler`, `pruner`
+        and `select` (the epoch that stands for a trial) are settings of that name.
         """
         known = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = build_sampler(sampler, pruner=pruner, space=space, trials=trials, seed=seed, known=known)
@@ -216,11 +218,8 @@ class Ledger:
     def complete(self, number: int, attempt: int) -> None:
         """End a trial as COMPLETE with the mIoU of its selected epoch, or as FAIL if that is not finite.
 
-        Here and in `prune` and `fail`: a trial that has ended stays as it ended.
-
-        Raises:
-            SupersededError: the attempt is not current.
-            ValueError: no epoch is recorded.
+        A trial that has ended stays as it ended, here and in `prune` and `fail`.  Raises SupersededError if the attempt
+        is not current, ValueError if no epoch is recorded.
         """
         trial = current(self._read(number), attempt)
         epochs = read_epochs(trial)

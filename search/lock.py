@@ -103,7 +103,9 @@ class StudyLock:
             with self._engine.begin() as connection:
                 connection.execute(delete(LOCKS).where(LOCKS.c.study == self._study, LOCKS.c.token == self._token))
         except SQLAlchemyError as fault:
-            log.warning("study %s: its lock stays until this process ends (%s)", self._study, fault)
+            log.warning(
+                "study %s: its lock stays until this process ends (%s)", self._study, getattr(fault, "orig", fault)
+            )
         self._engine.dispose()
 
     @patient
@@ -149,7 +151,7 @@ class StudyLock:
             try:
                 renewed = self._update(self._token, float("inf"))
             except SQLAlchemyError as fault:
-                log.warning("study %s: no heartbeat written (%s)", self._study, fault)
+                log.warning("study %s: no heartbeat written (%s)", self._study, getattr(fault, "orig", fault))
                 renewed = time.monotonic() - last < TAKEOVER_S
             else:
                 last = time.monotonic()

@@ -120,11 +120,11 @@ def read_search(section: Any, path: Path, flags: Mapping[str, Any]) -> SearchCon
     try:
         return SearchConfig.model_validate(section | given)
     except ValidationError as error:
-        origins = {key: f"{path}: search" for key in section} | {key: "" for key in given}
+        key = str(error.errors()[0]["loc"][0])
         message = explain(error, SearchConfig, {})
-        key = message.split(":")[0]
-        flag = f"--{key.replace('_', '-')}{message[len(key) :]}"
-        raise ConfigError(flag if key in given else f"{origins.get(key, path)}.{message}") from None
+        raise ConfigError(
+            f"--{message.replace('_', '-', key.count('_'))}" if key in given else f"{path}: search.{message}"
+        ) from None
 
 
 def check_storage(plan: Plan) -> None:

@@ -74,7 +74,7 @@ def markdown(summary: Summary) -> str:
     """The report as Markdown: scores, the best point, every trial."""
     space = summary.plan.space
     lines = [f"# {summary.plan.study}", "", f"{space.title} (`{space.name}`): {title(summary)}.", ""]
-    lines += ["| validation IoU | start (trial 000) | best (trial %03d) | difference |" % summary.best.number]
+    lines += [f"| validation IoU | start (trial 000) | best (trial {summary.best.number:03d}) | difference |"]
     lines += ["| :--- | ---: | ---: | ---: |", *(row(cells(*score)) for score in summary.scores()), ""]
     if summary.point():
         lines += ["| setting | start | best |", "| :--- | ---: | ---: |"]

@@ -41,11 +41,10 @@ class Desk:
     def __init__(self, ledger: Ledger, epochs: int, max_failures: int, notify: Callable[[int], None]):
         self.ledger, self.epochs, self.max_failures, self.notify = ledger, epochs, max_failures, notify
         self.live: dict[str, Ask] = {}
-        self.stopping = False
 
     def hand_out(self, trial_id: str) -> Ask | None:
         """The next start of a trial for Ray's `trial_id`, or None where there is none now."""
-        ask = None if self.stopping else self.ledger.ask()
+        ask = self.ledger.ask()
         if ask is not None:
             self.live[trial_id] = ask
             self.notify(ask.number)
@@ -69,7 +68,7 @@ class Desk:
         try:
             if died:
                 self.ledger.lost(ask.number, ask.attempt, "its process died", self.max_failures)
-            elif result is not None and not self.stopping:
+            elif result is not None:
                 self.settle(ask, result)
         except SupersededError as error:
             log.info("trial %d: %s", ask.number, error)
@@ -87,21 +86,21 @@ class Desk:
 
 
 class Interrupted(BaseException):
-    """The user or the system asked the run to stop.  Not an Exception, so that Ray Tune lets it pass at once."""
+    """The run has to stop.  Not an Exception, so that Ray Tune lets it pass at once."""
 
 
 class Interruption(tune.Callback):
-    """Ends the experiment at a moment when nothing is being written, once `desk.stopping` is set."""
+    """Ends the experiment at a moment when nothing is being written."""
 
-    def __init__(self, desk: Desk):
-        self.desk = desk
+    def __init__(self, must_stop: Callable[[], bool]):
+        self.must_stop = must_stop
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: see LedgerSearcher."""
         return {}
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if self.desk.stopping:
+        if self.must_stop():
             raise Interrupted
 
 
@@ -148,11 +147,17 @@ class LedgerScheduler(FIFOScheduler):
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
 
-def run_trials(desk: Desk, make_job: Callable[[Ask], Job], resources: Resources) -> None:
+def run_trials(desk: Desk, make_job: Callable[[Ask], Job], resources: Resources, must_stop: Callable[[], bool]) -> None:
     """Run trials until the ledger has no more to ask for.  Ray must be initialised.
 
+    Args:
+        desk: keeps the books.
+        make_job: what a worker needs to know about a start of a trial.
+        resources: of each trial.
+        must_stop: asked several times a second.
+
     Raises:
-        Interrupted: `desk.stopping` was set; the open trials stay open.
+        Interrupted: `must_stop` said so; the open trials stay open.
     """
     scratch = tempfile.mkdtemp(prefix="fgsearch-")
     try:
@@ -169,7 +174,7 @@ def run_trials(desk: Desk, make_job: Callable[[Ask], Job], resources: Resources)
                 name="trials",
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[Interruption(desk)],
+                callbacks=[Interruption(must_stop)],
                 failure_config=tune.FailureConfig(max_failures=0),  # the ledger hands a dead trial out again
             ),
         )

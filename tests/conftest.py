@@ -1,11 +1,21 @@
 """What several tests share: small settings, and places that are theirs alone."""
 
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fgseg.config import Layer, RunConfig, build
+
+ROOT = Path(__file__).parent.parent
 
 TINY = {
     "data.height": 64,
@@ -41,7 +51,56 @@ def tiny(cache: str):
 @pytest.fixture
 def shared() -> Path:
     """The folder of real frames and weights beside the checkout; the test is skipped where it is absent."""
-    folder = Path(__file__).parent.parent.parent / "shared"
+    folder = ROOT.parent / "shared"
     if not (folder / "data").is_dir():
         pytest.skip("the real frames are not on this machine")
     return folder
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run of a command that has ended."""
+
+    code: int
+    output: str
+    seconds: float
+    storage: Path
+    folder: Path
+    """The folder in which it was started."""
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Variables for commands under test: this checkout, a Ray folder and a cache of their own."""
+    ray = tempfile.mkdtemp(prefix="fg-", dir="/tmp")  # a socket's path may have 107 characters only
+    own = {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": ray, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("user-cache"))}
+    yield os.environ | own
+    shutil.rmtree(ray, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def search(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory):
+    """Run `python -m search.run` to its end, in an empty folder."""
+
+    def run(storage: Path, *arguments: str, limit_s: float = 280) -> Finished:
+        folder = tmp_path_factory.mktemp("current")
+        command = [sys.executable, "-m", "search.run", *arguments, "--storage", str(storage)]
+        started = time.monotonic()
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=limit_s,
+        )
+        return Finished(done.returncode, done.stdout, time.monotonic() - started, storage, folder)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def quickstart(search, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """The README's main command, run once for every test that looks at what it leaves."""
+    return search(tmp_path_factory.mktemp("quickstart") / "runs", "--space", "bas_cp")

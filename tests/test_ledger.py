@@ -123,7 +123,9 @@ def test_a_report_repairs_an_intermediate_value_that_a_kill_prevented(tmp_path, 
     ledger = drive(tmp_path)
     take(ledger)
     with monkeypatch.context() as killed:
-        killed.setattr(ledger._storage, "set_trial_intermediate_value", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr(
+            ledger._storage, "set_trial_intermediate_value", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         with pytest.raises(KeyboardInterrupt):
             ledger.report(0, 1, history(0.2))
     again = drive(tmp_path)

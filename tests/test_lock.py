@@ -26,6 +26,18 @@ with Ledger(sys.argv[1], "s").hold():
     time.sleep(60)
 """
 
+RACE = """
+import sys, time
+from search.ledger import Ledger, LockedError
+time.sleep(max(0, float(sys.argv[2]) - time.time()))
+try:
+    with Ledger.create(sys.argv[1], "s", {}).hold():
+        time.sleep(3)
+        print("held")
+except LockedError:
+    print("refused")
+"""
+
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
@@ -76,6 +88,13 @@ def test_a_second_process_is_refused_in_one_line(ledger, other):
         f"study s is in use by process {other.pid} on host {host} (last heartbeat 0 s ago); "
         "wait for it, stop it, or choose another --study"
     )
+
+
+def test_of_drivers_that_begin_a_study_at_once_one_holds_it_and_the_others_are_refused(tmp_path):
+    at = time.time() + 2
+    command = [sys.executable, "-c", RACE, f"sqlite:///{tmp_path}/study.db", str(at)]
+    drivers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert sorted(driver.communicate()[0] for driver in drivers) == ["held\n", "refused\n", "refused\n"]
 
 
 def test_two_studies_in_one_database_are_held_apart(ledger, other):

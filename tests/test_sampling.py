@@ -60,9 +60,9 @@ def test_the_gaussian_process_finds_the_peak_of_a_smooth_hill(tmp_path):
     for _ in range(12):
         finish(ledger)
     best = ledger.best()
-    # Of 12 random points the best has a value of 0.8 or more in one study of five; the process reaches it in all.
+    # Over ten seeds the process ended at 0.946 or above, 12 random points at 0.9 or above in three only.
     assert best is not None
-    assert best.value > 0.8
+    assert best.value > 0.9
 
 
 def test_the_gaussian_process_does_not_insist_on_a_point_that_failed(tmp_path):

@@ -18,9 +18,6 @@ from search.record import State
 from search.tracking import StudyCard, Tracker, fill_database, load_client, reconcile
 from search.tracking_setup import create_database
 
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-"""MLflow 3.17 on SQLAlchemy 2.1."""
-
 
 class Server:
     """A fresh SQLite tracking database, and what can be read back from it."""

@@ -3,15 +3,17 @@
 A scene is composed here, in world metres, and drawn from back to front by the `streets_*` files beside this one.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 
 import numpy as np
 
 from fgseg.data import streets_people as people
 from fgseg.data import streets_roadside as roadside
 from fgseg.data import streets_town as town
-from fgseg.data.streets_canvas import Canvas, Light, View
+from fgseg.data.streets_canvas import Canvas, Light, View, steps
 from fgseg.data.streets_cars import draw_car
 from fgseg.data.streets_town import Side
 from fgseg.labels import FOREGROUND
@@ -23,8 +25,8 @@ COMPLETE_EVERY = 4
 VISIBLE_PX = 14
 """How many pixels of a class count as showing it, at the reference size."""
 REFERENCE_SIZE = (128, 256)
-PRESENCE = {"fence": 0.7, "car": 0.95, "vegetation": 0.95, "pole": 0.9, "traffic_sign": 0.75, "traffic_light": 0.65}
-"""How often an ordinary frame is given each class."""
+PRESENCE = {"fence": 0.7, "car": 0.95, "vegetation": 0.95, "pole": 0.9, "traffic_sign": 0.85, "traffic_light": 0.75}
+"""How often an ordinary frame is given each class; signs and lights bring poles of their own."""
 
 Thing = tuple[float, Callable[[], None]]
 """Distance, and how to draw what stands there."""
@@ -48,11 +50,13 @@ def render(seed: int, index: int, height: int, width: int) -> tuple[np.ndarray, 
     Raises:
         ValueError: seed or index is negative.
     """
-    complete = index % COMPLETE_EVERY == 0
-    attempt = 0
-    while complete and not _shows_all(_draw(seed, index, attempt, *REFERENCE_SIZE)[1]):
-        attempt += 1
-    return _draw(seed, index, attempt, height, width)
+    if index % COMPLETE_EVERY:
+        return _draw(seed, index, 0, height, width)
+    for attempt in count():
+        reference = _draw(seed, index, attempt, *REFERENCE_SIZE)
+        if _shows_all(reference[1]):
+            break
+    return reference if (height, width) == REFERENCE_SIZE else _draw(seed, index, attempt, height, width)
 
 
 def _shows_all(labels: np.ndarray) -> bool:
@@ -65,7 +69,7 @@ def _draw(seed: int, index: int, attempt: int, height: int, width: int) -> tuple
     given = {key: index % COMPLETE_EVERY == 0 or rng.random() < chance for key, chance in PRESENCE.items()}
     sides = _plan_sides(rng)
     light = _plan_light(rng, sides)
-    view = View(rng.uniform(1.2, 1.45), rng.uniform(0.42, 0.5), rng.uniform(-0.15, 0.15), rng.uniform(1.45, 1.8))
+    view = View(rng.uniform(1.2, 1.45), rng.uniform(0.45, 0.54), rng.uniform(-0.15, 0.15), rng.uniform(1.45, 1.8))
     canvas = Canvas(height, width, view, light)
     _draw_town(canvas, rng, sides)
     things = _plan_things(canvas, rng, sides, given)
@@ -86,22 +90,24 @@ def _plan_sides(rng: np.random.Generator) -> tuple[Side, Side]:
 
 def _plan_light(rng: np.random.Generator, sides: tuple[Side, Side]) -> Light:
     sun_side = int(rng.choice((-1, 1)))
-    low, high = sides[0].kerb - 3, sides[1].kerb + 3
-    shadow_x = rng.uniform(low, high)
-    noon = Light((82, 138, 206), (204, 222, 234), (0.74, 0.69, 0.58), (0.48, 0.53, 0.62), sun_side, shadow_x, 130, 0.0)
-    morning = Light((126, 160, 206), (250, 224, 206), (0.74, 0.6, 0.48), (0.5, 0.5, 0.58), sun_side, shadow_x, 75, 0.0)
-    evening = Light((96, 130, 184), (252, 206, 150), (0.98, 0.7, 0.4), (0.42, 0.41, 0.5), sun_side, shadow_x, 95, 0.12)
-    overcast = Light((168, 178, 190), (218, 222, 224), (0.1, 0.1, 0.1), (0.82, 0.83, 0.85), sun_side, high * sun_side * 9, 85, 0.1)
-    dusk = Light((52, 66, 120), (236, 160, 130), (0.12, 0.07, 0.08), (0.5, 0.46, 0.58), sun_side, high * sun_side * 9, 110, 0.6)
-    return (noon, morning, evening, overcast, dusk)[rng.choice(5, p=(0.32, 0.18, 0.22, 0.16, 0.12))]
+    edge, none = rng.uniform(sides[0].kerb - 3, sides[1].kerb + 3), sun_side * math.inf
+    hours = (
+        Light((82, 138, 206), (204, 222, 234), (0.74, 0.69, 0.58), (0.48, 0.53, 0.62), sun_side, edge, 130, 0.0),
+        Light((126, 160, 206), (250, 224, 206), (0.74, 0.6, 0.48), (0.5, 0.5, 0.58), sun_side, edge, 75, 0.0),
+        Light((96, 130, 184), (252, 206, 150), (0.98, 0.7, 0.4), (0.42, 0.41, 0.5), sun_side, edge, 95, 0.12),
+        Light((168, 178, 190), (218, 222, 224), (0.1, 0.1, 0.1), (0.82, 0.83, 0.85), sun_side, none, 85, 0.1),
+        Light((52, 66, 120), (236, 160, 130), (0.12, 0.07, 0.08), (0.5, 0.46, 0.58), sun_side, none, 110, 0.6),
+    )
+    # Noon, morning, evening, an overcast day, dusk.
+    return hours[rng.choice(len(hours), p=(0.32, 0.18, 0.22, 0.16, 0.12))]
 
 
 def _draw_town(canvas: Canvas, rng: np.random.Generator, sides: tuple[Side, Side]) -> None:
     rows = [town.plan_houses(rng, side) for side in sides]
     town.draw_sky(canvas, rng)
     town.draw_ground(canvas, rng, sides)
-    for side, houses in zip(sides, rows, strict=True):
-        if side.sign == canvas.light.sun_side and not side.park and abs(canvas.light.shadow_x) < 20:
+    for side, houses in zip(sides, rows, strict=True):  # every shadow lies below every house
+        if side.sign == canvas.light.sun_side and not side.park and math.isfinite(canvas.light.shadow_x):
             town.draw_shadows(canvas, side, houses)
     for side, houses in zip(sides, rows, strict=True):
         if not side.park:
@@ -114,18 +120,18 @@ def _plan_things(
 ) -> list[Thing]:
     things: list[Thing] = []
     state = int(rng.integers(3))
-    junction = rng.uniform(11, 22)
+    junction = rng.uniform(10, 20)
     for side in sides:
         if given["vegetation"]:
             things += _plan_plants(canvas, rng, side)
         if given["fence"] and (side.garden or side.park or rng.random() < 0.4):
             things += _plan_fence(canvas, rng, side)
         if given["pole"]:
-            for z in np.arange(rng.uniform(8, 16), 80, rng.uniform(17, 26)):
+            for z in steps(rng.uniform(8, 16), 80, rng.uniform(17, 26)):
                 things.append((z, partial(roadside.draw_lamp_post, canvas, rng, side, z)))
         if given["traffic_sign"]:
-            for z in rng.uniform(7, 30, int(rng.integers(1, 3))):
-                back = side.sign < 0 and rng.random() < 0.4
+            for z in rng.uniform(7, 26, int(rng.integers(1, 4))).tolist():
+                back = side.sign < 0 and rng.random() < 0.25
                 things.append((z, partial(roadside.draw_sign, canvas, rng, side.x(rng.uniform(0.4, 0.9)), z, back)))
         if given["traffic_light"]:
             z = junction + rng.uniform(-1, 1)
@@ -140,13 +146,13 @@ def _plan_plants(canvas: Canvas, rng: np.random.Generator, side: Side) -> list[T
     things: list[Thing] = []
     if rng.random() < 0.75:
         apart, row = rng.uniform(9, 16), rng.uniform(0.9, 1.4)
-        for z in np.arange(rng.uniform(7, 20), 75, apart):
+        for z in steps(rng.uniform(7, 20), 75, apart):
             things.append((z, partial(roadside.draw_tree, canvas, rng, side.x(row), z)))
     if side.park:
-        for z, out in zip(rng.uniform(12, 90, 14), rng.uniform(4, 26, 14), strict=True):
+        for z, out in zip(rng.uniform(12, 90, 14).tolist(), rng.uniform(4, 26, 14).tolist(), strict=True):
             things.append((z, partial(roadside.draw_tree, canvas, rng, side.x(side.walk + out), z)))
     if side.garden:
-        for z, out in zip(rng.uniform(8, 50, 5), rng.uniform(1.0, side.garden, 5), strict=True):
+        for z, out in zip(rng.uniform(8, 50, 5).tolist(), rng.uniform(1.0, side.garden, 5).tolist(), strict=True):
             things.append((z, partial(roadside.draw_bush, canvas, rng, side.x(side.walk + out), z)))
         if rng.random() < 0.5:
             z, length = rng.uniform(9, 24), rng.uniform(6, 14)
@@ -161,7 +167,7 @@ def _plan_fence(canvas: Canvas, rng: np.random.Generator, side: Side) -> list[Th
     x = side.x(side.walk + 0.15 if open_ground else 0.3)
     near = rng.uniform(6, 12)
     things: list[Thing] = []
-    for z in np.arange(near, near + rng.uniform(10, 26), 2.0):
+    for z in steps(near, near + rng.uniform(10, 26), 2.0):
         things.append((z + 1, partial(roadside.draw_fence, canvas, (x, z), (x, z + 2.0), style, height)))
     return things
 
@@ -176,7 +182,7 @@ def _plan_people(canvas: Canvas, rng: np.random.Generator, side: Side) -> list[T
             z = rng.uniform(9, 28)
             things.append((z, partial(draw, canvas, rng, side.x(rng.uniform(0.7, 1.6)), z)))
     if rng.random() < 0.25:
-        for z in np.arange(rng.uniform(7, 10), 24, 2.2):
+        for z in steps(rng.uniform(7, 10), 24, 2.2):
             things.append((z, partial(people.draw_bollard, canvas, side.x(0.35), z)))
     return things
 
@@ -185,14 +191,14 @@ def _plan_cars(canvas: Canvas, rng: np.random.Generator, sides: tuple[Side, Side
     things: list[Thing] = []
     for side in sides:
         heading, taken = ("away" if side.sign > 0 else "oncoming"), rng.uniform(0.25, 0.8)
-        for z in np.arange(rng.uniform(6, 13), 70, 6.2):
+        for z in steps(rng.uniform(6, 13), 62, 6.2):
             if rng.random() < taken:
                 things.append((z, partial(draw_car, canvas, rng, side.x(-1.15), z + rng.uniform(-0.4, 0.4), heading)))
     middle = (sides[0].kerb + sides[1].kerb) / 2
     if rng.random() < 0.7:
         z = rng.uniform(9, 40)
         things.append((z, partial(draw_car, canvas, rng, middle + 1.7, z, "away")))
-    for z in rng.uniform(10, 60, int(rng.integers(0, 3))):
+    for z in rng.uniform(10, 60, int(rng.integers(0, 3))).tolist():
         things.append((z, partial(draw_car, canvas, rng, middle - 1.7, z, "oncoming")))
     if rng.random() < 0.15:
         z = junction + 6

@@ -7,6 +7,8 @@ in the picture and in the labels alike, so a scene is drawn from back to front.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -16,7 +18,11 @@ Point = tuple[float, float, float]
 Colour = tuple[float, float, float]
 """Red, green, blue in 0..255; floats, and brighter than white before it is clipped."""
 
+Option = TypeVar("Option")
+
 SUPERSAMPLING = 2
+THINNEST_PX = 0.5
+"""Half the width of the thinnest bar, on the enlarged picture; Pillow fills the pixels that it touches."""
 NEAREST_M = 0.6
 """Points closer to the camera plane than this are moved onto it: a projection has no answer behind the lens."""
 SHADED = 0.12
@@ -49,7 +55,7 @@ class Light:
     sun_side: int
     """-1: the sun stands to the left; 1: to the right."""
     shadow_x: float
-    """Where the shadow of the sun-side houses ends on the ground."""
+    """Where the shadow of the sun-side houses ends on the ground; infinite on the sun's side where none falls."""
     haze_m: float
     """The distance at which haze has taken 63 % of the contrast."""
     lamps: float
@@ -63,11 +69,20 @@ class Light:
             face: where the surface looks: "up", "left", "right" or "near" (towards the camera).
             x: where it stands, if the houses' shadow may fall on it.
         """
-        facing = {"up": 0.75, "near": 0.35, "left": 0.95 * (self.sun_side < 0), "right": 0.95 * (self.sun_side > 0)}
         shadowed = x is not None and self.sun_side * (x - self.shadow_x) > 0
-        direct = facing[face] * (SHADED if shadowed else 1.0)
-        r, g, b = (c * (a + direct * s) for c, a, s in zip(colour, self.ambient, self.sun, strict=True))
-        return (r, g, b)
+        r, g, b = self._gains[face, shadowed]
+        return (colour[0] * r, colour[1] * g, colour[2] * b)
+
+    @cached_property
+    def _gains(self) -> dict[tuple[str, bool], Colour]:
+        facing = {"up": 0.75, "near": 0.35, "left": 0.95 * (self.sun_side < 0), "right": 0.95 * (self.sun_side > 0)}
+        gains = {}
+        for face, direct in facing.items():
+            for shadowed in (False, True):
+                share = direct * (SHADED if shadowed else 1.0)
+                r, g, b = (a + share * s for a, s in zip(self.ambient, self.sun, strict=True))
+                gains[face, shadowed] = (r, g, b)
+        return gains
 
 
 def blend(a: Colour, b: Colour, share: float) -> Colour:
@@ -78,6 +93,16 @@ def blend(a: Colour, b: Colour, share: float) -> Colour:
 def scale(colour: Colour, factor: float) -> Colour:
     """A brighter (factor > 1) or darker tone of the colour."""
     return (colour[0] * factor, colour[1] * factor, colour[2] * factor)
+
+
+def pick(rng: np.random.Generator, options: Sequence[Option]) -> Option:
+    """One of the options, all equally likely."""
+    return options[int(rng.integers(len(options)))]
+
+
+def steps(start: float, stop: float, step: float) -> list[float]:
+    """Evenly spaced positions from `start` to before `stop`, as plain floats, with which Python is quicker."""
+    return np.arange(start, stop, step).tolist()
 
 
 class Canvas:
@@ -92,6 +117,7 @@ class Canvas:
         shape = (width * SUPERSAMPLING, height * SUPERSAMPLING)
         self._picture = Image.new("RGB", shape)
         self._labels = Image.new("L", shape)
+        self._blank = True
         self._ink = ImageDraw.Draw(self._picture)
         self._glaze = ImageDraw.Draw(self._picture, "RGBA")
         self._ids = ImageDraw.Draw(self._labels)
@@ -101,29 +127,30 @@ class Canvas:
         reach, horizon = self.view.focal * self._scale, self.view.horizon * self._scale
         flat = []
         for x, y, z in points:
-            per_m = reach / max(z, NEAREST_M)
+            per_m = reach / (z if z > NEAREST_M else NEAREST_M)
             flat.append((self._centre + x * per_m, horizon + (self.view.eye_m - y) * per_m))
         return flat
 
     def hazed(self, colour: Colour, z: float) -> tuple[int, int, int]:
         """The colour as it arrives from `z` metres away, ready for Pillow."""
-        r, g, b = blend(colour, self.light.skyline, 1.0 - math.exp(-max(z, 0.0) / self.light.haze_m))
-        return (min(int(r), 255), min(int(g), 255), min(int(b), 255))
+        r, g, b = blend(colour, self.light.skyline, 1.0 - math.exp(-z / self.light.haze_m))
+        return (int(r) if r < 255 else 255, int(g) if g < 255 else 255, int(b) if b < 255 else 255)
 
     def backdrop(self, picture: np.ndarray) -> None:
         """Stretch a small picture (h, w, 3) uint8 over the whole paper."""
-        self._picture.paste(Image.fromarray(picture).resize(self._picture.size, Image.Resampling.BICUBIC))
+        self._picture.paste(Image.fromarray(picture).resize(self._picture.size, Image.Resampling.BILINEAR))
 
     def polygon(self, points: Sequence[Point], colour: Colour, label: int | None = 0) -> None:
         """Fill a flat shape; `label` None leaves the labels as they are (the bars of a fence, whose region is set
         apart by `region`)."""
         flat = self.project(points)
-        self._ink.polygon(flat, fill=self.hazed(colour, sum(p[2] for p in points) / len(points)))
-        if label is not None:
+        self._ink.polygon(flat, fill=self.hazed(colour, (points[0][2] + points[len(points) // 2][2]) / 2))
+        if self._marks(label):
             self._ids.polygon(flat, fill=label)
 
     def region(self, points: Sequence[Point], label: int) -> None:
         """Label a flat shape and leave the picture as it is."""
+        self._blank = False
         self._ids.polygon(self.project(points), fill=label)
 
     def glaze(self, points: Sequence[Point], colour: Colour, opacity: float) -> None:
@@ -135,21 +162,22 @@ class Canvas:
         """Fill an ellipse that faces the camera; radii in metres, across and up."""
         box = self._box(centre, radii)
         self._ink.ellipse(box, fill=self.hazed(colour, centre[2]))
-        if label is not None:
+        if self._marks(label):
             self._ids.ellipse(box, fill=label)
 
     def glow(self, centre: Point, radius: float, colour: Colour, opacity: float) -> None:
-        """A soft halo around a lamp, or with a dark colour the soft shadow of a crown."""
+        """A soft halo around a lamp; leaves the labels as they are."""
         r, g, b = (int(c) for c in colour)
-        for share in (1.0, 0.72, 0.45):
+        for share in (1.0, 0.86, 0.72, 0.58, 0.44, 0.3):
             box = self._box(centre, (radius * share, radius * share))
-            self._glaze.ellipse(box, fill=(r, g, b, int(255 * opacity / 3)))
+            self._glaze.ellipse(box, fill=(r, g, b, int(255 * opacity / 6)))
 
     def bar(self, ends: tuple[Point, Point], width: float, colour: Colour, label: int | None = 0) -> None:
-        """A straight bar of `width` metres, never thinner than one pixel of the finished picture."""
+        """A straight bar of `width` metres, never too thin to be seen."""
         (x0, y0), (x1, y1) = self.project(ends)
         per_m = self.view.focal * self._scale / 2
-        half0, half1 = (max(width * per_m / max(p[2], NEAREST_M), SUPERSAMPLING / 2 - 0.5) for p in ends)
+        half0 = max(width * per_m / max(ends[0][2], NEAREST_M), THINNEST_PX)
+        half1 = max(width * per_m / max(ends[1][2], NEAREST_M), THINNEST_PX)
         length = math.hypot(x1 - x0, y1 - y0) or 1.0
         nx, ny = (y0 - y1) / length, (x1 - x0) / length
         flat = [
@@ -159,7 +187,7 @@ class Canvas:
             (x0 - nx * half0, y0 - ny * half0),
         ]
         self._ink.polygon(flat, fill=self.hazed(colour, (ends[0][2] + ends[1][2]) / 2))
-        if label is not None:
+        if self._marks(label):
             self._ids.polygon(flat, fill=label)
 
     def wire(self, ends: tuple[Point, Point], colour: Colour, opacity: float) -> None:
@@ -176,13 +204,19 @@ class Canvas:
         height, width = self._size
         picture = np.asarray(self._picture.reduce(SUPERSAMPLING), dtype=np.float32)
         down, across = np.linspace(-1, 1, height, dtype=np.float32), np.linspace(-1, 1, width, dtype=np.float32)
-        stops = rng.normal(0.0, 0.09)
+        # The grain comes last: it alone takes more random numbers from a larger picture.
+        stops, coarseness = rng.normal(0.12, 0.12), rng.uniform(1.0, 3.0)
         blotches = Image.fromarray(rng.normal(1.0, 0.035, (9, 17)).astype(np.float32))
         gain = np.asarray(blotches.resize((width, height), Image.Resampling.BICUBIC)) * np.float32(2.0**stops)
         gain = gain * (1.0 - 0.1 * (down[:, None] ** 2 + across[None, :] ** 2))
-        grain = rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(rng.uniform(1.0, 4.0))
+        grain = rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(coarseness)
         exposed = np.clip(picture * gain[:, :, None] + grain, 0, 255).astype(np.uint8)
         return exposed, np.asarray(self._labels)[1::SUPERSAMPLING, 1::SUPERSAMPLING].copy()
+
+    def _marks(self, label: int | None) -> bool:
+        # Nearly half of a scene is background on paper that is still all background; Pillow need not repeat it.
+        self._blank = self._blank and not label
+        return label is not None and not self._blank
 
     def _box(self, centre: Point, radii: tuple[float, float]) -> list[float]:
         (u, v), per_m = self.project([centre])[0], self.view.focal * self._scale / max(centre[2], NEAREST_M)

@@ -1,11 +1,13 @@
 """Cars of the street scenes: an outline seen from the side, swept across the car's width."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fgseg.data.streets_canvas import Canvas, Colour, Point, blend, scale
+from fgseg.data.streets_canvas import Canvas, Colour, Point, blend, pick, scale
+from fgseg.data.streets_town import BLURRED_M
 from fgseg.labels import CLASSES
 
 CAR = next(c.label for c in CLASSES if c.key == "car")
@@ -37,15 +39,17 @@ class Body:
 
 
 BODIES = (
-    Body(3.9, 1.72, ((0, 0.28, "panel"), (0, 0.92, "glass"), (0.13, 1.42, "paint"), (0.58, 1.47, "glass"),
-                     (0.77, 0.98, "paint"), (0.97, 0.78, "panel"), (1, 0.28, "end"))),
-    Body(4.5, 1.8, ((0, 0.28, "panel"), (0.01, 0.94, "paint"), (0.13, 1.0, "glass"), (0.28, 1.40, "paint"),
-                    (0.57, 1.43, "glass"), (0.75, 0.98, "paint"), (0.98, 0.76, "panel"), (1, 0.28, "end"))),
-    Body(4.5, 1.88, ((0, 0.38, "panel"), (0, 1.05, "glass"), (0.07, 1.62, "paint"), (0.60, 1.68, "glass"),
-                     (0.76, 1.12, "paint"), (0.98, 0.98, "panel"), (1, 0.38, "end"))),
-    Body(4.9, 1.9, ((0, 0.36, "panel"), (0, 1.12, "glass"), (0.03, 1.86, "paint"), (0.72, 1.93, "glass"),
-                    (0.90, 1.15, "paint"), (1, 0.92, "panel"), (1, 0.36, "end"))),
+    Body(3.9, 1.72, ((0, 0.22, "panel"), (0, 0.92, "glass"), (0.13, 1.42, "paint"), (0.58, 1.47, "glass"),
+                     (0.77, 0.98, "paint"), (0.97, 0.78, "panel"), (1, 0.22, "end"))),
+    Body(4.5, 1.8, ((0, 0.22, "panel"), (0.01, 0.94, "paint"), (0.13, 1.0, "glass"), (0.28, 1.40, "paint"),
+                    (0.57, 1.43, "glass"), (0.75, 0.98, "paint"), (0.98, 0.76, "panel"), (1, 0.22, "end"))),
+    Body(4.5, 1.88, ((0, 0.3, "panel"), (0, 1.05, "glass"), (0.07, 1.62, "paint"), (0.60, 1.68, "glass"),
+                     (0.76, 1.12, "paint"), (0.98, 0.98, "panel"), (1, 0.3, "end"))),
+    Body(4.9, 1.9, ((0, 0.3, "panel"), (0, 1.12, "glass"), (0.03, 1.86, "paint"), (0.72, 1.93, "glass"),
+                    (0.90, 1.15, "paint"), (1, 0.92, "panel"), (1, 0.3, "end"))),
 )  # fmt: skip
+
+ROUND = [(math.cos(i * math.pi / 5), math.sin(i * math.pi / 5)) for i in range(10)]
 
 Place = Callable[[float, float, float], Point]
 """Position along the length (0..1), across (-1..1) and height in metres, to a world point."""
@@ -59,7 +63,7 @@ def draw_car(canvas: Canvas, rng: np.random.Generator, x: float, z: float, headi
         heading: "away" (its tail faces the camera), "oncoming" (its nose does) or "crossing" (its side does).
     """
     body = BODIES[rng.choice(len(BODIES), p=(0.36, 0.3, 0.24, 0.1))]
-    paint = scale(PAINTS[rng.integers(len(PAINTS))], rng.uniform(0.85, 1.1))
+    paint = scale(pick(rng, PAINTS), rng.uniform(0.85, 1.1))
     place = _placed(body, x, z, heading)
     _draw_shadow(canvas, body, x, z, heading)
     across = heading == "crossing"
@@ -86,7 +90,8 @@ def _placed(body: Body, x: float, z: float, heading: str) -> Place:
 
 def _draw_shadow(canvas: Canvas, body: Body, x: float, z: float, heading: str) -> None:
     wide, deep = (body.length, body.width) if heading == "crossing" else (body.width, body.length)
-    lit = canvas.light.sun_side * (x - canvas.light.shadow_x) <= 0
+    edge = canvas.light.shadow_x
+    lit = math.isfinite(edge) and canvas.light.sun_side * (x - edge) <= 0
     shift = -canvas.light.sun_side * (0.9 if lit else 0.1)
     for grow, opacity in ((0.25, 0.22), (0.08, 0.35), (-0.1, 0.5)):
         x0, x1 = x - wide / 2 - grow + min(shift, 0) * (grow > 0), x + wide / 2 + grow + max(shift, 0) * (grow > 0)
@@ -119,25 +124,28 @@ def _draw_side(canvas: Canvas, body: Body, tone: Colour, place: Place, side: flo
         scale(tone, 0.55),
         CAR,
     )
-    low = [a for a, y, part in body.outline if part == "glass"]
-    (tail_foot, nose_top), tops = low, [a for a, y, _ in body.outline if y > roof - 0.08]
-    nose_foot = next(a for a, y, part in body.outline if part == "paint" and a > nose_top)
-    glass = [(tail_foot + 0.04, belt + 0.05), (tops[0] + 0.02, roof - 0.1), (tops[-1], roof - 0.1), (nose_foot - 0.05, belt + 0.05)]
+    tail_foot, _ = (a for a, _, part in body.outline if part == "glass")
+    tops = [a for a, y, _ in body.outline if y > roof - 0.08]
+    nose_foot = next(a for a, y, part in body.outline if part == "paint" and a > tops[-1])
+    low, high = belt + 0.05, roof - 0.1
+    glass = [(tail_foot + 0.04, low), (tops[0] + 0.02, high), (tops[-1], high), (nose_foot - 0.05, low)]
     pane = blend(GLASS, canvas.light.skyline, 0.18)
     canvas.polygon([place(a, side, y) for a, y in glass], pane, CAR)
+    if place(0.5, side, 0)[2] > BLURRED_M:
+        return
     for along in (0.36, 0.6):
-        pillar = [place(along - 0.01, side, belt), place(along - 0.01, side, roof - 0.1),
-                  place(along + 0.01, side, roof - 0.1), place(along + 0.01, side, belt)]  # fmt: skip
-        canvas.polygon(pillar, scale(tone, 0.8), CAR)
+        pillar = ((along - 0.01, belt), (along - 0.01, high), (along + 0.01, high), (along + 0.01, belt))
+        canvas.polygon([place(a, side, y) for a, y in pillar], scale(tone, 0.8), CAR)
     for along in (0.18, 0.82):
         _draw_wheel(canvas, body, place, along, side)
 
 
 def _draw_wheel(canvas: Canvas, body: Body, place: Place, along: float, side: float) -> None:
-    turn = np.linspace(0, 2 * np.pi, 13)[:-1]
     for radius, tone in ((0.34, TYRE), (0.2, (150, 152, 156)), (0.08, (60, 62, 66))):
-        ring = zip((along + np.cos(turn) * radius / body.length).tolist(), (0.34 + np.sin(turn) * radius).tolist(), strict=True)
+        ring = [(along + cos * radius / body.length, 0.34 + sin * radius) for cos, sin in ROUND]
         canvas.polygon([place(a, side, y) for a, y in ring], canvas.light.shade(tone, "near"), CAR)
+        if place(along, side, 0)[2] > BLURRED_M / 2:
+            return
 
 
 def _draw_end(canvas: Canvas, tone: Colour, body: Body, place: Place, tail: bool) -> None:
@@ -146,7 +154,8 @@ def _draw_end(canvas: Canvas, tone: Colour, body: Body, place: Place, tail: bool
     sill = body.outline[0][1]
 
     def patch(s0: float, s1: float, y0: float, y1: float, colour: Colour) -> None:
-        canvas.polygon([place(along, s0, y0), place(along, s0, y1), place(along, s1, y1), place(along, s1, y0)], colour, CAR)
+        corners = ((s0, y0), (s0, y1), (s1, y1), (s1, y0))
+        canvas.polygon([place(along, s, y) for s, y in corners], colour, CAR)
 
     for s0 in (-0.95, 0.65):
         patch(s0, s0 + 0.3, 0.0, sill, TYRE)

@@ -1,18 +1,23 @@
-"""What lives and stands in the street scenes without being a class: people, bicycles, bins, posters, bollards, cables."""
+"""What stands in the street scenes without being a class: people, bicycles, bins, posters, bollards, cables."""
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
-from fgseg.data.streets_canvas import Canvas, Colour, scale
-from fgseg.data.streets_town import Side, panel
+from fgseg.data.streets_canvas import Canvas, Colour, pick, scale, steps
+from fgseg.data.streets_town import Side, flat, panel
 
 CLOTHES: Sequence[Colour] = (
-    (52, 60, 84), (150, 48, 44), (70, 96, 74), (204, 176, 120), (40, 40, 46), (120, 132, 150), (196, 196, 190), (92, 66, 98),
+    (52, 60, 84), (150, 48, 44), (70, 96, 74), (204, 176, 120), (40, 40, 46), (120, 132, 150),
+    (196, 196, 190), (92, 66, 98),
 )  # fmt: skip
 SKIN: Sequence[Colour] = ((232, 190, 160), (196, 146, 112), (128, 88, 66), (92, 62, 48))
 HAIR: Sequence[Colour] = ((40, 30, 26), (92, 64, 40), (180, 150, 100), (120, 118, 116))
-POSTERS: Sequence[Colour] = ((226, 88, 60), (46, 120, 168), (240, 196, 72), (64, 140, 104), (232, 226, 214), (196, 70, 120))
+POSTERS: Sequence[Colour] = (
+    (226, 88, 60), (46, 120, 168), (240, 196, 72), (64, 140, 104), (232, 226, 214), (196, 70, 120),
+)  # fmt: skip
 SHADOW: Colour = (10, 11, 20)
 
 
@@ -20,9 +25,9 @@ def draw_person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) ->
     """A pedestrian in mid-stride."""
     light, tall, stride = canvas.light, rng.uniform(1.55, 1.9), rng.uniform(0.05, 0.3)
     coat, trousers = (light.shade(CLOTHES[i], "near", x) for i in rng.integers(len(CLOTHES), size=2))
-    skin = light.shade(SKIN[rng.integers(len(SKIN))], "near", x)
+    skin = light.shade(pick(rng, SKIN), "near", x)
     hip, shoulder = tall * 0.5, tall * 0.82
-    canvas.glaze([(x - 0.3, 0, z - 0.2), (x + 0.3, 0, z - 0.2), (x + 0.3, 0, z + 0.3), (x - 0.3, 0, z + 0.3)], SHADOW, 0.35)
+    canvas.glaze(flat(x - 0.3, x + 0.3, z - 0.2, z + 0.3), SHADOW, 0.35)
     canvas.bar(((x - 0.06, hip, z), (x - stride, 0, z)), 0.16, scale(trousers, 0.85))
     canvas.bar(((x + 0.06, hip, z), (x + stride, 0, z)), 0.16, trousers)
     body = [(x - 0.17, hip - 0.1, z), (x - 0.24, shoulder - 0.06, z), (x - 0.1, shoulder + 0.04, z)]
@@ -30,20 +35,20 @@ def draw_person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) ->
     canvas.polygon(body, coat)
     for out in (-1, 1):
         canvas.bar(((x + out * 0.24, shoulder - 0.08, z), (x + out * 0.3, hip - 0.02, z)), 0.1, scale(coat, 0.85))
-    canvas.disc((x, tall - 0.12, z), (0.11, 0.14), light.shade(HAIR[rng.integers(len(HAIR))], "near", x))
+    canvas.disc((x, tall - 0.12, z), (0.11, 0.14), light.shade(pick(rng, HAIR), "near", x))
     canvas.disc((x, tall - 0.16, z), (0.09, 0.11), skin)
 
 
 def draw_bicycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
     """A bicycle parked across the pavement."""
-    tone = canvas.light.shade(POSTERS[rng.integers(len(POSTERS))], "near", x)
-    turn = np.linspace(0, 2 * np.pi, 13)
+    tone = canvas.light.shade(pick(rng, POSTERS), "near", x)
+    turn = steps(0, 6.8, np.pi / 6)
     for hub in (x - 0.52, x + 0.52):
-        rim = [(hub + 0.33 * float(np.cos(a)), 0.34 + 0.33 * float(np.sin(a)), z) for a in turn]
-        for a, b in zip(rim[:-1], rim[1:], strict=True):
+        rim = [(hub + 0.33 * math.cos(a), 0.34 + 0.33 * math.sin(a), z) for a in turn]
+        for a, b in pairwise(rim):
             canvas.bar((a, b), 0.04, (34, 34, 36))
     frame = [(x - 0.52, 0.34), (x - 0.2, 0.85), (x + 0.4, 0.85), (x, 0.34), (x - 0.2, 0.85)]
-    for (ax, ay), (bx, by) in zip(frame[:-1], frame[1:], strict=True):
+    for (ax, ay), (bx, by) in pairwise(frame):
         canvas.bar(((ax, ay, z), (bx, by, z)), 0.05, tone)
     canvas.bar(((x + 0.52, 0.34, z), (x + 0.38, 1.02, z)), 0.05, tone)
     canvas.bar(((x - 0.3, 0.92, z), (x - 0.1, 0.92, z)), 0.07, (30, 30, 32))
@@ -51,7 +56,7 @@ def draw_bicycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -
 
 def draw_bin(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
     """A litter bin or a letter box: a small block in a strong colour."""
-    tone = (((60, 88, 66)), (88, 90, 94), (214, 168, 40), (170, 40, 38))[rng.integers(4)]
+    tone = pick(rng, ((60, 88, 66), (88, 90, 94), (214, 168, 40), (170, 40, 38)))
     light, high = canvas.light, rng.uniform(0.8, 1.25)
     canvas.polygon(panel(x - 0.28, x + 0.28, 0.1, high, z), light.shade(tone, "near", x))
     canvas.polygon(panel(x - 0.32, x + 0.32, high, high + 0.1, z), light.shade(scale(tone, 0.7), "near", x))
@@ -80,8 +85,8 @@ def draw_bollard(canvas: Canvas, x: float, z: float) -> None:
 def draw_cables(canvas: Canvas, rng: np.random.Generator, sides: tuple[Side, Side]) -> None:
     """Wires from facade to facade, sagging in the middle."""
     left, right = (side.x(side.walk) for side in sides)
-    for z in rng.uniform(12, 60, 2):
+    for z in rng.uniform(12, 60, 2).tolist():
         high, low = rng.uniform(7, 9), rng.uniform(6, 6.8)
-        knots = [(left + (right - left) * t, high + (low - high) * 4 * t * (1 - t), float(z)) for t in np.linspace(0, 1, 7)]
-        for ends in zip(knots[:-1], knots[1:], strict=True):
+        knots = [(left + (right - left) * t, high + (low - high) * 4 * t * (1 - t), z) for t in steps(0, 1.01, 1 / 6)]
+        for ends in pairwise(knots):
             canvas.wire(ends, (40, 40, 46), 0.7)

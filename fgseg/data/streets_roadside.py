@@ -4,18 +4,23 @@ Their labels follow Cityscapes: a trunk is vegetation, a fence is one region wit
 the lamp on it is background, and so is the back of a sign.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from fgseg.data.streets_canvas import Canvas, Colour, Point, scale
-from fgseg.data.streets_town import Side, flat, panel, wall
+from fgseg.data.streets_canvas import Canvas, Colour, Point, pick, scale, steps
+from fgseg.data.streets_town import BLURRED_M, Side, flat, panel, wall
 from fgseg.labels import CLASSES
 
 _LABELS = {c.key: c.label for c in CLASSES}
 FENCE, VEGETATION, POLE = _LABELS["fence"], _LABELS["vegetation"], _LABELS["pole"]
 SIGN, TRAFFIC_LIGHT = _LABELS["traffic_sign"], _LABELS["traffic_light"]
 
+SHADOW_TOP_M = 3.0
+THICKNESS_M = 0.03
+"""Of the bars of a fence."""
 LEAVES: Sequence[Colour] = ((86, 122, 52), (66, 104, 56), (108, 132, 54), (58, 92, 62), (128, 128, 52), (150, 116, 48))
 BARK: Colour = (92, 74, 60)
 STEEL: Colour = (122, 126, 130)
@@ -31,20 +36,48 @@ HOUSING: Colour = (30, 34, 34)
 LAMPS: Sequence[Colour] = ((255, 52, 40), (255, 186, 44), (60, 240, 140))
 
 
-def draw_crown(canvas: Canvas, rng: np.random.Generator, centre: Point, radii: tuple[float, float], leaf: Colour) -> None:
+@dataclass(frozen=True)
+class Fence:
+    """A kind of fence; lengths in metres."""
+
+    material: Colour
+    rails: tuple[float, ...]
+    """Where its rails run, as shares of its height."""
+    spacing: float
+    """From one upright to the next."""
+    width: float
+    """Of an upright."""
+    netting: bool = False
+
+
+FENCES = {
+    "pickets": Fence((222, 214, 196), (0.3, 0.8), 0.28, 0.11),
+    "railings": Fence(DARK_STEEL, (0.12, 0.94), 0.24, 0.035),
+    "mesh": Fence((116, 132, 124), (0.98,), 2.0, 0.06, netting=True),
+    "rails": Fence(PALE_STEEL, (0.3, 0.62, 0.96), 1.6, 0.08),
+}
+
+
+def draw_crown(
+    canvas: Canvas, rng: np.random.Generator, centre: Point, radii: tuple[float, float], leaf: Colour
+) -> None:
     """An irregular heap of leaves, lit from the sun's side; radii in metres, across and up."""
     x, y, z = centre
-    count = 46
+    count = int(np.clip(800 / z, 9, 76))
     turn, reach = rng.uniform(0, 2 * np.pi, count), np.sqrt(rng.uniform(0, 1, count))
     dx, dy = np.cos(turn) * reach, np.sin(turn) * reach
     sunward = 0.55 * dx * canvas.light.sun_side + 0.75 * dy + rng.normal(0, 0.22, count)
-    size = rng.uniform(0.16, 0.34, count) * (1.15 - 0.5 * reach)
-    canvas.disc(centre, (radii[0] * 0.82, radii[1] * 0.82), canvas.light.shade(scale(leaf, 0.5), "near", x), VEGETATION)
-    for i in np.argsort(sunward):
-        tone = scale(leaf, 0.55 + 0.3 * max(0.0, float(sunward[i]) + 0.8))
-        spot = (x + float(dx[i]) * radii[0], y + float(dy[i]) * radii[1], z)
-        face = "up" if sunward[i] > 0.2 else "near"
-        canvas.disc(spot, (float(size[i]) * radii[0], float(size[i]) * radii[1]), canvas.light.shade(tone, face, x), VEGETATION)
+    size = rng.uniform(0.65, 1.6, count) * (1.15 - 0.5 * reach) / count**0.45
+    light, (across, up) = canvas.light, radii
+    shade = light.shade(scale(leaf, 0.5), "near", x)
+    for angle in steps(0.3, 6.0, math.pi / 2.5):
+        heart = (x + math.cos(angle) * across * 0.4, y + math.sin(angle) * up * 0.4, z)
+        canvas.disc(heart, (across * 0.5, up * 0.5), shade, VEGETATION)
+    # The houses' shadow lies on the ground; what stands this high is in the sun again.
+    shade_x = x if y < SHADOW_TOP_M else None
+    for sun, right, high, share in sorted(zip(sunward.tolist(), dx.tolist(), dy.tolist(), size.tolist(), strict=True)):
+        tone = light.shade(scale(leaf, 0.55 + 0.3 * max(0.0, sun + 0.8)), "up" if sun > 0.1 else "near", shade_x)
+        canvas.disc((x + right * across, y + high * up, z), (share * across, share * up), tone, VEGETATION)
 
 
 def draw_tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
@@ -57,59 +90,61 @@ def draw_tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> N
     canvas.glaze(flat(x + away * 0.4, x + away * 3.2, z - 1.6, z + 1.6), SHADOW, 0.22)
     bark = canvas.light.shade(scale(BARK, rng.uniform(0.7, 1.2)), "near", x)
     middle = fork + up * 0.75
-    for lean in (-0.5, 0.1, 0.55):
+    for lean in (-0.5, 0.1, 0.55) if z < BLURRED_M else ():
         canvas.bar(((x, fork * 0.7, z), (x + lean * across, middle, z)), girth * 0.45, bark, VEGETATION)
     canvas.bar(((x, 0.0, z), (x, middle, z)), girth, bark, VEGETATION)
-    canvas.bar(((x + away * girth * 0.3, 0.0, z), (x + away * girth * 0.3, fork, z)), girth * 0.4, scale(bark, 0.65), VEGETATION)
+    dark = x + away * girth * 0.3
+    canvas.bar(((dark, 0.0, z), (dark, fork, z)), girth * 0.4, scale(bark, 0.65), VEGETATION)
     draw_crown(canvas, rng, (x, middle, z), (across, up), leaf)
 
 
 def draw_bush(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
     """A low shrub."""
     across = rng.uniform(0.6, 1.3)
-    leaf = scale(LEAVES[rng.integers(4)], rng.uniform(0.8, 1.1))
+    leaf = scale(pick(rng, LEAVES[:4]), rng.uniform(0.8, 1.1))
     draw_crown(canvas, rng, (x, across * 0.6, z), (across, across * 0.8), leaf)
 
 
 def draw_hedge(canvas: Canvas, rng: np.random.Generator, x: float, z: float, length: float) -> None:
     """A clipped hedge along the street, seen from the road."""
     height, thick = rng.uniform(0.9, 1.5), 0.8 * (1 if x > 0 else -1)
-    leaf = scale(LEAVES[rng.integers(4)], rng.uniform(0.75, 1.0))
+    leaf = scale(pick(rng, LEAVES[:4]), rng.uniform(0.75, 1.0))
     light, face = canvas.light, "left" if x > 0 else "right"
     canvas.polygon(flat(x, x + thick, z, z + length, height), light.shade(scale(leaf, 1.1), "up", x), VEGETATION)
     canvas.polygon(wall(x, z, z + length, 0, height), light.shade(scale(leaf, 0.8), face, x), VEGETATION)
     canvas.polygon(panel(x, x + thick, 0, height, z), light.shade(scale(leaf, 0.7), "near", x), VEGETATION)
-    for along, up, tone in rng.random((int(length * 5), 3)):
+    for along, up, tone in rng.random((int(length * 5), 3)).tolist():
         spot = (x, 0.2 + up * (height - 0.2), z + along * length)
         canvas.disc(spot, (0.22, 0.16), light.shade(scale(leaf, 0.6 + 0.6 * tone), face, x), VEGETATION)
 
 
 def draw_fence(canvas: Canvas, start: tuple[float, float], end: tuple[float, float], style: str, height: float) -> None:
-    """A fence that one can see through, between two points (x, z) of the ground.
+    """A fence that one can see through, between two points of the ground.
 
     Args:
-        style: "pickets", "railings", "mesh" or "rails".
+        start, end: x and z of its feet.
+        style: a key of FENCES.
         height: in metres.
     """
     (x0, z0), (x1, z1) = start, end
-    face = "near" if z0 == z1 else ("left" if x0 > 0 else "right")
-    material = {"pickets": (222, 214, 196), "railings": DARK_STEEL, "mesh": (116, 132, 124), "rails": PALE_STEEL}[style]
-    tone = canvas.light.shade(material, face, x0)
-    length = float(np.hypot(x1 - x0, z1 - z0))
+    make = FENCES[style]
+    tone = canvas.light.shade(make.material, "left" if x0 > 0 else "right", x0)
+    length = math.hypot(x1 - x0, z1 - z0)
 
     def at(along: float, y: float) -> Point:
         share = along / length
         return (x0 + (x1 - x0) * share, y, z0 + (z1 - z0) * share)
 
     canvas.region([at(0, 0.05), at(0, height), at(length, height), at(length, 0.05)], FENCE)
-    heights = {"pickets": (0.3, 0.8), "railings": (0.12, 0.94), "mesh": (0.98,), "rails": (0.3, 0.62, 0.96)}[style]
-    for share in heights:
+    for share in make.rails:
         canvas.bar((at(0, height * share), at(length, height * share)), 0.06, tone, None)
-    spacing, width = {"pickets": (0.26, 0.1), "railings": (0.24, 0.035), "mesh": (2.0, 0.06), "rails": (1.6, 0.08)}[style]
-    for along in np.arange(0.0, length, spacing).tolist():
-        canvas.bar((at(along, 0), at(along, height)), width, tone, None)
-    if style == "mesh":
-        for along in np.arange(-height, length, 0.3).tolist():
+    for along in steps(0.0, length, make.spacing):
+        x, _, z = at(along, 0)
+        # A flat picket is seen edge-on where the fence runs away from the camera.
+        seen = max(make.width * abs(x) / math.hypot(x, z), THICKNESS_M)
+        canvas.bar((at(along, 0), at(along, height)), seen, tone, None)
+    if make.netting:
+        for along in steps(-height, length, 0.3):
             low, high = max(along, 0.0), min(along + height, length)
             canvas.wire((at(low, low - along), at(high, high - along)), tone, 0.75)
             canvas.wire((at(low, height - low + along), at(high, height - high + along)), tone, 0.75)
@@ -118,11 +153,11 @@ def draw_fence(canvas: Canvas, start: tuple[float, float], end: tuple[float, flo
 def draw_lamp_post(canvas: Canvas, rng: np.random.Generator, side: Side, z: float) -> None:
     """A tall post whose arm reaches over the road."""
     x, height, reach = side.x(rng.uniform(0.4, 0.7)), rng.uniform(5.5, 7.5), rng.uniform(0.9, 2.2)
-    tone = canvas.light.shade((STEEL, DARK_STEEL, PALE_STEEL)[rng.integers(3)], "near", x)
+    tone = canvas.light.shade(pick(rng, (STEEL, DARK_STEEL, PALE_STEEL)), "near", x)
     over = x - side.sign * reach
-    canvas.bar(((x, 0, z), (x, 1.0, z)), 0.24, tone, POLE)
-    canvas.bar(((x, 0, z), (x, height, z)), 0.15, tone, POLE)
-    canvas.bar(((x, height - 0.3, z), (over, height, z)), 0.09, tone, POLE)
+    canvas.bar(((x, 0, z), (x, 1.0, z)), 0.3, tone, POLE)
+    canvas.bar(((x, 0, z), (x, height, z)), 0.2, tone, POLE)
+    canvas.bar(((x, height - 0.3, z), (over, height, z)), 0.12, tone, POLE)
     lamp = (255, 236, 190) if canvas.light.lamps > 0.2 else scale(tone, 0.8)
     canvas.bar(((over - 0.3, height, z), (over + 0.3, height, z)), 0.17, lamp)
     if canvas.light.lamps > 0.2:
@@ -131,9 +166,9 @@ def draw_lamp_post(canvas: Canvas, rng: np.random.Generator, side: Side, z: floa
 
 def draw_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float, back: bool) -> None:
     """One or two signs on a post; `back` shows their grey backs, which no class names."""
-    size, height = rng.uniform(0.34, 0.48), rng.uniform(2.3, 3.0)
+    size, height = rng.uniform(0.44, 0.62), rng.uniform(2.3, 3.1)
     post = canvas.light.shade(PALE_STEEL if rng.random() < 0.6 else STEEL, "near", x)
-    canvas.bar(((x, 0, z), (x, height + size, z)), 0.11, post, POLE)
+    canvas.bar(((x, 0, z), (x, height + size, z)), 0.14, post, POLE)
     kinds = rng.choice(7, size=2, replace=False, p=(0.2, 0.14, 0.16, 0.08, 0.12, 0.14, 0.16))
     for row, kind in enumerate(kinds[: 1 + (rng.random() < 0.4)]):
         centre = (x, height - row * size * 2.05, z)
@@ -150,14 +185,14 @@ def _draw_plate(canvas: Canvas, centre: Point, size: float, kind: int) -> None:
         return scale(canvas.light.shade(colour, "near"), 1.12)
 
     def corners(count: int, share: float, turn: float) -> list[Point]:
-        angles = np.arange(count) * 2 * np.pi / count + turn
-        return [(x + float(np.cos(a)) * size * share, y + float(np.sin(a)) * size * share, z) for a in angles]
+        angles = [turn + 2 * math.pi * i / count for i in range(count)]
+        return [(x + math.cos(a) * size * share, y + math.sin(a) * size * share, z) for a in angles]
 
     def bars(colour: Colour, *boxes: tuple[float, float, float, float]) -> None:
         for x0, x1, y0, y1 in boxes:
             canvas.polygon(panel(x + x0 * size, x + x1 * size, y + y0 * size, y + y1 * size, z), paint(colour), SIGN)
 
-    up, down, octagon = np.pi / 2, -np.pi / 2, np.pi / 8
+    up, down, octagon = math.pi / 2, -math.pi / 2, math.pi / 8
     if kind == 0:
         canvas.disc(centre, (size, size), paint(RED), SIGN)
         canvas.disc(centre, (size * 0.72, size * 0.72), paint(WHITE), SIGN)
@@ -166,7 +201,8 @@ def _draw_plate(canvas: Canvas, centre: Point, size: float, kind: int) -> None:
         canvas.disc(centre, (size, size), paint(WHITE), SIGN)
         canvas.disc(centre, (size * 0.92, size * 0.92), paint(BLUE), SIGN)
         bars(WHITE, (-0.12, 0.12, -0.55, 0.2))
-        canvas.polygon([(x - size * 0.4, y + size * 0.15, z), (x, y + size * 0.65, z), (x + size * 0.4, y + size * 0.15, z)], paint(WHITE), SIGN)
+        barbs = ((-0.4, 0.15), (0.0, 0.65), (0.4, 0.15))
+        canvas.polygon([(x + size * right, y + size * high, z) for right, high in barbs], paint(WHITE), SIGN)
     elif kind in (2, 3):
         turn = up if kind == 2 else down
         canvas.polygon(corners(3, 1.3, turn), paint(RED), SIGN)
@@ -176,7 +212,7 @@ def _draw_plate(canvas: Canvas, centre: Point, size: float, kind: int) -> None:
     elif kind == 4:
         canvas.polygon(corners(8, 1.12, octagon), paint(WHITE), SIGN)
         canvas.polygon(corners(8, 1.0, octagon), paint(RED), SIGN)
-        bars(WHITE, (-0.7, -0.4, -0.25, 0.25), (-0.28, 0.02, -0.25, 0.25), (0.14, 0.44, -0.25, 0.25), (0.54, 0.74, -0.25, 0.25))
+        bars(WHITE, *((left, left + 0.26, -0.25, 0.25) for left in (-0.7, -0.32, 0.06, 0.44)))
     elif kind == 5:
         bars(WHITE, (-0.85, 0.85, -1, 1))
         bars(BLUE, (-0.77, 0.77, -0.92, 0.92))
@@ -193,21 +229,21 @@ def draw_traffic_light(canvas: Canvas, rng: np.random.Generator, side: Side, z: 
         state: which lamp is lit, 0 (top, red) to 2 (bottom, green).
     """
     x, arm = side.x(rng.uniform(0.4, 0.8)), rng.random() < 0.55 and z > 15
-    tone = canvas.light.shade((STEEL, DARK_STEEL, PALE_STEEL)[rng.integers(3)], "near", x)
+    tone = canvas.light.shade(pick(rng, (STEEL, DARK_STEEL, PALE_STEEL)), "near", x)
     height = rng.uniform(5.4, 6.2) if arm else rng.uniform(3.3, 3.7)
-    canvas.bar(((x, 0, z), (x, height, z)), 0.17 if arm else 0.13, tone, POLE)
+    canvas.bar(((x, 0, z), (x, height, z)), 0.2 if arm else 0.16, tone, POLE)
     _draw_housing(canvas, (x - side.sign * 0.25, 2.9, z - 0.1), state)
     if arm:
         tip = x - side.sign * rng.uniform(3.0, 5.0)
-        canvas.bar(((x, height - 0.15, z), (tip, height, z)), 0.11, tone, POLE)
+        canvas.bar(((x, height - 0.15, z), (tip, height, z)), 0.13, tone, POLE)
         _draw_housing(canvas, (tip, height - 0.1, z - 0.1), state)
 
 
 def _draw_housing(canvas: Canvas, centre: Point, state: int) -> None:
     x, y, z = centre
-    canvas.polygon(panel(x - 0.25, x + 0.25, y - 0.64, y + 0.64, z), canvas.light.shade(HOUSING, "near"), TRAFFIC_LIGHT)
+    canvas.polygon(panel(x - 0.29, x + 0.29, y - 0.72, y + 0.72, z), canvas.light.shade(HOUSING, "near"), TRAFFIC_LIGHT)
     for row, lamp in enumerate(LAMPS):
-        spot = (x, y + 0.4 - 0.4 * row, z)
-        canvas.disc(spot, (0.15, 0.15), lamp if row == state else scale(lamp, 0.2), TRAFFIC_LIGHT)
+        spot = (x, y + 0.45 - 0.45 * row, z)
+        canvas.disc(spot, (0.18, 0.18), lamp if row == state else scale(lamp, 0.2), TRAFFIC_LIGHT)
         if row == state:
             canvas.glow(spot, 0.5, lamp, 0.3)

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
 
-from fgseg.data.streets_canvas import Canvas, Colour, Point, blend, scale
+from fgseg.data.streets_canvas import Canvas, Colour, Point, blend, pick, scale, steps
 
 FACADES: Sequence[Colour] = (
     (226, 208, 178), (207, 164, 112), (182, 104, 80), (150, 86, 68), (203, 154, 140), (164, 172, 152),
@@ -24,6 +25,8 @@ NIGHT: Colour = (16, 18, 34)
 SLICES_M = (1.0, 3.0, 4.5, 6.5, 9.0, 13.0, 18.0, 26.0, 38.0, 56.0, 84.0, 130.0, 240.0)
 """The ground is drawn in slices so that haze deepens with distance."""
 FAR_M = 130.0
+BLURRED_M = 48.0
+"""From here on a row of windows is one stripe, and a car has no more than its outline, glass and lamps."""
 STOREY_M = 3.1
 
 
@@ -89,8 +92,11 @@ def draw_sky(canvas: Canvas, rng: np.random.Generator) -> None:
         cloud += np.asarray(noise.resize((columns, rows), Image.Resampling.BICUBIC))
     cover = np.clip((cloud - rng.uniform(-0.3, 1.0)) * 0.7, 0, 0.85)[:, :, None]
     white = np.array(blend(light.skyline, (255, 250, 244), 0.5))
+    sun = rng.uniform(0.1, 0.9)
+    far = np.hypot(np.linspace(0, 2, columns) - 2 * sun, np.linspace(0, 1, rows)[:, None] - canvas.view.horizon * 0.8)
+    sky = sky + (np.exp(-((far / 0.3) ** 2)) * 70)[:, :, None] * np.array(light.sun)
     canvas.backdrop(np.clip(sky * (1 - cover) + white * cover, 0, 255).astype(np.uint8))
-    for x, width, height in zip(np.arange(-300, 300, 24), rng.uniform(14, 40, 25), rng.uniform(4, 34, 25), strict=True):
+    for x, width, height in zip(steps(-300, 300, 24), rng.uniform(14, 40, 25), rng.uniform(4, 34, 25), strict=True):
         canvas.polygon(panel(x, x + width, 0, height, 260.0), light.shade((140, 140, 150), "near"))
 
 
@@ -118,17 +124,17 @@ def draw_ground(canvas: Canvas, rng: np.random.Generator, sides: tuple[Side, Sid
 
 def _draw_joints(canvas: Canvas, rng: np.random.Generator, sides: tuple[Side, Side]) -> None:
     for side in sides:
-        for z in np.arange(rng.uniform(2, 4), 26, 1.6):
+        for z in steps(rng.uniform(2, 4), 26, 1.6):
             canvas.glaze(flat(side.x(0.25), side.x(side.walk), z, z + 0.07, 0.12), (40, 36, 34), 0.22)
 
 
 def _draw_markings(canvas: Canvas, rng: np.random.Generator, left: float, right: float) -> None:
     paint = canvas.light.shade(scale(MARKING, rng.uniform(0.8, 1.0)), "up")
     middle, edge = (left + right) / 2, (right - left) / 2 - 2.3
-    for z in np.arange(rng.uniform(1, 6), 90, 6.0):
+    for z in steps(rng.uniform(1, 6), 90, 6.0):
         canvas.polygon(flat(middle - 0.07, middle + 0.07, z, z + 3.0), paint)
     for side in (-1, 1):
-        for z0, z1 in zip(SLICES_M[:-3], SLICES_M[1:-2], strict=True):
+        for z0, z1 in pairwise(SLICES_M[:-2]):
             canvas.polygon(flat(middle + side * edge - 0.06, middle + side * edge + 0.06, z0, z1), paint)
     if rng.random() < 0.4:
         z, x = rng.uniform(7, 13), middle + edge / 2
@@ -136,7 +142,7 @@ def _draw_markings(canvas: Canvas, rng: np.random.Generator, left: float, right:
         canvas.polygon([(x - 0.45, 0, z + 2.2), (x, 0, z + 4.2), (x + 0.45, 0, z + 2.2)], paint)
     if rng.random() < 0.35:
         z = rng.uniform(12, 24)
-        for x in np.arange(left + 0.5, right - 0.5, 1.1):
+        for x in steps(left + 0.5, right - 0.5, 1.1):
             canvas.polygon(flat(x, x + 0.55, z, z + 3.0), paint)
 
 
@@ -147,7 +153,7 @@ def plan_houses(rng: np.random.Generator, side: Side) -> list[House]:
     while z < FAR_M:
         length = rng.uniform(8, 17)
         storeys = int(rng.integers(2, 4)) if side.garden else int(rng.integers(3, 7))
-        colour = scale(FACADES[rng.integers(len(FACADES))], rng.uniform(0.88, 1.06))
+        colour = scale(pick(rng, FACADES), rng.uniform(0.88, 1.06))
         houses.append(House(z, z + length, 1.0 + storeys * STOREY_M, colour, int(rng.integers(4))))
         apart = rng.random() < (0.6 if side.garden else 0.22)
         z += length + (rng.uniform(3, 9) if apart else 0.0)
@@ -186,7 +192,9 @@ def _draw_roof(canvas: Canvas, side: Side, house: House, x: float) -> None:
     if house.style in (0, 1):
         slate = light.shade((112, 72, 60) if house.style else (84, 86, 96), side.face)
         inner = x + side.sign * 1.4
-        canvas.polygon([(x, top, z0), (inner, top + 2.6, z0), (inner, top + 2.6, house.far), (x, top, house.far)], slate)
+        outer, ridge = x + side.sign * 12, top + 2.6
+        canvas.polygon([(x, top, z0), (inner, ridge, z0), (outer, ridge, z0), (outer, top, z0)], scale(slate, 0.8))
+        canvas.polygon([(x, top, z0), (inner, ridge, z0), (inner, ridge, house.far), (x, top, house.far)], slate)
     eaves = light.shade(scale(house.colour, 1.12), side.face)
     canvas.polygon(wall(x - side.sign * 0.3, z0, house.far, top - 0.4, top), eaves)
 
@@ -201,7 +209,10 @@ def _draw_windows(canvas: Canvas, rng: np.random.Generator, side: Side, house: H
     sky = blend(GLASS, light.skyline, 0.35)
     for storey in range(first, int(house.height / STOREY_M)):
         sill = 1.0 + storey * STOREY_M
-        for bay, lit in enumerate(rng.random(bays)):
+        if house.near > BLURRED_M:
+            canvas.polygon(wall(x, house.near + 0.6, house.far - 0.6, sill, sill + tall), blend(sky, house.colour, 0.4))
+            continue
+        for bay, lit in enumerate(rng.random(bays).tolist()):
             z = house.near + step * (bay + 0.5) - wide / 2
             if z < SLICES_M[1]:
                 continue
@@ -218,24 +229,26 @@ def _draw_windows(canvas: Canvas, rng: np.random.Generator, side: Side, house: H
 
 def _draw_shop(canvas: Canvas, rng: np.random.Generator, side: Side, house: House) -> None:
     light, x = canvas.light, side.x(side.walk)
-    cloth = AWNINGS[rng.integers(len(AWNINGS))]
-    board, awning, hanging = rng.random(3)
+    cloth = pick(rng, AWNINGS)
+    board, awning, hanging = rng.random(3).tolist()
     z0, z1 = max(house.near + 0.8, 2.0), house.far - 0.8
     if z1 - z0 < STOREY_M:
         return
     glass = LIT if rng.random() < light.lamps else blend(GLASS, light.skyline, 0.2)
     canvas.polygon(wall(x, z0, z1, 0.5, 2.7), light.shade(scale(house.colour, 0.5), side.face))
-    for z in np.arange(z0 + 0.2, z1 - 1.2, 2.0):
+    if z0 > BLURRED_M:
+        return
+    for z in steps(z0 + 0.2, z1 - 1.2, 2.0):
         canvas.polygon(wall(x, z, z + 1.75, 0.0 if rng.random() < 0.2 else 0.6, 2.55), glass)
     if board < 0.7:
         canvas.polygon(wall(x, z0, z1, 2.8, 3.4), light.shade(cloth, side.face))
-        for z in np.arange(z0 + 1, min(z1 - 1, z0 + 5), 0.55):
+        for z in steps(z0 + 1, min(z1 - 1, z0 + 5), 0.55):
             canvas.polygon(wall(x, z, z + 0.32, 2.95, 3.25), light.shade(MARKING, side.face))
     if awning < 0.5:
         out = x - side.sign * 1.3
         canvas.polygon([(x, 3.0, z0), (x, 3.0, z1), (out, 2.4, z1), (out, 2.4, z0)], light.shade(cloth, "up", out))
         canvas.polygon(panel(x, out, 2.3, 2.4, z0), light.shade(scale(cloth, 0.7), "near"))
-    if hanging < 0.4:
+    if hanging < 0.3:
         z = rng.uniform(z0, z1)
         out = x - side.sign * 0.9
         canvas.polygon(panel(x - side.sign * 0.1, out, 3.6, 4.4, z), light.shade(cloth, "near", out))

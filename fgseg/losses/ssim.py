@@ -1,8 +1,9 @@
-"""Structural similarity of probabilities and labels, with its gradient in closed form."""
+"""Structural similarity of probabilities and labels: the formula as it stands, and a faster form for large frames."""
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -11,6 +12,8 @@ RADIUS = 5
 SIGMA = 1.5
 C1 = 0.01**2
 C2 = 0.03**2
+DIRECT_PIXELS = 2**14
+"""Frames of up to this many pixels take the formula as it stands: it costs milliseconds, and rounds as the source does."""
 CPU_CHUNK = 2**19
 """Values that the CPU treats at a time: maps this small stay in its caches and reuse memory, in 2/3 of the time."""
 CPU_BLOCK, DEVICE_BLOCK = 32, 128
@@ -28,6 +31,9 @@ def ssim(probs: Tensor, target: Tensor) -> Tensor:
         () float32 in [0, 2], averaged over all pixels and classes. Void pixels count too, as in the source; where both
         inputs are zero in the whole window they add zero. It can be differentiated once.
 
+    Frames of more than `DIRECT_PIXELS` are blurred by matrix products, which differs by rounding only: per pixel by up
+    to 1e-4, since moments near 1 are subtracted and the difference is divided by C2, and in the mean by a few 1e-6.
+
     Raises:
         ValueError: H or W is not larger than 5.
 
@@ -37,8 +43,26 @@ def ssim(probs: Tensor, target: Tensor) -> Tensor:
     if min(height, width) <= RADIUS:
         least = RADIUS + 1
         raise ValueError(f"ssim got {height}x{width} pixels, must be at least {least}x{least} to reflect the border")
+    if height * width <= DIRECT_PIXELS:
+        return direct_ssim(probs, target)
     loss: Tensor = _SsimLoss.apply(probs, target)
     return loss
+
+
+def direct_ssim(probs: Tensor, target: Tensor) -> Tensor:
+    """The same by one 11x11 convolution for each moment; the reference for every faster form."""
+    padded = [F.pad(maps, (RADIUS,) * 4, mode="reflect") for maps in (probs, target)]
+    kernel = _kernel(probs).unsqueeze(1)
+    window = (kernel @ kernel.T).expand(probs.shape[1], 1, -1, -1).contiguous()
+
+    def blur(maps: Tensor) -> Tensor:
+        return F.conv2d(maps, window, groups=probs.shape[1])
+
+    x, y = (blur(maps) for maps in padded)
+    xx = (blur(padded[0] * padded[0]) - x * x).clamp(min=0)
+    yy = (blur(padded[1] * padded[1]) - y * y).clamp(min=0)
+    xy = blur(padded[0] * padded[1]) - x * y
+    return 1 - ((2 * (x * y) + C1) * (2 * xy + C2) / ((x * x + y * y + C1) * (xx + yy + C2))).mean()
 
 
 class _SsimLoss(torch.autograd.Function):
@@ -125,7 +149,13 @@ class _Blur:
 def _window(size: int, like: Tensor) -> Tensor:
     """(size, size) matrix that blurs a line of pixels, reflected without repeating the pixel at the border."""
     taps = torch.arange(-RADIUS, RADIUS + 1, device=like.device)
-    kernel = torch.exp(taps.to(like.dtype).square() / (-2 * SIGMA**2))
     places = (torch.arange(size, device=like.device)[:, None] + taps).abs()
     places = torch.where(places < size, places, 2 * (size - 1) - places)
-    return like.new_zeros(size, size).scatter_add_(1, places, (kernel / kernel.sum()).expand(size, -1))
+    return like.new_zeros(size, size).scatter_add_(1, places, _kernel(like).expand(size, -1))
+
+
+def _kernel(like: Tensor) -> Tensor:
+    """(11,) Gaussian weights that sum to one."""
+    taps = torch.arange(-RADIUS, RADIUS + 1, device=like.device, dtype=like.dtype)
+    weights = torch.exp(-taps.square() / (2 * SIGMA**2))
+    return weights / weights.sum()

@@ -1,0 +1,49 @@
+"""What a run prints at its end: the table, where everything is, and what to do next."""
+
+import shlex
+import sys
+
+from rich.console import Console
+
+from search.plan import Plan
+from search.projection import public_address
+from search.report import Summary, score_table
+
+
+def show_end(plan: Plan, console: Console, summary: Summary | None, finished: bool) -> None:
+    """Print the closing table, the places of the results, and the commands to look at them and to continue."""
+    if summary is None:
+        console.print("no trial has finished")
+    else:
+        console.print()
+        console.print(score_table(summary))
+    lines = {"results": str(plan.folder), "look": mlflow_command(plan), "continue": continue_command(plan, finished)}
+    if summary is not None:
+        lines = {"report": str(plan.folder / "report" / "report.md")} | lines
+    for name, text in lines.items():
+        console.print(f"{name + ':':10}{text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def mlflow_command(plan: Plan) -> str:
+    """The command, or the address, that shows the study in MLflow."""
+    address = public_address(plan.tracking_uri)
+    if address.startswith("http"):
+        return address
+    return f"mlflow server --backend-store-uri {shlex.quote(address)}, then open http://127.0.0.1:5000"
+
+
+def continue_command(plan: Plan, finished: bool) -> str:
+    """The command that goes on with the study: the same one, with a larger budget if that is used up."""
+    arguments = sys.argv[1:]
+    if finished:
+        arguments = [*without_option(arguments, "--trials"), "--trials", str(2 * plan.search.trials)]
+    return shlex.join(["python", "-m", "search.run", *arguments])
+
+
+def without_option(arguments: list[str], name: str) -> list[str]:
+    """The arguments without an option and its value."""
+    kept = [a for a in arguments if not a.startswith(f"{name}=")]
+    if name in kept:
+        at = kept.index(name)
+        del kept[at : at + 2]
+    return kept

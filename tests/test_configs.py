@@ -1,0 +1,65 @@
+"""The configuration files that ship."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from fgseg.config import Layer, build, read_layer, read_yaml
+from search.configs import list_configs
+from search.plan import make_plan
+from search.space import list_spaces
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("space", ["baseline", "bas", "bas_cp", "slc"])
+def test_every_shipped_config_works_with_every_family(path: Path, space: str):
+    plan = make_plan(space, str(path), {"data.root": "somewhere"}, {}, None)
+    assert plan.study == f"{path.stem}-{space}"
+    assert plan.run.loss.cross_entropy == (1.1 if space == "slc" else 1.0)
+
+
+def test_cityscapes_config_is_the_protocol_of_the_source():
+    run = build([read_layer(ROOT / "configs" / "cityscapes.yaml", skip="search"), Layer("test", {"data.root": "x"})])
+    assert (run.data.height, run.data.width) == (512, 1024)
+    assert (run.data.train, run.data.val, run.data.test, run.data.void) == (2000, 250, 250, "background")
+    assert run.model.name == "nvidia/segformer-b0-finetuned-cityscapes-512-1024"
+    train = run.train
+    assert (train.lr, train.epochs, train.batch_size, train.accumulation) == (6e-5, 15, 2, 1)
+    assert (train.clip, train.precision, train.select, train.seed) == (1.0, "auto", "last", 42)
+    assert run.augment.flip_prob == 0
+
+
+def test_quickstart_is_the_default_and_needs_no_data():
+    section = read_yaml(ROOT / "configs" / "quickstart.yaml")
+    assert section["data"]["reader"] == "streets"
+    assert section["search"]["trials"] == 8
+
+
+def test_own_configs_win_over_those_of_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert set(list_spaces()) == {"baseline", "bas", "bas_cp", "slc"}
+    own = tmp_path / "configs" / "spaces" / "bas.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("title: Mine\nsearch: {}\n")
+    assert list_configs("spaces")["bas"].resolve() == own
+    assert set(list_spaces()) == {"baseline", "bas", "bas_cp", "slc"}
+
+
+def test_trial_n_trains_with_the_seed_plus_n():
+    plan = make_plan("bas", "configs/quickstart.yaml", {"train.seed": 100}, {}, None)
+    assert [plan.trial_settings(n, plan.space.start)["train.seed"] for n in (0, 1, 7)] == [100, 101, 107]
+
+
+def test_identity_leaves_out_where_the_data_lie_and_keeps_everything_else():
+    def identity(**settings: object) -> dict[str, object]:
+        return make_plan(
+            "bas", "configs/quickstart.yaml", {k.replace("__", "."): v for k, v in settings.items()}, {}, None
+        ).identity
+
+    assert identity(data__root="a", data__cache="b") == identity(data__root="c")
+    assert identity(train__epochs=9) != identity()
+    assert not any(isinstance(v, float) and math.isnan(v) for v in identity().values())

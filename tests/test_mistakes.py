@@ -1,0 +1,161 @@
+"""Mistakes of the user: one line, exit code 2, fast, and nothing left in the storage."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_data import noise, save, stripes, write_cityscapes
+
+from fgseg.config import ConfigError
+from search.plan import check_identity
+from search.run import main
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def told(tmp_path: Path, cache: str, capsys: pytest.CaptureFixture[str]):
+    """Run the command with a mistake in it; gives what it said, after checking the code and the storage."""
+    storage = tmp_path / "storage"
+
+    def call(*arguments: str, space: str = "bas") -> str:
+        code = main([f"--space={space}", f"--storage={storage}", f"--set=data.cache={cache}", *arguments])
+        error = capsys.readouterr().err
+        assert code == 2
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert not storage.exists()
+        return error
+
+    return call
+
+
+def cityscapes(root: Path) -> list[str]:
+    sets = ["data.reader=cityscapes", f"data.root={root}", "data.train=6", "data.val=3", "data.test=3"]
+    return [f"--set={s}" for s in [*sets, "data.height=40", "data.width=80"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set=copy_paste.probb=1"], "copy_paste.probb: no such setting; did you mean copy_paste.prob?"),
+        (["--set=copy_paste.prob=1.5"], "got 1.5, must be in [0, 1]"),
+        (["--trials=0"], "--trials: got 0, must be at least 1"),
+        (["--trials=many"], "--trials: invalid int value: 'many'"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--study=a/b"], "--study: got 'a/b', must be letters"),
+        (["--study=.."], "--study: got '..'"),
+        (["--pruner=ahsa"], "--pruner: got 'ahsa', must be one of: none, asha, median"),
+        (["--config=nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["--set=model.name=b9"], "model.name: no such model 'b9'"),
+        (["--set=model.name=./weights"], "model.name: no folder ./weights"),
+        (["--set=data.reader=cityscapes"], "data.root: got nothing, the reader cityscapes needs a folder"),
+        (["--set=data.reader=cityscapes", "--set=data.root=/nowhere"], "/nowhere"),
+        (["--set=train.precision=fp16", "--gpus-per-trial=0"], "train.precision: got fp16, which needs a GPU"),
+    ],
+)
+def test_mistake_is_told_in_one_line(told, arguments: list[str], message: str):
+    assert message in told(*arguments)
+
+
+def test_unknown_space_names_the_nearest(told):
+    assert "no search space 'bascp' in configs/spaces; did you mean bas_cp?" in told(space="bascp")
+
+
+def test_settings_are_checked_before_the_space(told):
+    assert "train.epoch: no such setting" in told("--set=train.epoch=1", space="bascp")
+
+
+def test_data_are_checked_before_the_model(told, tmp_path: Path):
+    assert "data.root" in told("--set=model.name=./nothing", *cityscapes(tmp_path / "missing"))
+
+
+def test_checkpoint_folder_without_weights_is_told(told, tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    assert "has no weights; it must hold model.safetensors" in told(f"--set=model.name={tmp_path / 'model'}")
+
+
+def test_split_larger_than_the_data_is_told(told, tmp_path: Path):
+    root = write_cityscapes(tmp_path / "city")
+    assert "data.val" in told(*cityscapes(root), "--set=data.val=500")
+
+
+def test_label_of_another_size_is_found_while_the_cache_is_built(told, tmp_path: Path):
+    root = write_cityscapes(tmp_path / "city")
+    label = next(root.glob("gtFine/train/*/*"))
+    save(stripes()[:20], label)
+    assert label.name in told(*cityscapes(root))
+
+
+def test_unknown_id_is_found_with_its_file(told, tmp_path: Path):
+    root = write_cityscapes(tmp_path / "city")
+    for label in root.glob("gtFine/val/*/*"):
+        save(stripes((7, 13, 26, 21, 17, 20, 77)), label)
+    error = told(*cityscapes(root))
+    assert "_gtFine_labelIds.png" in error
+    assert "77" in error
+
+
+def test_truncated_frame_is_named(told, tmp_path: Path):
+    root = write_cityscapes(tmp_path / "city")
+    frame = next(root.glob("leftImg8bit/train/*/*.png"))
+    save(noise(1), frame)
+    frame.write_bytes(frame.read_bytes()[:-200])
+    assert frame.name in told(*cityscapes(root))
+
+
+def test_validation_split_without_a_class_names_it(told, tmp_path: Path):
+    root = write_cityscapes(tmp_path / "city")
+    for label in root.glob("gtFine/val/*/*"):
+        save(stripes((7, 13, 26, 21, 7, 20, 19)), label)
+    assert "pole" in told(*cityscapes(root))
+
+
+def test_storage_that_is_a_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "file").write_text("")
+    assert main(["--space=bas", f"--storage={tmp_path / 'file'}"]) == 2
+    assert "is a file; name a folder" in capsys.readouterr().err
+
+
+def test_storage_that_cannot_be_written_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write to everything
+    assert main(["--space=bas", f"--storage={tmp_path}"]) == 2
+    assert "is not writable" in capsys.readouterr().err
+
+
+def test_study_with_another_identity_shows_the_difference():
+    before = {"settings": {"train.epochs": 5}, "version": "0.1.0"}
+    now = {"settings": {"train.epochs": 4}, "version": "0.1.0", "data": "unknown to the first"}
+    with pytest.raises(ConfigError, match=r"settings\.train\.epochs: 5 there, 4 now.*another --study"):
+        check_identity(before, now, "mine")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--space=bascp"], ["--space=bas", "--set=train.lr=x"], ["--space=bas", "--set=model.name=b9"]],
+)
+def test_help_and_mistakes_answer_fast_without_torch_or_ray(tmp_path: Path, arguments: list[str]):
+    code = (
+        "import sys\nfrom search.run import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'ray', 'mlflow'} & set(sys.modules), sorted(sys.modules)"
+    )
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, f"--storage={tmp_path}"], cwd=ROOT, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 1.5 * patience()
+
+
+def patience() -> float:
+    """How much slower than an idle machine this one is now: the time of a bare interpreter over its usual 30 ms."""
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", ""], check=True)
+    return max(1.0, (time.monotonic() - started) / 0.03)
