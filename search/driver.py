@@ -34,8 +34,9 @@ def search(plan: Plan) -> int:
     identity = check(plan, console)
     plan.folder.mkdir(parents=True, exist_ok=True)
     try:
-        ledger = Ledger.create(plan.ledger_url, plan.study, identity)
+        ledger = Ledger.create(plan.ledger_url, plan.study)
         with ledger.hold() as lock:
+            ledger.write_down(identity, study_facts(plan), plan.search.trials)
             start(plan, ledger)
             return run(plan, ledger, lock, console)
     except LockedError as error:
@@ -93,7 +94,7 @@ def start(plan: Plan, ledger: Ledger) -> None:
 
 def run(plan: Plan, ledger: Ledger, lock: StudyLock, console: Console) -> int:
     """Run the open and the missing trials, mirror them in MLflow, and report; returns the exit code."""
-    card = study_card(plan, ledger)
+    card = StudyCard.of(ledger, plan.folder.parent)
     tracker = Tracker(ledger, plan.tracking_uri, card, lambda t: plan.trial_settings(t.number, t.params))
     tracker.start()
     code = FAULT
@@ -172,15 +173,12 @@ def absolute(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | paths
 
 
-def study_card(plan: Plan, ledger: Ledger) -> StudyCard:
-    """How the study presents itself in MLflow."""
-    return StudyCard(
-        study=plan.study,
-        space=plan.space.name,
-        title=plan.space.title,
-        experiment=plan.experiment,
-        artifacts=(plan.folder.parent / "mlartifacts").as_uri(),
-        settings=plan.run.flat(),
-        facts={key: str(ledger.identity[key]) for key in ("version", "data", "sampler")},
-        uid=ledger.uid,
-    )
+def study_facts(plan: Plan) -> dict[str, Any]:
+    """How the study presents itself, as JSON types."""
+    return {
+        "study": plan.study,
+        "space": plan.space.name,
+        "title": plan.space.title,
+        "experiment": plan.experiment,
+        "settings": plan.run.flat(),
+    }

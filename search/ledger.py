@@ -5,7 +5,6 @@ One driver writes (see lock.py), from one thread; `trial` and `trials` may be ca
 """
 
 import math
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from fgseg.epoch import EpochResult, SupersededError, select_epoch
 from search.database import LedgerError, engine_options, has_study, patient
+from search.facts import StudyFacts
 from search.fence import current, fenced
 from search.lock import Holder, LockedError, StudyLock, read_holder
 from search.record import Ask, State, TrialRecord, read_attempt, read_deaths, read_epochs, read_record
@@ -39,7 +39,7 @@ class Settings:
     prunes: bool
 
 
-class Ledger:
+class Ledger(StudyFacts):
     """One study.  Its methods raise LedgerError if the database fails for good, KeyError for a trial never asked."""
 
     def __init__(self, url: str, study: str) -> None:
@@ -51,7 +51,7 @@ class Ledger:
             raise LookupError(f"no study {study} in this storage")
         self._url = url
         self._name = study
-        self._study = open_study(url, study)
+        super().__init__(open_study(url, study))
         self._storage = self._study._storage
         self._settings: Settings | None = None
         self._handed: set[int] = set()
@@ -62,30 +62,11 @@ class Ledger:
         return has_study(url, study)
 
     @classmethod
-    def create(cls, url: str, study: str, identity: Mapping[str, Any]) -> "Ledger":
-        """Create the study, or load it, and record its identity (JSON types) unless it has one.
-
-        The folder of an SQLite file must exist.
-        """
+    def create(cls, url: str, study: str) -> "Ledger":
+        """Create the study, or load it.  The folder of an SQLite file must exist."""
         if not cls.exists(url, study):
             open_study(url, study)
-        ledger = cls(url, study)
-        if not ledger.identity:
-            patient(ledger._study.set_user_attr)("uid", uuid.uuid4().hex)
-            patient(ledger._study.set_user_attr)("identity", dict(identity))
-        return ledger
-
-    @property
-    @patient
-    def uid(self) -> str:
-        """Tells this study from others of its name, on an MLflow server that several people share."""
-        return str(self._study.user_attrs.get("uid", ""))
-
-    @property
-    @patient
-    def identity(self) -> dict[str, Any]:
-        """What the study was created with; empty only if its driver died while creating it."""
-        return dict(self._study.user_attrs.get("identity", {}))
+        return cls(url, study)
 
     def hold(self) -> StudyLock:
         """The study's lock, a context whose `held()` says if it still is ours; LockedError on entering if it is not."""

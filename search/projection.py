@@ -4,9 +4,11 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from search.facts import StudyFacts
     from search.record import TrialRecord
 
 Phase = Literal["running", "finished", "interrupted"]
@@ -50,6 +52,12 @@ class StudyCard:
     """Fixed facts, which become tags of the parent, prefixed `fgseg.`."""
     uid: str = ""
     """Where given, tells apart studies that have one name on a shared server."""
+
+    @classmethod
+    def of(cls, study: "StudyFacts", storage: Path) -> "StudyCard":
+        """The card of a study that has been written down, from the ledger alone."""
+        facts = {key: str(study.identity[key]) for key in ("version", "data", "sampler")}
+        return cls(**study.card, artifacts=(storage / "mlartifacts").as_uri(), facts=facts, uid=study.uid)
 
     def identity_tags(self) -> dict[str, str]:
         """The tags by which the study's runs are found."""

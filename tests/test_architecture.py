@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OWNERS = {
     "ray": {"search.tune", "search.trial", "search.cluster"},
-    "optuna": {"search.ledger", "search.sampling", "search.space", "search.record", "search.fence"},
+    "optuna": {"search.ledger", "search.sampling", "search.space", "search.record", "search.fence", "search.facts"},
     "mlflow": {"search.tracking"},
     "datasets": {"fgseg.data.hub"},
 }

@@ -35,7 +35,7 @@ def url_in(folder: Path) -> str:
 
 def drive(folder: Path, trials: int = 8, sampler: str = "random", pruner: str = "none", **changes: object) -> Ledger:
     """A ledger as a fresh driver opens it."""
-    ledger = Ledger.create(url_in(folder), "s", {"space": "bas"})
+    ledger = Ledger.create(url_in(folder), "s")
     settings = {"epochs": 3, "seed": 42, "select": "last"} | changes
     ledger.start(SPACE, START, trials=trials, sampler=sampler, pruner=pruner, **settings)
     return ledger
@@ -81,12 +81,21 @@ def test_an_empty_database_file_holds_no_study(tmp_path):
     assert not Ledger.exists(url_in(tmp_path), "s")
 
 
-def test_the_identity_is_that_of_the_first_creation(tmp_path):
-    Ledger.create(url_in(tmp_path), "s", {"space": "bas", "set": {"train.lr": 6e-5}})
-    assert Ledger.create(url_in(tmp_path), "s", {"space": "slc"}).identity == {
-        "space": "bas",
-        "set": {"train.lr": 6e-5},
-    }
+def test_the_identity_and_uid_are_those_first_written_down(tmp_path):
+    ledger = Ledger.create(url_in(tmp_path), "s")
+    ledger.write_down({"space": "bas"}, {"title": "BAS"}, budget=4)
+    uid = ledger.uid
+    again = Ledger.create(url_in(tmp_path), "s")
+    again.write_down({"space": "slc"}, {"title": "SLC"}, budget=8)
+    assert (again.identity, again.uid, again.card, again.budget) == ({"space": "bas"}, uid, {"title": "SLC"}, 8)
+
+
+def test_an_accepted_change_replaces_the_identity_and_is_noted(tmp_path):
+    ledger = Ledger.create(url_in(tmp_path), "s")
+    ledger.write_down({"space": "bas"}, {}, budget=4)
+    ledger.accept({"space": "slc"}, "space: bas there, slc now", when=5.0)
+    assert Ledger(url_in(tmp_path), "s").identity == {"space": "slc"}
+    assert ledger._study.user_attrs["changes"] == [{"when": 5.0, "changes": "space: bas there, slc now"}]
 
 
 def test_a_ledger_opened_for_reading_names_the_call_to_make_before_asking(tmp_path):

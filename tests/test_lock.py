@@ -31,7 +31,7 @@ import sys, time
 from search.ledger import Ledger, LockedError
 time.sleep(max(0, float(sys.argv[2]) - time.time()))
 try:
-    with Ledger.create(sys.argv[1], "s", {}).hold():
+    with Ledger.create(sys.argv[1], "s").hold():
         time.sleep(3)
         print("held")
 except LockedError:
@@ -41,7 +41,7 @@ except LockedError:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger.create(f"sqlite:///{tmp_path}/study.db", "s", {})
+    return Ledger.create(f"sqlite:///{tmp_path}/study.db", "s")
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_of_drivers_that_begin_a_study_at_once_one_holds_it_and_the_others_are_r
 
 
 def test_two_studies_in_one_database_are_held_apart(ledger, other):
-    with Ledger.create(ledger._url, "t", {}).hold() as held:
+    with Ledger.create(ledger._url, "t").hold() as held:
         assert held.held()
 
 

@@ -15,7 +15,7 @@ START = {"a": 0.5, "b": 0.5}
 
 def drive(folder: Path, sampler: str = "auto", pruner: str = "none", trials: int = 12, epochs: int = 1) -> Ledger:
     """A ledger as a fresh driver opens it."""
-    ledger = Ledger.create(f"sqlite:///{folder}/study.db", "s", {})
+    ledger = Ledger.create(f"sqlite:///{folder}/study.db", "s")
     ledger.start(SPACE, START, trials=trials, sampler=sampler, pruner=pruner, epochs=epochs, seed=7, select="last")
     return ledger
 
@@ -84,14 +84,14 @@ def test_auto_means_a_gaussian_process_without_a_pruner_and_tpe_with_one(tmp_pat
 
 
 def test_whole_settings_are_drawn_whole_and_an_empty_space_is_searched_by_seed_alone(tmp_path):
-    ledger = Ledger.create(f"sqlite:///{tmp_path}/study.db", "s", {})
+    ledger = Ledger.create(f"sqlite:///{tmp_path}/study.db", "s")
     rest = {"sampler": "gp", "pruner": "none", "epochs": 1, "seed": 0, "select": "last"}
     ledger.start({"n": IntDistribution(1, 9)}, {"n": 2}, trials=3, **rest)
     asks = [ledger.ask() for _ in range(3)]
     assert all(type(ask.params["n"]) is int for ask in asks)
-    empty = Ledger.create(f"sqlite:///{tmp_path}/study.db", "empty", {})
+    empty = Ledger.create(f"sqlite:///{tmp_path}/study.db", "empty")
     empty.start({}, {}, trials=2, **rest)
-    assert [empty.ask() for _ in range(3)] == [Ask(0, 1, {}), Ask(1, 1, {}), None]
+    assert [empty.ask() for _ in range(3)] == [Ask(0, 1), Ask(1, 1, {}), None]
 
 
 EPOCHS = 4

@@ -1,0 +1,62 @@
+"""What the ledger holds about a study as a whole, as user attributes of the Optuna study."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.study import Study
+
+from search.database import patient
+
+
+class StudyFacts:
+    """Facts of a study; every one is empty, or 0, until the first driver has written it down."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+
+    @patient
+    def write_down(self, identity: Mapping[str, Any], card: Mapping[str, Any], budget: int) -> None:
+        """Record what this run knows (JSON types), to be called with the lock held; an identity once recorded stays.
+
+        Args:
+            identity: what makes the study this study.
+            card: how the study presents itself to people.
+            budget: trials of the whole study.
+        """
+        if not self.identity:
+            self._study.set_user_attr("uid", uuid.uuid4().hex)
+            self._study.set_user_attr("identity", dict(identity))
+        self._study.set_user_attr("card", dict(card))
+        self._study.set_user_attr("budget", budget)
+
+    @patient
+    def accept(self, identity: Mapping[str, Any], changes: str, when: float) -> None:
+        """Replace the identity, keeping a note of what changed and when (seconds since 1970)."""
+        noted = [*self._read("changes", []), {"when": when, "changes": changes}]
+        self._study.set_user_attr("changes", noted)
+        self._study.set_user_attr("identity", dict(identity))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the study was begun with, or what has been accepted since."""
+        return dict(self._read("identity", {}))
+
+    @property
+    def uid(self) -> str:
+        """Tells this study from others of its name, on an MLflow server that several people share."""
+        return str(self._read("uid", ""))
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """How the study presents itself: study, space, title, experiment, settings."""
+        return dict(self._read("card", {}))
+
+    @property
+    def budget(self) -> int:
+        """Trials that the latest run was to reach."""
+        return int(self._read("budget", 0))
+
+    @patient
+    def _read(self, name: str, default: Any) -> Any:
+        return self._study.user_attrs.get(name, default)
