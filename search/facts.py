@@ -33,30 +33,30 @@ class StudyFacts:
     @patient
     def accept(self, identity: Mapping[str, Any], changes: str, when: float) -> None:
         """Replace the identity, keeping a note of what changed and when (seconds since 1970)."""
-        noted = [*self._read("changes", []), {"when": when, "changes": changes}]
+        noted = [*self._fact("changes", []), {"when": when, "changes": changes}]
         self._study.set_user_attr("changes", noted)
         self._study.set_user_attr("identity", dict(identity))
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the study was begun with, or what has been accepted since."""
-        return dict(self._read("identity", {}))
+        return dict(self._fact("identity", {}))
 
     @property
     def uid(self) -> str:
         """Tells this study from others of its name, on an MLflow server that several people share."""
-        return str(self._read("uid", ""))
+        return str(self._fact("uid", ""))
 
     @property
     def card(self) -> dict[str, Any]:
         """How the study presents itself: study, space, title, experiment, settings."""
-        return dict(self._read("card", {}))
+        return dict(self._fact("card", {}))
 
     @property
     def budget(self) -> int:
         """Trials that the latest run was to reach."""
-        return int(self._read("budget", 0))
+        return int(self._fact("budget", 0))
 
     @patient
-    def _read(self, name: str, default: Any) -> Any:
+    def _fact(self, name: str, default: Any) -> Any:
         return self._study.user_attrs.get(name, default)

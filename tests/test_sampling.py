@@ -91,7 +91,7 @@ def test_whole_settings_are_drawn_whole_and_an_empty_space_is_searched_by_seed_a
     assert all(type(ask.params["n"]) is int for ask in asks)
     empty = Ledger.create(f"sqlite:///{tmp_path}/study.db", "empty")
     empty.start({}, {}, trials=2, **rest)
-    assert [empty.ask() for _ in range(3)] == [Ask(0, 1), Ask(1, 1, {}), None]
+    assert [empty.ask() for _ in range(3)] == [Ask(0, 1, {}), Ask(1, 1, {}), None]
 
 
 EPOCHS = 4
