@@ -2,9 +2,7 @@
 
 import hashlib
 import io
-import json
 import logging
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,32 +12,13 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from fgseg.epoch import EpochResult, SupersededError, select_epoch
-from fgseg.store import LocalStore
+from fgseg.manifest import Manifest, claim_attempt, keep_only, list_manifests, newest_attempt
+from fgseg.store import Store
 
 log = logging.getLogger(__name__)
 
-MANIFEST = re.compile(r"checkpoint-(\d{6})-(\d{6})\.json")
-CLAIM = re.compile(r"attempt-(\d{6})")
 KEPT = 2
 """Checkpoints kept of a running trial: the newest, and the one before it in case the newest is damaged."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a checkpoint consists of: its blobs with size and SHA-256, and the record of every epoch so far."""
-
-    attempt: int
-    epoch: int
-    blobs: dict[str, dict[str, Any]]
-    history: list[EpochResult]
-
-    @property
-    def name(self) -> str:
-        return f"checkpoint-{self.attempt:06d}-{self.epoch:06d}.json"
-
-    @property
-    def stem(self) -> str:
-        return f"{self.attempt:06d}-{self.epoch:06d}"
 
 
 @dataclass(frozen=True)
@@ -62,10 +41,10 @@ class Checkpoints:
         SupersededError: a higher attempt has claimed the store already.
     """
 
-    def __init__(self, store: LocalStore, attempt: int):
+    def __init__(self, store: Store, attempt: int):
         self.store, self.attempt = store, attempt
         self.check_current()
-        store.put(f"attempt-{attempt:06d}", b"")
+        claim_attempt(store, attempt)
         store.sweep()
 
     def check_current(self) -> None:
@@ -96,42 +75,16 @@ class Checkpoints:
         blobs = {name: {"bytes": len(data), "sha256": digest(data)} for name, data in contents.items()}
         manifest = Manifest(self.attempt, history[-1].epoch, blobs, history)
         self.check_current()
-        self.store.put(manifest.name, json.dumps(to_json(manifest)).encode())
+        self.store.put(manifest.name, manifest.to_bytes())
         self.drop_unneeded(select_epoch(history, select).epoch)
 
-    def drop_unneeded(self, selected: int, kept: int = KEPT) -> None:
-        """Delete all but the newest `kept` checkpoints and the newest one of the selected epoch."""
+    def drop_unneeded(self, selected: int) -> None:
+        """Delete all but the newest checkpoints and the newest one of the selected epoch."""
         manifests = list_manifests(self.store)
-        needed = manifests[:kept] + [m for m in manifests if m.epoch == selected][:1]
-        names = {m.name for m in needed} | {blob for m in needed for blob in m.blobs}
-        for name in self.store.list():
-            if name not in names and not CLAIM.fullmatch(name) and owned_by(name) <= self.attempt:
-                self.store.delete(name)
+        keep_only(self.store, manifests[:KEPT] + [m for m in manifests if m.epoch == selected][:1], self.attempt)
 
 
-def newest_attempt(store: LocalStore) -> int:
-    """The highest attempt that has claimed a store; 0 where none has."""
-    return max((int(m[1]) for name in store.list() if (m := CLAIM.fullmatch(name))), default=0)
-
-
-def owned_by(name: str) -> int:
-    """The attempt in the name of a blob or manifest; beyond every attempt for files that are not ours."""
-    match = re.search(r"-(\d{6})-\d{6}\.", name)
-    return int(match[1]) if match else 10**6
-
-
-def list_manifests(store: LocalStore) -> list[Manifest]:
-    """Every readable manifest, newest first: a higher attempt before a lower one, then a later epoch before an earlier."""
-    manifests = []
-    for name in reversed([n for n in store.list() if MANIFEST.fullmatch(n)]):
-        try:
-            manifests.append(from_json(json.loads(store.get(name))))
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            log.warning("%s is damaged (%s) and is not used", name, error)
-    return manifests
-
-
-def newest_checkpoint(store: LocalStore) -> Checkpoint | None:
+def newest_checkpoint(store: Store) -> Checkpoint | None:
     """The newest checkpoint whose blobs are what its manifest says, or None; damaged ones are named in a warning."""
     for manifest in list_manifests(store):
         try:
@@ -141,7 +94,7 @@ def newest_checkpoint(store: LocalStore) -> Checkpoint | None:
     return None
 
 
-def load_checkpoint(store: LocalStore, manifest: Manifest) -> Checkpoint:
+def load_checkpoint(store: Store, manifest: Manifest) -> Checkpoint:
     """Read and verify the blobs of a manifest.
 
     Raises:
@@ -153,7 +106,7 @@ def load_checkpoint(store: LocalStore, manifest: Manifest) -> Checkpoint:
     return Checkpoint(manifest, load_safetensors(blobs["model"]), state)
 
 
-def verified(store: LocalStore, name: str, facts: dict[str, Any]) -> bytes:
+def verified(store: Store, name: str, facts: dict[str, Any]) -> bytes:
     """A blob's bytes, if they are those that the manifest describes."""
     data = store.get(name)
     if len(data) != facts["bytes"]:
@@ -164,18 +117,5 @@ def verified(store: LocalStore, name: str, facts: dict[str, Any]) -> bytes:
 
 
 def digest(data: bytes) -> str:
+    """SHA-256 in hex."""
     return hashlib.sha256(data).hexdigest()
-
-
-def to_json(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "attempt": manifest.attempt,
-        "epoch": manifest.epoch,
-        "blobs": manifest.blobs,
-        "history": [e.to_json() for e in manifest.history],
-    }
-
-
-def from_json(record: dict[str, Any]) -> Manifest:
-    history = [EpochResult.from_json(e) for e in record["history"]]
-    return Manifest(record["attempt"], record["epoch"], record["blobs"], history)

@@ -28,3 +28,13 @@ class SearchConfig(Section):
     """How weak trials are stopped early."""
     max_failures: int = Field(2, ge=0)
     """How often a trial whose process died is started again."""
+    max_failed_trials: int = Field(5, ge=1)
+    """Trials that may fail in a row before the run stops."""
+    on_oom: Literal["fail", "halve"] = "fail"
+    """When memory runs out: fail the trial, or go on with half the micro-batch and twice the accumulation."""
+    allow_changed_batch: bool = False
+    """Whether a trial whose micro-batch was changed may be the best."""
+    keep_checkpoints: int = Field(3, ge=1)
+    """Finished trials whose weights are kept, the best ones; trial 0's are kept as well."""
+    accept_changes: bool = False
+    """Continue a study under another identity, and record the change."""

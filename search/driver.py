@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,14 @@ from fgseg.data import check as check_data
 from fgseg.data import fingerprint, load_splits
 from fgseg.weights import check_weights, fetch_weights
 from search.closing import show_end
+from search.desk import Desk
+from search.job import Job
 from search.ledger import Ask, Ledger, LedgerError, LockedError
 from search.lock import StudyLock
-from search.plan import Plan, check_identity, check_storage
+from search.plan import Plan, check_identity, check_storage, differences
+from search.progress import Progress
 from search.report import summarise, write_report
+from search.shelf import Shelf
 from search.tracking import StudyCard, Tracker, public_address
 
 DONE, FAULT = 0, 1
@@ -37,6 +42,8 @@ def search(plan: Plan) -> int:
         ledger = Ledger.create(plan.ledger_url, plan.study)
         with ledger.hold() as lock:
             ledger.write_down(identity, study_facts(plan), plan.search.trials)
+            if changes := differences(ledger.identity, identity):
+                ledger.accept(identity, changes, time.time())
             start(plan, ledger)
             return run(plan, ledger, lock, console)
     except LockedError as error:
@@ -54,7 +61,7 @@ def check(plan: Plan, console: Console) -> dict[str, Any]:
     """
     settings = plan.run
     recorded = recorded_identity(plan)
-    check_identity(recorded, plan.identity, plan.study)
+    check_identity(recorded, plan.identity, plan)
     check_data(settings.data)
     check_weights(settings.model.name)
     check_storage(plan)
@@ -65,7 +72,7 @@ def check(plan: Plan, console: Console) -> dict[str, Any]:
 
         splits = load_splits(settings.data, ("train", "val"), show)
     identity = plan.identity | {"data": fingerprint(splits)}
-    check_identity(recorded, identity, plan.study)
+    check_identity(recorded, identity, plan)
     fetch_weights(settings.model.name)
     return identity
 
@@ -95,7 +102,7 @@ def start(plan: Plan, ledger: Ledger) -> None:
 def run(plan: Plan, ledger: Ledger, lock: StudyLock, console: Console) -> int:
     """Run the open and the missing trials, mirror them in MLflow, and report; returns the exit code."""
     card = StudyCard.of(ledger, plan.folder.parent)
-    tracker = Tracker(ledger, plan.tracking_uri, card, lambda t: plan.trial_settings(t.number, t.params))
+    tracker = Tracker(ledger, plan.tracking_uri, card, plan.trial_settings)
     tracker.start()
     code = FAULT
     try:
@@ -115,36 +122,47 @@ def run(plan: Plan, ledger: Ledger, lock: StudyLock, console: Console) -> int:
 
 def run_missing(plan: Plan, ledger: Ledger, lock: StudyLock, tracker: Tracker, console: Console) -> int:
     """Hand trials to Ray until the budget is used up; returns the exit code."""
+    shelf = Shelf(plan.search.keep_checkpoints, plan.run.train.select, plan.trial_folder)
+    shelf.tidy(ledger.trials())
     if ledger.nothing_left():
         return DONE
     from search.cluster import cluster  # Ray takes seconds to import: not when there is nothing to run
-    from search.progress import Progress
-    from search.trial import Job
-    from search.tune import Desk, Interrupted, run_trials
+    from search.tune import Interrupted, run_trials
 
     with (
         Progress(console, plan.search.trials, plan.run.train.epochs, ledger.trials()) as progress,
         cluster(plan.search) as resources,
+        stop_on_signals() as received,
     ):
 
         def changed(number: int) -> None:
+            record = ledger.trial(number)
             tracker.notify(number)
-            progress.update(ledger.trial(number))
+            progress.update(record)
+            if record.ended:
+                shelf.tidy(ledger.trials())
 
         def make_job(ask: Ask) -> Job:
-            settings = absolute(plan.trial_settings(ask.number, ask.params))
-            return Job(ask.number, ask.attempt, settings, str(plan.trial_folder(ask.number)), resources.threads)
+            settings, folder = absolute(plan.trial_settings(ask)), str(plan.trial_folder(ask.number))
+            return Job(ask.number, ask.attempt, settings, folder, resources.threads, plan.search.on_oom)
 
-        desk = Desk(ledger, plan.run.train.epochs, plan.search.max_failures, changed)
-        with stop_on_signals() as received:
-            try:
-                run_trials(desk, make_job, resources, lambda: bool(received) or not lock.held())
-            except Interrupted:
-                if received:
-                    return INTERRUPTED[received[0]]
-                print(f"error: study {plan.study}: another driver has taken it over", file=sys.stderr)
-                return FAULT
-    return DONE
+        desk = Desk(
+            ledger,
+            epochs=plan.run.train.epochs,
+            max_failures=plan.search.max_failures,
+            max_failed_trials=plan.search.max_failed_trials,
+            notify=changed,
+            note=progress.note,
+        )
+        try:
+            run_trials(desk, make_job, resources, lambda: bool(received or desk.fault or not lock.held()))
+        except Interrupted:
+            desk.fault = desk.fault or "another driver has taken the study over"
+    if received:
+        return INTERRUPTED[received[0]]
+    if desk.fault:
+        print(f"error: study {plan.study}: {desk.fault}", file=sys.stderr)
+    return FAULT if desk.fault else DONE
 
 
 @contextmanager
@@ -181,4 +199,5 @@ def study_facts(plan: Plan) -> dict[str, Any]:
         "title": plan.space.title,
         "experiment": plan.experiment,
         "settings": plan.run.flat(),
+        "allow_changed_batch": plan.search.allow_changed_batch,
     }

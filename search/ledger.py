@@ -20,7 +20,7 @@ from search.database import LedgerError, engine_options, has_study, patient
 from search.facts import StudyFacts
 from search.fence import current, fenced
 from search.lock import Holder, LockedError, StudyLock, read_holder
-from search.record import Ask, State, TrialRecord, read_attempt, read_deaths, read_epochs, read_record
+from search.record import Ask, State, TrialRecord, read_attempt, read_deaths, read_epochs, read_overrides, read_record
 from search.sampling import build_pruner, build_sampler, decide, write_notes
 
 __all__ = ["Ask", "Holder", "Ledger", "LedgerError", "LockedError", "State", "SupersededError", "TrialRecord"]
@@ -119,7 +119,7 @@ class Ledger(StudyFacts):
         attempt = read_attempt(trial) + 1
         self._set(trial, "attempt", attempt)
         self._handed.add(number)
-        return Ask(number, attempt, trial.params)
+        return Ask(number, attempt, trial.params, read_overrides(trial))
 
     def _next_number(self) -> int | None:
         for number in self.open_trials():
@@ -177,6 +177,11 @@ class Ledger(StudyFacts):
             miou = known.get(epoch.epoch, epoch).miou
             if epoch.epoch not in trial.intermediate_values and math.isfinite(miou):
                 self._storage.set_trial_intermediate_value(trial._trial_id, epoch.epoch, miou)
+
+    @fenced
+    def override(self, number: int, attempt: int, settings: Mapping[str, Any]) -> None:
+        """Note settings that a trial had to change; its later starts have them too.  Raises SupersededError."""
+        self._set(current(self._read(number), attempt), "overrides", dict(settings))
 
     @fenced
     def should_prune(self, number: int) -> bool:
@@ -261,8 +266,12 @@ class Ledger(StudyFacts):
         return [read_record(t) for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
 
     def best(self) -> TrialRecord | None:
-        """The COMPLETE trial with the highest value, the earliest of equals; None if there is none."""
-        complete = [record for record in self.trials() if record.value is not None]
+        """The COMPLETE trial with the highest value, the earliest of equals; None if there is none.
+
+        Trials with overrides are left out unless the study's card says `allow_changed_batch`.
+        """
+        allowed = self.card.get("allow_changed_batch", False)
+        complete = [r for r in self.trials() if r.value is not None and (allowed or not r.overrides)]
         return max(complete, key=lambda record: record.value or 0.0, default=None)
 
     def _read(self, number: int) -> FrozenTrial:

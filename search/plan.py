@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -14,6 +14,9 @@ from fgseg.config import flatten as flatten_settings
 from search.config import SearchConfig
 from search.configs import find_config
 from search.space import Space, load_space, override
+
+if TYPE_CHECKING:
+    from search.record import Ask, TrialRecord
 
 UNIDENTIFYING = ("data.root", "data.cache")
 """Settings that say where data lie, not what they are: they may change between runs of a study."""
@@ -34,14 +37,10 @@ class Plan:
         """The settings of the start point, which are those of trial 0."""
         return build([*self.layers, Layer(f"space {self.space.name}", self.space.start)])
 
-    def trial_settings(self, number: int, params: Mapping[str, Any]) -> dict[str, Any]:
-        """All dotted settings of one trial: the plan's, its own point, its own seed."""
-        run = build([*self.layers, Layer(f"trial {number}", params)])
-        return run.flat() | {"train.seed": run.train.seed + number}
-
-    def trial_run(self, number: int, params: Mapping[str, Any]) -> RunConfig:
-        """The same as a RunConfig."""
-        return build([Layer(f"trial {number}", self.trial_settings(number, params))])
+    def trial_settings(self, trial: "Ask | TrialRecord") -> dict[str, Any]:
+        """All dotted settings of one trial: the plan's, its own point, what it had to change, its own seed."""
+        run = build([*self.layers, Layer(f"trial {trial.number}", {**trial.params, **trial.overrides})])
+        return run.flat() | {"train.seed": run.train.seed + trial.number}
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -138,17 +137,24 @@ def check_storage(plan: Plan) -> None:
         raise ConfigError(f"--storage: {folder} is not writable; choose another --storage or change its permissions")
 
 
-def check_identity(recorded: Mapping[str, Any], now: Mapping[str, Any], study: str) -> None:
-    """Raise ConfigError with the difference, if a study was begun with another identity.
+def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two identities of a study, in words; empty where nothing does.
 
-    Only what both sides name is compared, so that the data's fingerprint may be left out while it is unknown.
+    Only what both name is compared, so that the data's fingerprint may be left out while it is unknown.
     """
     before, after = flatten_settings(recorded), flatten_settings(now)
     shared = recorded.keys() & now.keys()
     keys = [k for k in sorted(before.keys() | after.keys()) if k.split(".")[0] in shared]
-    changes = [f"{k}: {before.get(k)!r} there, {after.get(k)!r} now" for k in keys if before.get(k) != after.get(k)]
-    if changes:
+    return "; ".join(
+        f"{k}: {before.get(k)!r} there, {after.get(k)!r} now" for k in keys if before.get(k) != after.get(k)
+    )
+
+
+def check_identity(recorded: Mapping[str, Any], now: Mapping[str, Any], plan: Plan) -> None:
+    """Raise ConfigError if a study was begun with another identity, unless --accept-changes was given."""
+    changes = differences(recorded, now)
+    if changes and not plan.search.accept_changes:
         raise ConfigError(
-            f"study {study} was begun with something else ({'; '.join(changes)}); "
-            "choose another --study, or give the same settings again"
+            f"study {plan.study} was begun with something else ({changes}); "
+            "choose another --study, give the same settings again, or accept the change with --accept-changes"
         )

@@ -49,6 +49,12 @@ class Progress:
             self.console.print(self.line(record), highlight=False, soft_wrap=True)
         self.shown[record.number] = mark
 
+    def note(self, number: int, text: str) -> None:
+        """Tell something that a person should know about a trial."""
+        self.console.print(
+            f"{clock(time.monotonic() - self.started)}  trial {number:03d}  note: {text}", soft_wrap=True
+        )
+
     def line(self, record: TrialRecord) -> str:
         """One event as plain text."""
         head = f"{clock(time.monotonic() - self.started)}  trial {record.number:03d}"

@@ -57,7 +57,8 @@ class StudyCard:
     def of(cls, study: "StudyFacts", storage: Path) -> "StudyCard":
         """The card of a study that has been written down, from the ledger alone."""
         facts = {key: str(study.identity[key]) for key in ("version", "data", "sampler")}
-        return cls(**study.card, artifacts=(storage / "mlartifacts").as_uri(), facts=facts, uid=study.uid)
+        shown = {key: study.card[key] for key in ("study", "space", "title", "experiment", "settings")}
+        return cls(**shown, artifacts=(storage / "mlartifacts").as_uri(), facts=facts, uid=study.uid)
 
     def identity_tags(self) -> dict[str, str]:
         """The tags by which the study's runs are found."""
@@ -71,14 +72,19 @@ class StudyCard:
 
     def trial_tags(self, record: "TrialRecord", parent_id: str) -> dict[str, str]:
         """The tags of a trial, those of its ending left out."""
-        return self.identity_tags() | {
-            "fgseg.space": self.space,
-            "fgseg.kind": "trial",
-            "fgseg.trial": str(record.number),
-            "fgseg.attempt": str(record.attempt),
-            "mlflow.parentRunId": parent_id,
-            "mlflow.note.content": f"Trial {record.number} of study {self.study}: {self.title}.",
-        }
+        changed = {"fgseg.changed_batch": json.dumps(record.overrides)} if record.overrides else {}
+        return (
+            self.identity_tags()
+            | changed
+            | {
+                "fgseg.space": self.space,
+                "fgseg.kind": "trial",
+                "fgseg.trial": str(record.number),
+                "fgseg.attempt": str(record.attempt),
+                "mlflow.parentRunId": parent_id,
+                "mlflow.note.content": f"Trial {record.number} of study {self.study}: {self.title}.",
+            }
+        )
 
     def trial_name(self, number: int) -> str:
         """The name of a trial's run, such as `bas_cp/003`."""

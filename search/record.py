@@ -1,7 +1,8 @@
 """What the ledger hands out about a trial, and how it is read from Optuna's stored form."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from optuna.trial import FrozenTrial
 
@@ -26,6 +27,8 @@ class Ask:
     """1 at the trial's first start; only the latest attempt may write."""
     params: dict[str, float | int]
     """Searched settings by dotted name."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Settings that an earlier start had to change."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class TrialRecord:
     """Unix seconds."""
     ended: float | None
     """Unix seconds; None while it runs."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Settings that had to be changed under way since memory ran out; such a trial is not compared with others."""
 
 
 def read_record(trial: FrozenTrial) -> TrialRecord:
@@ -66,12 +71,18 @@ def read_record(trial: FrozenTrial) -> TrialRecord:
         reason=trial.user_attrs.get("reason") if state in (State.FAIL, State.PRUNED) else None,
         started=trial.datetime_start.timestamp() if trial.datetime_start else 0.0,
         ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
+        overrides=read_overrides(trial),
     )
 
 
 def read_attempt(trial: FrozenTrial) -> int:
     """The trial's latest start, 0 before the first."""
     return int(trial.user_attrs.get("attempt", 0))
+
+
+def read_overrides(trial: FrozenTrial) -> dict[str, Any]:
+    """Settings changed under way, by dotted name."""
+    return dict(trial.user_attrs.get("overrides", {}))
 
 
 def read_deaths(trial: FrozenTrial) -> dict[str, str]:

@@ -67,6 +67,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--max-concurrent", type=int, metavar="N", help="most trials at once (default: as many as fit)")
     add("--max-failures", type=int, metavar="N", help="restarts of a trial whose process died (default: 2)")
+    add("--max-failed-trials", type=int, metavar="N", help="failures in a row that stop the run (default: 5)")
+    add("--on-oom", metavar="WHAT", help="when memory runs out: fail (default), or halve the micro-batch and go on")
+    add("--allow-changed-batch", action="store_true", default=None, help="let a trial with a halved batch be the best")
+    add("--keep-checkpoints", type=int, metavar="K", help="keep the weights of the K best trials (default: 3)")
+    add(
+        "--accept-changes",
+        action="store_true",
+        default=None,
+        help="continue a study with other settings, data or version",
+    )
     add("--sampler", metavar="NAME", help="auto, gp, tpe or random (default: auto)")
     add("--pruner", metavar="NAME", help="none, asha or median (default: none)")
     add("--dry-run", action="store_true", help="show the resolved settings, the space and what would run, and end")

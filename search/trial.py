@@ -1,77 +1,105 @@
 """What one worker does: train the trial that it was handed, and report every epoch."""
 
-from dataclasses import dataclass
-from pathlib import Path
+import errno
+import gc
+import logging
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
 
 from fgseg.config import Layer, build
 from fgseg.epoch import EpochResult, SupersededError
+from search.job import Job, Report
 
-
-@dataclass(frozen=True)
-class Job:
-    """One start of one trial, as it travels to a worker."""
-
-    number: int
-    attempt: int
-    settings: dict[str, Any]
-    """Every dotted setting of the model."""
-    folder: str
-    """The trial's folder."""
-    threads: int
-    """Processor threads that the trial may use."""
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""Faults of the disk, which no other trial would escape."""
 
 
 def run_trial(config: dict[str, Any]) -> None:
     """Ray Tune's trainable: train, and report after every epoch.
 
-    A report carries every epoch of the trial so far, so that the ledger can be repaired from any one of them.  What the
-    training raises is reported as the trial's end, since trying it again would raise it again; only a death of the
-    process reaches Ray as an error.
+    What the training raises is reported as the trial's end, since trying it again would raise it again; only the death
+    of the process reaches Ray as an error.
     """
-    job = Job(**config)
-    epochs: list[EpochResult] = []
+    carry_out(Job(**config), send_to_driver)
+
+
+def send_to_driver(report: Report) -> None:
+    """Tell the driver where the trial stands; returns when it has taken note."""
+    tune.report({"epoch": len(report.epochs), "report": report.to_json()})
+
+
+def carry_out(job: Job, send: Callable[[Report], None]) -> None:
+    """Train a job's model to its end, whatever comes, and send a report for everything that the driver must know."""
+    report = Report(job.number, job.attempt)
+    listener = Listener(report.notes)
+    logging.getLogger("fgseg").addHandler(listener)
     try:
-        work(job, epochs)
+        work(job, report, send)
     except SupersededError:
         return
+    except OSError as error:
+        report.halt, report.error = (str(error), None) if error.errno in FULL else (None, describe(error))
+        send(report)
     except Exception as error:  # whatever it is, it ends this trial and not the search
-        report(job, epochs, error=f"{type(error).__name__}: {error}")
+        report.error = describe(error)
+        send(report)
+    finally:
+        logging.getLogger("fgseg").removeHandler(listener)
 
 
-def work(job: Job, epochs: list[EpochResult]) -> None:
-    """Train the job's model to its end; `epochs` grows with every epoch, from the folder's checkpoint on."""
+def work(job: Job, report: Report, send: Callable[[Report], None]) -> None:
+    """Train, and where memory runs out and the job says so, go on with half the micro-batch."""
     import torch
 
+    from search.memory import explain_oom, halve
+
+    torch.set_num_threads(job.threads)
+    while True:
+        run = build([Layer(f"trial {job.number}", job.settings | report.overrides)])
+        try:
+            return learn(job, run, report, send)
+        except torch.OutOfMemoryError as error:
+            smaller = halve(run) if job.on_oom == "halve" else None
+            if smaller is None:
+                raise MemoryError(explain_oom(run, error)) from None
+            report.overrides = smaller
+            report.notes.append(f"memory ran out; going on with {smaller}")
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def learn(job: Job, run: Any, report: Report, send: Callable[[Report], None]) -> None:
+    """Train from the folder's newest checkpoint, whose epochs are reported first: the driver may lack them."""
     from fgseg.checkpoint import newest_checkpoint
     from fgseg.store import LocalStore
     from fgseg.train import train
 
-    torch.set_num_threads(job.threads)
-    run = build([Layer(f"trial {job.number}", job.settings)])
-    folder = Path(job.folder)
-    if checkpoint := newest_checkpoint(LocalStore(folder)):
-        epochs += checkpoint.manifest.history
-        report(job, epochs)
+    if checkpoint := newest_checkpoint(LocalStore(job.folder)):
+        report.epochs = list(checkpoint.manifest.history)
+        send(report)
 
     def on_epoch(result: EpochResult) -> None:
-        epochs.append(result)
-        report(job, epochs)
+        report.epochs.append(result)
+        send(report)
 
-    if len(epochs) < run.train.epochs:
-        train(run, folder, on_epoch, job.attempt)
+    if len(report.epochs) < run.train.epochs:
+        train(run, job.folder, on_epoch, job.attempt)
 
 
-def report(job: Job, epochs: list[EpochResult], error: str | None = None) -> None:
-    """Tell the driver where the trial stands; returns when it has taken note."""
-    tune.report(
-        {
-            "number": job.number,
-            "attempt": job.attempt,
-            "epoch": len(epochs),
-            "epochs": [e.to_json() for e in epochs],
-            "error": error,
-        }
-    )
+def describe(error: Exception) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+class Listener(logging.Handler):
+    """Collects the warnings of fgseg, which would otherwise stay in a worker's log."""
+
+    def __init__(self, notes: list[str]):
+        super().__init__(logging.WARNING)
+        self.notes = notes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage() not in self.notes:
+            self.notes.append(record.getMessage())

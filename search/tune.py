@@ -1,6 +1,5 @@
 """Ray Tune runs the trials: a searcher and a scheduler that keep nothing themselves and ask the ledger."""
 
-import logging
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -11,11 +10,10 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from fgseg.epoch import EpochResult, SupersededError
-from search.ledger import Ask, Ledger
-from search.trial import Job, run_trial
-
-log = logging.getLogger(__name__)
+from search.desk import Desk
+from search.job import Job, Report
+from search.ledger import Ask
+from search.trial import run_trial
 
 
 @dataclass(frozen=True)
@@ -26,63 +24,6 @@ class Resources:
     gpus: float
     concurrent: int
     threads: int
-
-
-class Desk:
-    """Between Ray's trials and the ledger's: who works on what, and what each event means for the books.
-
-    Args:
-        ledger: held by this process.
-        epochs: a trial's full length.
-        max_failures: how often a trial whose process died is started again.
-        notify: called with the number of every trial that changed.
-    """
-
-    def __init__(self, ledger: Ledger, epochs: int, max_failures: int, notify: Callable[[int], None]):
-        self.ledger, self.epochs, self.max_failures, self.notify = ledger, epochs, max_failures, notify
-        self.live: dict[str, Ask] = {}
-
-    def hand_out(self, trial_id: str) -> Ask | None:
-        """The next start of a trial for Ray's `trial_id`, or None where there is none now."""
-        ask = self.ledger.ask()
-        if ask is not None:
-            self.live[trial_id] = ask
-            self.notify(ask.number)
-        return ask
-
-    def record(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Enter a report into the ledger; returns whether the trial shall be stopped."""
-        ask = self.live[trial_id]
-        try:
-            self.ledger.report(ask.number, ask.attempt, [EpochResult.from_json(e) for e in result["epochs"]])
-        except SupersededError:
-            return True
-        self.notify(ask.number)
-        return result["epoch"] < self.epochs and self.ledger.should_prune(ask.number)
-
-    def close(self, trial_id: str, result: dict[str, Any] | None, died: bool) -> None:
-        """Enter the end of a trial: finished, pruned, failed, or dead and to be asked again."""
-        ask = self.live.pop(trial_id, None)
-        if ask is None:
-            return
-        try:
-            if died:
-                self.ledger.lost(ask.number, ask.attempt, "its process died", self.max_failures)
-            elif result is not None:
-                self.settle(ask, result)
-        except SupersededError as error:
-            log.info("trial %d: %s", ask.number, error)
-        self.notify(ask.number)
-
-    def settle(self, ask: Ask, result: dict[str, Any]) -> None:
-        """Enter the end of a trial whose function returned or was stopped by the pruner."""
-        self.ledger.report(ask.number, ask.attempt, [EpochResult.from_json(e) for e in result["epochs"]])
-        if result["error"] is not None:
-            self.ledger.fail(ask.number, ask.attempt, result["error"])
-        elif result["epoch"] >= self.epochs:
-            self.ledger.complete(ask.number, ask.attempt)
-        else:
-            self.ledger.prune(ask.number, ask.attempt)
 
 
 class Interrupted(BaseException):
@@ -122,7 +63,7 @@ class LedgerSearcher(Searcher):
         return None if self.desk.live else Searcher.FINISHED  # a live trial may die and have to be asked again
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self.desk.close(trial_id, result, died=error)
+        self.desk.close(trial_id, Report.from_json(result["report"]) if result else None, died=error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing, see __getstate__."""
@@ -143,7 +84,7 @@ class LedgerScheduler(FIFOScheduler):
         return {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        stop = self.desk.record(trial.trial_id, result)
+        stop = self.desk.record(trial.trial_id, Report.from_json(result["report"]))
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
 

@@ -8,6 +8,7 @@ import pytest
 from fgseg.config import Layer, build, read_layer, read_yaml
 from search.configs import list_configs
 from search.plan import make_plan
+from search.record import Ask
 from search.space import list_spaces
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +52,8 @@ def test_own_configs_win_over_those_of_the_package(tmp_path: Path, monkeypatch: 
 
 def test_trial_n_trains_with_the_seed_plus_n():
     plan = make_plan("bas", "configs/quickstart.yaml", {"train.seed": 100}, {}, None)
-    assert [plan.trial_settings(n, plan.space.start)["train.seed"] for n in (0, 1, 7)] == [100, 101, 107]
+    asks = [Ask(number, 1, plan.space.start) for number in (0, 1, 7)]
+    assert [plan.trial_settings(ask)["train.seed"] for ask in asks] == [100, 101, 107]
 
 
 def test_identity_leaves_out_where_the_data_lie_and_keeps_everything_else():

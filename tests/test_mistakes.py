@@ -10,7 +10,7 @@ import pytest
 from small_data import noise, save, stripes, write_cityscapes
 
 from fgseg.config import ConfigError
-from search.plan import check_identity
+from search.plan import check_identity, differences, make_plan
 from search.run import main
 
 ROOT = Path(__file__).parent.parent
@@ -129,11 +129,20 @@ def test_storage_that_cannot_be_written_is_told(
     assert "is not writable" in capsys.readouterr().err
 
 
+BEFORE = {"settings": {"train.epochs": 5}, "version": "0.1.0"}
+NOW = {"settings": {"train.epochs": 4}, "version": "0.1.0", "data": "unknown to the first"}
+
+
 def test_study_with_another_identity_shows_the_difference():
-    before = {"settings": {"train.epochs": 5}, "version": "0.1.0"}
-    now = {"settings": {"train.epochs": 4}, "version": "0.1.0", "data": "unknown to the first"}
-    with pytest.raises(ConfigError, match=r"settings\.train\.epochs: 5 there, 4 now.*another --study"):
-        check_identity(before, now, "mine")
+    plan = make_plan("bas", "configs/quickstart.yaml", {}, {}, "mine")
+    with pytest.raises(ConfigError, match=r"study mine .*settings\.train\.epochs: 5 there, 4 now.*--accept-changes"):
+        check_identity(BEFORE, NOW, plan)
+
+
+def test_another_identity_passes_where_it_is_accepted():
+    plan = make_plan("bas", "configs/quickstart.yaml", {}, {"accept_changes": True}, "mine")
+    check_identity(BEFORE, NOW, plan)
+    assert differences(BEFORE, NOW) == "settings.train.epochs: 5 there, 4 now"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,129 @@
+"""Between Ray's trials and the ledger's: who works on what, and what each event means for the books."""
+
+import logging
+from collections.abc import Callable
+
+from fgseg.epoch import SupersededError
+from search.job import Report
+from search.ledger import Ask, Ledger, LedgerError, State
+
+log = logging.getLogger(__name__)
+
+
+class Desk:
+    """Enters every event of a run into the ledger; raises nothing, a fault that must end the run is kept in `fault`.
+
+    Args:
+        ledger: held by this process.
+        epochs: a trial's full length.
+        max_failures: how often a trial whose process died is started again.
+        max_failed_trials: trials that may fail one after the other before the run stops.
+        notify: called with the number of every trial that changed.
+        note: called with the number of a trial and something that a person should know.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        epochs: int,
+        max_failures: int,
+        max_failed_trials: int,
+        notify: Callable[[int], None],
+        note: Callable[[int, str], None],
+    ):
+        self.ledger, self.epochs = ledger, epochs
+        self.max_failures, self.max_failed_trials = max_failures, max_failed_trials
+        self.notify, self.note = notify, note
+        self.live: dict[str, Ask] = {}
+        self.noted: set[tuple[int, str]] = set()
+        self.failed_in_a_row = 0
+        self.fault: str | None = None
+
+    def hand_out(self, trial_id: str) -> Ask | None:
+        """The next start of a trial for Ray's `trial_id`, or None where there is none now."""
+        if self.fault:
+            return None
+        try:
+            ask = self.ledger.ask()
+            if ask is not None:
+                self.live[trial_id] = ask
+                self.notify(ask.number)
+            return ask
+        except LedgerError as error:
+            self.fault = str(error)
+            return None
+
+    def record(self, trial_id: str, report: Report) -> bool:
+        """Enter a report; returns whether the trial shall be stopped."""
+        ask = self.live[trial_id]
+        self.pass_on(report)
+        if report.halt:
+            self.fault = f"trial {ask.number}: {report.halt}; mend that, then run the same command again"
+            return True
+        try:
+            self.enter(ask, report)
+            self.notify(ask.number)
+            return len(report.epochs) < self.epochs and self.ledger.should_prune(ask.number)
+        except SupersededError:
+            return True
+        except LedgerError as error:
+            self.fault = str(error)
+            return True
+
+    def close(self, trial_id: str, report: Report | None, died: bool) -> None:
+        """Enter the end of a trial: finished, pruned, failed, or dead and to be asked again.
+
+        Without a report and not dead it was stopped before it said anything, and stays open; as it does once a fault
+        ends the run.
+        """
+        ask = self.live.pop(trial_id, None)
+        if ask is None or self.fault:
+            return
+        try:
+            if died:
+                self.ledger.lost(ask.number, ask.attempt, f"its process died (start {ask.attempt})", self.max_failures)
+            elif report is not None:
+                self.settle(ask, report)
+            self.count(ask.number)
+            self.notify(ask.number)
+        except SupersededError as error:
+            log.info("trial %d: %s", ask.number, error)
+        except LedgerError as error:
+            self.fault = str(error)
+
+    def settle(self, ask: Ask, report: Report) -> None:
+        """Enter the end of a trial whose function returned or was stopped by the pruner."""
+        self.enter(ask, report)
+        if report.error is not None:
+            self.ledger.fail(ask.number, ask.attempt, report.error)
+        elif len(report.epochs) >= self.epochs:
+            self.ledger.complete(ask.number, ask.attempt)
+        elif self.ledger.should_prune(ask.number):
+            self.ledger.prune(ask.number, ask.attempt)
+
+    def enter(self, ask: Ask, report: Report) -> None:
+        """Bring the ledger up to a report; repeating it changes nothing."""
+        if report.overrides != ask.overrides:
+            self.ledger.override(ask.number, ask.attempt, report.overrides)
+        self.ledger.report(ask.number, ask.attempt, report.epochs)
+
+    def count(self, number: int) -> None:
+        """Stop the run after too many failures in a row: what breaks them all would burn the whole budget."""
+        record = self.ledger.trial(number)
+        if record.state is State.FAIL:
+            self.failed_in_a_row += 1
+        elif record.state is not State.RUNNING:
+            self.failed_in_a_row = 0
+        if self.failed_in_a_row >= self.max_failed_trials:
+            self.fault = (
+                f"{self.failed_in_a_row} trials failed in a row, the last one since: {record.reason}; "
+                "mend that, then run the same command again (--max-failed-trials allows more)"
+            )
+
+    def pass_on(self, report: Report) -> None:
+        """Hand each note of a trial to people once."""
+        for text in report.notes:
+            if (report.number, text) not in self.noted:
+                self.noted.add((report.number, text))
+                self.note(report.number, text)

@@ -1,0 +1,50 @@
+"""What travels between driver and worker: a job on the way out, reports on the way back.  Knows nothing of Ray."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fgseg.epoch import EpochResult
+
+
+@dataclass(frozen=True)
+class Job:
+    """One start of one trial."""
+
+    number: int
+    attempt: int
+    settings: dict[str, Any]
+    """Every dotted setting of the model."""
+    folder: str
+    """The trial's folder."""
+    threads: int
+    """Processor threads that the trial may use."""
+    on_oom: str
+    """What happens when memory runs out: `fail`, or `halve` the micro-batch and go on."""
+
+
+@dataclass
+class Report:
+    """Where a trial stands.  Every report carries the whole of it, so that the ledger can be mended from any one."""
+
+    number: int
+    attempt: int
+    epochs: list[EpochResult] = field(default_factory=list)
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Settings that were changed under way since memory ran out."""
+    notes: list[str] = field(default_factory=list)
+    """What a person should know, such as a damaged checkpoint."""
+    error: str | None = None
+    """Why the trial has failed."""
+    halt: str | None = None
+    """Why the whole run must stop, the trial staying open: a fault of the machine, not of the trial."""
+
+    def to_json(self) -> str:
+        """The report as JSON text: Ray Tune would take a dictionary apart."""
+        return json.dumps(asdict(self) | {"epochs": [e.to_json() for e in self.epochs]})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """The inverse of `to_json`."""
+        record = json.loads(text)
+        return cls(**{**record, "epochs": [EpochResult.from_json(e) for e in record["epochs"]]})

@@ -1,0 +1,179 @@
+"""The desk: what every event of a run means for the ledger, without Ray."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from fgseg.epoch import EpochResult
+from search.desk import Desk
+from search.job import Report
+from search.ledger import Ask, Ledger, LedgerError, State
+from search.space import load_space
+
+EPOCHS = 3
+
+
+def epoch(number: int, miou: float = 0.5, attempt: int = 1) -> EpochResult:
+    return EpochResult(number, miou, {"fence": miou}, [[1]], 1.0, {}, 9.0, 1.0, 1e9 + number, attempt)
+
+
+def open_ledger(folder: Path, pruner: str = "none", trials: int = 6) -> Ledger:
+    ledger = Ledger.create(f"sqlite:///{folder}/study.db", "s")
+    space = load_space("bas")
+    ledger.start(
+        space.distributions(), space.start,
+        trials=trials, sampler="random", pruner=pruner, epochs=EPOCHS, seed=0, select="last",
+    )  # fmt: skip
+    return ledger
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return make_desk(open_ledger(tmp_path))
+
+
+def make_desk(ledger: Ledger) -> Desk:
+    told: list[tuple[int, str]] = []
+    desk = Desk(
+        ledger, epochs=EPOCHS, max_failures=1, max_failed_trials=2,
+        notify=lambda n: None, note=lambda n, text: told.append((n, text)),
+    )  # fmt: skip
+    desk.told = told  # type: ignore[attr-defined]
+    return desk
+
+
+def take(desk: Desk, name: str) -> Ask:
+    ask = desk.hand_out(name)
+    assert ask is not None
+    return ask
+
+
+def report(ask: Ask, epochs: int, **more: object) -> Report:
+    return Report(ask.number, ask.attempt, [epoch(k) for k in range(1, epochs + 1)], **more)
+
+
+def test_trial_with_all_its_epochs_is_complete(desk: Desk):
+    ask = take(desk, "a")
+    assert not desk.record("a", report(ask, 3))
+    desk.close("a", report(ask, 3), died=False)
+    assert desk.ledger.trial(0).state is State.COMPLETE
+
+
+def test_last_report_entered_again_changes_nothing(desk: Desk):
+    ask = take(desk, "a")
+    for _ in range(3):
+        desk.record("a", report(ask, 2))
+    assert [e.epoch for e in desk.ledger.trial(0).epochs] == [1, 2]
+
+
+def test_error_is_a_failure_with_its_reason(desk: Desk):
+    ask = take(desk, "a")
+    desk.close("a", report(ask, 1, error="DivergedError: epoch 2: ssim is nan"), died=False)
+    record = desk.ledger.trial(0)
+    assert (record.state, record.reason) == (State.FAIL, "DivergedError: epoch 2: ssim is nan")
+    assert record.value is None
+
+
+def test_dead_process_is_asked_again_until_it_has_died_too_often(desk: Desk):
+    first = take(desk, "a")
+    desk.close("a", None, died=True)
+    second = take(desk, "b")
+    assert (first.number, first.attempt, second.number, second.attempt) == (0, 1, 0, 2)
+    assert second.params == first.params
+    desk.close("b", None, died=True)
+    assert desk.ledger.trial(0).state is State.FAIL
+    assert desk.ledger.trial(0).reason == "its process died (start 2)"
+
+
+def test_trial_stopped_before_it_said_anything_stays_open(desk: Desk):
+    take(desk, "a")
+    desk.close("a", None, died=False)
+    assert desk.ledger.trial(0).state is State.RUNNING
+
+
+def test_report_of_a_superseded_attempt_stops_it_and_changes_nothing(tmp_path: Path):
+    old = make_desk(open_ledger(tmp_path))
+    ask = take(old, "a")
+    take(make_desk(open_ledger(tmp_path)), "b")
+    assert old.record("a", report(ask, 1))
+    old.close("a", report(ask, 1), died=False)
+    record = old.ledger.trial(0)
+    assert (record.attempt, record.epochs, record.state) == (2, [], State.RUNNING)
+
+
+def test_full_disk_stops_the_run_and_leaves_the_trial_open(desk: Desk):
+    ask = take(desk, "a")
+    assert desk.record("a", report(ask, 1, halt="No space left on device"))
+    desk.close("a", report(ask, 1, halt="No space left on device"), died=False)
+    assert desk.fault == "trial 0: No space left on device; mend that, then run the same command again"
+    assert desk.ledger.trial(0).state is State.RUNNING
+    assert desk.hand_out("b") is None
+
+
+def test_too_many_failures_in_a_row_stop_the_run(desk: Desk):
+    for name in ("a", "b"):
+        ask = take(desk, name)
+        desk.close(name, report(ask, 0, error="FileNotFoundError: frames are gone"), died=False)
+    assert desk.fault is not None
+    assert "2 trials failed in a row" in desk.fault
+    assert "frames are gone" in desk.fault
+
+
+def test_success_in_between_resets_the_count_of_failures(desk: Desk):
+    for name, epochs, error in (("a", 0, "x"), ("b", 3, None), ("c", 0, "x")):
+        ask = take(desk, name)
+        desk.close(name, report(ask, epochs, error=error), died=False)
+    assert desk.fault is None
+
+
+def test_fault_of_the_database_stops_the_run_instead_of_raising(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    ask = take(desk, "a")
+
+    def broken(*args: object) -> None:
+        raise LedgerError("the ledger's database fails: disk full")
+
+    monkeypatch.setattr(desk.ledger, "report", broken)
+    assert desk.record("a", report(ask, 1))
+    assert desk.fault == "the ledger's database fails: disk full"
+
+
+def test_note_of_a_worker_is_passed_on_once(desk: Desk):
+    ask = take(desk, "a")
+    for epochs in (1, 2):
+        desk.record("a", report(ask, epochs, notes=["checkpoint damaged"]))
+    assert desk.told == [(0, "checkpoint damaged")]  # type: ignore[attr-defined]
+
+
+def test_changed_batch_is_kept_for_later_starts_and_out_of_the_best(tmp_path: Path):
+    desk = make_desk(open_ledger(tmp_path))
+    ask = take(desk, "a")
+    desk.record("a", report(ask, 1, overrides={"train.batch_size": 1}))
+    later = make_desk(open_ledger(tmp_path))
+    again = take(later, "b")
+    assert again.overrides == {"train.batch_size": 1}
+    later.close("b", report(again, 3, overrides={"train.batch_size": 1}), died=False)
+    assert later.ledger.trial(0).state is State.COMPLETE
+    assert later.ledger.best() is None
+    later.ledger.write_down({}, {"allow_changed_batch": True}, budget=6)
+    assert later.ledger.best() is not None
+
+
+def test_pruned_trial_is_never_complete(tmp_path: Path):
+    desk = make_desk(open_ledger(tmp_path, pruner="median", trials=8))
+    for name in "abcde":
+        ask = take(desk, name)
+        desk.close(name, report(ask, 3), died=False)
+    ask = take(desk, "weak")
+    weak = Report(ask.number, ask.attempt, [epoch(1, 0.01), epoch(2, 0.01)])
+    assert desk.record("weak", weak)
+    desk.close("weak", weak, died=False)
+    record = desk.ledger.trial(ask.number)
+    assert (record.state, record.value, record.reason) == (State.PRUNED, None, "pruned at epoch 2")
+
+
+def test_report_travels_as_text_and_comes_back_the_same():
+    sent = Report(3, 2, [epoch(1, math.nan)], {"train.batch_size": 1}, ["note"], None, None)
+    back = Report.from_json(sent.to_json())
+    assert (back.number, back.attempt, back.overrides, back.notes) == (3, 2, {"train.batch_size": 1}, ["note"])
+    assert math.isnan(back.epochs[0].iou["fence"])

@@ -1,0 +1,63 @@
+"""Which checkpoints of finished trials are kept."""
+
+from pathlib import Path
+
+from fgseg.epoch import EpochResult
+from fgseg.manifest import Manifest, list_manifests
+from fgseg.store import LocalStore
+from search.record import State, TrialRecord
+from search.shelf import Shelf
+
+
+def trial(number: int, value: float | None, state: State = State.COMPLETE) -> TrialRecord:
+    epochs = [EpochResult(k, v, {}, [[1]], 1.0, {}, 1.0, 1.0, 1.0, 1) for k, v in ((1, 0.9), (2, value or 0.0))]
+    return TrialRecord(number, state, {}, 1, 0, epochs, value, None, 1.0, None if state is State.RUNNING else 2.0)
+
+
+def write_checkpoints(folder: Path, numbers: range) -> None:
+    """Two checkpoints for each trial, without real weights."""
+    for number in numbers:
+        store = LocalStore(folder / str(number))
+        for epoch in (1, 2):
+            name = f"model-000001-{epoch:06d}.safetensors"
+            store.put(name, b"weights")
+            manifest = Manifest(1, epoch, {name: {"bytes": 7, "sha256": ""}}, [])
+            store.put(manifest.name, manifest.to_bytes())
+
+
+def kept(folder: Path) -> dict[int, list[int]]:
+    """The epochs of which a trial has a checkpoint, by trial."""
+    return {int(p.name): [m.epoch for m in list_manifests(LocalStore(p))] for p in sorted(folder.iterdir())}
+
+
+def shelf(folder: Path, keep: int = 1, select: str = "last") -> Shelf:
+    return Shelf(keep, select, lambda number: folder / str(number))
+
+
+def test_best_trials_and_the_start_point_keep_their_selected_epoch(tmp_path: Path):
+    write_checkpoints(tmp_path, range(4))
+    trials = [trial(0, 0.1), trial(1, 0.3), trial(2, 0.2), trial(3, None, State.PRUNED)]
+    shelf(tmp_path).tidy(trials)
+    assert kept(tmp_path) == {0: [2], 1: [2], 2: [], 3: []}
+    assert list((tmp_path / "2").glob("*.safetensors")) == []
+
+
+def test_running_trial_is_left_alone(tmp_path: Path):
+    write_checkpoints(tmp_path, range(1))
+    shelf(tmp_path).tidy([trial(0, None, State.RUNNING)])
+    assert kept(tmp_path) == {0: [2, 1]}
+
+
+def test_trial_that_falls_from_the_best_loses_its_weights(tmp_path: Path):
+    write_checkpoints(tmp_path, range(3))
+    one = shelf(tmp_path)
+    one.tidy([trial(0, 0.1), trial(1, 0.2), trial(2, None, State.RUNNING)])
+    assert kept(tmp_path)[1] == [2]
+    one.tidy([trial(0, 0.1), trial(1, 0.2), trial(2, 0.3)])
+    assert kept(tmp_path) == {0: [2], 1: [], 2: [2]}
+
+
+def test_best_epoch_is_kept_where_it_stands_for_the_trial(tmp_path: Path):
+    write_checkpoints(tmp_path, range(1))
+    shelf(tmp_path, select="best").tidy([trial(0, 0.1)])
+    assert kept(tmp_path) == {0: [1]}

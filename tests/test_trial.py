@@ -1,0 +1,119 @@
+"""What a worker does with a job, in this process and without Ray."""
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import fgseg.train
+from search.job import Job, Report
+from search.trial import carry_out
+
+
+@pytest.fixture
+def job(tiny, tmp_path: Path) -> Job:
+    return Job(3, 1, tiny(train__epochs=2).flat(), str(tmp_path / "trial"), 1, "fail")
+
+
+def reports(job: Job) -> list[Report]:
+    """Everything that a worker sends, as the driver reads it."""
+    sent: list[str] = []
+    carry_out(job, lambda report: sent.append(report.to_json()))
+    return [Report.from_json(text) for text in sent]
+
+
+def broken(*errors: Exception):
+    """A training that raises these one after the other, then returns."""
+    left = list(errors)
+
+    def train(run, folder, on_epoch, attempt):
+        if left:
+            raise left.pop(0)
+
+    return train
+
+
+def test_every_report_carries_all_epochs_so_far(job: Job):
+    assert [[e.epoch for e in r.epochs] for r in reports(job)] == [[1], [1, 2]]
+
+
+def test_finished_trial_started_again_only_repeats_its_report(job: Job):
+    first = reports(job)
+    again = reports(replace(job, attempt=2))
+    assert [r.epochs for r in again] == [first[-1].epochs]
+
+
+def test_exception_becomes_the_reason_in_one_line(job: Job, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fgseg.train, "train", broken(RuntimeError("two\nlines")))
+    assert [r.error for r in reports(job)] == ["RuntimeError: two lines"]
+
+
+def test_diverged_loss_fails_with_epoch_and_term_and_without_a_metric(job: Job, monkeypatch: pytest.MonkeyPatch):
+    def diverging(self, logits, labels):
+        loss = logits.sum() * float("nan")
+        return loss, {"ssim": loss.detach()}
+
+    monkeypatch.setattr("fgseg.losses.HybridLoss.forward", diverging)
+    sent = reports(job)
+    assert [r.epochs for r in sent] == [[]]
+    assert sent[0].error is not None
+    assert sent[0].error.startswith("DivergedError: epoch 1: ssim is nan")
+
+
+def test_full_disk_halts_the_run_instead_of_failing_the_trial(job: Job, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fgseg.train, "train", broken(OSError(errno.ENOSPC, "No space left on device")))
+    sent = reports(job)
+    assert (sent[0].error, sent[0].halt) == (None, "[Errno 28] No space left on device")
+
+
+def test_data_that_disappeared_fail_the_trial_with_the_reason(job: Job):
+    settings = job.settings | {"data.reader": "cityscapes", "data.root": "/nowhere"}
+    assert "/nowhere" in (reports(replace(job, settings=settings))[0].error or "")
+
+
+def test_memory_that_runs_out_is_named_with_settings_that_would_fit(job: Job, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fgseg.train, "train", broken(torch.OutOfMemoryError("Tried to allocate 2.00 GiB")))
+    error = reports(job)[0].error or ""
+    assert "Tried to allocate 2.00 GiB" in error
+    assert "--set train.batch_size=1 --set train.accumulation=2" in error
+    assert "--on-oom halve" in error
+
+
+def test_memory_that_runs_out_halves_the_batch_where_asked(job: Job, monkeypatch: pytest.MonkeyPatch):
+    real, seen = fgseg.train.train, []
+
+    def hungry(run, folder, on_epoch, attempt):
+        seen.append((run.train.batch_size, run.train.accumulation))
+        if run.train.batch_size > 1:
+            raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB")
+        return real(run, folder, on_epoch, attempt)
+
+    monkeypatch.setattr(fgseg.train, "train", hungry)
+    sent = reports(replace(job, on_oom="halve"))
+    assert seen == [(2, 1), (1, 2)]
+    assert sent[-1].overrides == {"train.batch_size": 1, "train.accumulation": 2}
+    assert [e.epoch for e in sent[-1].epochs] == [1, 2]
+
+
+def test_frame_that_does_not_fit_alone_fails(job: Job, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fgseg.train, "train", broken(*[torch.OutOfMemoryError("no")] * 3))
+    assert "smaller frames than data.height=64" in (reports(replace(job, on_oom="halve"))[0].error or "")
+
+
+def test_damaged_checkpoint_is_told_to_the_driver(job: Job):
+    reports(replace(job, settings=job.settings | {"train.epochs": 2}))
+    newest = max(Path(job.folder).glob("model-*"))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    sent = reports(replace(job, attempt=2))
+    assert [e.epoch for e in sent[-1].epochs] == [1, 2]
+    assert any(newest.name in note and "taking the one before" in note for note in sent[-1].notes)
+
+
+def test_superseded_worker_says_nothing_and_writes_nothing(job: Job):
+    reports(replace(job, attempt=2, settings=job.settings | {"train.epochs": 1}))
+    before = sorted(p.name for p in Path(job.folder).iterdir())
+    sent = reports(job)
+    assert [r.error for r in sent] == [None] * len(sent)
+    assert sorted(p.name for p in Path(job.folder).iterdir()) == before
