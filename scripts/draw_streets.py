@@ -1,0 +1,32 @@
+"""Draw a sheet of the procedural street scenes, each above its labels: python scripts/draw_streets.py OUT.png [INDEX ...]"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fgseg.data.streets import render
+from fgseg.labels import colourise
+
+GAP = 8
+
+
+def tile(index: int, height: int = 256) -> np.ndarray:
+    """A scene above its labels blended over it: (2 * height + GAP, 2 * height, 3) uint8."""
+    image, labels = render(0, index, 2 * height, 4 * height)
+    blended = np.where(labels[..., None] > 0, 0.25 * image + 0.75 * colourise(labels), 0.45 * image).astype(np.uint8)
+    small = [np.asarray(Image.fromarray(a).resize((2 * height, height), Image.Resampling.LANCZOS)) for a in (image, blended)]
+    return np.concatenate([small[0], np.full((GAP, 2 * height, 3), 255, np.uint8), small[1]])
+
+
+def main(out: Path, indices: list[int]) -> None:
+    """Write the sheet."""
+    tiles = [tile(index) for index in indices]
+    gap = np.full((tiles[0].shape[0], GAP, 3), 255, np.uint8)
+    row = [part for t in tiles for part in (t, gap)][:-1]
+    Image.fromarray(np.concatenate(row, axis=1)).quantize(256).save(out, optimize=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [int(text) for text in sys.argv[2:]] or [28, 32, 44])
