@@ -1,4 +1,4 @@
-"""Draw a sheet of the procedural street scenes, each above its labels: python scripts/draw_streets.py OUT.png [INDEX ...]"""
+"""Draw street scenes, each above its labels: python scripts/draw_streets.py OUT.png [INDEX ...]"""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,9 @@ def tile(index: int, height: int = 256) -> np.ndarray:
     """A scene above its labels blended over it: (2 * height + GAP, 2 * height, 3) uint8."""
     image, labels = render(0, index, 2 * height, 4 * height)
     blended = np.where(labels[..., None] > 0, 0.25 * image + 0.75 * colourise(labels), 0.45 * image).astype(np.uint8)
-    small = [np.asarray(Image.fromarray(a).resize((2 * height, height), Image.Resampling.LANCZOS)) for a in (image, blended)]
+    small = [
+        np.asarray(Image.fromarray(a).resize((2 * height, height), Image.Resampling.LANCZOS)) for a in (image, blended)
+    ]
     return np.concatenate([small[0], np.full((GAP, 2 * height, 3), 255, np.uint8), small[1]])
 
 

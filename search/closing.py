@@ -32,9 +32,17 @@ def mlflow_command(plan: Plan) -> str:
     return f"mlflow server --backend-store-uri {shlex.quote(address)}, then open http://127.0.0.1:5000"
 
 
+def sync_command(plan: Plan) -> str:
+    """The command that sends to MLflow what it missed."""
+    arguments = ["--study", plan.study, "--storage", plan.search.storage]
+    if plan.search.tracking_uri:
+        arguments += ["--tracking-uri", public_address(plan.search.tracking_uri)]
+    return shlex.join(["python", "-m", "search.sync", *arguments])
+
+
 def continue_command(plan: Plan, finished: bool) -> str:
     """The command that goes on with the study: the same one, with a larger budget if that is used up."""
-    arguments = sys.argv[1:]
+    arguments = [public_address(argument) for argument in sys.argv[1:]]  # a password never reaches the screen
     if finished:
         arguments = [*without_option(arguments, "--trials"), "--trials", str(2 * plan.search.trials)]
     return shlex.join(["python", "-m", "search.run", *arguments])

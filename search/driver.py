@@ -14,7 +14,7 @@ from fgseg.config import ConfigError
 from fgseg.data import check as check_data
 from fgseg.data import fingerprint, load_splits
 from fgseg.weights import check_weights, fetch_weights
-from search.closing import show_end
+from search.closing import show_end, sync_command
 from search.desk import Desk
 from search.job import Job
 from search.ledger import Ask, Ledger, LedgerError, LockedError
@@ -115,8 +115,9 @@ def run(plan: Plan, ledger: Ledger, lock: StudyLock, console: Console) -> int:
         synced = tracker.stop(timeout_s=3 if stopped else 30, interrupted=stopped)
     show_end(plan, console, summary, finished=code == DONE)
     if not synced:
-        address = public_address(plan.tracking_uri)
-        console.print(f"warning: MLflow at {address} lacks the last results; run the same command again to send them")
+        console.print(
+            f"warning: MLflow at {public_address(plan.tracking_uri)} lacks results; {sync_command(plan)} sends them"
+        )
     return FAULT if code == DONE and summary is None else code
 
 

@@ -1,6 +1,10 @@
 """The configuration files that ship."""
 
 import math
+import os
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -65,3 +69,22 @@ def test_identity_leaves_out_where_the_data_lie_and_keeps_everything_else():
     assert identity(data__root="a", data__cache="b") == identity(data__root="c")
     assert identity(train__epochs=9) != identity()
     assert not any(isinstance(v, float) and math.isnan(v) for v in identity().values())
+
+
+def test_installed_package_ships_its_configs(tmp_path: Path):
+    try:
+        distribution("fgsearch")
+    except PackageNotFoundError:
+        pytest.skip("fgsearch is not installed here, only its checkout is used")
+    code = "from search.space import list_spaces; print(*(p for p in list_spaces().values()), sep='\\n')"
+    own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=own, capture_output=True, text=True, check=True
+    )
+    assert [Path(line).name for line in shown.stdout.split()] == [
+        "baseline.yaml",
+        "bas.yaml",
+        "bas_cp.yaml",
+        "slc.yaml",
+    ]
+    assert all("site-packages" in line for line in shown.stdout.split())

@@ -1,0 +1,76 @@
+"""A real `python -m search.run` to be killed, frozen, interrupted and continued by tests."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+TINY = [
+    "data.height=64", "data.width=128", "data.train=8", "data.val=4", "data.test=4", "train.epochs=4",
+    "search.copy_paste.prob.high=0.9",
+]  # fmt: skip
+
+
+def command(storage: Path, *arguments: str) -> list[str]:
+    """The command line of a small study of bas_cp."""
+    sets = [part for s in TINY for part in ("--set", s)]
+    base = [sys.executable, "-m", "search.run", "--space", "bas_cp", "--study", "small", "--storage", str(storage)]
+    return [*base, *sets, *arguments]
+
+
+class Driver:
+    """A running search.  What it prints is gathered in a file, so that nothing waits for a reader."""
+
+    def __init__(self, storage: Path, environment: dict[str, str], *arguments: str):
+        storage.parent.mkdir(parents=True, exist_ok=True)
+        self.storage = storage
+        self.log = storage.parent / f"{storage.name}-{time.monotonic_ns()}.log"
+        with self.log.open("w") as out:
+            self.process = subprocess.Popen(
+                command(storage, *arguments), env=environment, cwd=storage.parent, stdout=out, stderr=subprocess.STDOUT
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, pattern: str, limit_s: float = 90) -> "re.Match[str]":
+        """Wait until the run has printed something."""
+        end = time.monotonic() + limit_s
+        while time.monotonic() < end:
+            if found := re.search(pattern, self.output):
+                return found
+            assert self.process.poll() is None, self.output
+            time.sleep(0.05)
+        raise AssertionError(f"no {pattern!r} in:\n{self.output}")
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that train, found below this run's own process."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [p for p in children if "ray::" in " ".join(p.cmdline()[:1]) and "IDLE" not in p.cmdline()[0]]
+
+    def kill(self) -> None:
+        """kill -9 of the driver, and an end for what it started (its workers end by themselves, but later)."""
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        self.process.wait()
+        for process in below:
+            try:
+                process.wait(timeout=15)
+            except psutil.TimeoutExpired:
+                process.kill()
+
+    def stop(self, number: signal.Signals) -> tuple[int, float]:
+        """Send a signal; gives the exit code and the seconds until the end."""
+        started = time.monotonic()
+        os.kill(self.process.pid, number)
+        return self.process.wait(timeout=60), time.monotonic() - started
+
+    def finish(self, limit_s: float = 150) -> int:
+        """Wait for the end; gives the exit code."""
+        return self.process.wait(timeout=limit_s)

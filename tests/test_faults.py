@@ -1,0 +1,258 @@
+"""Faults of real processes: whatever dies, the same command continues, and the books are right."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from real_search import Driver
+
+from search.audit import audit
+from search.ledger import Ledger, State, TrialRecord
+
+
+def trials(storage: Path) -> list[TrialRecord]:
+    return Ledger(f"sqlite:///{storage}/small/study.db", "small").trials()
+
+
+def clean(storage: Path, **options: object) -> None:
+    assert audit(storage, "small", **options) == []
+
+
+@pytest.fixture(scope="module")
+def start(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory):
+    """Start a search in a storage; whatever still runs at the end of the module is killed by its own id."""
+    drivers: list[Driver] = []
+
+    def begin(storage: Path, *arguments: str) -> Driver:
+        drivers.append(Driver(storage, environment, *arguments))
+        return drivers[-1]
+
+    yield begin
+    for driver in drivers:
+        if driver.process.poll() is None:
+            driver.kill()
+
+
+@pytest.fixture(scope="module")
+def killed(start, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Driver, list[TrialRecord]]:
+    """A study whose driver was killed in an epoch, whose newest checkpoint was then damaged, and which then moved.
+
+    Gives its new storage, the run that continued it to the end, and what the ledger held after the kill.
+    """
+    old = tmp_path_factory.mktemp("killed") / "old"
+    driver = start(old, "--trials", "3")
+    driver.wait_for(r"trial 000  epoch 3/4")
+    driver.kill()
+    held = trials(old)
+    newest = max((old / "small" / "trials" / "0").glob("model-*"))
+    newest.write_bytes(newest.read_bytes()[:-10])
+    new = tmp_path_factory.mktemp("moved") / "new"
+    shutil.move(old, new)
+    again = start(new, "--trials", "3")
+    assert again.finish() == 0, again.output
+    return new, again, held
+
+
+def test_killed_driver_is_continued_by_the_same_command(killed):
+    storage, _, held = killed
+    assert [t.state for t in held if t.number == 0] == [State.RUNNING]
+    done = trials(storage)
+    assert [(t.number, t.state) for t in done] == [(n, State.COMPLETE) for n in range(3)]
+    assert done[0].attempt == 2
+    assert done[0].params == held[0].params
+
+
+def test_epochs_before_the_kill_are_not_done_again(killed):
+    storage, _, held = killed
+    done = trials(storage)
+    for before in held:
+        assert [e.to_json() for e in done[before.number].epochs[: len(before.epochs)]] == [
+            e.to_json() for e in before.epochs
+        ]
+
+
+def test_damaged_checkpoint_gives_way_to_the_one_before_and_the_run_says_so(killed):
+    _, again, _ = killed
+    assert "taking the one before" in again.output
+
+
+def test_study_that_was_killed_damaged_and_moved_passes_the_audit(killed):
+    clean(killed[0])
+
+
+def test_finished_study_is_extended_and_the_first_trials_stay(killed, start):
+    storage, _, _ = killed
+    before = trials(storage)
+    more = start(storage, "--trials", "4")
+    assert more.finish() == 0, more.output
+    after = trials(storage)
+    assert len(after) == 4
+    assert [t.value for t in after[:3]] == [t.value for t in before]
+    clean(storage)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_run_ends_in_time_and_can_be_continued(start, tmp_path: Path, number: signal.Signals, code: int):
+    storage = tmp_path / "runs"
+    driver = start(storage, "--trials", "2")
+    driver.wait_for(r"trial 000  epoch 1/4")
+    ended, seconds = driver.stop(number)
+    assert ended == code, driver.output
+    assert seconds < 10
+    assert "continue: python -m search.run --space bas_cp" in driver.output
+    assert "Traceback" not in driver.output
+    clean(storage, interrupted=True)
+    again = start(storage, "--trials", "2")
+    assert again.finish() == 0, again.output
+    clean(storage)
+
+
+def test_second_driver_is_refused_in_one_line_and_a_killed_worker_starts_again(start, tmp_path: Path):
+    storage = tmp_path / "runs"
+    first = start(storage, "--trials", "2", "--max-concurrent", "1")
+    first.wait_for(r"trial 000  epoch 1/4")
+    second = start(storage, "--trials", "2")
+    for worker in first.workers():
+        worker.kill()
+    assert second.finish() == 2
+    line = second.output.strip().splitlines()[-1]
+    assert (
+        f"study small is in use by process {first.process.pid} on host {socket.gethostname()} (last heartbeat" in line
+    )
+    assert first.finish() == 0, first.output
+    assert "continued (start number 2)" in first.output
+    assert max(t.failures for t in trials(storage)) == 1
+    clean(storage)
+
+
+def test_worker_that_dies_too_often_fails_with_the_reason(start, tmp_path: Path):
+    storage = tmp_path / "runs"
+    driver = start(storage, "--trials", "2", "--max-concurrent", "1", "--max-failures", "0")
+    driver.wait_for(r"trial 000  epoch 1/4")
+    for worker in driver.workers():
+        worker.kill()
+    assert driver.finish() == 0, driver.output
+    first, second = trials(storage)
+    assert (first.state, first.reason) == (State.FAIL, "its process died (start 1)")
+    assert second.state is State.COMPLETE
+    clean(storage)
+
+
+FROZEN = """
+import sys
+from fgseg.config import Layer, build, parse_assignments
+from fgseg.train import train
+run = build([Layer("test", parse_assignments(sys.argv[3:]))])
+train(run, sys.argv[1], lambda result: print("epoch", result.epoch, flush=True), int(sys.argv[2]))
+"""
+
+
+def test_frozen_worker_that_comes_back_stops_before_it_writes(environment: dict[str, str], tmp_path: Path, cache: str):
+    settings = [
+        "data.height=64",
+        "data.width=128",
+        "data.train=8",
+        "data.val=4",
+        "train.epochs=40",
+        f"data.cache={cache}",
+    ]
+
+    def worker(attempt: int) -> subprocess.Popen[str]:
+        arguments = [sys.executable, "-c", FROZEN, str(tmp_path / "trial"), str(attempt), *settings]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(arguments, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    old = worker(1)
+    assert old.stdout is not None
+    assert old.stdout.readline() == "epoch 1\n"
+    os.kill(old.pid, signal.SIGSTOP)
+    new = worker(2)
+    assert new.stdout is not None
+    assert new.stdout.readline().startswith("epoch ")
+    os.kill(new.pid, signal.SIGSTOP)
+    before = sorted(p.name for p in (tmp_path / "trial").iterdir())
+    os.kill(old.pid, signal.SIGCONT)
+    error = old.communicate(timeout=60)[1]
+    after = sorted(p.name for p in (tmp_path / "trial").iterdir())
+    new.kill()
+    new.communicate()
+    assert "attempt 1 of this trial was superseded by attempt 2" in error
+    assert after == before
+
+
+def test_mlflow_server_that_never_answers_costs_a_warning_only(start, tmp_path: Path):
+    storage = tmp_path / "runs"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    driver = start(storage, "--trials", "1", "--tracking-uri", f"http://127.0.0.1:{port}")
+    assert driver.finish() == 0, driver.output
+    assert "search.sync" in driver.output
+    again = start(storage, "--trials", "1")
+    assert again.finish() == 0, again.output
+    clean(storage)
+
+
+def test_full_disk_stops_the_run_with_one_line_and_it_continues_once_there_is_room(start, tmp_path: Path):
+    storage, ballast = tmp_path / "small-disk", tmp_path / "small-disk" / "ballast"
+    storage.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(storage)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        driver = start(storage, "--trials", "2", "--max-concurrent", "1")
+        driver.wait_for(r"trial 000  epoch 1/4")
+        with ballast.open("wb") as file, pytest.raises(OSError, match="No space left"):
+            while True:
+                file.write(b"0" * 4096)
+                file.flush()
+        assert driver.finish() == 1, driver.output
+        assert "Traceback" not in driver.output
+        assert any(text in driver.output for text in ("No space left on device", "disk is full", "disk I/O error"))
+        ballast.unlink()
+        again = start(storage, "--trials", "2", "--max-concurrent", "1")
+        assert again.finish() == 0, again.output
+        clean(storage)
+    finally:
+        time.sleep(1)
+        subprocess.run(["umount", "-l", str(storage)], check=True)
+
+
+def test_data_folder_that_disappears_stops_the_run_after_some_failures(start, tmp_path: Path):
+    from small_data import write_cityscapes
+
+    root = write_cityscapes(tmp_path / "city")
+    storage = tmp_path / "runs"
+    sets = [
+        "data.reader=cityscapes",
+        f"data.root={root}",
+        "data.train=6",
+        "data.val=3",
+        "data.test=3",
+        "data.height=40",
+    ]
+    arguments = [part for s in [*sets, "data.width=80"] for part in ("--set", s)]
+    driver = start(storage, "--trials", "9", "--max-concurrent", "1", "--max-failed-trials", "2", *arguments)
+    driver.wait_for(r"trial 000  epoch 1/4")
+    shutil.rmtree(root)
+    assert driver.finish() == 1, driver.output
+    assert "2 trials failed in a row" in driver.output
+    states = [t.state for t in trials(storage)]
+    assert states[-2:] == [State.FAIL, State.FAIL]
+    assert len(states) < 9
+
+
+def test_changed_settings_are_refused_and_recorded_where_accepted(killed, start):
+    storage, _, _ = killed
+    refused = start(storage, "--trials", "3", "--set", "train.lr=1e-3")
+    assert refused.finish() == 2
+    assert "settings.train.lr: 0.005 there, 0.001 now" in refused.output
+    accepted = start(storage, "--trials", "3", "--set", "train.lr=1e-3", "--accept-changes")
+    assert accepted.finish() == 0, accepted.output
+    assert Ledger(f"sqlite:///{storage}/small/study.db", "small").identity["settings"]["train.lr"] == 0.001
