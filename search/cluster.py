@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,12 +38,31 @@ def cluster(search: SearchConfig) -> Iterator[Resources]:
         log_to_driver=False,
         _temp_dir=os.environ.get("RAY_TMPDIR") if search.ray_address is None else None,
     )
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    for name in ("ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what becomes of a trial is told by us, without a traceback
     try:
         yield share(search, ray.cluster_resources())
     finally:
         ray.shutdown()
+
+
+class Pulse:
+    """Whether the cluster still lives, asked of Ray at most every few seconds."""
+
+    PERIOD_S = 5.0
+
+    def __init__(self) -> None:
+        self.asked = time.monotonic()
+        self.alive = True
+
+    def lost(self) -> bool:
+        """True once no node of the cluster is alive: trials would wait for ever."""
+        if time.monotonic() - self.asked > self.PERIOD_S:
+            import ray
+
+            self.asked = time.monotonic()
+            self.alive = any(node["Alive"] for node in ray.nodes())
+        return not self.alive
 
 
 def share(search: SearchConfig, total: dict[str, float]) -> Resources:

@@ -127,7 +127,7 @@ def run_missing(plan: Plan, ledger: Ledger, lock: StudyLock, tracker: Tracker, c
     shelf.tidy(ledger.trials())
     if ledger.nothing_left():
         return DONE
-    from search.cluster import cluster  # Ray takes seconds to import: not when there is nothing to run
+    from search.cluster import Pulse, cluster  # Ray takes seconds to import: not when there is nothing to run
     from search.tune import Interrupted, run_trials
 
     with (
@@ -155,10 +155,19 @@ def run_missing(plan: Plan, ledger: Ledger, lock: StudyLock, tracker: Tracker, c
             notify=changed,
             note=progress.note,
         )
+        pulse = Pulse()
+
+        def must_stop() -> bool:
+            if pulse.lost():
+                desk.fault = desk.fault or "the Ray cluster has died; run the same command again"
+            if not lock.held():
+                desk.fault = desk.fault or "another driver has taken the study over"
+            return bool(received or desk.fault)
+
         try:
-            run_trials(desk, make_job, resources, lambda: bool(received or desk.fault or not lock.held()))
+            run_trials(desk, make_job, resources, must_stop)
         except Interrupted:
-            desk.fault = desk.fault or "another driver has taken the study over"
+            console.print("stopping; the open trials can be continued")
     if received:
         return INTERRUPTED[received[0]]
     if desk.fault:

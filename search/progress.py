@@ -23,7 +23,6 @@ class Progress:
     def __init__(self, console: Console, trials: int, epochs: int, records: list[TrialRecord]):
         self.console, self.trials, self.epochs = console, trials, epochs
         self.records = {r.number: r for r in records}
-        self.shown = {r.number: (r.state, len(r.epochs)) for r in records}
         self.started = time.monotonic()
         self.done_before = self.epochs_done()
         self.live = (
@@ -43,28 +42,18 @@ class Progress:
 
     def update(self, record: TrialRecord) -> None:
         """Take in what the ledger now holds about a trial."""
+        before = self.records.get(record.number)
         self.records[record.number] = record
-        mark = (record.state, len(record.epochs))
-        if self.shown.get(record.number) != mark and not self.live:
-            self.console.print(self.line(record), highlight=False, soft_wrap=True)
-        self.shown[record.number] = mark
+        text = event(before, record, self.epochs)
+        if text and not self.live:
+            head = f"{clock(time.monotonic() - self.started)}  trial {record.number:03d}"
+            self.console.print(f"{head}  {text}  |  {self.standing()}", highlight=False, soft_wrap=True)
 
     def note(self, number: int, text: str) -> None:
         """Tell something that a person should know about a trial."""
         self.console.print(
             f"{clock(time.monotonic() - self.started)}  trial {number:03d}  note: {text}", soft_wrap=True
         )
-
-    def line(self, record: TrialRecord) -> str:
-        """One event as plain text."""
-        head = f"{clock(time.monotonic() - self.started)}  trial {record.number:03d}"
-        if record.state is State.RUNNING and record.epochs:
-            event = f"epoch {len(record.epochs)}/{self.epochs}  mIoU {record.epochs[-1].miou:.4f}"
-        elif record.state is State.RUNNING:
-            event = "started" if record.attempt == 1 else f"continued (start number {record.attempt})"
-        else:
-            event = ending(record)
-        return f"{head}  {event}  |  {self.standing()}"
 
     def standing(self) -> str:
         """How far the study is: trials, the best so far, failures, time left."""
@@ -102,6 +91,17 @@ class Progress:
                 )
                 table.add_row(f"{r.number:03d}", f"{len(r.epochs)}/{self.epochs}", *cells)
         return table
+
+
+def event(before: TrialRecord | None, now: TrialRecord, epochs: int) -> str:
+    """What has happened to a trial, in words; empty where nothing has."""
+    if now.state is not State.RUNNING:
+        return "" if before and before.state is now.state else ending(now)
+    if before is None or before.attempt != now.attempt:
+        return "started" if now.attempt == 1 else f"continued (start number {now.attempt})"
+    if len(before.epochs) == len(now.epochs):
+        return ""
+    return f"epoch {len(now.epochs)}/{epochs}  mIoU {now.epochs[-1].miou:.4f}"
 
 
 def ending(record: TrialRecord) -> str:

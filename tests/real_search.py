@@ -52,7 +52,7 @@ class Driver:
     def workers(self) -> list[psutil.Process]:
         """The processes that train, found below this run's own process."""
         children = psutil.Process(self.process.pid).children(recursive=True)
-        return [p for p in children if "ray::" in " ".join(p.cmdline()[:1]) and "IDLE" not in p.cmdline()[0]]
+        return [p for p in children if "ray::ImplicitFunc" in " ".join(p.cmdline()[:1])]
 
     def kill(self) -> None:
         """kill -9 of the driver, and an end for what it started (its workers end by themselves, but later)."""

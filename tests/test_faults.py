@@ -208,10 +208,9 @@ def test_full_disk_stops_the_run_with_one_line_and_it_continues_once_there_is_ro
     try:
         driver = start(storage, "--trials", "2", "--max-concurrent", "1")
         driver.wait_for(r"trial 000  epoch 1/4")
-        with ballast.open("wb") as file, pytest.raises(OSError, match="No space left"):
+        with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
             while True:
                 file.write(b"0" * 4096)
-                file.flush()
         assert driver.finish() == 1, driver.output
         assert "Traceback" not in driver.output
         assert any(text in driver.output for text in ("No space left on device", "disk is full", "disk I/O error"))
