@@ -23,17 +23,20 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def refuse_truth_values_as_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML's `yes` would otherwise count as 1."""
-        field = cls.model_fields[info.field_name or ""]
-        if isinstance(value, bool) and field.annotation is not bool:
-            raise ValueError("not a truth value")
-        return value
+    def mend_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads `no` and `on` as truth values: give settings that have such words the word, others an error."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if not isinstance(value, bool) or annotation is bool:
+            return value
+        for word in ("yes", "on") if value else ("no", "off"):
+            if word in get_args(annotation):
+                return word
+        raise ValueError("not a truth value")
 
 
 class DataConfig(Section):
     reader: Literal["streets", "cityscapes", "folder", "hub"] = "streets"
-    """Where frames come from: procedural scenes, the official Cityscapes layout, images/ + labels/, or a hub data set."""
+    """Where frames come from: procedural scenes, the Cityscapes layout, images/ + labels/, or a hub data set."""
     root: str | None = None
     """Folder of the data set; for the hub reader a hub id or a saved folder. The streets need none."""
     height: int = Field(128, ge=32, le=4096)
@@ -52,6 +55,8 @@ class DataConfig(Section):
     """Decides which frames are drawn for each split, and nothing else."""
     cache: str | None = None
     """Folder of decoded frames; by default the user's cache directory. Safe to delete."""
+    device: Literal["auto", "gpu", "ram"] = "auto"
+    """Where decoded frames wait during training; auto is the GPU where they fit into half of what the trial may use."""
 
 
 class ModelConfig(Section):
@@ -72,6 +77,8 @@ class TrainConfig(Section):
     """Largest norm of the gradient; larger ones are scaled down."""
     precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
     """Mixed precision; auto is fp16 on a GPU, as in the source, and none on the CPU."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the training step, on a GPU into one CUDA graph; auto does so on a GPU that Triton supports."""
     select: Literal["last", "best"] = "last"
     """Which epoch stands for the trial: its last, or the one with the highest validation mIoU."""
     seed: int = Field(42, ge=0, lt=2**31)

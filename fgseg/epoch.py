@@ -9,6 +9,10 @@ class SupersededError(Exception):
     """A newer attempt works on this trial; what an older one writes or reports must not count."""
 
 
+class DivergedError(Exception):
+    """A loss or metric stopped being finite."""
+
+
 @dataclass(frozen=True)
 class EpochResult:
     """One finished epoch.
@@ -59,3 +63,8 @@ def select_epoch(epochs: list[EpochResult], rule: str) -> EpochResult:
         rule: "last" or "best" (the setting `train.select`).
     """
     return max(epochs, key=lambda e: (e.miou, -e.epoch)) if rule == "best" else epochs[-1]
+
+
+def show(iou: float) -> str:
+    """An IoU or mIoU as text; a class absent from truth and prediction has none."""
+    return "absent" if math.isnan(iou) else f"{iou:.4f}"

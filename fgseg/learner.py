@@ -4,30 +4,30 @@ import math
 import time
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from platformdirs import user_cache_dir
 from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from fgseg.batches import normalise, train_batches
-from fgseg.checkpoint import newest_checkpoint
+from fgseg.batches import train_batches
+from fgseg.checkpoint import Checkpoint
 from fgseg.config import ConfigError, RunConfig
 from fgseg.data import FrameSet
-from fgseg.epoch import EpochResult
+from fgseg.epoch import DivergedError, EpochResult
 from fgseg.evaluate import evaluate
+from fgseg.frames import Frames, place
 from fgseg.losses import HybridLoss
+from fgseg.memory import keep_freed_memory
 from fgseg.metrics import class_iou, miou
 from fgseg.model import build_model
-from fgseg.store import LocalStore
-
-
-class DivergedError(Exception):
-    """A loss or metric stopped being finite."""
+from fgseg.step import CompiledStep, Step, wants_compiling
 
 
 @dataclass
@@ -37,22 +37,21 @@ class Learner:
     run: RunConfig
     accelerator: Accelerator
     model: torch.nn.Module
-    criterion: HybridLoss
-    optimizer: Any
+    optimizer: AdamW
     schedule: LambdaLR
+    step: Step
 
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The weights, and the state of optimizer, schedule and scaler.
 
         The random state is not among them: it is a function of seed and epoch (see `seed_epoch`).
         """
-        scaler = self.accelerator.scaler
         state = {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "scaler": scaler.state_dict() if scaler is not None else {},
+            "scaler": self.step.scaler.state_dict(),
         }
-        return self.accelerator.unwrap_model(self.model).state_dict(), state
+        return self.model.state_dict(), state
 
 
 def build_learner(run: RunConfig, frames: int) -> Learner:
@@ -62,17 +61,30 @@ def build_learner(run: RunConfig, frames: int) -> Learner:
         run: all settings.
         frames: number of training frames; decides how many steps the schedule has.
     """
+    keep_freed_memory()
     seed_epoch(run.train.seed, 0)
     AcceleratorState._reset_state(True)  # the state of an earlier trial in this process would win otherwise
     accelerator = Accelerator(mixed_precision=resolve_precision(run.train.precision))
-    model = build_model(run.model.name)
-    optimizer = AdamW(model.parameters(), lr=run.train.lr, weight_decay=0.0)
+    device = accelerator.device
+    model = build_model(run.model.name).to(device)
+    optimizer = AdamW(model.parameters(), lr=run.train.lr, weight_decay=0.0, fused=True)
     batches = math.ceil(frames / run.train.batch_size)
     steps = math.ceil(batches / run.train.accumulation) * run.train.epochs
     schedule = LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
-    model, optimizer = accelerator.prepare(model, optimizer)
-    criterion = HybridLoss(run.loss.model_dump(), list(run.class_weights.model_dump().values()))
-    return Learner(run, accelerator, model, criterion.to(accelerator.device), optimizer, schedule)
+    place_rate(optimizer, device)
+    criterion = HybridLoss(run.loss.model_dump(), list(run.class_weights.model_dump().values())).to(device)
+    parts = (accelerator, model, criterion, optimizer, schedule, run.train.clip)
+    if wants_compiling(run.train.compile, device):
+        cache = Path(run.data.cache or user_cache_dir("fgsearch")).expanduser()
+        return Learner(run, accelerator, model, optimizer, schedule, CompiledStep(*parts, cache=cache / "compiled"))
+    return Learner(run, accelerator, model, optimizer, schedule, Step(*parts))
+
+
+def place_rate(optimizer: AdamW, device: torch.device) -> None:
+    """Keep the learning rate on a GPU, where a recorded step reads it; on the CPU it is a plain number."""
+    for settings in optimizer.param_groups:
+        rate = float(settings["lr"])
+        settings["lr"] = rate if device.type == "cpu" else torch.tensor(rate, device=device)
 
 
 def resolve_precision(precision: str) -> str:
@@ -93,27 +105,26 @@ def seed_epoch(seed: int, epoch: int) -> int:
     return mixed
 
 
-def restore(learner: Learner, store: LocalStore) -> list[EpochResult]:
-    """Load the newest valid checkpoint; returns the epochs that it holds, none where there is no checkpoint."""
-    checkpoint = newest_checkpoint(store)
-    if checkpoint is None:
-        return []
-    learner.accelerator.unwrap_model(learner.model).load_state_dict(checkpoint.model)
+def restore(learner: Learner, checkpoint: Checkpoint) -> None:
+    """Put a learner that was just built into the state of a checkpoint."""
+    learner.model.load_state_dict(checkpoint.model)
     learner.optimizer.load_state_dict(checkpoint.state["optimizer"])
     learner.schedule.load_state_dict(checkpoint.state["schedule"])
-    if learner.accelerator.scaler is not None and checkpoint.state["scaler"]:
-        learner.accelerator.scaler.load_state_dict(checkpoint.state["scaler"])
-    return list(checkpoint.manifest.history)
+    if checkpoint.state["scaler"]:
+        learner.step.scaler.load_state_dict(checkpoint.state["scaler"])
+    place_rate(learner.optimizer, learner.accelerator.device)
 
 
 def train_epoch(learner: Learner, splits: dict[str, FrameSet], epoch: int, attempt: int) -> EpochResult:
     """One pass over the training frames, then one over the validation frames."""
+    device = learner.accelerator.device
+    frames = place(splits, learner.run.data.device, device)
     started = time.perf_counter()
-    loss, terms = fit(learner, splits["train"], epoch)
+    loss, terms = fit(learner, frames["train"], epoch)
     trained = time.perf_counter()
     check_finite(epoch, {**terms, "loss": loss})
     with learner.accelerator.autocast():
-        counts = evaluate(learner.model, splits["val"], learner.accelerator.device).sum(0)
+        counts = evaluate(learner.model, frames["val"]).sum(0)
     iou = class_iou(counts)
     return EpochResult(
         epoch=epoch,
@@ -129,33 +140,18 @@ def train_epoch(learner: Learner, splits: dict[str, FrameSet], epoch: int, attem
     )
 
 
-def fit(learner: Learner, frames: FrameSet, epoch: int) -> tuple[float, dict[str, float]]:
+def fit(learner: Learner, frames: Frames, epoch: int) -> tuple[float, dict[str, float]]:
     """Train on every frame once; returns the mean per image of the loss and of its unweighted terms."""
-    accelerator, run = learner.accelerator, learner.run
-    generator = torch.Generator(accelerator.device).manual_seed(seed_epoch(run.train.seed, epoch))
+    run, step = learner.run, learner.step
+    generator = torch.Generator(frames.device).manual_seed(seed_epoch(run.train.seed, epoch))
     learner.model.train()
-    sums: dict[str, Tensor] = {}
+    step.sums.zero_()
     batches = train_batches(frames, run, generator)
     while group := list(islice(batches, run.train.accumulation)):
-        for images, labels in group:
-            with accelerator.autocast():
-                logits = learner.model(pixel_values=normalise(images)).logits
-            loss, terms = learner.criterion(logits, labels)
-            accelerator.backward(loss / len(group))
-            for name, value in {**terms, "loss": loss.detach()}.items():
-                sums[name] = sums.get(name, 0) + value * len(labels)
-        step(learner)
-    means = {name: float(value) / len(frames) for name, value in sums.items()}
-    return means.pop("loss"), means
-
-
-def step(learner: Learner) -> None:
-    """Clip the gradient, step the optimizer, and the schedule unless the loss scaler skipped the step."""
-    learner.accelerator.clip_grad_norm_(learner.model.parameters(), learner.run.train.clip)
-    learner.optimizer.step()
-    if not learner.optimizer.step_was_skipped:
-        learner.schedule.step()
-    learner.optimizer.zero_grad()
+        step(group)
+    step.take_back_skipped()
+    loss, *terms = (value / len(frames) for value in step.sums.tolist())
+    return loss, dict(zip(step.criterion.weights, terms, strict=True))
 
 
 def check_finite(epoch: int, values: dict[str, float]) -> None:

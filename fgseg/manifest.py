@@ -45,7 +45,7 @@ class Manifest:
 
 
 def list_manifests(store: Store) -> list[Manifest]:
-    """Every readable manifest, newest first: a higher attempt before a lower one, then a later epoch before an earlier."""
+    """Every readable manifest, newest first: higher attempts before lower ones, then later epochs before earlier."""
     manifests = []
     for name in reversed([n for n in store.list() if MANIFEST.fullmatch(n)]):
         try:

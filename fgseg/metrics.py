@@ -61,8 +61,3 @@ def miou(iou: Mapping[str, float]) -> float:
     """
     present = [value for value in iou.values() if not math.isnan(value)]
     return math.fsum(present) / len(present) if present else math.nan
-
-
-def absent(iou: Mapping[str, float]) -> list[str]:
-    """Keys of the classes that miou leaves out: those in neither truth nor prediction."""
-    return [key for key, value in iou.items() if math.isnan(value)]

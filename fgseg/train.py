@@ -1,13 +1,15 @@
 """Train one model, continuing where an earlier call stopped; also `python -m fgseg.train`."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fgseg.config import ConfigError, Layer, RunConfig, build, parse_assignments, read_layer
+from fgseg.config_files import find_file
 from fgseg.data import check as check_data
-from fgseg.epoch import EpochResult
+from fgseg.epoch import DivergedError, EpochResult, show
 from fgseg.labels import FOREGROUND
 from fgseg.weights import check_weights
 
@@ -17,6 +19,7 @@ def train(
     folder: str | Path,
     on_epoch: Callable[[EpochResult], None] = lambda result: None,
     attempt: int | None = None,
+    on_resume: Callable[[list[EpochResult]], None] = lambda history: None,
 ) -> list[EpochResult]:
     """Train a model to its last epoch, continuing from the newest valid checkpoint in `folder`.
 
@@ -28,6 +31,7 @@ def train(
         folder: receives the checkpoints.
         on_epoch: called with each newly finished epoch, after its checkpoint is on disk.
         attempt: number of this start of the trial; by default one more than any that worked in the folder.
+        on_resume: called once with the epochs that the checkpoint holds, where there is one.
 
     Returns:
         Every epoch from the first, those of earlier calls included.
@@ -37,16 +41,27 @@ def train(
         DivergedError: the loss became NaN or infinite; it names epoch and term.
         SupersededError: a higher attempt works in the folder.
     """
-    from fgseg.checkpoint import Checkpoints, newest_attempt  # torch takes seconds to import: mistakes come first
+    from fgseg.checkpoint import (
+        Checkpoints,
+        newest_attempt,
+        newest_checkpoint,
+    )  # torch takes seconds to import: mistakes come first
     from fgseg.data import load_splits
     from fgseg.learner import build_learner, restore, train_epoch
     from fgseg.store import LocalStore
 
     store = LocalStore(folder)
     checkpoints = Checkpoints(store, attempt or newest_attempt(store) + 1)
+    checkpoint = newest_checkpoint(store)
+    history = list(checkpoint.manifest.history) if checkpoint else []
+    if history:
+        on_resume(list(history))
+    if len(history) >= run.train.epochs:
+        return history
     splits = load_splits(run.data, ("train", "val"))
     learner = build_learner(run, len(splits["train"]))
-    history = restore(learner, store)
+    if checkpoint:
+        restore(learner, checkpoint)
     while len(history) < run.train.epochs:
         history.append(train_epoch(learner, splits, len(history) + 1, checkpoints.attempt))
         checkpoints.save(*learner.snapshot(), history, run.train.select)
@@ -55,28 +70,53 @@ def train(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 2 the user's mistake."""
+    """The command line; returns the exit code: 0 done, 1 the loss diverged, 2 the user's mistake."""
     parser = argparse.ArgumentParser(prog="python -m fgseg.train", description="Train one model.")
-    parser.add_argument("--config", type=Path, required=True, help="settings in YAML; its section `search` is not read")
+    parser.add_argument("--config", required=True, help="settings in YAML; its section `search` is not read")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints; an existing one is continued")
     options = parser.parse_args(arguments)
     try:
-        layers = [read_layer(options.config, skip="search"), Layer("--set", parse_assignments(options.set))]
+        layers = [read_layer(find_file(options.config), skip="search"), Layer("--set", parse_assignments(options.set))]
         run = build(layers)
         check_data(run.data)
         check_weights(run.model.name)
+        remember_settings(run, options.out)
         history = train(run, options.out, lambda result: print(line(result, run.train.epochs), flush=True))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except DivergedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(f"{len(history)} epochs done; checkpoints in {options.out}")
     return 0
 
 
+def remember_settings(run: RunConfig, folder: Path) -> None:
+    """Write the settings into the folder, or hold them against those that are there.
+
+    Raises:
+        ConfigError: the folder was begun with other settings, or cannot be written.
+    """
+    path = folder / "settings.json"
+    try:
+        if path.exists():
+            before, now = json.loads(path.read_text()), run.flat()
+            changes = [f"{k}: {before.get(k)!r} there, {now[k]!r} now" for k in now if before.get(k) != now[k]]
+            if changes:
+                raise ConfigError(
+                    f"--out: {folder} was begun with other settings ({'; '.join(changes)}); name another folder"
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(run.flat(), indent=1))
+    except OSError as error:
+        raise ConfigError(f"--out: {folder} cannot be written ({error.strerror}); name another folder") from None
+
+
 def line(result: EpochResult, epochs: int) -> str:
     """One epoch in one line: mIoU, the IoU of every class, loss, speed, minutes left."""
-    classes = "  ".join(f"{c.name} {result.iou[c.key]:.3f}" for c in FOREGROUND)
+    classes = "  ".join(f"{c.name} {show(result.iou[c.key])}" for c in FOREGROUND)
     left = (epochs - result.epoch) * result.seconds / 60
     return (
         f"epoch {result.epoch}/{epochs}  mIoU {result.miou:.4f}  ({classes})  loss {result.loss:.4f}  "

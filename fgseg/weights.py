@@ -1,4 +1,4 @@
-"""Where a model's first weights come from: random, a folder or the hub.  Needs no torch, so that mistakes answer fast."""
+"""Where a model's first weights come from: random, a folder or the hub.  Needs no torch: mistakes answer fast."""
 
 import os
 import re
@@ -78,6 +78,6 @@ def fetch_weights(name: str) -> None:
     except Exception as error:  # the hub client raises many kinds, its HTTP library's among them
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"model.name: {name} is neither cached nor could it be fetched from the hub ({reason}); check the id and the "
-            "network, name a folder of weights, or use b0 to start from random weights"
+            f"model.name: {name} is neither cached nor could it be fetched from the hub ({reason}); check the id and "
+            "the network, name a folder of weights, or use b0 to start from random weights"
         ) from None

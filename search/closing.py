@@ -29,7 +29,7 @@ def mlflow_command(plan: Plan) -> str:
     address = public_address(plan.tracking_uri)
     if address.startswith("http"):
         return address
-    return f"mlflow server --backend-store-uri {shlex.quote(address)}, then open http://127.0.0.1:5000"
+    return f"mlflow server --backend-store-uri {shlex.quote(address)}  # then open http://127.0.0.1:5000"
 
 
 def sync_command(plan: Plan) -> str:
@@ -43,6 +43,7 @@ def sync_command(plan: Plan) -> str:
 def continue_command(plan: Plan, finished: bool) -> str:
     """The command that goes on with the study: the same one, with a larger budget if that is used up."""
     arguments = [public_address(argument) for argument in sys.argv[1:]]  # a password never reaches the screen
+    arguments = [argument for argument in arguments if argument != "--accept-changes"]
     if finished:
         arguments = [*without_option(arguments, "--trials"), "--trials", str(2 * plan.search.trials)]
     return shlex.join(["python", "-m", "search.run", *arguments])
@@ -51,7 +52,7 @@ def continue_command(plan: Plan, finished: bool) -> str:
 def without_option(arguments: list[str], name: str) -> list[str]:
     """The arguments without an option and its value."""
     kept = [a for a in arguments if not a.startswith(f"{name}=")]
-    if name in kept:
+    while name in kept:
         at = kept.index(name)
         del kept[at : at + 2]
     return kept

@@ -10,7 +10,7 @@ from fgseg.config import Section
 class SearchConfig(Section):
     trials: int = Field(20, ge=1)
     """Trials of the whole study, finished ones included."""
-    storage: str = "runs"
+    storage: str = Field("runs", min_length=1, pattern=r"^[^?#]*$")
     """Folder that receives studies: ledger, checkpoints, reports."""
     tracking_uri: str | None = None
     """Address of the MLflow server or database; by default <storage>/mlflow.db."""
@@ -38,3 +38,10 @@ class SearchConfig(Section):
     """Finished trials whose weights are kept, the best ones; trial 0's are kept as well."""
     accept_changes: bool = False
     """Continue a study under another identity, and record the change."""
+
+    @property
+    def resolved_sampler(self) -> str:
+        """The sampler behind `auto`: the Gaussian process sees no pruned trials, TPE learns from them."""
+        if self.sampler != "auto":
+            return self.sampler
+        return "gp" if self.pruner == "none" else "tpe"

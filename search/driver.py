@@ -1,19 +1,19 @@
 """One run of the command: check everything, run what is left of the budget, report."""
 
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.status import Status
 
 from fgseg.config import ConfigError
 from fgseg.data import check as check_data
 from fgseg.data import fingerprint, load_splits
-from fgseg.weights import check_weights, fetch_weights
+from fgseg.weights import VARIANTS, check_weights, fetch_weights
 from search.closing import show_end, sync_command
 from search.desk import Desk
 from search.job import Job
@@ -23,10 +23,20 @@ from search.plan import Plan, check_identity, check_storage, differences
 from search.progress import Progress
 from search.report import summarise, write_report
 from search.shelf import Shelf
+from search.signals import CODES, Interrupted, Signals
 from search.tracking import StudyCard, Tracker, public_address
 
 DONE, FAULT = 0, 1
-INTERRUPTED = {signal.SIGINT: 130, signal.SIGTERM: 143}
+CLOSING_S = 8
+"""How long the end of a run waits for MLflow: less than the ten seconds in which a signal must be obeyed."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What may end a run before its budget is used up: a signal, or the loss of the study's lock."""
+
+    signals: Signals
+    lock: StudyLock
 
 
 def search(plan: Plan) -> int:
@@ -35,22 +45,32 @@ def search(plan: Plan) -> int:
     Raises:
         ConfigError: the user's first mistake; nothing has been written then.
     """
+    with Signals() as signals:
+        try:
+            return carry_out(plan, signals)
+        except Interrupted:
+            print("interrupted before a trial ran; the same command starts again", file=sys.stderr)
+            return signals.code
+        except LockedError as error:
+            raise ConfigError(str(error)) from None
+        except LedgerError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return FAULT
+
+
+def carry_out(plan: Plan, signals: Signals) -> int:
+    """Check everything, take the study's lock, and run; returns the exit code."""
     console = Console()
     identity = check(plan, console)
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    try:
-        ledger = Ledger.create(plan.ledger_url, plan.study)
-        with ledger.hold() as lock:
-            ledger.write_down(identity, study_facts(plan), plan.search.trials)
-            if changes := differences(ledger.identity, identity):
-                ledger.accept(identity, changes, time.time())
-            start(plan, ledger)
-            return run(plan, ledger, lock, console)
-    except LockedError as error:
-        raise ConfigError(str(error)) from None
-    except LedgerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAULT
+    signals.gentle = True
+    make_folder(plan.folder)
+    ledger = Ledger.create(plan.ledger_url, plan.study)
+    with ledger.hold() as lock:
+        ledger.write_down(identity, study_facts(plan, ledger), plan.search.trials)
+        if changes := differences(ledger.identity, identity):
+            ledger.accept(identity, changes, time.time())
+        start(plan, ledger)
+        return run(plan, ledger, Watch(signals, lock), console)
 
 
 def check(plan: Plan, console: Console) -> dict[str, Any]:
@@ -66,15 +86,32 @@ def check(plan: Plan, console: Console) -> dict[str, Any]:
     check_weights(settings.model.name)
     check_storage(plan)
     with console.status("reading the data") as status:
-
-        def show(split: str, done: int, total: int) -> None:
-            status.update(f"decoding the {split} frames: {done} of {total}")
-
-        splits = load_splits(settings.data, ("train", "val"), show)
+        splits = load_splits(settings.data, ("train", "val"), decoding(console, status))
     identity = plan.identity | {"data": fingerprint(splits)}
     check_identity(recorded, identity, plan)
     fetch_weights(settings.model.name)
     return identity
+
+
+def decoding(console: Console, status: Status) -> Callable[[str, int, int], None]:
+    """Shows how far the frames of a split are decoded: live on a terminal, elsewhere a line every tenth."""
+
+    def show(split: str, done: int, total: int) -> None:
+        text = f"decoding the {split} frames: {done} of {total}"
+        if console.is_terminal:
+            status.update(text)
+        elif done == total or done * 10 // total > (done - 1) * 10 // total:
+            console.print(text, highlight=False)
+
+    return show
+
+
+def make_folder(folder: Path) -> None:
+    """Create the study's folder; raises ConfigError where the system refuses."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--storage: {folder} cannot be made ({error.strerror}); choose another --storage") from None
 
 
 def recorded_identity(plan: Plan) -> dict[str, Any]:
@@ -91,7 +128,7 @@ def start(plan: Plan, ledger: Ledger) -> None:
         plan.space.distributions(),
         plan.space.start,
         trials=plan.search.trials,
-        sampler=plan.search.sampler,
+        sampler=plan.search.resolved_sampler,
         pruner=plan.search.pruner,
         epochs=train.epochs,
         seed=train.seed,
@@ -99,42 +136,43 @@ def start(plan: Plan, ledger: Ledger) -> None:
     )
 
 
-def run(plan: Plan, ledger: Ledger, lock: StudyLock, console: Console) -> int:
+def run(plan: Plan, ledger: Ledger, watch: Watch, console: Console) -> int:
     """Run the open and the missing trials, mirror them in MLflow, and report; returns the exit code."""
-    card = StudyCard.of(ledger, plan.folder.parent)
-    tracker = Tracker(ledger, plan.tracking_uri, card, plan.trial_settings)
+    tracker = Tracker(ledger, plan.tracking_uri, StudyCard.of(ledger, plan.folder.parent), plan.trial_settings)
     tracker.start()
     code = FAULT
     try:
-        code = run_missing(plan, ledger, lock, tracker, console)
+        code = run_missing(plan, ledger, watch, tracker, console)
         summary = summarise(plan, ledger)
         if summary is not None:
             tracker.publish(write_report(summary))
     finally:
-        stopped = code in INTERRUPTED.values()
-        synced = tracker.stop(timeout_s=3 if stopped else 30, interrupted=stopped)
+        stopped = code in CODES.values()
+        synced = tracker.stop(timeout_s=3 if stopped else CLOSING_S, interrupted=stopped)
     show_end(plan, console, summary, finished=code == DONE)
     if not synced:
-        console.print(
-            f"warning: MLflow at {public_address(plan.tracking_uri)} lacks results; {sync_command(plan)} sends them"
-        )
+        address = public_address(plan.tracking_uri)
+        text = f"warning: MLflow at {address} lacks results, which this sends: {sync_command(plan)}"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+    if watch.signals.received:
+        return watch.signals.code
     return FAULT if code == DONE and summary is None else code
 
 
-def run_missing(plan: Plan, ledger: Ledger, lock: StudyLock, tracker: Tracker, console: Console) -> int:
+def run_missing(plan: Plan, ledger: Ledger, watch: Watch, tracker: Tracker, console: Console) -> int:
     """Hand trials to Ray until the budget is used up; returns the exit code."""
-    shelf = Shelf(plan.search.keep_checkpoints, plan.run.train.select, plan.trial_folder)
+    shelf = Shelf(plan.search, plan.run.train.select, plan.trial_folder)
     shelf.tidy(ledger.trials())
     if ledger.nothing_left():
         return DONE
     from search.cluster import Pulse, cluster  # Ray takes seconds to import: not when there is nothing to run
-    from search.tune import Interrupted, run_trials
+    from search.tune import run_trials
 
     with (
         Progress(console, plan.search.trials, plan.run.train.epochs, ledger.trials()) as progress,
-        cluster(plan.search) as resources,
-        stop_on_signals() as received,
+        cluster(plan.search, plan.run.train.precision) as resources,
     ):
+        watch.signals.install()  # Ray has set a handler of its own
 
         def changed(number: int) -> None:
             record = ledger.trial(number)
@@ -160,35 +198,19 @@ def run_missing(plan: Plan, ledger: Ledger, lock: StudyLock, tracker: Tracker, c
         def must_stop() -> bool:
             if pulse.lost():
                 desk.fault = desk.fault or "the Ray cluster has died; run the same command again"
-            if not lock.held():
+            if not watch.lock.held():
                 desk.fault = desk.fault or "another driver has taken the study over"
-            return bool(received or desk.fault)
+            return bool(watch.signals.received or desk.fault)
 
         try:
             run_trials(desk, make_job, resources, must_stop)
         except Interrupted:
             console.print("stopping; the open trials can be continued")
-    if received:
-        return INTERRUPTED[received[0]]
+    if watch.signals.received:
+        return watch.signals.code
     if desk.fault:
         print(f"error: study {plan.study}: {desk.fault}", file=sys.stderr)
     return FAULT if desk.fault else DONE
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[list[signal.Signals]]:
-    """While inside, Ctrl-C and SIGTERM are only noted; gives the list of those received."""
-    received: list[signal.Signals] = []
-
-    def handle(number: int, frame: Any) -> None:
-        received.append(signal.Signals(number))
-
-    before = {s: signal.signal(s, handle) for s in INTERRUPTED}
-    try:
-        yield received
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
 
 
 def absolute(settings: dict[str, Any]) -> dict[str, Any]:
@@ -196,18 +218,20 @@ def absolute(settings: dict[str, Any]) -> dict[str, Any]:
     paths = {}
     for key in ("data.root", "data.cache", "model.name"):
         path = Path(settings[key] or "").expanduser()
-        if settings[key] and (path.exists() or key == "data.cache"):  # a hub id or a variant names no path
+        if settings[key] in VARIANTS and key == "model.name":
+            continue
+        if settings[key] and (path.exists() or key == "data.cache"):  # a hub id names no path
             paths[key] = str(path.resolve())
     return settings | paths
 
 
-def study_facts(plan: Plan) -> dict[str, Any]:
-    """How the study presents itself, as JSON types."""
+def study_facts(plan: Plan, ledger: Ledger) -> dict[str, Any]:
+    """How the study presents itself, as JSON types; it stays in the experiment in which it began."""
     return {
         "study": plan.study,
         "space": plan.space.name,
         "title": plan.space.title,
-        "experiment": plan.experiment,
+        "experiment": ledger.card.get("experiment", plan.experiment),
         "settings": plan.run.flat(),
         "allow_changed_batch": plan.search.allow_changed_batch,
     }

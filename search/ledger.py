@@ -96,7 +96,7 @@ class Ledger(StudyFacts):
         and `select` (the epoch that stands for a trial) are settings of that name.
         """
         known = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = build_sampler(sampler, pruner=pruner, space=space, trials=trials, seed=seed, known=known)
+        self._study.sampler = build_sampler(sampler, space=space, trials=trials, seed=seed, known=known)
         self._study.pruner = build_pruner(pruner, trials, epochs)
         self._settings = Settings(space, trials, epochs, select, pruner != "none")
         if not known:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fgseg.config import ConfigError
-from search.plan import Plan
+from search.plan import Plan, check_identity
 from search.space import Space, list_spaces, load_space
 
 
@@ -24,8 +24,6 @@ def print_spaces() -> int:
 
 def print_studies(storage: str) -> int:
     """Every study of a storage: trials by state, and the best."""
-    from search.ledger import Ledger, State
-
     table = Table(box=None)
     for column in ("study", "finished", "stopped early", "failed", "open", "best mIoU"):
         table.add_column(column, justify="left" if column == "study" else "right")
@@ -33,26 +31,48 @@ def print_studies(storage: str) -> int:
     if not databases:
         raise ConfigError(f"--storage: no studies in {storage}; run a search first, or name another folder")
     for database in databases:
-        ledger = Ledger(f"sqlite:///{database}", database.parent.name)
-        states = [t.state for t in ledger.trials()]
-        counts = [str(states.count(s)) for s in (State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING)]
-        best = ledger.best()
-        score = "-" if best is None else f"{best.value:.4f} (trial {best.number:03d})"
-        table.add_row(database.parent.name, *counts, score)
+        table.add_row(database.parent.name, *study_row(database))
     Console().print(table)
     return 0
+
+
+def study_row(database: Path) -> list[str]:
+    """How many trials of a study ended in which way, and its best one."""
+    from search.ledger import Ledger, LedgerError, State
+
+    try:
+        ledger = Ledger(f"sqlite:///{database}", database.parent.name)
+        states, best = [t.state for t in ledger.trials()], ledger.best()
+    except (LedgerError, LookupError):
+        return ["-", "-", "-", "-", "unreadable"]
+    counts = [str(states.count(s)) for s in (State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING)]
+    return [*counts, "-" if best is None else f"{best.value:.4f} (trial {best.number:03d})"]
 
 
 def print_plan(plan: Plan) -> int:
     """The resolved settings, the space, and what would run."""
     from search.tracking import public_address
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"study {plan.study}: {plan.search.trials} trials of {plan.space.title} ({plan.space.name})")
+    console.print(f"  would run {what_is_left(plan)}")
     console.print(f"  storage   {plan.folder}")
     console.print(f"  MLflow    {public_address(plan.tracking_uri)}")
     console.print(settings_table(plan), space_table(plan.space))
     return 0
+
+
+def what_is_left(plan: Plan) -> str:
+    """How many trials would be started and continued; raises ConfigError for a study of another identity."""
+    from search.ledger import Ledger, State
+
+    if not Ledger.exists(plan.ledger_url, plan.study):
+        return f"{plan.search.trials} new trials; the study does not exist yet"
+    ledger = Ledger(plan.ledger_url, plan.study)
+    check_identity(ledger.identity, plan.identity, plan)
+    states = [t.state for t in ledger.trials()]
+    new, still_open = max(0, plan.search.trials - len(states)), states.count(State.RUNNING)
+    return f"{new} new trials and {still_open} open ones; {len(states) - still_open} have ended"
 
 
 def settings_table(plan: Plan) -> Table:

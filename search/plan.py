@@ -11,15 +11,16 @@ from pydantic import ValidationError
 import fgseg
 from fgseg.config import PATH_NAME, ConfigError, Layer, RunConfig, build, explain, read_yaml
 from fgseg.config import flatten as flatten_settings
+from fgseg.config_files import find_file
 from search.config import SearchConfig
-from search.configs import find_config
+from search.resources import check_resources
 from search.space import Space, load_space, override
 
 if TYPE_CHECKING:
     from search.record import Ask, TrialRecord
 
-UNIDENTIFYING = ("data.root", "data.cache")
-"""Settings that say where data lie, not what they are: they may change between runs of a study."""
+UNIDENTIFYING = ("data.root", "data.cache", "data.device", "train.compile")
+"""Settings that say where data lie or how fast a step is, not what is computed: they may change between runs."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Plan:
             "version": fgseg.__version__,
             "space": self.space.to_json(),
             "settings": settings,
-            "sampler": self.search.sampler,
+            "sampler": self.search.resolved_sampler,
         }
 
     @property
@@ -60,10 +61,12 @@ class Plan:
 
     @property
     def ledger_url(self) -> str:
+        """Address of the study's database."""
         return f"sqlite:///{self.folder / 'study.db'}"
 
     @property
     def tracking_uri(self) -> str:
+        """Address of MLflow; by default a database in the storage."""
         return self.search.tracking_uri or f"sqlite:///{self.folder.parent / 'mlflow.db'}"
 
     def trial_folder(self, number: int) -> Path:
@@ -93,22 +96,14 @@ def make_plan(
     build([settings, Layer("--set", {k: v for k, v in assignments.items() if not k.startswith("search.")})])
     space, plain = override(load_space(space_name), assignments)
     layers = (settings, Layer(f"space {space.name}", space.fixed), Layer("--set", plain))
-    name = study or f"{path.stem}-{space.name}"
+    name = f"{path.stem}-{space.name}" if study is None else study
     if not PATH_NAME.fullmatch(name):
         raise ConfigError(
             f"--study: got {name!r}, must be letters, digits, dots, dashes and underscores (it names a folder)"
         )
     plan = Plan(space, layers, search, name, path.stem)
-    if plan.run.train.precision == "fp16" and search.gpus_per_trial == 0:
-        raise ConfigError(
-            "train.precision: got fp16, which needs a GPU, and --gpus-per-trial is 0; use auto, bf16 or no"
-        )
+    check_resources(search, plan.run.train.precision)
     return plan
-
-
-def find_file(config: str) -> Path:
-    """A configuration file: where its path says, else below the configs folders; raises ConfigError."""
-    return Path(config) if Path(config).is_file() else find_config(config.removeprefix("configs/"))
 
 
 def read_search(section: Any, path: Path, flags: Mapping[str, Any]) -> SearchConfig:

@@ -45,9 +45,9 @@ class Progress:
         before = self.records.get(record.number)
         self.records[record.number] = record
         text = event(before, record, self.epochs)
-        if text and not self.live:
+        if text and (not self.live or record.state is not State.RUNNING):
             head = f"{clock(time.monotonic() - self.started)}  trial {record.number:03d}"
-            self.console.print(f"{head}  {text}  |  {self.standing()}", highlight=False, soft_wrap=True)
+            self.console.print(f"{head}  {text}  |  {self.standing()}", highlight=False, markup=False, soft_wrap=True)
 
     def note(self, number: int, text: str) -> None:
         """Tell something that a person should know about a trial."""

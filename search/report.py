@@ -1,11 +1,12 @@
 """What a study found: the best trial against the family's starting point, for the terminal and as report.md."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
 
-from fgseg.epoch import EpochResult, select_epoch
+from fgseg.epoch import EpochResult, select_epoch, show
 from fgseg.labels import FOREGROUND
 from search.ledger import Ledger, State, TrialRecord
 from search.plan import Plan
@@ -33,7 +34,11 @@ class Summary:
 
     def point(self) -> list[tuple[str, float, float]]:
         """Rows of setting, the start's value and the best trial's value."""
-        return [(key, r.start, self.best.params[key]) for key, r in self.plan.space.search.items()]
+        return [
+            (key, r.start, self.best.params[key])
+            for key, r in self.plan.space.search.items()
+            if key in self.best.params
+        ]
 
 
 def summarise(plan: Plan, ledger: Ledger) -> Summary | None:
@@ -65,9 +70,9 @@ def title(summary: Summary) -> str:
 
 def cells(name: str, start: float | None, best: float) -> list[str]:
     """A row of the closing table as texts."""
-    if start is None:
-        return [name, "-", f"{best:.4f}", "-"]
-    return [name, f"{start:.4f}", f"{best:.4f}", f"{best - start:+.4f}"]
+    before = "-" if start is None else show(start)
+    difference = "-" if start is None or math.isnan(best - start) else f"{best - start:+.4f}"
+    return [name, before, show(best), difference]
 
 
 def markdown(summary: Summary) -> str:

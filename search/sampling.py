@@ -24,14 +24,12 @@ SAME_POINT = 0.01
 
 
 def build_sampler(
-    name: str, *, pruner: str, space: Mapping[str, BaseDistribution], trials: int, seed: int, known: int
+    name: str, *, space: Mapping[str, BaseDistribution], trials: int, seed: int, known: int
 ) -> BaseSampler:
     """A sampler by name.
 
     Args:
-        name: gp, tpe, random, or auto: the Gaussian process without a pruner; with one TPE, since only TPE learns
-            from pruned trials.
-        pruner: name of the pruner.
+        name: gp (the Gaussian process), tpe or random.
         space: what is searched, by dotted name.
         trials: budget of the study; small ones start with fewer points that no model proposes.
         seed: of the study.
@@ -39,8 +37,6 @@ def build_sampler(
             propose the same points after every restart; the quasi-random sequence goes on by itself.
     """
     fresh = random.Random(f"{seed}/{known}").getrandbits(31)
-    if name == "auto":
-        name = "gp" if pruner == "none" else "tpe"
     if name == "gp":
         return QuasiRandomThenGP(space, min(4, trials // 2), seed, fresh)
     if name == "tpe":

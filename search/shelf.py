@@ -6,6 +6,7 @@ from pathlib import Path
 from fgseg.epoch import select_epoch
 from fgseg.manifest import keep_only, list_manifests
 from fgseg.store import LocalStore
+from search.config import SearchConfig
 from search.record import State, TrialRecord
 
 START_POINT = 0
@@ -15,19 +16,21 @@ class Shelf:
     """Deletes checkpoints that nobody will ask for, once the ledger says that their trial has ended.
 
     Args:
-        keep: how many of the best trials keep the weights of their selected epoch.
+        search: how many of the best trials keep the weights of their selected epoch, and which may be the best.
         select: the setting `train.select`.
         folder_of: the folder of a trial by its number.
     """
 
-    def __init__(self, keep: int, select: str, folder_of: Callable[[int], Path]):
-        self.keep, self.select, self.folder_of = keep, select, folder_of
+    def __init__(self, search: SearchConfig, select: str, folder_of: Callable[[int], Path]):
+        self.search, self.select, self.folder_of = search, select, folder_of
         self.tidied: dict[int, bool] = {}
 
     def tidy(self, trials: Sequence[TrialRecord]) -> None:
         """Bring the folders of ended trials in line with the ledger; repeating it changes nothing."""
-        ranked = sorted((t for t in trials if t.value is not None), key=lambda t: (-(t.value or 0), t.number))
-        kept = {t.number for t in ranked[: self.keep]} | {START_POINT}
+        allowed = self.search.allow_changed_batch
+        comparable = [t for t in trials if t.value is not None and (allowed or not t.overrides)]
+        ranked = sorted(comparable, key=lambda t: (-(t.value or 0), t.number))
+        kept = {t.number for t in ranked[: self.search.keep_checkpoints]} | {START_POINT}
         for trial in trials:
             stays = trial.number in kept and trial.state is State.COMPLETE
             if trial.state is not State.RUNNING and self.tidied.get(trial.number) is not stays:
@@ -37,5 +40,6 @@ class Shelf:
     def clear(self, trial: TrialRecord, stays: bool) -> None:
         """Delete all checkpoints of a trial, or all but the newest one of the epoch that stands for it."""
         store = LocalStore(self.folder_of(trial.number))
+        store.sweep()
         chosen = select_epoch(trial.epochs, self.select).epoch if stays else None
         keep_only(store, [m for m in list_manifests(store) if m.epoch == chosen][:1], trial.attempt)

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError
 
 from fgseg.config import ConfigError, Layer, RunConfig, Section, build, check_name, explain, flatten, read_yaml
-from search.configs import find_config, list_configs
+from fgseg.config_files import find_config, list_configs
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+
+
+UNSEARCHABLE = ("train.epochs", "train.seed")
+"""Settings that must be alike in all trials of a study, beside the section `data`."""
 
 
 class Range(Section):
@@ -68,10 +72,9 @@ class Space:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The space as JSON types, for the study's identity."""
+        """The name and the ranges as JSON types, for the study's identity; what is fixed is among its settings."""
         return {
             "name": self.name,
-            "fixed": self.fixed,
             "search": {key: r.model_dump() for key, r in self.search.items()},
         }
 
@@ -143,6 +146,10 @@ def check_space(space: Space, origin: str) -> Space:
     for key, r in space.search.items():
         where = f"{origin}: search.{key}"
         check_name(key, known, f"{where}: no such setting")
+        if key.startswith("data.") or key in UNSEARCHABLE:
+            raise ConfigError(f"{where}: trials that differ in it cannot be compared; fix it under `fixed` instead")
+        if is_whole(key) and not all(float(end).is_integer() for end in (r.low, r.high, r.start)):
+            raise ConfigError(f"{where}: got {r.low:g} to {r.high:g} from {r.start:g}, must be whole numbers")
         if not isinstance(known[key], int | float):
             raise ConfigError(f"{where}: only numbers can be searched; fix it under `fixed` instead")
         if not r.low < r.high:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray import tune
 
-from fgseg.config import Layer, build
+from fgseg.config import Layer, RunConfig, build
 from fgseg.epoch import EpochResult, SupersededError
 from search.job import Job, Report
 
@@ -70,22 +70,19 @@ def work(job: Job, report: Report, send: Callable[[Report], None]) -> None:
         torch.cuda.empty_cache()
 
 
-def learn(job: Job, run: Any, report: Report, send: Callable[[Report], None]) -> None:
+def learn(job: Job, run: RunConfig, report: Report, send: Callable[[Report], None]) -> None:
     """Train from the folder's newest checkpoint, whose epochs are reported first: the driver may lack them."""
-    from fgseg.checkpoint import newest_checkpoint
-    from fgseg.store import LocalStore
     from fgseg.train import train
 
-    if checkpoint := newest_checkpoint(LocalStore(job.folder)):
-        report.epochs = list(checkpoint.manifest.history)
+    def on_resume(history: list[EpochResult]) -> None:
+        report.epochs = history
         send(report)
 
     def on_epoch(result: EpochResult) -> None:
         report.epochs.append(result)
         send(report)
 
-    if len(report.epochs) < run.train.epochs:
-        train(run, job.folder, on_epoch, job.attempt)
+    train(run, job.folder, on_epoch, job.attempt, on_resume)
 
 
 def describe(error: Exception) -> str:

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from ray import tune
@@ -13,21 +13,9 @@ from ray.tune.search import Searcher
 from search.desk import Desk
 from search.job import Job, Report
 from search.ledger import Ask
+from search.resources import Resources
+from search.signals import Interrupted
 from search.trial import run_trial
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a trial gets, and how many run at once."""
-
-    cpus: float
-    gpus: float
-    concurrent: int
-    threads: int
-
-
-class Interrupted(BaseException):
-    """The run has to stop.  Not an Exception, so that Ray Tune lets it pass at once."""
 
 
 class Interruption(tune.Callback):

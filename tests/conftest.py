@@ -48,6 +48,13 @@ def tiny(cache: str):
     return make
 
 
+def absent(reason: str) -> None:
+    """Skip a test for want of something; where everything is promised to be there, fail it."""
+    if os.environ.get("FGSEARCH_REQUIRE_ALL") == "1":
+        pytest.fail(f"{reason}, and FGSEARCH_REQUIRE_ALL=1 promises it")
+    pytest.skip(reason)
+
+
 @pytest.fixture
 def shared() -> Path:
     """The folder of real frames and weights beside the checkout; the test is skipped where it is absent."""

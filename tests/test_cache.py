@@ -13,6 +13,7 @@ from small_data import make, noise, save, settings, write_cityscapes
 
 from fgseg import data
 from fgseg.config import ConfigError, DataConfig
+from fgseg.data.cache import cache_key
 
 
 @pytest.fixture
@@ -166,3 +167,14 @@ def test_a_full_disk_names_the_setting_and_leaves_nothing(cfg, monkeypatch):
     with pytest.raises(ConfigError, match=r"data\.cache: .* cannot be written \(No space left on device\)"):
         data.load_splits(cfg)
     assert entries(cfg) == []
+
+
+def test_hub_id_has_one_key_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    reader = data.open_reader(DataConfig(reader="streets"))
+    cfg = DataConfig(reader="hub", root="someone/streets")
+    keys = set()
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        keys.add(cache_key(reader, cfg, []))
+    assert len(keys) == 1

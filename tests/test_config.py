@@ -42,6 +42,12 @@ def test_scientific_notation_without_a_dot_is_a_number():
     assert build([Layer("--set", parse_assignments(["train.lr=6e-5"]))]).train.lr == 6e-5
 
 
+@pytest.mark.parametrize("text", ["no", "'no'", "bf16"])
+def test_word_that_yaml_reads_as_a_truth_value_is_the_word(text: str):
+    run = build([Layer("--set", parse_assignments([f"train.precision={text}"]))])
+    assert run.train.precision == text.strip("'")
+
+
 def test_later_layers_win_and_errors_name_their_layer(tmp_path: Path):
     file = tmp_path / "a.yaml"
     file.write_text("train: {epochs: 3, lr: 2}\nsearch: {trials: 4}\n")

@@ -8,9 +8,10 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+from conftest import absent
 
 from fgseg.config import Layer, build, read_layer, read_yaml
-from search.configs import list_configs
+from fgseg.config_files import list_configs
 from search.plan import make_plan
 from search.record import Ask
 from search.space import list_spaces
@@ -75,7 +76,7 @@ def test_installed_package_ships_its_configs(tmp_path: Path):
     try:
         distribution("fgsearch")
     except PackageNotFoundError:
-        pytest.skip("fgsearch is not installed here, only its checkout is used")
+        absent("fgsearch is not installed here, only its checkout is used")
     code = "from search.space import list_spaces; print(*(p for p in list_spaces().values()), sep='\\n')"
     own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     shown = subprocess.run(

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import absent
 from real_search import Driver
 
 from search.audit import audit
@@ -204,7 +205,7 @@ def test_full_disk_stops_the_run_with_one_line_and_it_continues_once_there_is_ro
     storage.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(storage)], capture_output=True)
     if mounted.returncode:
-        pytest.skip("only root may mount a small disk")
+        absent("only root may mount a small disk")
     try:
         driver = start(storage, "--trials", "2", "--max-concurrent", "1")
         driver.wait_for(r"trial 000  epoch 1/4")

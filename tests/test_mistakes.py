@@ -10,6 +10,7 @@ import pytest
 from small_data import noise, save, stripes, write_cityscapes
 
 from fgseg.config import ConfigError
+from search.driver import make_folder
 from search.plan import check_identity, differences, make_plan
 from search.run import main
 
@@ -55,6 +56,10 @@ def cityscapes(root: Path) -> list[str]:
         (["--set=data.reader=cityscapes"], "data.root: got nothing, the reader cityscapes needs a folder"),
         (["--set=data.reader=cityscapes", "--set=data.root=/nowhere"], "/nowhere"),
         (["--set=train.precision=fp16", "--gpus-per-trial=0"], "train.precision: got fp16, which needs a GPU"),
+        (["--cpus-per-trial=9999"], "--cpus-per-trial 9999, --gpus-per-trial 0: no trial fits"),
+        (["--ray-address=127.0.0.1:1"], "--ray-address: nothing answers at 127.0.0.1:1"),
+        (["--ray-address=here"], "--ray-address: got 'here', must be host:port, auto or local"),
+        (["--study="], "--study: got ''"),
     ],
 )
 def test_mistake_is_told_in_one_line(told, arguments: list[str], message: str):
@@ -113,6 +118,26 @@ def test_validation_split_without_a_class_names_it(told, tmp_path: Path):
     for label in root.glob("gtFine/val/*/*"):
         save(stripes((7, 13, 26, 21, 7, 20, 19)), label)
     assert "pole" in told(*cityscapes(root))
+
+
+@pytest.mark.parametrize("storage", ["", "what?"])
+def test_storage_that_cannot_be_an_address_is_told(capsys: pytest.CaptureFixture[str], storage: str):
+    assert main(["--space=bas", f"--storage={storage}"]) == 2
+    assert f"--storage: got {storage!r}" in capsys.readouterr().err
+
+
+def test_storage_that_cannot_be_made_is_told():
+    with pytest.raises(ConfigError, match="--storage: /proc/nowhere cannot be made"):
+        make_folder(Path("/proc/nowhere"))
+
+
+def test_damaged_ledger_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "quickstart-bas").mkdir()
+    (tmp_path / "quickstart-bas" / "study.db").write_bytes(b"not a database" * 100)
+    assert main(["--space=bas", f"--storage={tmp_path}"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["--list-studies", f"--storage={tmp_path}"]) == 0
+    assert "unreadable" in capsys.readouterr().out
 
 
 def test_storage_that_is_a_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

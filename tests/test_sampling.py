@@ -7,6 +7,7 @@ import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 
 from fgseg.epoch import EpochResult
+from search.config import SearchConfig
 from search.ledger import Ask, Ledger, State
 
 SPACE = {"a": FloatDistribution(0.0, 1.0), "b": FloatDistribution(0.0, 1.0)}
@@ -16,6 +17,7 @@ START = {"a": 0.5, "b": 0.5}
 def drive(folder: Path, sampler: str = "auto", pruner: str = "none", trials: int = 12, epochs: int = 1) -> Ledger:
     """A ledger as a fresh driver opens it."""
     ledger = Ledger.create(f"sqlite:///{folder}/study.db", "s")
+    sampler = SearchConfig(sampler=sampler, pruner=pruner).resolved_sampler
     ledger.start(SPACE, START, trials=trials, sampler=sampler, pruner=pruner, epochs=epochs, seed=7, select="last")
     return ledger
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from fgseg.epoch import EpochResult
 from fgseg.manifest import Manifest, list_manifests
 from fgseg.store import LocalStore
+from search.config import SearchConfig
 from search.record import State, TrialRecord
 from search.shelf import Shelf
 
@@ -31,7 +32,7 @@ def kept(folder: Path) -> dict[int, list[int]]:
 
 
 def shelf(folder: Path, keep: int = 1, select: str = "last") -> Shelf:
-    return Shelf(keep, select, lambda number: folder / str(number))
+    return Shelf(SearchConfig(keep_checkpoints=keep), select, lambda number: folder / str(number))
 
 
 def test_best_trials_and_the_start_point_keep_their_selected_epoch(tmp_path: Path):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fgseg.epoch import EpochResult
-from fgseg.learner import DivergedError, build_learner, check_finite
+from fgseg.epoch import DivergedError, EpochResult
+from fgseg.learner import build_learner, check_finite
 from fgseg.train import main, train
 
 
@@ -154,6 +154,20 @@ def test_command_tells_a_mistake_in_one_line_and_writes_nothing(
         "error: model.name: no such model 'b9', nor a folder or hub id of that name"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_command_refuses_to_continue_with_other_settings(
+    tmp_path: Path, cache: str, capsys: pytest.CaptureFixture[str]
+):
+    assert command(tmp_path, cache) == 0
+    assert command(tmp_path, cache, "train.lr=0.1") == 2
+    assert "was begun with other settings (train.lr: 0.005 there, 0.1 now)" in capsys.readouterr().err
+
+
+def test_command_tells_a_folder_that_cannot_be_written(tmp_path: Path, cache: str, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "out").write_text("a file")
+    assert command(tmp_path, cache) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_fgseg_imports_none_of_the_search_libraries():

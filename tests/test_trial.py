@@ -28,7 +28,7 @@ def broken(*errors: Exception):
     """A training that raises these one after the other, then returns."""
     left = list(errors)
 
-    def train(run, folder, on_epoch, attempt):
+    def train(run, folder, on_epoch, attempt, on_resume):
         if left:
             raise left.pop(0)
 
@@ -53,7 +53,7 @@ def test_exception_becomes_the_reason_in_one_line(job: Job, monkeypatch: pytest.
 def test_diverged_loss_fails_with_epoch_and_term_and_without_a_metric(job: Job, monkeypatch: pytest.MonkeyPatch):
     def diverging(self, logits, labels):
         loss = logits.sum() * float("nan")
-        return loss, {"ssim": loss.detach()}
+        return loss, {name: loss.detach() if name == "ssim" else torch.tensor(1.0) for name in self.weights}
 
     monkeypatch.setattr("fgseg.losses.HybridLoss.forward", diverging)
     sent = reports(job)
@@ -84,11 +84,11 @@ def test_memory_that_runs_out_is_named_with_settings_that_would_fit(job: Job, mo
 def test_memory_that_runs_out_halves_the_batch_where_asked(job: Job, monkeypatch: pytest.MonkeyPatch):
     real, seen = fgseg.train.train, []
 
-    def hungry(run, folder, on_epoch, attempt):
+    def hungry(run, folder, on_epoch, attempt, on_resume):
         seen.append((run.train.batch_size, run.train.accumulation))
         if run.train.batch_size > 1:
             raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB")
-        return real(run, folder, on_epoch, attempt)
+        return real(run, folder, on_epoch, attempt, on_resume)
 
     monkeypatch.setattr(fgseg.train, "train", hungry)
     sent = reports(replace(job, on_oom="halve"))

@@ -67,7 +67,9 @@ def load(reader: Reader, cfg: DataConfig, split: str, frames: Sequence[Frame], p
 
 def cache_key(reader: Reader, cfg: DataConfig, frames: Sequence[Frame]) -> str:
     """Hash all that decides the cached pixels and labels."""
-    root = str(Path(cfg.root).expanduser().resolve()) if cfg.root else None
+    root = cfg.root
+    if root and Path(root).expanduser().exists():  # a hub id is no path: it means the same in every folder
+        root = str(Path(root).expanduser().resolve())
     content = [
         [FORMAT, cfg.reader, root, cfg.height, cfg.width],
         sorted(reader.table.items()),

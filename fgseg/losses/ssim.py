@@ -13,7 +13,7 @@ SIGMA = 1.5
 C1 = 0.01**2
 C2 = 0.03**2
 DIRECT_PIXELS = 2**14
-"""Frames of up to this many pixels take the formula as it stands: it costs milliseconds, and rounds as the source does."""
+"""Frames of up to this many pixels take the formula as it stands: it costs milliseconds, and rounds as the source."""
 CPU_CHUNK = 2**19
 """Values that the CPU treats at a time: maps this small stay in its caches and reuse memory, in 2/3 of the time."""
 CPU_BLOCK, DEVICE_BLOCK = 32, 128

@@ -21,6 +21,11 @@ def find_config(name: str) -> Path:
     raise ConfigError(f"{name}: no such file in ./configs or in the package; name an existing YAML file")
 
 
+def find_file(path: str) -> Path:
+    """A configuration file: where its path says, else below the configs folders; raises ConfigError."""
+    return Path(path) if Path(path).is_file() else find_config(path.removeprefix("configs/"))
+
+
 def list_configs(group: str) -> dict[str, Path]:
     """The YAML files of one group by their stem, nearest folder winning; baseline first, then by the alphabet."""
     found = {path.stem: path for folder in reversed(folders()) for path in folder.glob(f"{group}/*.yaml")}

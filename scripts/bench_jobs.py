@@ -1,0 +1,251 @@
+"""What the benchmark measures: for each job, the source's recipe and ours, prepared once, then run sample by sample."""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import source_recipe as source
+import torch
+from torch import Tensor
+
+from fgseg.batches import train_batches
+from fgseg.config import Layer, RunConfig, build
+from fgseg.data import load_splits
+from fgseg.evaluate import evaluate
+from fgseg.frames import Frames, place
+from fgseg.gpu import take_share
+from fgseg.learner import Learner, build_learner
+from fgseg.losses import HybridLoss
+from fgseg.memory import keep_freed_memory
+from fgseg.weights import VARIANTS
+
+FAMILIES = {
+    "bas": ({"cross_entropy": 1.0, "ssim": 0.4, "soft_iou": 0.5}, (1,) * 7, source.Hybrid),
+    "slc": ({"cross_entropy": 1.1, "ssim": 0.5, "lovasz": 0.5}, (1, 5, 1, 1, 5, 5, 2), source.Ultimate),
+}
+"""Weights of the terms, class weights, and the source's loss."""
+EVALUATED = 250
+"""Frames of the source's validation split."""
+GRAPHED = 20
+"""Runs of a loss in one CUDA graph, so that the start of the graph does not count."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a measurement works on."""
+
+    root: Path
+    """Cityscapes layout."""
+    cache: Path
+    size: tuple[int, int]
+    """Height and width after resizing."""
+    frames: int
+    """Frames in the folder."""
+    batch: int
+    seconds: float
+    """Length of a sample."""
+    model: str
+    threads: int
+    """Processor threads; 0: as many as torch takes."""
+    device: str
+    share: float = 1.0
+    """Part of the GPU's memory."""
+
+
+class Endless:
+    """Few frames as if they were many, so that epochs are as long as in earnest."""
+
+    def __init__(self, frames: Frames, length: int):
+        self.frames, self.length = frames, length
+        self.device, self.index_device, self.size = frames.device, frames.index_device, frames.size
+
+    def __len__(self) -> int:
+        return self.length
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        return self.frames.take(index % len(self.frames))
+
+
+def settings(setup: Setup) -> RunConfig:
+    """The source's protocol of bas_cp on this setup's frames."""
+    height, width = setup.size
+    weights = {f"loss.{term}": weight for term, weight in FAMILIES["bas"][0].items()}
+    data = {
+        "reader": "cityscapes",
+        "root": str(setup.root),
+        "cache": str(setup.cache),
+        "height": height,
+        "width": width,
+    }
+    counts = {"data.train": setup.frames, "data.val": 1, "data.test": 0}
+    values = {f"data.{key}": value for key, value in data.items()} | counts | weights
+    return build(
+        [
+            Layer(
+                "benchmark",
+                values | {"copy_paste.prob": 0.5, "train.batch_size": setup.batch, "model.name": setup.model},
+            )
+        ]
+    )
+
+
+def our_training(setup: Setup) -> Callable[[], float]:
+    """Images per second of training."""
+    if setup.device == "cuda":
+        take_share(setup.share)
+    run = settings(setup)
+    learner = build_learner(run, 10**5)
+    train = load_splits(run.data, ("train",))["train"]
+    frames = Endless(place({"train": train}, run.data.device, learner.accelerator.device)["train"], 10**5)
+    learner.model.train()
+    generator = torch.Generator(frames.device).manual_seed(0)
+    batches = train_batches(frames, run, generator)
+    steps_s(learner, batches, source.WARM_UP)
+
+    def sample() -> float:
+        pace = steps_s(learner, batches, 2)
+        steps = max(2, math.ceil(setup.seconds / pace))
+        return setup.batch / steps_s(learner, batches, steps)
+
+    return sample
+
+
+def steps_s(learner: Learner, batches: Any, count: int) -> float:
+    """Seconds that each of `count` steps takes."""
+    started = source.settled()
+    for batch in islice(batches, count):
+        learner.step([batch])
+    return (source.settled() - started) / count
+
+
+def their_training(setup: Setup) -> Callable[[], float]:
+    """Images per second of training, its files decoded by at most eight workers as in the source."""
+    model, data = their_model(setup), source.Streets(setup.root, *setup.size)
+    workers = min(8, os.cpu_count() or 1)
+    return lambda: source.train(model, data, setup.batch, workers, setup.seconds)
+
+
+def their_model(setup: Setup) -> torch.nn.Module:
+    variant = VARIANTS[setup.model]
+    return source.build_model(variant.widths, variant.depths, variant.heads, variant.decoder)
+
+
+def their_step(setup: Setup) -> Callable[[], float]:
+    """Seconds of a step on a batch in memory, on the CPU."""
+    images, labels = batch_of(setup)
+    step = source.step_of(their_model(setup), source.Hybrid(), images, labels.long())
+    return timed(step)
+
+
+def our_step(setup: Setup) -> Callable[[], float]:
+    """The same of ours; normalising the images counts as well."""
+    _, labels = batch_of(setup)
+    images = torch.randint(0, 256, (setup.batch, 3, *setup.size), dtype=torch.uint8)
+    learner = build_learner(settings(setup), 10**5)
+    learner.model.train()
+    return timed(lambda: learner.step([(images, labels)]))
+
+
+def our_evaluation(setup: Setup) -> Callable[[], float]:
+    """Seconds to judge 250 frames: predictions, upsampling, counts."""
+    run = settings(setup)
+    learner = build_learner(run, 10**5)
+    device = learner.accelerator.device
+    train = load_splits(run.data, ("train",))["train"]
+    frames = Endless(place({"train": train}, run.data.device, device)["train"], EVALUATED)
+
+    def judge() -> None:
+        with learner.accelerator.autocast():
+            evaluate(learner.model, frames)
+
+    return timed(judge)
+
+
+def their_loss(setup: Setup, family: str) -> Callable[[], float]:
+    """Seconds per image of the source's loss, forward and backward."""
+    logits, labels = logits_of(setup)
+    criterion = FAMILIES[family][2]().to(setup.device)
+    labels = labels.long()
+    run = timed(lambda: torch.autograd.grad(criterion(logits, labels), logits))
+    return lambda: run() / setup.batch
+
+
+def our_loss(setup: Setup, family: str) -> Callable[[], float]:
+    """The same of ours; on a GPU compiled and in a CUDA graph, as it is in a step."""
+    keep_freed_memory()
+    logits, labels = logits_of(setup)
+    weights, class_weights, _ = FAMILIES[family]
+    criterion: Any = HybridLoss(weights, class_weights).to(setup.device)
+    if setup.device == "cpu":
+        run = timed(lambda: torch.autograd.grad(criterion(logits, labels)[0], logits))
+        return lambda: run() / setup.batch
+    compiled = torch.compile(criterion, dynamic=False)
+    run = timed(graphed(lambda: torch.autograd.grad(compiled(logits, labels)[0], logits)))
+    return lambda: run() / setup.batch / GRAPHED
+
+
+def graphed(run: Callable[[], object]) -> Callable[[], None]:
+    """`GRAPHED` runs as one CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(GRAPHED):
+            run()
+    return graph.replay
+
+
+def bandwidth(setup: Setup) -> Callable[[], float]:
+    """Bytes per second of a copy on the GPU, read and written."""
+    into, out = (torch.empty(2**28, dtype=torch.float32, device=setup.device) for _ in range(2))
+    run = timed(lambda: into.copy_(out))
+    return lambda: 2 * into.nbytes / run()
+
+
+def logits_of(setup: Setup) -> tuple[Tensor, Tensor]:
+    """Random logits at a quarter of the size, and blocky labels as uint8."""
+    height, width = setup.size
+    torch.manual_seed(0)
+    logits = torch.randn(setup.batch, 7, height // 4, width // 4, device=setup.device).requires_grad_()
+    return logits, batch_of(setup)[1].to(setup.device)
+
+
+def batch_of(setup: Setup) -> tuple[Tensor, Tensor]:
+    """Random images (B, 3, H, W) float32 and labels (B, H, W) uint8 in blocks of 16 pixels."""
+    height, width = setup.size
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randint(0, 7, (setup.batch, -(-height // 16), -(-width // 16)), generator=generator)
+    labels = blocks.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :height, :width].to(torch.uint8)
+    return torch.randn(setup.batch, 3, height, width, generator=generator), labels
+
+
+def timed(run: Callable[[], object]) -> Callable[[], float]:
+    """A sample: seconds of one run, the device waited for."""
+    for _ in range(3):
+        run()
+
+    def sample() -> float:
+        started = source.settled()
+        run()
+        return source.settled() - started
+
+    return sample
+
+
+JOBS: dict[str, dict[str, Callable[[Setup], Callable[[], float]]]] = {
+    "training": {"source": their_training, "ours": our_training},
+    "step": {"source": their_step, "ours": our_step},
+    "bas loss": {"source": lambda s: their_loss(s, "bas"), "ours": lambda s: our_loss(s, "bas")},
+    "slc loss": {"source": lambda s: their_loss(s, "slc"), "ours": lambda s: our_loss(s, "slc")},
+    "evaluation": {"ours": our_evaluation},
+    "bandwidth": {"ours": bandwidth},
+}
+"""Each job's two sides; a side prepares itself and gives what takes one sample."""

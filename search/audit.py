@@ -1,0 +1,174 @@
+"""Check the books of a study: `python -m search.audit --study NAME --storage DIR`.  Changes nothing."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fgseg.config import ConfigError
+from fgseg.epoch import select_epoch
+from search.ledger import LedgerError
+from search.place import Place, add_place, find_place, place_from
+from search.record import State, TrialRecord
+from search.run import MISTAKE, Parser
+
+CLEAN, BROKEN = 0, 1
+
+
+def audit(
+    storage: Path,
+    study: str,
+    tracking_uri: str | None = None,
+    *,
+    trials: int | None = None,
+    interrupted: bool = False,
+    tracking: bool = True,
+) -> list[str]:
+    """Each broken invariant of a study as one line; none if the books are right.
+
+    While a driver works on the study, it is looked at as if `interrupted`; wait for its end to have everything checked.
+
+    Args:
+        storage: folder of studies.
+        study: its name.
+        tracking_uri: MLflow server or database; by default the storage's own.
+        trials: how many must have ended, exactly; by default at least as many as the last run was to reach.
+        interrupted: allow open trials, and an MLflow that lacks what happened last.
+        tracking: whether to look at MLflow at all.
+
+    Raises:
+        ConfigError: there is no such study or storage.
+        LedgerError: the ledger's database fails.
+    """
+    return list(audit_place(find_place(storage, study, tracking_uri), trials, interrupted, tracking))
+
+
+def audit_place(place: Place, trials: int | None, interrupted: bool, tracking: bool) -> Iterator[str]:
+    """The same, of a place."""
+    ledger = place.open_ledger()
+    alive = ledger.holder() is not None
+    open_allowed = interrupted or alive
+    # MLflow is read first: what it holds was in the ledger before, also while a driver works.
+    runs, unread = read_mirror(place, ledger.uid, open_allowed) if tracking else (None, None)
+    try:
+        records = ledger.trials()
+    except (KeyError, TypeError, ValueError) as error:
+        yield f"the ledger holds something that is no epoch or trial: {error!r}"
+        return
+    settings = ledger.identity.get("settings", {})
+    select = settings.get("train.select", "last")
+    yield from audit_numbers(records)
+    yield from audit_budget(records, ledger.budget, trials, open_allowed)
+    for record in records:
+        yield from audit_trial(record, settings | record.params | record.overrides, select)
+    from search.audit_files import audit_files  # torch takes seconds to import: not before the mistakes are told
+
+    best = ledger.best()
+    yield from audit_files(place.folder, records, best, select=select, open_allowed=open_allowed, alive=alive)
+    if runs is not None:
+        from search.audit_mirror import audit_mirror
+
+        yield from audit_mirror(runs, records, best, select, open_allowed)
+    if unread:
+        yield unread
+
+
+def read_mirror(place: Place, uid: str, behind: bool) -> "tuple[list[Any] | None, str | None]":
+    """MLflow's runs, or a line that says why they could not be read."""
+    from search.database import has_database
+    from search.tracking import TrackingError
+    from search.tracking_read import read_runs
+
+    if not has_database(place.tracking_uri) and not behind:
+        return None, f"MLflow not audited: there is no {place.tracking_uri}; search.sync writes it"
+    try:
+        return read_runs(place.tracking_uri, place.study, uid), None
+    except TrackingError as error:
+        return None, f"MLflow not audited: {str(error).removeprefix('MLflow ')}"
+
+
+def audit_numbers(records: Sequence[TrialRecord]) -> Iterator[str]:
+    """Every trial number from 0 on, once."""
+    numbers = [record.number for record in records]
+    if sorted(numbers) != list(range(len(numbers))):
+        yield f"the trial numbers are {sorted(numbers)}, must be 0 to {len(numbers) - 1}, each once"
+
+
+def audit_budget(
+    records: Sequence[TrialRecord], recorded: int, trials: int | None, open_allowed: bool
+) -> Iterator[str]:
+    """As many ended trials as the budget says, and none open unless a driver works on it.
+
+    A budget that was lowered leaves more trials than it says; `trials`, where given, is to be met exactly.
+    """
+    opened = [record.number for record in records if record.state is State.RUNNING]
+    ended, budget = len(records) - len(opened), trials or recorded
+    if opened and not open_allowed:
+        yield f"interrupted: {len(opened)} open (trials {', '.join(map(str, opened))}), and no driver is alive"
+    if (ended < budget and not open_allowed) or (trials and ended > trials):
+        yield f"{ended} trials have ended, the budget says {budget}"
+    if not budget and not open_allowed:
+        yield "the ledger holds no budget: its driver died before it had written one down"
+
+
+def audit_trial(record: TrialRecord, settings: Mapping[str, Any], select: str) -> Iterator[str]:
+    """One trial: its epochs, their attempts, and an end that fits them."""
+    epochs, total = [epoch.epoch for epoch in record.epochs], settings.get("train.epochs")
+    faults = {
+        f"its epochs are {epochs}, must be 1 to {len(epochs)}, each once": epochs != list(range(1, len(epochs) + 1)),
+        f"has {len(epochs)} epochs, its settings say {total}": total is not None and len(epochs) > total,
+        f"COMPLETE with {len(epochs)} of {total} epochs": record.state is State.COMPLETE and len(epochs) != total,
+        f"PRUNED after its last epoch, {total}": record.state is State.PRUNED and len(epochs) == total,
+        f"{record.state.name} without a reason": record.state in (State.PRUNED, State.FAIL) and not record.reason,
+        f"ended as {record.state.name} without ever being started": record.ended is not None and record.attempt == 0,
+    }
+    yield from (f"trial {record.number}: {text}" for text, broken in faults.items() if broken)
+    yield from (f"trial {record.number}: {text}" for text in audit_attempts(record))
+    if record.state is State.COMPLETE and record.epochs:
+        chosen = select_epoch(record.epochs, select)
+        if record.value != chosen.miou:
+            yield f"trial {record.number}: its value is {record.value}, that of epoch {chosen.epoch} is {chosen.miou}"
+
+
+def audit_attempts(record: TrialRecord) -> Iterator[str]:
+    """Each report that came from an attempt which was not the current one."""
+    last = 1
+    for epoch in record.epochs:
+        if not last <= epoch.attempt <= record.attempt:
+            yield f"epoch {epoch.epoch} is of attempt {epoch.attempt}, must be one of {last} to {record.attempt}"
+        last = max(last, epoch.attempt)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 clean, 1 with each broken invariant named, 2 the user's mistake."""
+    try:
+        options = parse(arguments)
+        broken = list(
+            audit_place(place_from(options), options.trials, options.interrupted, tracking=not options.no_tracking)
+        )
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    except LedgerError as error:
+        broken = [str(error)]
+    for line in broken:
+        print(line)
+    print(f"study {options.study}: {f'{len(broken)} broken' if broken else 'clean'}")
+    return BROKEN if broken else CLEAN
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; raises ConfigError."""
+    parser = Parser(prog="python -m search.audit", description=__doc__, allow_abbrev=False)
+    add_place(parser)
+    parser.add_argument(
+        "--trials", type=int, metavar="N", help="how many must have ended (default: the last budget, or more)"
+    )
+    parser.add_argument("--interrupted", action="store_true", help="allow open trials, and an MLflow that lags behind")
+    parser.add_argument("--no-tracking", action="store_true", help="leave MLflow out")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""Are the files of a study whole?  Its checkpoints load and agree with the ledger, and nothing half written is left."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fgseg.checkpoint import load_checkpoint
+from fgseg.epoch import EpochResult, select_epoch
+from fgseg.manifest import MANIFEST, Manifest
+from fgseg.store import LocalStore
+from search.record import State, TrialRecord
+
+
+def audit_files(
+    folder: Path,
+    records: Sequence[TrialRecord],
+    best: TrialRecord | None,
+    *,
+    select: str,
+    open_allowed: bool,
+    alive: bool,
+) -> Iterator[str]:
+    """Each fault of a study's folder as one line.
+
+    Args:
+        folder: of the study.
+        records: all trials of the ledger.
+        best: the best of them, whose weights must be there.
+        select: the setting `train.select`.
+        open_allowed: an open trial may hold a half-written file, which its next start sweeps away.
+        alive: a driver works on the study; the checkpoints of open trials change meanwhile and are not looked at.
+    """
+    known = {str(record.number): record for record in records}
+    in_flight = {name for name, record in known.items() if open_allowed and record.state is State.RUNNING}
+    for path in sorted(folder.rglob(f"*{LocalStore.SUFFIX}")):
+        place = path.relative_to(folder)
+        if not (place.parts[0] == "trials" and place.parts[1] in in_flight):
+            yield f"{place}: a temporary file was left behind"
+    for path in sorted(folder.glob("trials/*")):
+        if path.name not in known:
+            yield f"trials/{path.name}: belongs to no trial of the ledger"
+        elif not (alive and path.name in in_flight):
+            yield from audit_checkpoints(LocalStore(path), known[path.name], select)
+    if best is not None and not list(folder.glob(f"trials/{best.number}/checkpoint-*.json")):
+        yield f"trial {best.number}: the best trial has no checkpoint"
+
+
+def audit_checkpoints(store: LocalStore, record: TrialRecord, select: str) -> Iterator[str]:
+    """Each fault among the checkpoints of one trial."""
+    manifests = []
+    for name in reversed([name for name in store.list() if MANIFEST.fullmatch(name)]):
+        try:
+            manifest = Manifest.from_bytes(store.get(name))
+            load_checkpoint(store, manifest)
+        except Exception as error:  # whatever a damaged file leads to, it is to be named and the rest looked at
+            if name in store.list():  # else a driver at work has just dropped it
+                yield f"trial {record.number}: {name} cannot be loaded: {error}"
+        else:
+            manifests.append(manifest)
+            if (manifest.name, manifest.attempt) != (name, min(manifest.attempt, record.attempt)):
+                yield f"trial {record.number}: {name} is of attempt {manifest.attempt}, epoch {manifest.epoch}"
+    if manifests:
+        yield from audit_history(manifests, record, select)
+
+
+def audit_history(manifests: Sequence[Manifest], record: TrialRecord, select: str) -> Iterator[str]:
+    """Whether a trial's newest checkpoint tells the epochs that the ledger tells.
+
+    It may be one epoch ahead where the trial is open or failed: its worker died between writing and reporting.
+    """
+    newest = manifests[0]
+    for mine, booked in zip(newest.history, record.epochs, strict=False):
+        if not is_same(mine, booked):
+            yield f"trial {record.number}: {newest.name} holds another epoch {mine.epoch} than the ledger"
+    settled = record.state in (State.COMPLETE, State.PRUNED)
+    if settled and len(newest.history) > len(record.epochs):
+        yield f"trial {record.number}: {newest.name} holds an epoch that the ledger lacks"
+    if record.state is State.COMPLETE and record.epochs:
+        selected = select_epoch(record.epochs, select).epoch
+        if all(manifest.epoch != selected for manifest in manifests):
+            yield f"trial {record.number}: no checkpoint is of epoch {selected}, which stands for the trial"
+
+
+def is_same(mine: EpochResult, booked: EpochResult) -> bool:
+    """Whether two records are of one epoch.
+
+    One that was done again, since its checkpoint was damaged, has a later attempt; the ledger keeps the first.
+    """
+    done_again = mine.epoch == booked.epoch and mine.attempt > booked.attempt
+    return done_again or json.dumps(mine.to_json()) == json.dumps(booked.to_json())  # as text, NaN equals NaN

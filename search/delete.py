@@ -1,0 +1,105 @@
+"""Remove a study whole, ledger, checkpoints, report and MLflow runs: `python -m search.delete --study NAME`."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fgseg.config import ConfigError
+from search.ledger import Ledger, LedgerError, State
+from search.place import Place, add_place, confirm, place_from
+from search.projection import public_address
+from search.run import MISTAKE, Parser
+from search.sync import hold
+
+DONE, FAULT = 0, 1
+LEDGER = "study.db"
+
+
+def delete(place: Place, tracking: bool = True) -> None:
+    """Remove a study: its MLflow runs, its folder, and its ledger last, so that a killed call can be repeated.
+
+    Args:
+        place: of a study that no driver works on.
+        tracking: whether its MLflow runs go as well.
+
+    Raises:
+        ConfigError: there is no such study, or a driver holds it.
+        TrackingError: MLflow could not be reached; nothing of the storage is removed then.
+    """
+    ledger = place.open_ledger()
+    with hold(ledger):
+        if tracking:
+            from search.tracking_read import delete_runs
+
+            delete_runs(place.tracking_uri, place.study, ledger.uid)
+        for path in place.folder.iterdir():
+            if not path.name.startswith(LEDGER):
+                remove(path)
+    # The lock is a row of the ledger, so it goes first.
+    for path in place.folder.iterdir():
+        remove(path)
+    place.folder.rmdir()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it; links are not followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def describe(place: Place, ledger: Ledger, tracking: bool) -> str:
+    """What would go, as a question."""
+    records = ledger.trials()
+    opened = sum(record.state is State.RUNNING for record in records)
+    mebibytes = sum(path.lstat().st_size for path in place.folder.rglob("*")) / 2**20
+    runs = f", and its runs in MLflow at {public_address(place.tracking_uri)}" if tracking else ""
+    trials = f"{len(records)} trials ({opened} open)" if opened else f"{len(records)} trials"
+    return f"delete study {place.study}: {trials}, {mebibytes:.0f} MiB in {place.folder}{runs}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 deleted, 1 refused by MLflow, a file or the answer, 2 a mistake."""
+    try:
+        return run(parse(arguments))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask, and delete; raises ConfigError."""
+    place, tracking = place_from(options), not options.no_tracking
+    ledger = place.open_ledger()
+    hold(ledger).close()  # whoever has to stop a driver first need not be asked
+    from search.tracking import TrackingError  # once the mistakes that need no MLflow are told
+
+    try:
+        if not confirm(describe(place, ledger, tracking), options.yes):
+            print("nothing was deleted")
+            return FAULT
+        delete(place, tracking)
+    except TrackingError as error:
+        print(f"error: {error}; nothing was deleted; with --no-tracking its runs stay there", file=sys.stderr)
+        return FAULT
+    except (LedgerError, OSError) as error:
+        print(f"error: {error}; run the same command again to delete the rest", file=sys.stderr)
+        return FAULT
+    print(f"study {place.study} is deleted" + ("; `mlflow gc` frees what MLflow keeps of its runs" if tracking else ""))
+    return DONE
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; raises ConfigError."""
+    parser = Parser(prog="python -m search.delete", description=__doc__, allow_abbrev=False)
+    add_place(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--no-tracking", action="store_true", help="leave the runs in MLflow")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

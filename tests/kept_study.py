@@ -1,0 +1,84 @@
+"""A small finished study on disk, made through the ledger and fgseg.checkpoint without any training, to be broken."""
+
+import json
+import math
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import torch
+from optuna.distributions import FloatDistribution
+
+from fgseg.checkpoint import Checkpoints
+from fgseg.config import RunConfig
+from fgseg.epoch import EpochResult
+from fgseg.store import LocalStore
+from search.ledger import Ledger
+from search.place import Place, find_place
+from search.sync import sync
+
+SPACE = {"loss.ssim": FloatDistribution(0.05, 5.0, log=True)}
+SETTINGS = RunConfig().flat() | {"train.epochs": 3, "loss.ssim": 0.4}
+IDENTITY = {
+    "version": "1",
+    "space": {"name": "bas"},
+    "settings": {key: value for key, value in SETTINGS.items() if key not in SPACE},
+    "sampler": "random",
+    "data": "f00d",
+}
+
+
+def epoch(number: int, trial: int, attempt: int = 1) -> EpochResult:
+    """An epoch whose mIoU grows with its number and falls with its trial."""
+    miou = 0.1 * number - 0.01 * trial
+    iou = {"fence": miou, "pole": math.nan}
+    return EpochResult(
+        number, miou, iou, [[3] * 7] * 7, 0.7, {"ssim": 0.2}, 9.5, 4.25, 1e9 + 100 * trial + number, attempt
+    )
+
+
+def begin(storage: Path, study: str = "s", trials: int = 3) -> Ledger:
+    """A study's ledger as a fresh driver opens it."""
+    (storage / study).mkdir(parents=True, exist_ok=True)
+    ledger = Ledger.create(f"sqlite:///{storage / study / 'study.db'}", study)
+    card = {"study": study, "space": "bas", "title": "Boundary-aware", "experiment": "quickstart", "settings": SETTINGS}
+    ledger.write_down(IDENTITY, card, trials)
+    ledger.start(
+        SPACE, {"loss.ssim": 0.4}, trials=trials, sampler="random", pruner="none", epochs=3, seed=42, select="last"
+    )
+    return ledger
+
+
+def train(ledger: Ledger, folder: Path, epochs: int) -> int:
+    """Ask for a trial, and write and report this many epochs of it; returns its number."""
+    ask = ledger.ask()
+    assert ask is not None
+    checkpoints = Checkpoints(LocalStore(folder / "trials" / str(ask.number)), ask.attempt)
+    history = [epoch(k, ask.number, ask.attempt) for k in range(1, epochs + 1)]
+    for k in range(1, epochs + 1):
+        checkpoints.save({"weight": torch.full((3,), float(k))}, {"step": k}, history[:k], "last")
+    ledger.report(ask.number, ask.attempt, history)
+    return ask.number
+
+
+def finished_study(storage: Path, study: str = "s") -> Place:
+    """A study of three trials, one of each ending, with its MLflow runs."""
+    ledger, folder = begin(storage, study), storage / study
+    ledger.complete(train(ledger, folder, epochs=3), 1)
+    ledger.prune(train(ledger, folder, epochs=1), 1)
+    ledger.fail(train(ledger, folder, epochs=2), 1, "the loss is nan in epoch 3")
+    place = find_place(storage, study)
+    sync(place)
+    return place
+
+
+def change(database: Path, statement: str, *values: Any) -> None:
+    """Alter a SQLite file behind everybody's back; at least one row must be hit."""
+    with sqlite3.connect(database) as connection:
+        assert connection.execute(statement, values).rowcount > 0
+    connection.close()
+
+
+def rewrite_manifest(path: Path, **changes: Any) -> None:
+    """Change entries of a checkpoint's manifest."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -1,0 +1,232 @@
+"""The audit: a right study is clean, and each invariant that is broken is named."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kept_study import begin, change, epoch, finished_study, rewrite_manifest, train
+
+from search.audit import audit, main
+from search.place import Place, find_place
+from search.sync import sync
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of a finished study; MLflow's migrations are run once for all tests."""
+    storage = tmp_path_factory.mktemp("original") / "runs"
+    finished_study(storage)
+    return storage
+
+
+@pytest.fixture
+def place(original: Path, tmp_path: Path) -> Place:
+    """A copy of it to be broken."""
+    shutil.copytree(original, tmp_path / "runs")
+    return find_place(tmp_path / "runs", "s")
+
+
+def lines(place: Place, **options: Any) -> list[str]:
+    return audit(place.storage, place.study, **options)
+
+
+def named(line: str, found: list[str]) -> bool:
+    """Whether the audit says this; the last digits of a float, as in 0.30000000000000004, are left out."""
+    return any(text.startswith(line) for text in found)
+
+
+def test_finished_study_that_was_moved_is_clean(place: Place):
+    assert lines(place) == []
+    assert lines(place, interrupted=True) == []
+    assert lines(place, trials=3) == []
+
+
+LEDGER_FAULTS = {
+    "trial 0: its epochs are [1, 3], must be 1 to 2, each once": (
+        "DELETE FROM trial_user_attributes WHERE trial_id = 1 AND key = 'epoch/2'"
+    ),
+    "trial 0: COMPLETE with 2 of 3 epochs": "DELETE FROM trial_user_attributes WHERE trial_id = 1 AND key = 'epoch/3'",
+    "trial 0: its value is 0.9, that of epoch 3 is 0.3": "UPDATE trial_values SET value = 0.9 WHERE trial_id = 1",
+    "trial 1: COMPLETE with 1 of 3 epochs": "UPDATE trials SET state = 'COMPLETE' WHERE number = 1",
+    "trial 1: PRUNED without a reason": "DELETE FROM trial_user_attributes WHERE trial_id = 2 AND key = 'reason'",
+    "trial 2: FAIL without a reason": "DELETE FROM trial_user_attributes WHERE trial_id = 3 AND key = 'reason'",
+    "trial 2: epoch 2 is of attempt 7, must be one of 1 to 1": (
+        "UPDATE trial_user_attributes SET value_json = json_set(value_json, '$.attempt', 7) "
+        "WHERE trial_id = 3 AND key = 'epoch/2'"
+    ),
+    "trial 2: ended as FAIL without ever being started": (
+        "DELETE FROM trial_user_attributes WHERE trial_id = 3 AND key = 'attempt'"
+    ),
+    "the trial numbers are [0, 1, 7], must be 0 to 2, each once": "UPDATE trials SET number = 7 WHERE trial_id = 3",
+    "3 trials have ended, the budget says 9": (
+        "UPDATE study_user_attributes SET value_json = '9' WHERE key = 'budget'"
+    ),
+    "interrupted: 1 open (trials 2), and no driver is alive": (
+        "UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = 2"
+    ),
+}
+
+
+@pytest.mark.parametrize("line", LEDGER_FAULTS)
+def test_what_is_wrong_in_the_ledger_is_named(place: Place, line: str):
+    change(place.folder / "study.db", LEDGER_FAULTS[line])
+    assert named(line, lines(place))
+
+
+def test_attempts_never_go_back_from_one_epoch_to_the_next(place: Place):
+    attempts = {"attempt": "2", "epoch/1": json.dumps(epoch(1, 0, attempt=2).to_json())}
+    for key, text in attempts.items():
+        change(
+            place.folder / "study.db",
+            "UPDATE trial_user_attributes SET value_json = ? WHERE trial_id = 1 AND key = ?",
+            text,
+            key,
+        )
+    assert "trial 0: epoch 2 is of attempt 1, must be one of 2 to 2" in lines(place)
+
+
+def test_more_trials_than_the_budget_are_right_after_lowering_it_but_not_where_a_number_is_asked_for(place: Place):
+    change(place.folder / "study.db", "UPDATE study_user_attributes SET value_json = '2' WHERE key = 'budget'")
+    assert lines(place) == []
+    assert lines(place, trials=2) == ["3 trials have ended, the budget says 2"]
+
+
+@pytest.mark.parametrize("name", ["study.db.tmp", "trials/0/model-1.0123.tmp"])
+def test_leftover_temporary_file_is_named(place: Place, name: str):
+    (place.folder / name).touch()
+    assert lines(place) == [f"{name}: a temporary file was left behind"]
+    assert lines(place, interrupted=True) == [f"{name}: a temporary file was left behind"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
+@pytest.mark.parametrize("blob", ["model-000001-000003.safetensors", "state-000001-000003.pt"])
+def test_checkpoint_that_cannot_be_loaded_is_named(place: Place, damage: str, blob: str):
+    path = place.folder / "trials" / "0" / blob
+    data = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(data[:-1] if damage == "truncated" else data[:-1] + bytes([data[-1] ^ 1]))
+    first, _ = lines(place)
+    assert first.startswith("trial 0: checkpoint-000001-000003.json cannot be loaded: ")
+    assert blob in first
+
+
+def test_manifest_that_is_no_json_is_named(place: Place):
+    (place.folder / "trials" / "2" / "checkpoint-000001-000002.json").write_text("{")
+    (line,) = lines(place)
+    assert line.startswith("trial 2: checkpoint-000001-000002.json cannot be loaded: ")
+
+
+def test_checkpoint_that_tells_other_epochs_than_the_ledger_is_named(place: Place):
+    history = [epoch(k, trial=0).to_json() | {"miou": 0.7} for k in (1, 2, 3)]
+    rewrite_manifest(place.folder / "trials" / "0" / "checkpoint-000001-000003.json", history=history)
+    assert "trial 0: checkpoint-000001-000003.json holds another epoch 2 than the ledger" in lines(place)
+
+
+def test_epoch_done_again_after_a_damaged_checkpoint_is_right(place: Place):
+    attributes = "UPDATE trial_user_attributes SET value_json = '2' WHERE trial_id = 1 AND key = 'attempt'"
+    change(place.folder / "study.db", attributes)
+    change(place.storage / "mlflow.db", "UPDATE tags SET value = '2' WHERE key = 'fgseg.attempt'")
+    history = [epoch(1, 0), epoch(2, 0), epoch(3, 0, attempt=2)]
+    path = place.folder / "trials" / "0" / "checkpoint-000001-000003.json"
+    rewrite_manifest(path, history=[e.to_json() for e in history])
+    assert lines(place) == []
+
+
+def test_epoch_that_only_the_checkpoint_of_an_ended_trial_holds_is_named(place: Place):
+    path = place.folder / "trials" / "1" / "checkpoint-000001-000001.json"
+    rewrite_manifest(path, history=[epoch(k, trial=1).to_json() for k in (1, 2)])
+    assert lines(place) == ["trial 1: checkpoint-000001-000001.json holds an epoch that the ledger lacks"]
+
+
+def test_best_trial_must_have_its_weights_and_others_need_none(place: Place):
+    shutil.rmtree(place.folder / "trials" / "1")
+    assert lines(place) == []
+    shutil.rmtree(place.folder / "trials" / "0")
+    assert lines(place) == ["trial 0: the best trial has no checkpoint"]
+
+
+def test_weights_of_the_epoch_that_stands_for_a_trial_must_be_there(place: Place):
+    (place.folder / "trials" / "0" / "checkpoint-000001-000003.json").unlink()
+    assert lines(place) == ["trial 0: no checkpoint is of epoch 3, which stands for the trial"]
+
+
+def test_folder_of_a_trial_that_was_never_asked_is_named(place: Place):
+    (place.folder / "trials" / "8").mkdir()
+    assert lines(place) == ["trials/8: belongs to no trial of the ledger"]
+
+
+@pytest.fixture
+def opened(original: Path, tmp_path: Path) -> Place:
+    """A study whose driver was killed in the second of four trials."""
+    (tmp_path / "runs").mkdir()
+    shutil.copy(original / "mlflow.db", tmp_path / "runs" / "mlflow.db")
+    ledger, folder = begin(tmp_path / "runs", "open", trials=4), tmp_path / "runs" / "open"
+    ledger.complete(train(ledger, folder, epochs=3), 1)
+    train(ledger, folder, epochs=1)
+    return find_place(tmp_path / "runs", "open")
+
+
+def test_interrupted_study_is_broken_unless_it_may_be(opened: Place):
+    sync(opened)
+    assert lines(opened) == [
+        "interrupted: 1 open (trials 1), and no driver is alive",
+        "1 trials have ended, the budget says 4",
+    ]
+    assert lines(opened, interrupted=True) == []
+
+
+def test_half_written_file_of_an_open_trial_waits_for_its_next_start(opened: Place):
+    sync(opened)
+    (opened.folder / "trials" / "1" / "model.0123.tmp").touch()
+    assert lines(opened, interrupted=True) == []
+    assert "trials/1/model.0123.tmp: a temporary file was left behind" in lines(opened)
+
+
+def test_study_at_work_is_looked_at_as_an_interrupted_one(opened: Place):
+    with opened.open_ledger().hold():
+        assert lines(opened) == []
+
+
+def test_checkpoint_of_an_open_trial_may_be_one_epoch_ahead(opened: Place):
+    path = opened.folder / "trials" / "1" / "checkpoint-000001-000001.json"
+    rewrite_manifest(path, history=[epoch(k, trial=1).to_json() for k in (1, 2)])
+    assert lines(opened, interrupted=True) == []
+
+
+def run(place: Place, *arguments: str) -> int:
+    return main(["--study", place.study, "--storage", str(place.storage), *arguments])
+
+
+def test_command_tells_a_clean_study_from_a_broken_one(place: Place, capsys: pytest.CaptureFixture[str]):
+    assert run(place) == 0
+    assert capsys.readouterr().out == "study s: clean\n"
+    assert run(place, "--trials", "5") == 1
+    assert capsys.readouterr().out == "3 trials have ended, the budget says 5\nstudy s: 1 broken\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--study", "t", "--storage", "{}"], "--study: no study t in {}; there are: s"),
+        (["--study", "../s", "--storage", "{}"], "--study: got '../s', must be letters, digits, dots, dashes"),
+        (["--study", "s", "--storage", "{}/nowhere"], "--storage: no folder {}/nowhere; name the folder of studies"),
+        (["--storage", "{}"], "the following arguments are required: --study"),
+    ],
+)
+def test_mistake_is_told_in_one_line(
+    place: Place, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+):
+    assert main([text.format(place.storage) for text in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message.format(place.storage)}")
+    assert error.count("\n") == 1
+
+
+def test_ledger_that_is_no_database_is_broken(place: Place, capsys: pytest.CaptureFixture[str], monkeypatch):
+    monkeypatch.setattr("search.database.RETRY_PAUSES_S", ())
+    (place.folder / "study.db").write_text("not a database, but long enough to be looked at as one")
+    assert run(place) == 1
+    assert "file is not a database" in capsys.readouterr().out

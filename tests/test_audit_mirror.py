@@ -1,0 +1,121 @@
+"""The audit of MLflow: what differs from the ledger is named."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kept_study import change, finished_study
+
+from search.audit import audit
+from search.place import Place, find_place
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of a finished study; MLflow's migrations are run once for all tests."""
+    storage = tmp_path_factory.mktemp("original") / "runs"
+    finished_study(storage)
+    return storage
+
+
+@pytest.fixture
+def place(original: Path, tmp_path: Path) -> Place:
+    """A copy of it to be broken."""
+    shutil.copytree(original, tmp_path / "runs")
+    return find_place(tmp_path / "runs", "s")
+
+
+def lines(place: Place, **options: Any) -> list[str]:
+    return audit(place.storage, place.study, **options)
+
+
+def named(line: str, found: list[str]) -> bool:
+    """Whether the audit says this; the last digits of a float, as in 0.30000000000000004, are left out."""
+    return any(text.startswith(line) for text in found)
+
+
+OF_TRIAL = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.trial' AND value = '0')"
+OF_STUDY = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.kind' AND value = 'study')"
+MLFLOW_FAULTS = {
+    "trial 0: epoch 2 in MLflow is lacking: val/miou, train/loss, train/images_per_s, and 2 more": (
+        f"DELETE FROM metrics WHERE step = 2 AND run_uuid IN {OF_TRIAL}"
+    ),
+    "trial 0: epoch 2 in MLflow is lacking: train/loss": (
+        f"DELETE FROM metrics WHERE step = 2 AND key = 'train/loss' AND run_uuid IN {OF_TRIAL}"
+    ),
+    "trial 0: epoch 1 in MLflow is there more than once: train/loss/ssim": (
+        "INSERT INTO metrics SELECT key, value, timestamp + 1, run_uuid, step, is_nan FROM metrics "
+        f"WHERE step = 1 AND key = 'train/loss/ssim' AND run_uuid IN {OF_TRIAL}"
+    ),
+    "trial 0: epoch 3 in MLflow differs from the ledger: val/iou/fence": (
+        f"UPDATE metrics SET value = 0.5 WHERE step = 3 AND key = 'val/iou/fence' AND run_uuid IN {OF_TRIAL}"
+    ),
+    "trial 0: epoch 4 in MLflow is unknown to the ledger: train/loss": (
+        "INSERT INTO metrics SELECT key, value, timestamp, run_uuid, 4, is_nan FROM metrics "
+        f"WHERE step = 3 AND key = 'train/loss' AND run_uuid IN {OF_TRIAL}"
+    ),
+    "trial 0: 0 runs in MLflow instead of one": (
+        f"UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid IN {OF_TRIAL}"
+    ),
+    "trial 0: 2 runs in MLflow instead of one": (
+        "UPDATE tags SET value = '0' WHERE key = 'fgseg.trial' AND value = '1'"
+    ),
+    "trial 7: has a run in MLflow, the ledger knows no such trial": (
+        "UPDATE tags SET value = '7' WHERE key = 'fgseg.trial' AND value = '1'"
+    ),
+    "trial 0: MLflow says RUNNING, must be FINISHED": (
+        f"UPDATE runs SET status = 'RUNNING' WHERE run_uuid IN {OF_TRIAL}"
+    ),
+    "trial 1: MLflow says KILLED, must be KILLED (fgseg.pruned: epoch 1)": (
+        "DELETE FROM tags WHERE key = 'fgseg.pruned'"
+    ),
+    "the study: 0 runs in MLflow instead of one": (
+        f"UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid IN {OF_STUDY}"
+    ),
+    "the study: MLflow says RUNNING, must be FINISHED": (
+        f"UPDATE runs SET status = 'RUNNING' WHERE run_uuid IN {OF_STUDY}"
+    ),
+    "the study: MLflow names trial 1 the best, must be trial 0": (
+        "UPDATE tags SET value = '1' WHERE key = 'fgseg.best_trial'"
+    ),
+    "the study: MLflow shows val/miou 0.5 after 3 trials, must be 0.3": (
+        f"UPDATE metrics SET value = 0.5 WHERE key = 'val/miou' AND run_uuid IN {OF_STUDY}"
+    ),
+}
+
+
+@pytest.mark.parametrize("line", MLFLOW_FAULTS)
+def test_what_is_wrong_in_mlflow_is_named(place: Place, line: str):
+    change(place.storage / "mlflow.db", MLFLOW_FAULTS[line])
+    assert named(line, lines(place))
+    assert lines(place, tracking=False) == []
+
+
+def test_after_an_interruption_mlflow_may_lag_behind_but_holds_nothing_wrong(place: Place):
+    database = place.storage / "mlflow.db"
+    change(database, f"DELETE FROM metrics WHERE step = 3 AND run_uuid IN {OF_TRIAL}")
+    change(database, f"UPDATE runs SET status = 'RUNNING' WHERE run_uuid IN {OF_TRIAL}")
+    assert lines(place, interrupted=True) == []
+    change(database, f"UPDATE metrics SET value = 0.5 WHERE step = 1 AND run_uuid IN {OF_TRIAL}")
+    assert any("epoch 1 in MLflow differs from the ledger" in line for line in lines(place, interrupted=True))
+
+
+def test_mlflow_out_of_reach_is_named_unless_it_is_left_out(place: Place):
+    (line,) = lines(place, tracking_uri="http://bob:hunter2@127.0.0.1:9")
+    assert line.startswith("MLflow not audited: at http://***@127.0.0.1:9: ConnectionRefusedError")
+    assert lines(place, tracking_uri="http://127.0.0.1:9", tracking=False) == []
+
+
+def test_missing_mlflow_database_is_named_and_not_created(place: Place):
+    (place.storage / "mlflow.db").unlink()
+    (line,) = lines(place)
+    assert line.startswith("MLflow not audited: there is no sqlite:///")
+    assert lines(place, interrupted=True) == []
+    assert not (place.storage / "mlflow.db").exists()
+
+
+def test_open_trial_that_mlflow_calls_finished_is_named_also_after_an_interruption(place: Place):
+    statement = "UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = 0"
+    change(place.folder / "study.db", statement)
+    assert "trial 0: MLflow says FINISHED, must be KILLED (fgseg.interrupted: true)" in lines(place, interrupted=True)

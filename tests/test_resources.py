@@ -1,0 +1,43 @@
+"""How a machine is shared among trials."""
+
+import pytest
+
+from fgseg.config import ConfigError
+from search.config import SearchConfig
+from search.driver import absolute
+from search.resources import share
+
+
+@pytest.mark.parametrize(
+    ("search", "cores", "cards", "expected"),
+    [
+        ({}, 2, 0, (0, 2, 1)),
+        ({}, 16, 1, (1, 1, 16)),
+        ({"gpus_per_trial": 0.25, "cpus_per_trial": 2}, 16, 1, (0.25, 4, 4)),
+        ({"gpus_per_trial": 0}, 4, 1, (0, 4, 1)),
+        ({"max_concurrent": 2}, 8, 0, (0, 2, 4)),
+        ({"trials": 1}, 8, 0, (0, 1, 8)),
+    ],
+)
+def test_gpus_concurrent_trials_and_threads(search: dict, cores: int, cards: int, expected: tuple):
+    given = share(SearchConfig(**search), cores, cards, "auto")
+    assert (given.gpus, given.concurrent, given.threads) == expected
+
+
+def test_fp16_without_a_gpu_is_refused():
+    with pytest.raises(ConfigError, match=r"train\.precision: got fp16, which needs a GPU"):
+        share(SearchConfig(), 4, 0, "fp16")
+
+
+def test_folder_named_like_a_variant_does_not_hide_it(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    settings = {"data.root": None, "data.cache": None, "model.name": "small"}
+    assert absolute(settings) == settings
+
+
+def test_relative_paths_are_made_absolute_for_workers(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "frames").mkdir()
+    settings = absolute({"data.root": "frames", "data.cache": "cache", "model.name": "b0"})
+    assert (settings["data.root"], settings["data.cache"]) == (str(tmp_path / "frames"), str(tmp_path / "cache"))

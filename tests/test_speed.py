@@ -1,0 +1,330 @@
+"""Every fast path computes what the plain one does, and one trial leaves nothing to the next."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fgseg.batches import train_batches
+from fgseg.config import ConfigError
+from fgseg.data import FrameSet, load_splits
+from fgseg.evaluate import evaluate
+from fgseg.frames import MappedFrames, ResidentFrames, copy_to, place
+from fgseg.gpu import fits, remaining, take_share
+from fgseg.head import Dropout
+from fgseg.learner import Learner, build_learner
+from fgseg.memory import keep_freed_memory
+from fgseg.step import WARM_UP, CompiledStep, Step, wants_compiling
+from fgseg.train import train
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; its CPU twin is above")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums are taken in another order on another number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def some_frames(count: int = 5) -> FrameSet:
+    """Random frames of 64x128, labels in blocks, some of them void."""
+    rng = np.random.default_rng(0)
+    blocks = rng.choice([0, 1, 2, 3, 4, 5, 6, 255], (count, 8, 16)).repeat(8, 1).repeat(8, 2)
+    images = rng.integers(0, 256, (count, 64, 128, 3), np.uint8)
+    return FrameSet(images, blocks.astype(np.uint8), [f"{i}" for i in range(count)], "some")
+
+
+def resident(frames: FrameSet) -> ResidentFrames:
+    """What lies on a GPU in earnest."""
+    return copy_to(CPU, frames)
+
+
+def groups(count: int, size: int = 2, device: torch.device = CPU) -> list[list[tuple[Tensor, Tensor]]]:
+    """The groups of `count` steps, one batch each."""
+    frames = resident(some_frames(count * size))
+    batches = (frames.take(index) for index in torch.arange(count * size).split(size))
+    return [[(images.to(device), labels.to(device))] for images, labels in batches]
+
+
+def without_chance(learner: Learner) -> Learner:
+    """Drop nothing: compiled code draws other random numbers."""
+    for module in learner.model.modules():
+        for name in {"p", "drop_prob"} & vars(module).keys():
+            setattr(module, name, 0.0)
+    learner.model.train()
+    return learner
+
+
+def run_steps(learner: Learner, batches: list) -> tuple[Tensor, Tensor]:
+    """The sums of the loss and its terms, and all weights in a row."""
+    for group in batches:
+        learner.step(group)
+    return learner.step.sums.cpu(), torch.cat([p.detach().flatten() for p in learner.model.parameters()]).cpu()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's own look at it
+def test_compiled_step_computes_what_the_plain_one_does(tiny, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("fgseg.step.BACKEND", "aot_eager")
+    results = []
+    for setting in ("off", "on"):
+        learner = without_chance(build_learner(tiny(train__compile=setting, loss__lovasz=0.3, train__lr=1e-4), 6))
+        results.append(run_steps(learner, groups(3)))
+    torch.testing.assert_close(*(sums for sums, _ in results), rtol=1e-5, atol=0)  # float32 sums in another order
+    # AdamW divides by the gradient's size: where that is near 0, rounding decides up to lr a step.
+    torch.testing.assert_close(*(weights for _, weights in results), rtol=0, atol=3e-4)
+
+
+def test_group_of_another_shape_takes_the_plain_way(tiny, monkeypatch: pytest.MonkeyPatch):
+    compiled = []
+
+    def note(part, **options):
+        def call(*tensors: Tensor):
+            compiled.append(len(tensors[0]))
+            return part(*tensors)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", note)
+    learner = build_learner(tiny(train__compile="on"), 6)
+    assert isinstance(learner.step, CompiledStep)
+    run_steps(learner, [*groups(2), *groups(1, size=1)])
+    assert compiled == [2] * 4  # model and loss of two groups; not the single image
+    assert learner.schedule.last_epoch == 3
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what makes the host wait for a device."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "item", "unique")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert not any(name in func.name() for name in self.WAITING), func.name()
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_in_a_step_reads_a_number_from_the_device(tiny):
+    learner = build_learner(tiny(loss__lovasz=0.3), 6)
+    group = groups(1)[0]
+    with NoWaiting():
+        learner.step(group)
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoWaiting():
+        learner.step.sums[0].item()
+
+
+def test_steps_that_the_scaler_skipped_do_not_count_for_the_learning_rate(tiny):
+    learner = build_learner(tiny(train__lr=1e-3, train__epochs=1), 12)
+    run_steps(learner, groups(3))
+    for state in learner.optimizer.state.values():
+        state["step"] -= 1  # as fused AdamW does on a GPU
+    learner.step.scaler = SimpleNamespace(is_enabled=lambda: True)
+    learner.step.take_back_skipped()
+    assert learner.schedule.last_epoch == 2
+    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * (1 - 2 / 6))
+
+
+def test_resident_frames_give_the_batches_of_mapped_ones(tiny):
+    frames = some_frames()
+    both = [
+        list(train_batches(kind, tiny(augment__flip_prob=0.5), torch.Generator().manual_seed(3)))
+        for kind in (MappedFrames(frames, CPU), resident(frames))
+    ]
+    assert [len(labels) for _, labels in both[0]] == [2, 2, 1]
+    for mapped, other in zip(*both, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mapped, other, strict=True))
+
+
+def test_process_may_take_what_its_share_and_the_card_leave():
+    card = {"total": 80, "allocated": 10, "reserved": 15}
+    assert remaining(free=60, share=1.0, **card) == 65  # 60 free, and 5 that the allocator has in hand
+    assert remaining(free=60, share=0.25, **card) == 10
+    assert remaining(free=2, share=0.25, **card) == 7
+    assert remaining(free=60, share=0.1, **card) == 0
+
+
+def test_frames_may_fill_half_of_what_is_usable():
+    assert fits(5, 10) and not fits(6, 10)
+
+
+def test_share_must_be_above_zero():
+    with pytest.raises(ValueError, match="gpu share: got 0, must be above 0"):
+        take_share(0)
+
+
+@pytest.mark.parametrize(("usable", "kind"), [(10**9, ResidentFrames), (10**3, MappedFrames)])
+def test_auto_puts_frames_on_the_gpu_where_they_fit(monkeypatch: pytest.MonkeyPatch, usable: int, kind: type):
+    monkeypatch.setattr("fgseg.frames.usable_bytes", lambda device: usable)
+    monkeypatch.setattr("fgseg.frames.copy_to", lambda device, frames: resident(frames))
+    monkeypatch.setattr("fgseg.frames._kept", {})
+    splits = {"train": some_frames(), "val": some_frames()}
+    assert {type(frames) for frames in place(splits, "auto", torch.device("cuda")).values()} == {kind}
+    assert {type(frames) for frames in place(splits, "ram", torch.device("cuda")).values()} == {MappedFrames}
+
+
+def test_frames_of_the_last_trial_are_kept_and_others_are_dropped(monkeypatch: pytest.MonkeyPatch):
+    copied, gpu = [], torch.device("cuda")
+    monkeypatch.setattr("fgseg.frames.usable_bytes", lambda device: 10**9)
+    monkeypatch.setattr("fgseg.frames.copy_to", lambda device, frames: copied.append(frames) or resident(frames))
+    monkeypatch.setattr("fgseg.frames._kept", {})
+    first = place({"train": some_frames()}, "auto", gpu)["train"]
+    assert place({"train": some_frames()}, "auto", gpu)["train"] is first
+    other = FrameSet(**vars(some_frames()) | {"fingerprint": "other"})
+    place({"train": other}, "auto", gpu)
+    place({"train": some_frames()}, "auto", gpu)
+    assert len(copied) == 3
+
+
+def test_frames_that_cannot_be_on_a_gpu_are_told(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ConfigError, match=r"data\.device: got gpu, this machine has no GPU; use auto or ram"):
+        place({"train": some_frames()}, "gpu", CPU)
+    monkeypatch.setattr("fgseg.frames.usable_bytes", lambda device: 1000)
+    with pytest.raises(ConfigError, match=r"data\.device: got gpu, the frames take 0\.0 GiB"):
+        place({"train": some_frames()}, "gpu", torch.device("cuda"))
+
+
+@pytest.mark.parametrize("images", [1, 3, 5])
+def test_evaluation_does_not_depend_on_how_many_images_are_judged_at_a_time(tiny, images: int, monkeypatch):
+    model = build_learner(tiny(), 6).model
+    monkeypatch.setattr("fgseg.evaluate.CPU_PIXELS", images * 64 * 128)
+    counts = evaluate(model, MappedFrames(some_frames(), CPU))
+    monkeypatch.setattr("fgseg.evaluate.CPU_PIXELS", 1)
+    alone = evaluate(model, resident(some_frames()))
+    assert counts.shape == (5, 7, 7) and counts.sum() == (some_frames().labels != 255).sum()
+    assert (counts - alone).abs().sum() <= 1e-4 * counts.sum()  # two classes that are equal but for rounding
+
+
+def test_quick_dropout_drops_and_scales_as_torchs_does():
+    values = torch.ones(2, 64, 32, 64).to(memory_format=torch.channels_last)
+    dropped = Dropout(0.1)(values)
+    assert dropped.stride() == values.stride()
+    share = (dropped == 0).float().mean().item()
+    assert share == pytest.approx(0.1, abs=4 * (0.09 / values.numel()) ** 0.5)  # four standard deviations
+    assert dropped[dropped != 0].unique().item() == pytest.approx(1 / 0.9, rel=1e-4)  # p is rounded to 2**-16
+    assert Dropout(0.1).eval()(values) is values
+
+
+def test_quick_dropout_drops_values_independently_and_follows_the_seed():
+    values = torch.ones(7, 11, 13)  # not a multiple of the four values that share a draw
+    masks = [torch.manual_seed(seed) and Dropout(0.5)(values) for seed in (0, 0, 1)]
+    assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
+    pairs = masks[0].flatten()[:1000].view(-1, 4) > 0
+    agreement = (pairs[:, :1] == pairs[:, 1:]).float().mean().item()
+    assert agreement == pytest.approx(0.5, abs=0.08)  # 750 pairs: four standard deviations
+
+
+def test_allocator_takes_its_settings_on_glibc():
+    glibc = sys.platform.startswith("linux") and "gnu" in sys.implementation._multiarch
+    assert keep_freed_memory() is glibc
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("auto", False), ("on", True), ("off", False)])
+def test_auto_compiles_nothing_on_the_cpu(setting: str, expected: bool):
+    assert wants_compiling(setting, CPU) is expected
+
+
+ALONE = """
+import json, sys, torch
+from fgseg.config import Layer, build
+from fgseg.train import train
+torch.set_num_threads(1)
+history = train(build([Layer("alone", json.loads(sys.argv[1]))]), sys.argv[2])
+print(json.dumps([[e.miou, e.loss, e.terms, e.confusion] for e in history]))
+"""
+
+
+def test_trial_gives_the_same_numbers_after_another_trial_as_alone(tiny, tmp_path: Path):
+    run = tiny(train__epochs=2)
+    command = [sys.executable, "-c", ALONE, json.dumps(run.flat()), str(tmp_path / "alone")]
+    alone = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    other = {"precision": "bf16", "batch_size": 3, "accumulation": 2, "seed": 7, "epochs": 1}
+    train(tiny(loss__lovasz=1, **{f"train__{key}": value for key, value in other.items()}), tmp_path / "other")
+    after = train(run, tmp_path / "after")
+    assert json.loads(alone) == [[e.miou, e.loss, e.terms, e.confusion] for e in after]
+    weights = [next((tmp_path / name).glob("*-000002.safetensors")).read_bytes() for name in ("alone", "after")]
+    assert weights[0] == weights[1]
+
+
+@needs_gpu
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, which differ between cards
+def test_recorded_step_computes_what_the_plain_one_does(tiny):
+    results = []
+    for setting in ("off", "on"):
+        run = tiny(train__compile=setting, train__lr=1e-4, train__precision="no", train__epochs=9)
+        learner = without_chance(build_learner(run, 6))
+        results.append(run_steps(learner, groups(WARM_UP + 4, device=learner.accelerator.device)))
+        assert getattr(learner.step, "graph", None) is not None or setting == "off"
+    torch.testing.assert_close(*(sums for sums, _ in results), rtol=1e-3, atol=0)  # tf32 convolutions
+    torch.testing.assert_close(*(weights for _, weights in results), rtol=0, atol=2e-3)  # lr times steps, and some
+
+
+@needs_gpu
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("setting", ["off", "on"])
+def test_step_on_a_gpu_never_waits_for_it(tiny, setting: str):
+    learner = build_learner(tiny(train__compile=setting, train__epochs=9), 6)
+    batches = groups(WARM_UP + 4, device=learner.accelerator.device)
+    run_steps(learner, batches[: WARM_UP + 1])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for group in batches[WARM_UP + 1 :]:
+            learner.step(group)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    learner.step.take_back_skipped()
+    rate = 1 - learner.schedule.last_epoch / 27  # 9 epochs of 3 steps
+    assert float(learner.optimizer.param_groups[0]["lr"]) == pytest.approx(3e-3 * rate, rel=1e-5)
+
+
+@needs_gpu
+def test_frames_on_a_gpu_are_those_of_the_host(tiny):
+    splits = load_splits(tiny().data, ("val",))
+    index = torch.tensor([2, 0])
+    gpu = place(splits, "gpu", torch.device("cuda"))["val"]
+    host = place(splits, "ram", torch.device("cuda"))["val"]
+    assert isinstance(gpu, ResidentFrames)
+    for a, b in zip(gpu.take(index.cuda()), host.take(index), strict=True):
+        assert a.is_cuda and torch.equal(a, b)
+
+
+@needs_gpu
+def test_share_of_a_gpu_is_enforced():
+    total = torch.cuda.mem_get_info()[1]
+    take_share(0.1)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(int(0.2 * total), dtype=torch.uint8, device="cuda")
+    finally:
+        take_share(1.0)
+
+
+def bench(*arguments: str) -> str:
+    """The table of a small benchmark."""
+    sizes = ("--frames", "3", "--png", "64x128", "--size", "64x128", "--cpu-size", "64x128", "--model", "small")
+    command = [sys.executable, str(ROOT / "scripts" / "bench_train.py"), *sizes, "--seconds", "0.1", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
+    return done.stdout
+
+
+def test_benchmark_prints_a_row_with_both_sides_and_names_the_machine():
+    shown = bench("--only", "hybrid loss").splitlines()
+    assert "cores" in shown[0] and torch.__version__ in shown[0]
+    assert shown[1] == "synthetic scenes: 3 PNG files of 128x64"
+    row = next(line for line in shown if line.startswith("| CPU: hybrid loss"))
+    assert row.count(" ms |") == 2 and row.endswith("x | 1.5x |")
+    if not torch.cuda.is_available():
+        assert sum("needs a GPU" in line for line in shown) == 2
+
+
+def test_step_is_the_plain_one_by_default_on_the_cpu(tiny):
+    assert type(build_learner(tiny(), 6).step) is (CompiledStep if torch.cuda.is_available() else Step)

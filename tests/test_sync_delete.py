@@ -1,0 +1,258 @@
+"""Looking after finished studies: MLflow written again from the ledger, and a study removed whole."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from fake_ledger import trial
+from kept_study import begin, change, finished_study
+
+from fgseg.config import ConfigError
+from search import delete as deleting
+from search import sync as syncing
+from search.audit import audit
+from search.place import Place, find_place
+from search.plan import make_plan
+from search.projection import StudyCard
+from search.tracking import TrackingError
+from search.tracking_read import read_runs
+
+CLOSED = "http://127.0.0.1:9"
+"""The discard port, on which nothing listens."""
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage with two finished studies, s and t; MLflow's migrations are run once for all tests."""
+    storage = tmp_path_factory.mktemp("original") / "runs"
+    finished_study(storage)
+    finished_study(storage, "t")
+    return storage
+
+
+@pytest.fixture
+def place(original: Path, tmp_path: Path) -> Place:
+    """Study s in a copy of it."""
+    shutil.copytree(original, tmp_path / "runs")
+    return find_place(tmp_path / "runs", "s")
+
+
+def clean(place: Place) -> None:
+    """Both studies must pass the audit."""
+    for study in ("s", "t"):
+        assert audit(place.storage, study, place.tracking_uri) == []
+
+
+def damage(place: Place) -> None:
+    """Double a point in MLflow, which no sync can mend."""
+    change(
+        place.storage / "mlflow.db",
+        "INSERT INTO metrics SELECT key, value, timestamp + 1, run_uuid, step, is_nan FROM metrics WHERE step = 1",
+    )
+    assert audit(place.storage, "s") != []
+
+
+def call(command: Any, place: Place, *arguments: str) -> int:
+    """The exit code of a command line about the study."""
+    return command.main(["--study", place.study, "--storage", str(place.storage), *arguments])
+
+
+def test_sync_sends_what_mlflow_lacks_and_says_so(place: Place, capsys: pytest.CaptureFixture[str]):
+    change(place.storage / "mlflow.db", "DELETE FROM metrics WHERE step = 2")
+    change(place.storage / "mlflow.db", "UPDATE runs SET status = 'RUNNING'")
+    assert call(syncing, place) == 0
+    assert capsys.readouterr().out.startswith("study s: MLflow at sqlite:///")
+    assert audit(place.storage, "s") == []
+
+
+def test_sync_keeps_the_report_with_the_study(place: Place):
+    (place.folder / "report").mkdir()
+    (place.folder / "report" / "report.md").write_text("# s")
+    (place.storage / "mlflow.db").unlink()
+    syncing.sync(place)
+    assert [path.read_text() for path in place.storage.glob("mlartifacts/*/artifacts/report.md")] == ["# s"]
+
+
+def test_sync_twice_changes_nothing(place: Place):
+    syncing.sync(place)
+    before = read_runs(place.tracking_uri, "s", place.open_ledger().uid)
+    syncing.sync(place)
+    assert read_runs(place.tracking_uri, "s", place.open_ledger().uid) == before
+
+
+def test_rebuild_mends_what_sync_cannot_and_keeps_the_old_database(place: Place, capsys: pytest.CaptureFixture[str]):
+    for number in (1, 2):
+        damage(place)
+        assert call(syncing, place, "--rebuild") == 0
+        backup = place.storage / f"mlflow.db.bak{number}"
+        assert f"into a new {place.storage / 'mlflow.db'}; the old database is now {backup}" in capsys.readouterr().out
+        assert backup.is_file()
+        clean(moved(place, f"moved{number}"))
+    assert {path.name for path in place.storage.glob("*rebuild*")} == set()
+
+
+def moved(place: Place, name: str) -> Place:
+    """A copy elsewhere: MLflow's client keeps connections to the file that had this address before."""
+    shutil.copytree(place.storage, place.storage.parent / name)
+    return find_place(place.storage.parent / name, place.study)
+
+
+def test_rebuild_that_was_killed_leaves_the_old_database_and_starts_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+):
+    before = (place.storage / "mlflow.db").read_bytes()
+    with monkeypatch.context() as killed:
+        killed.setattr(syncing, "move_aside", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            syncing.rebuild(place, yes=True)
+    assert (place.storage / "mlflow.db").read_bytes() == before
+    again = moved(place, "again")
+    syncing.rebuild(again, yes=True)
+    clean(again)
+
+
+def test_rebuild_moves_an_unfinished_write_along_with_its_database(place: Place):
+    (place.storage / "mlflow.db-journal").touch()
+    syncing.rebuild(place, yes=True)
+    assert (place.storage / "mlflow.db.bak1-journal").exists()
+    assert not (place.storage / "mlflow.db-journal").exists()
+
+
+@pytest.mark.parametrize("study", ["s", "t"])
+def test_rebuild_touches_nothing_while_a_study_of_the_storage_is_in_use(place: Place, study: str):
+    with find_place(place.storage, study).open_ledger().hold() as lock:
+        lock._token = "another driver's"
+        with pytest.raises(ConfigError, match=f"study {study} is in use by process"):
+            syncing.rebuild(place, yes=True)
+    assert not list(place.storage.glob("*.bak*"))
+
+
+@pytest.mark.parametrize("command", [syncing, deleting])
+def test_study_in_use_is_left_alone(place: Place, command: Any, capsys: pytest.CaptureFixture[str]):
+    with place.open_ledger().hold():
+        assert call(command, place) == 2
+    assert "study s is in use by process" in capsys.readouterr().err
+    clean(place)
+
+
+def test_settings_of_a_trial_are_those_that_its_own_run_wrote():
+    plan = make_plan("bas_cp", "configs/quickstart.yaml", {"train.lr": 1e-3}, {}, None)
+    record = replace(trial(3, params={"loss.ssim": 0.25, "copy_paste.prob": 0.9}), overrides={"train.batch_size": 1})
+    card = StudyCard("s", "bas_cp", "", "quickstart", "", plan.run.flat())
+    missing = plan.space.search.keys() - record.params.keys()
+    record = replace(record, params=record.params | {key: plan.space.start[key] for key in missing})
+    assert syncing.settings_of(card)(record) == plan.trial_settings(record)
+
+
+def test_study_without_a_card_has_nothing_to_send(place: Place, capsys: pytest.CaptureFixture[str]):
+    change(place.folder / "study.db", "DELETE FROM study_user_attributes WHERE key = 'card'")
+    assert call(syncing, place) == 2
+    assert "study s was never started" in capsys.readouterr().err
+
+
+def test_server_out_of_reach_is_told_in_one_line_and_nothing_is_deleted(
+    place: Place, capsys: pytest.CaptureFixture[str]
+):
+    assert call(syncing, place, "--tracking-uri", CLOSED) == 1
+    assert call(deleting, place, "--tracking-uri", CLOSED, "--yes") == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"error: MLflow at {CLOSED}: ConnectionRefusedError")
+    assert "nothing was deleted; with --no-tracking its runs stay there" in second
+    clean(place)
+
+
+def test_deleted_study_leaves_nothing_behind_and_the_other_one_whole(place: Place, capsys: pytest.CaptureFixture[str]):
+    uid = place.open_ledger().uid
+    assert call(deleting, place, "--yes") == 0
+    assert capsys.readouterr().out.startswith("study s is deleted")
+    assert not place.folder.exists()
+    assert read_runs(place.tracking_uri, "s", uid) == []
+    assert audit(place.storage, "t") == []
+
+
+def test_deleting_asks_and_takes_no_for_an_answer(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[str] = []
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "")
+    assert call(deleting, place) == 1
+    assert capsys.readouterr().out == "nothing was deleted\n"
+    assert asked[0].startswith(f"delete study s: 3 trials, 0 MiB in {place.folder}, and its runs in MLflow at sqlite")
+    clean(place)
+
+
+def test_deleting_where_nobody_can_be_asked_needs_yes(place: Place, capsys: pytest.CaptureFixture[str]):
+    assert call(deleting, place) == 2
+    assert "nobody can be asked here: delete study s: 3 trials" in capsys.readouterr().err
+    clean(place)
+
+
+def test_deleting_that_was_cut_short_is_completed_by_the_same_command(place: Place, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as killed:
+        killed.setattr(shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            deleting.delete(place)
+    assert (place.folder / "study.db").exists()
+    deleting.delete(place)
+    assert not place.folder.exists()
+
+
+def test_deleting_does_not_follow_links_out_of_the_storage(place: Place, tmp_path: Path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").touch()
+    (place.folder / "trials" / "link").symlink_to(tmp_path / "precious")
+    deleting.delete(place)
+    assert (tmp_path / "precious" / "file").exists()
+
+
+def test_study_whose_folder_is_a_link_is_refused(place: Place, tmp_path: Path):
+    place.folder.rename(tmp_path / "elsewhere")
+    place.folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="--study: s leads out of"):
+        find_place(place.storage, "s")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/etc", ".hidden", "x" * 101])
+def test_name_that_could_lead_elsewhere_is_refused(place: Place, name: str):
+    with pytest.raises(ConfigError, match="it names a folder"):
+        find_place(place.storage, name)
+
+
+def test_new_study_of_a_deleted_name_starts_afresh_in_mlflow(place: Place):
+    deleting.delete(place)
+    begin(place.storage)
+    finished_study(place.storage)
+    clean(place)
+
+
+@pytest.fixture
+def server(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch):
+    """A real tracking server on a free port."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from chaos_rig import Server
+
+    (tmp_path / "server").mkdir()
+    server = Server(tmp_path / "server", environment)
+    server.start()
+    yield server
+    server.kill()
+
+
+def test_server_is_written_rebuilt_and_cleared_of_one_study_only(place: Place, server: Any):
+    there, other = (find_place(place.storage, study, server.uri) for study in ("s", "t"))
+    for each in (there, other):
+        syncing.sync(each)
+    clean(there)
+    with pytest.raises(ConfigError, match="nobody can be asked here: delete the runs of s at http"):
+        syncing.rebuild(there, yes=False)
+    assert syncing.rebuild(there, yes=True) == "4 runs deleted, and written again"
+    clean(there)
+    deleting.delete(there)
+    assert audit(place.storage, "t", server.uri) == []
+    server.kill()
+    with pytest.raises(TrackingError):
+        syncing.sync(other)
