@@ -78,7 +78,7 @@ class TrainConfig(Section):
     precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
     """Mixed precision; auto is fp16 on a GPU, as in the source, and none on the CPU."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the training step, on a GPU into one CUDA graph; auto does so on a GPU that Triton supports."""
+    """Compile the training step, on a GPU into one CUDA graph; auto is off, as that was not measured on a GPU yet."""
     select: Literal["last", "best"] = "last"
     """Which epoch stands for the trial: its last, or the one with the highest validation mIoU."""
     seed: int = Field(42, ge=0, lt=2**31)

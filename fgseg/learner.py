@@ -74,7 +74,7 @@ def build_learner(run: RunConfig, frames: int) -> Learner:
     place_rate(optimizer, device)
     criterion = HybridLoss(run.loss.model_dump(), list(run.class_weights.model_dump().values())).to(device)
     parts = (accelerator, model, criterion, optimizer, schedule, run.train.clip)
-    if wants_compiling(run.train.compile, device):
+    if wants_compiling(run.train.compile):
         cache = Path(run.data.cache or user_cache_dir("fgsearch")).expanduser()
         return Learner(run, accelerator, model, optimizer, schedule, CompiledStep(*parts, cache=cache / "compiled"))
     return Learner(run, accelerator, model, optimizer, schedule, Step(*parts))

@@ -5,6 +5,7 @@ at a time and in turn; a figure is the median of its samples.
 """
 
 import argparse
+import logging
 import os
 import platform
 import statistics
@@ -119,6 +120,8 @@ def serve(connection: Connection, job: str, side: str, setup: Setup) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if setup.threads:
         torch.set_num_threads(setup.threads)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("fgseg.step").setLevel(logging.INFO)  # tells what compilation took
     sample = JOBS[job][side](setup)
     connection.send("ready")
     try:

@@ -183,7 +183,7 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, tracker: Tracker, cons
 
         def make_job(ask: Ask) -> Job:
             settings, folder = absolute(plan.trial_settings(ask)), str(plan.trial_folder(ask.number))
-            return Job(ask.number, ask.attempt, settings, folder, resources.threads, plan.search.on_oom)
+            return Job(ask.number, ask.attempt, settings, folder, resources.threads, resources.gpus, plan.search.on_oom)
 
         desk = Desk(
             ledger,

@@ -19,6 +19,8 @@ class Job:
     """The trial's folder."""
     threads: int
     """Processor threads that the trial may use."""
+    gpus: float
+    """GPUs that it may use; 0.25 is a quarter of the memory of one."""
     on_oom: str
     """What happens when memory runs out: `fail`, or `halve` the micro-batch and go on."""
 

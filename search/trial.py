@@ -53,9 +53,12 @@ def work(job: Job, report: Report, send: Callable[[Report], None]) -> None:
     """Train, and where memory runs out and the job says so, go on with half the micro-batch."""
     import torch
 
+    from fgseg.gpu import take_share
     from search.memory import explain_oom, halve
 
     torch.set_num_threads(job.threads)
+    if job.gpus:
+        take_share(job.gpus)
     while True:
         run = build([Layer(f"trial {job.number}", job.settings | report.overrides)])
         try:

@@ -6,18 +6,14 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
+from random_frames import resident, some_frames
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fgseg.batches import train_batches
-from fgseg.config import ConfigError
-from fgseg.data import FrameSet, load_splits
 from fgseg.evaluate import evaluate
-from fgseg.frames import MappedFrames, ResidentFrames, copy_to, place
-from fgseg.gpu import fits, remaining, take_share
+from fgseg.frames import MappedFrames
 from fgseg.head import Dropout
 from fgseg.learner import Learner, build_learner
 from fgseg.memory import keep_freed_memory
@@ -36,19 +32,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def some_frames(count: int = 5) -> FrameSet:
-    """Random frames of 64x128, labels in blocks, some of them void."""
-    rng = np.random.default_rng(0)
-    blocks = rng.choice([0, 1, 2, 3, 4, 5, 6, 255], (count, 8, 16)).repeat(8, 1).repeat(8, 2)
-    images = rng.integers(0, 256, (count, 64, 128, 3), np.uint8)
-    return FrameSet(images, blocks.astype(np.uint8), [f"{i}" for i in range(count)], "some")
-
-
-def resident(frames: FrameSet) -> ResidentFrames:
-    """What lies on a GPU in earnest."""
-    return copy_to(CPU, frames)
 
 
 def groups(count: int, size: int = 2, device: torch.device = CPU) -> list[list[tuple[Tensor, Tensor]]]:
@@ -134,65 +117,6 @@ def test_steps_that_the_scaler_skipped_do_not_count_for_the_learning_rate(tiny):
     assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * (1 - 2 / 6))
 
 
-def test_resident_frames_give_the_batches_of_mapped_ones(tiny):
-    frames = some_frames()
-    both = [
-        list(train_batches(kind, tiny(augment__flip_prob=0.5), torch.Generator().manual_seed(3)))
-        for kind in (MappedFrames(frames, CPU), resident(frames))
-    ]
-    assert [len(labels) for _, labels in both[0]] == [2, 2, 1]
-    for mapped, other in zip(*both, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(mapped, other, strict=True))
-
-
-def test_process_may_take_what_its_share_and_the_card_leave():
-    card = {"total": 80, "allocated": 10, "reserved": 15}
-    assert remaining(free=60, share=1.0, **card) == 65  # 60 free, and 5 that the allocator has in hand
-    assert remaining(free=60, share=0.25, **card) == 10
-    assert remaining(free=2, share=0.25, **card) == 7
-    assert remaining(free=60, share=0.1, **card) == 0
-
-
-def test_frames_may_fill_half_of_what_is_usable():
-    assert fits(5, 10) and not fits(6, 10)
-
-
-def test_share_must_be_above_zero():
-    with pytest.raises(ValueError, match="gpu share: got 0, must be above 0"):
-        take_share(0)
-
-
-@pytest.mark.parametrize(("usable", "kind"), [(10**9, ResidentFrames), (10**3, MappedFrames)])
-def test_auto_puts_frames_on_the_gpu_where_they_fit(monkeypatch: pytest.MonkeyPatch, usable: int, kind: type):
-    monkeypatch.setattr("fgseg.frames.usable_bytes", lambda device: usable)
-    monkeypatch.setattr("fgseg.frames.copy_to", lambda device, frames: resident(frames))
-    monkeypatch.setattr("fgseg.frames._kept", {})
-    splits = {"train": some_frames(), "val": some_frames()}
-    assert {type(frames) for frames in place(splits, "auto", torch.device("cuda")).values()} == {kind}
-    assert {type(frames) for frames in place(splits, "ram", torch.device("cuda")).values()} == {MappedFrames}
-
-
-def test_frames_of_the_last_trial_are_kept_and_others_are_dropped(monkeypatch: pytest.MonkeyPatch):
-    copied, gpu = [], torch.device("cuda")
-    monkeypatch.setattr("fgseg.frames.usable_bytes", lambda device: 10**9)
-    monkeypatch.setattr("fgseg.frames.copy_to", lambda device, frames: copied.append(frames) or resident(frames))
-    monkeypatch.setattr("fgseg.frames._kept", {})
-    first = place({"train": some_frames()}, "auto", gpu)["train"]
-    assert place({"train": some_frames()}, "auto", gpu)["train"] is first
-    other = FrameSet(**vars(some_frames()) | {"fingerprint": "other"})
-    place({"train": other}, "auto", gpu)
-    place({"train": some_frames()}, "auto", gpu)
-    assert len(copied) == 3
-
-
-def test_frames_that_cannot_be_on_a_gpu_are_told(monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ConfigError, match=r"data\.device: got gpu, this machine has no GPU; use auto or ram"):
-        place({"train": some_frames()}, "gpu", CPU)
-    monkeypatch.setattr("fgseg.frames.usable_bytes", lambda device: 1000)
-    with pytest.raises(ConfigError, match=r"data\.device: got gpu, the frames take 0\.0 GiB"):
-        place({"train": some_frames()}, "gpu", torch.device("cuda"))
-
-
 @pytest.mark.parametrize("images", [1, 3, 5])
 def test_evaluation_does_not_depend_on_how_many_images_are_judged_at_a_time(tiny, images: int, monkeypatch):
     model = build_learner(tiny(), 6).model
@@ -229,8 +153,8 @@ def test_allocator_takes_its_settings_on_glibc():
 
 
 @pytest.mark.parametrize(("setting", "expected"), [("auto", False), ("on", True), ("off", False)])
-def test_auto_compiles_nothing_on_the_cpu(setting: str, expected: bool):
-    assert wants_compiling(setting, CPU) is expected
+def test_only_on_compiles(setting: str, expected: bool):
+    assert wants_compiling(setting) is expected
 
 
 ALONE = """
@@ -284,28 +208,6 @@ def test_step_on_a_gpu_never_waits_for_it(tiny, setting: str):
     learner.step.take_back_skipped()
     rate = 1 - learner.schedule.last_epoch / 27  # 9 epochs of 3 steps
     assert float(learner.optimizer.param_groups[0]["lr"]) == pytest.approx(3e-3 * rate, rel=1e-5)
-
-
-@needs_gpu
-def test_frames_on_a_gpu_are_those_of_the_host(tiny):
-    splits = load_splits(tiny().data, ("val",))
-    index = torch.tensor([2, 0])
-    gpu = place(splits, "gpu", torch.device("cuda"))["val"]
-    host = place(splits, "ram", torch.device("cuda"))["val"]
-    assert isinstance(gpu, ResidentFrames)
-    for a, b in zip(gpu.take(index.cuda()), host.take(index), strict=True):
-        assert a.is_cuda and torch.equal(a, b)
-
-
-@needs_gpu
-def test_share_of_a_gpu_is_enforced():
-    total = torch.cuda.mem_get_info()[1]
-    take_share(0.1)
-    try:
-        with pytest.raises(torch.OutOfMemoryError):
-            torch.empty(int(0.2 * total), dtype=torch.uint8, device="cuda")
-    finally:
-        take_share(1.0)
 
 
 def bench(*arguments: str) -> str:

@@ -14,7 +14,7 @@ from search.trial import carry_out
 
 @pytest.fixture
 def job(tiny, tmp_path: Path) -> Job:
-    return Job(3, 1, tiny(train__epochs=2).flat(), str(tmp_path / "trial"), 1, "fail")
+    return Job(3, 1, tiny(train__epochs=2).flat(), str(tmp_path / "trial"), threads=1, gpus=0, on_oom="fail")
 
 
 def reports(job: Job) -> list[Report]:
@@ -33,6 +33,15 @@ def broken(*errors: Exception):
             raise left.pop(0)
 
     return train
+
+
+def test_share_of_a_gpu_is_taken_before_training(job: Job, monkeypatch: pytest.MonkeyPatch):
+    shares: list[float] = []
+    monkeypatch.setattr("fgseg.gpu.take_share", shares.append)
+    monkeypatch.setattr(fgseg.train, "train", broken())
+    reports(replace(job, gpus=0.25))
+    reports(job)
+    assert shares == [0.25]
 
 
 def test_every_report_carries_all_epochs_so_far(job: Job):

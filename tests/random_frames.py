@@ -1,0 +1,20 @@
+"""Frames for tests that need no data set."""
+
+import numpy as np
+import torch
+
+from fgseg.data import FrameSet
+from fgseg.frames import ResidentFrames, copy_to
+
+
+def some_frames(count: int = 5) -> FrameSet:
+    """Random frames of 64x128, labels in blocks, some of them void."""
+    rng = np.random.default_rng(0)
+    blocks = rng.choice([0, 1, 2, 3, 4, 5, 6, 255], (count, 8, 16)).repeat(8, 1).repeat(8, 2)
+    images = rng.integers(0, 256, (count, 64, 128, 3), np.uint8)
+    return FrameSet(images, blocks.astype(np.uint8), [f"{i}" for i in range(count)], "some")
+
+
+def resident(frames: FrameSet) -> ResidentFrames:
+    """What lies on a GPU in earnest."""
+    return copy_to(torch.device("cpu"), frames)
