@@ -1,5 +1,7 @@
 """SegFormer with a seven-class head: from random weights, a folder or the hub."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
@@ -27,9 +29,7 @@ def build_model(name: str) -> SegformerForSemanticSegmentation:
     if name in VARIANTS:
         return commute_head(SegformerForSemanticSegmentation(scratch_config(name)))
     fetch_weights(name)
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its table of replaced weights describes just what is wanted here
-    try:
+    with quiet():
         model = SegformerForSemanticSegmentation.from_pretrained(
             str(Path(name).expanduser()) if is_folder(name) else name,
             num_labels=len(CLASSES),
@@ -37,9 +37,21 @@ def build_model(name: str) -> SegformerForSemanticSegmentation:
             label2id=LABEL2ID,
             ignore_mismatched_sizes=True,
         )
-        return commute_head(model)
+    return commute_head(model)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without Transformers' progress bar, and its table of replaced weights: they are replaced on purpose."""
+    verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+        if bar:
+            transformers_logging.enable_progress_bar()
 
 
 def scratch_config(name: str) -> SegformerConfig:

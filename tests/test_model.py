@@ -68,6 +68,7 @@ def test_b0_has_the_published_number_of_parameters():
 
 def test_checkpoint_keeps_its_encoder_and_gets_a_new_head(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     folder = save_nineteen_classes(tmp_path)
+    capfd.readouterr()
     model = build_model(str(folder))
     assert capfd.readouterr() == ("", "")  # neither a progress bar nor a table of what was replaced
     stock = SegformerForSemanticSegmentation.from_pretrained(folder)
