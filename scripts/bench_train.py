@@ -175,12 +175,13 @@ def write_scenes(root: Path, count: int, height: int, width: int) -> None:
 
 
 def machine() -> str:
-    """Processor, cores, GPU and versions, in a line."""
+    """Processor, cores and how busy they are, GPU and versions, in a line."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} cores of {name}; {gpu}; torch {torch.__version__}; Python {platform.python_version()}"
+    busy = f"{os.getloadavg()[0]:.1f} of them busy before the start"
+    return f"{os.cpu_count()} cores of {name}, {busy}; {gpu}; torch {torch.__version__}; Python {platform.python_version()}"
 
 
 def line(row: Row, figures: Figures | None) -> str:
