@@ -181,7 +181,8 @@ def machine() -> str:
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     busy = f"{os.getloadavg()[0]:.1f} of them busy before the start"
-    return f"{os.cpu_count()} cores of {name}, {busy}; {gpu}; torch {torch.__version__}; Python {platform.python_version()}"
+    versions = f"torch {torch.__version__}; Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores of {name}, {busy}; {gpu}; {versions}"
 
 
 def line(row: Row, figures: Figures | None) -> str:

@@ -62,10 +62,11 @@ def audit_place(place: Place, trials: int | None, interrupted: bool, tracking: b
     yield from audit_budget(records, ledger.budget, trials, open_allowed)
     for record in records:
         yield from audit_trial(record, settings | record.params | record.overrides, select)
-    from search.audit_files import audit_files  # torch takes seconds to import: not before the mistakes are told
-
     best = ledger.best()
-    yield from audit_files(place.folder, records, best, select=select, open_allowed=open_allowed, alive=alive)
+    if not alive:  # the files of a study at work change while they are read
+        from search.audit_files import audit_files  # torch takes seconds to import: not before the mistakes are told
+
+        yield from audit_files(place.folder, records, best, select=select, open_allowed=open_allowed)
     if runs is not None:
         from search.audit_mirror import audit_mirror
 

@@ -18,7 +18,6 @@ def audit_files(
     *,
     select: str,
     open_allowed: bool,
-    alive: bool,
 ) -> Iterator[str]:
     """Each fault of a study's folder as one line.
 
@@ -28,7 +27,6 @@ def audit_files(
         best: the best of them, whose weights must be there.
         select: the setting `train.select`.
         open_allowed: an open trial may hold a half-written file, which its next start sweeps away.
-        alive: a driver works on the study; the checkpoints of open trials change meanwhile and are not looked at.
     """
     known = {str(record.number): record for record in records}
     in_flight = {name for name, record in known.items() if open_allowed and record.state is State.RUNNING}
@@ -39,7 +37,7 @@ def audit_files(
     for path in sorted(folder.glob("trials/*")):
         if path.name not in known:
             yield f"trials/{path.name}: belongs to no trial of the ledger"
-        elif not (alive and path.name in in_flight):
+        else:
             yield from audit_checkpoints(LocalStore(path), known[path.name], select)
     if best is not None and not list(folder.glob(f"trials/{best.number}/checkpoint-*.json")):
         yield f"trial {best.number}: the best trial has no checkpoint"

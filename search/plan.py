@@ -51,7 +51,7 @@ class Plan:
             "version": fgseg.__version__,
             "space": self.space.to_json(),
             "settings": settings,
-            "sampler": self.search.resolved_sampler,
+            "sampler": self.search.sampler,
         }
 
     @property
