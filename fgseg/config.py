@@ -1,19 +1,15 @@
 """Every setting of one model: names, units, ranges and defaults; and the reading of settings from files and flags."""
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-from pydantic.fields import FieldInfo
 
-
-class ConfigError(Exception):
-    """A mistake of the user's, told in one line: where, what was got, what holds, what to do."""
+from fgseg.mistakes import ConfigError, check_name, explain
 
 
 class Section(BaseModel):
@@ -237,67 +233,6 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
             inner = inner.setdefault(section, {})
         inner[name] = value
     return nested
-
-
-def check_name(name: str, known: Iterable[str], message: str) -> None:
-    """Raise ConfigError(message), the nearest known name offered, unless the name is known."""
-    if name not in known:
-        raise ConfigError(f"{message}; {nearest(name, known)}")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Offer the known name that is most like a wrong one, or all of them."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
-
-
-def explain(error: ValidationError, model: type[BaseModel], origins: Mapping[str, str]) -> str:
-    """Say pydantic's first complaint as: where, what was got, what must hold."""
-    first = error.errors()[0]
-    *path, name = (str(part) for part in first["loc"])
-    key = ".".join([*path, name])
-    where = f"{origins[key]}: {key}" if key in origins else key
-    known = section_at(model, path).model_fields
-    if name not in known:
-        return f"{where}: no such setting; {nearest(name, known)}"
-    out_of_range = first["type"].startswith(("greater_than", "less_than"))
-    rule = interval(known[name]) if out_of_range else describe(known[name])
-    return f"{where}: got {first['input']!r}, must be {rule}"
-
-
-def section_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
-    """The section at a path of names, which leads through sections and dictionaries of sections."""
-    if not path:
-        return model
-    inner = model.model_fields[path[0]].annotation
-    if get_origin(inner) is dict:
-        return section_at(get_args(inner)[1], path[2:])
-    assert isinstance(inner, type) and issubclass(inner, BaseModel)
-    return section_at(inner, path[1:])
-
-
-NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-
-
-def describe(field: FieldInfo) -> str:
-    """What a setting accepts, in words: `a number in [0, 1]`, `one of: last, best`."""
-    options = [option for option in (get_args(field.annotation) or (field.annotation,)) if option is not type(None)]
-    if get_origin(field.annotation) is Literal:
-        return f"one of: {', '.join(map(str, options))}"
-    kind = NAMES.get(options[0], str(options[0]))
-    optional = " or nothing" if len(options) < len(get_args(field.annotation)) else ""
-    return " ".join(filter(None, [kind, interval(field)])) + optional
-
-
-def interval(field: FieldInfo) -> str:
-    """The range of a numeric setting: `in [0, 1]`, `above 0`, or nothing."""
-    bounds = {name: getattr(m, name) for m in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name)}
-    low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
-    if low is not None and high is not None:
-        return f"in {'[' if 'ge' in bounds else '('}{low:g}, {high:g}{']' if 'le' in bounds else ')'}"
-    if low is not None:
-        return f"at least {low:g}" if "ge" in bounds else f"above {low:g}"
-    return f"at most {high:g}" if high is not None else ""
 
 
 PATH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -5,7 +5,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgseg.config import ConfigError, check_name
+from fgseg.config import ConfigError
+from fgseg.mistakes import check_name
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 import fgseg
-from fgseg.config import PATH_NAME, ConfigError, Layer, RunConfig, build, explain, read_yaml
+from fgseg.config import PATH_NAME, ConfigError, Layer, RunConfig, build, read_yaml
 from fgseg.config import flatten as flatten_settings
 from fgseg.config_files import find_file
+from fgseg.mistakes import explain
 from search.config import SearchConfig
 from search.resources import check_resources
 from search.space import Space, load_space, override

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from fgseg.config import ConfigError, Layer, RunConfig, Section, build, check_name, explain, flatten, read_yaml
+from fgseg.config import ConfigError, Layer, RunConfig, Section, build, flatten, read_yaml
 from fgseg.config_files import find_config, list_configs
+from fgseg.mistakes import check_name, explain
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

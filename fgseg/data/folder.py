@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fgseg.config import ConfigError, DataConfig, check_name, read_yaml
+from fgseg.config import ConfigError, DataConfig, read_yaml
 from fgseg.data.files import pair, read_pair, root_folder
 from fgseg.data.reader import Frame, Pool, draw
 from fgseg.labels import CLASSES, FOREGROUND, VOID
+from fgseg.mistakes import check_name
 
 FRAME_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LABEL_ENDING = ".png"

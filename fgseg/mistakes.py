@@ -1,0 +1,73 @@
+"""Mistakes of the user in words: where, what was got, what holds, what to do."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+
+class ConfigError(Exception):
+    """A mistake of the user's, told in one line: where, what was got, what holds, what to do."""
+
+
+def check_name(name: str, known: Iterable[str], message: str) -> None:
+    """Raise ConfigError(message), the nearest known name offered, unless the name is known."""
+    if name not in known:
+        raise ConfigError(f"{message}; {nearest(name, known)}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Offer the known name that is most like a wrong one, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+
+
+def explain(error: ValidationError, model: type[BaseModel], origins: Mapping[str, str]) -> str:
+    """Say pydantic's first complaint as: where, what was got, what must hold."""
+    first = error.errors()[0]
+    *path, name = (str(part) for part in first["loc"])
+    key = ".".join([*path, name])
+    where = f"{origins[key]}: {key}" if key in origins else key
+    known = section_at(model, path).model_fields
+    if name not in known:
+        return f"{where}: no such setting; {nearest(name, known)}"
+    out_of_range = first["type"].startswith(("greater_than", "less_than"))
+    rule = interval(known[name]) if out_of_range else describe(known[name])
+    return f"{where}: got {first['input']!r}, must be {rule}"
+
+
+def section_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
+    """The section at a path of names, which leads through sections and dictionaries of sections."""
+    if not path:
+        return model
+    inner = model.model_fields[path[0]].annotation
+    if get_origin(inner) is dict:
+        return section_at(get_args(inner)[1], path[2:])
+    assert isinstance(inner, type) and issubclass(inner, BaseModel)
+    return section_at(inner, path[1:])
+
+
+NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def describe(field: FieldInfo) -> str:
+    """What a setting accepts, in words: `a number in [0, 1]`, `one of: last, best`."""
+    options = [option for option in (get_args(field.annotation) or (field.annotation,)) if option is not type(None)]
+    if get_origin(field.annotation) is Literal:
+        return f"one of: {', '.join(map(str, options))}"
+    kind = NAMES.get(options[0], str(options[0]))
+    optional = " or nothing" if len(options) < len(get_args(field.annotation)) else ""
+    return " ".join(filter(None, [kind, interval(field)])) + optional
+
+
+def interval(field: FieldInfo) -> str:
+    """The range of a numeric setting: `in [0, 1]`, `above 0`, or nothing."""
+    bounds = {name: getattr(m, name) for m in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name)}
+    low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
+    if low is not None and high is not None:
+        return f"in {'[' if 'ge' in bounds else '('}{low:g}, {high:g}{']' if 'le' in bounds else ')'}"
+    if low is not None:
+        return f"at least {low:g}" if "ge" in bounds else f"above {low:g}"
+    return f"at most {high:g}" if high is not None else ""
