@@ -68,7 +68,7 @@ def audit_points(run: MirroredRun, epochs: Iterable[EpochResult], behind: bool) 
     for step in sorted(held.keys() | expected.keys()):
         here, there = held.get(step, {}), expected.get(step, {})
         faults = {
-            "is lacking": [key for key in there if key not in here and (here or not behind)],
+            "is lacking": [key for key in there if key not in here and not behind],
             "is unknown to the ledger": [key for key in here if key not in there],
             "is there more than once": [key for key, values in here.items() if len(values) > 1],
             "differs from the ledger": [k for k, v in there.items() if k in here and set(here[k]) != {v}],
