@@ -1,6 +1,8 @@
 """Checkpoints: nothing exists that a manifest does not name, and an older attempt cannot write."""
 
+import errno
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,17 @@ def test_failed_write_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="No space left"):
         LocalStore(tmp_path).put("a", b"data")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_fault_of_the_file_system_that_passes_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    real, faults = os.replace, [OSError(errno.EIO, "Input/output error")] * 2
+
+    def shaky(source: Path, target: Path) -> None:
+        if faults:
+            raise faults.pop()
+        real(source, target)
+
+    monkeypatch.setattr("os.replace", shaky)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    LocalStore(tmp_path).put("a", b"data")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]

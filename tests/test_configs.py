@@ -14,7 +14,8 @@ from fgseg.config import Layer, build, read_layer, read_yaml
 from fgseg.config_files import list_configs
 from search.plan import make_plan
 from search.record import Ask
-from search.space import list_spaces
+from search.run import main
+from search.space import list_spaces, load_space
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -89,3 +90,19 @@ def test_installed_package_ships_its_configs(tmp_path: Path):
         "slc.yaml",
     ]
     assert all("site-packages" in line for line in shown.stdout.split())
+
+
+def test_dry_run_shows_what_would_run_and_masks_credentials(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    uri = "http://someone:very-secret@127.0.0.1:5000"
+    assert main(["--space=bas", "--dry-run", f"--storage={tmp_path / 'runs'}", f"--tracking-uri={uri}"]) == 0
+    shown = capsys.readouterr().out
+    assert "8 new trials; the study does not exist yet" in shown
+    assert "loss.ssim" in shown
+    assert "very-secret" not in shown
+    assert not (tmp_path / "runs").exists()
+
+
+def test_list_shows_every_space_with_its_title(capsys: pytest.CaptureFixture[str]):
+    assert main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(load_space(name).title in shown for name in list_spaces())

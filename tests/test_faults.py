@@ -187,6 +187,17 @@ def test_frozen_worker_that_comes_back_stops_before_it_writes(environment: dict[
     assert after == before
 
 
+def test_loss_that_is_not_finite_fails_the_trial_with_epoch_and_term(start, tmp_path: Path):
+    storage = tmp_path / "runs"
+    driver = start(storage, "--trials", "1", "--set", "loss.cross_entropy=3e38")
+    assert driver.finish() == 1, driver.output
+    assert "no trial has finished" in driver.output
+    (trial,) = trials(storage)
+    assert (trial.state, trial.value, trial.epochs) == (State.FAIL, None, [])
+    assert (trial.reason or "").startswith("DivergedError: epoch 1: loss is inf")
+    clean(storage)
+
+
 def test_mlflow_server_that_never_answers_costs_a_warning_only(start, tmp_path: Path):
     storage = tmp_path / "runs"
     with socket.socket() as probe:

@@ -14,7 +14,7 @@ from fake_ledger import START, FakeLedger, epoch, settings_of, trial
 
 from fgseg.labels import FOREGROUND
 from search.projection import STATUS
-from search.record import State
+from search.record import State, TrialRecord
 from search.tracking import StudyCard, Tracker, fill_database, load_client, reconcile
 from search.tracking_setup import create_database
 
@@ -264,3 +264,9 @@ def test_studies_of_one_name_on_one_server_are_told_apart_by_their_uid(server: S
 def test_importing_the_tracking_module_does_not_import_mlflow() -> None:
     code = "import sys, search.tracking; sys.exit('mlflow' in sys.modules or 'optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_changed_batch_is_a_tag_of_its_trial():
+    card = StudyCard("s", "bas", "BAS", "quickstart", "file:///tmp", {})
+    record = TrialRecord(3, State.RUNNING, {}, 1, 0, [], None, None, 1.0, None, {"train.batch_size": 1})
+    assert card.trial_tags(record, "parent")["fgseg.changed_batch"] == '{"train.batch_size": 1}'
