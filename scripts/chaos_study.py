@@ -172,6 +172,8 @@ class Chaos:
             return [f"{number.name}: still there after {took_s:.0f} s"]
         if code == 0:
             return None  # it was done already
+        if code == -number and not driver.lines:
+            return []  # Python was still loading the command: it had begun nothing that could be put in order
         problems = [f"{number.name}: took {took_s:.1f} s to stop"] if took_s > STOP_LIMIT_S else []
         if code != EXIT_CODES[number]:
             problems.append(f"{number.name}: exit code {code}, must be {EXIT_CODES[number]}")
@@ -179,7 +181,7 @@ class Chaos:
 
     def left_running(self, driver: Driver) -> list[str]:
         """Runs that a stopped driver left RUNNING in MLflow without a word."""
-        if not self.records() or driver.count("warning: MLflow at"):
+        if not self.records() or driver.count("warning: MLflow at") or driver.count("before a trial ran"):
             return []
         runs = read_runs(self.uri, STUDY, self.ledger().uid)
         return [f"MLflow: the run of trial {run.number} is still RUNNING" for run in runs if run.status == "RUNNING"]

@@ -39,38 +39,32 @@ class Watch:
     lock: StudyLock
 
 
-def search(plan: Plan) -> int:
-    """Run what is left of a study; returns the exit code: 0 done, 1 stopped by a fault, 130 or 143 interrupted.
+def search(plan: Plan, signals: Signals) -> int:
+    """Check everything, take the study's lock, and run what is left of the budget; returns the exit code.
+
+    That is 0 done, 1 stopped by a fault, 130 or 143 interrupted.
 
     Raises:
         ConfigError: the user's first mistake; nothing has been written then.
+        Interrupted: a signal came before anything was written.
     """
-    with Signals() as signals:
-        try:
-            return carry_out(plan, signals)
-        except Interrupted:
-            print("interrupted before a trial ran; the same command starts again", file=sys.stderr)
-            return signals.code
-        except LockedError as error:
-            raise ConfigError(str(error)) from None
-        except LedgerError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return FAULT
-
-
-def carry_out(plan: Plan, signals: Signals) -> int:
-    """Check everything, take the study's lock, and run; returns the exit code."""
     console = Console()
-    identity = check(plan, console)
-    signals.gentle = True
-    make_folder(plan.folder)
-    ledger = Ledger.create(plan.ledger_url, plan.study)
-    with ledger.hold() as lock:
-        ledger.write_down(identity, study_facts(plan, ledger), plan.search.trials)
-        if changes := differences(ledger.identity, identity):
-            ledger.accept(identity, changes, time.time())
-        start(plan, ledger)
-        return run(plan, ledger, Watch(signals, lock), console)
+    try:
+        identity = check(plan, console)
+        signals.gentle = True
+        make_folder(plan.folder)
+        ledger = Ledger.create(plan.ledger_url, plan.study)
+        with ledger.hold() as lock:
+            ledger.write_down(identity, study_facts(plan, ledger), plan.search.trials)
+            if changes := differences(ledger.identity, identity):
+                ledger.accept(identity, changes, time.time())
+            start(plan, ledger)
+            return run(plan, ledger, Watch(signals, lock), console)
+    except LockedError as error:
+        raise ConfigError(str(error)) from None
+    except LedgerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAULT
 
 
 def check(plan: Plan, console: Console) -> dict[str, Any]:

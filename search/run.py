@@ -8,9 +8,10 @@ from typing import Any, NoReturn
 from fgseg.config import ConfigError, parse_assignments
 from search.config import SearchConfig
 from search.plan import Plan, make_plan
+from search.signals import Interrupted, Signals
 from search.space import list_spaces
 
-MISTAKE, INTERRUPTED = 2, 130
+MISTAKE = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,24 +19,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 1 stopped by a fault, 2 the user's mistake, 130 interrupted (143 by SIGTERM).
     """
-    try:
-        options = parse(arguments)
-        if options.list or options.list_studies:
-            return show_lists(options)
-        plan = plan_from(options)
-        if options.dry_run:
-            from search.listing import print_plan
+    with Signals() as signals:
+        try:
+            return carry_out(parse(arguments), signals)
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return MISTAKE
+        except Interrupted:
+            print("interrupted before a trial ran; the same command starts again", file=sys.stderr)
+            return signals.code
 
-            return print_plan(plan)
-        from search.driver import search  # imports of seconds come after the mistakes that need none of them
 
-        return search(plan)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
-    except KeyboardInterrupt:
-        print("interrupted before a trial ran; run the same command again", file=sys.stderr)
-        return INTERRUPTED
+def carry_out(options: argparse.Namespace, signals: Signals) -> int:
+    """Do what the options ask for; returns the exit code."""
+    if options.list or options.list_studies:
+        return show_lists(options)
+    plan = plan_from(options)
+    if options.dry_run:
+        from search.listing import print_plan
+
+        return print_plan(plan)
+    from search.driver import search  # imports of seconds come after the mistakes that need none of them
+
+    return search(plan, signals)
 
 
 class Parser(argparse.ArgumentParser):
