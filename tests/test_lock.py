@@ -177,6 +177,7 @@ def test_a_lock_whose_heartbeat_cannot_be_written_for_long_is_given_up(ledger, m
     monkeypatch.setattr(lock.StudyLock, "_update", lambda *_: (_ for _ in ()).throw(fault))
     with ledger.hold() as held:
         wait_for(lambda: not held.held())
+        assert not held.held()
 
 
 def test_a_lock_taken_over_by_another_driver_is_no_longer_held_and_stays_theirs(ledger, monkeypatch):
