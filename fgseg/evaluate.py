@@ -1,4 +1,4 @@
-"""Judge a model on a split: one (7, 7) confusion matrix per image."""
+"""Judge a model on a split, one (7, 7) confusion matrix per image; and predict frames in the same way."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from fgseg.batches import eval_batches, normalise
 from fgseg.frames import Frames
 from fgseg.gpu import usable_bytes
-from fgseg.metrics import confusion_counts
+from fgseg.metrics import confusion_counts, predicted_labels
 
 CPU_PIXELS, GPU_PIXELS = 2**19, 2**23
 """Pixels judged at a time: on the CPU larger batches leave its caches, on a GPU these fill it."""
@@ -26,12 +26,37 @@ def evaluate(model: nn.Module, frames: Frames) -> Tensor:
         (N, 7, 7) int64 on the CPU, per image, rows truth; their sum is the split's confusion matrix.
     """
     model.eval()
-    height, width = frames.size
-    pixels = CPU_PIXELS
-    if frames.device.type == "cuda":
-        pixels = min(GPU_PIXELS, usable_bytes(frames.device) // BYTES_PER_PIXEL)
     counts = []
-    for images, labels in eval_batches(frames, max(1, pixels // (height * width))):
+    for images, labels in eval_batches(frames, batch_size(frames.size, frames.device)):
         logits = model(pixel_values=normalise(images)).logits
         counts.append(confusion_counts(logits, labels))
     return torch.cat(counts).cpu()
+
+
+@torch.inference_mode()
+def predict_frames(model: nn.Module, images: Tensor) -> Tensor:
+    """The labels that `evaluate` would count; how many images are given changes neither them nor the memory needed.
+
+    Args:
+        model: as for `evaluate`.
+        images: (B, 3, H, W) uint8 on any device, B >= 1; they are sent to the model's, some at a time.
+
+    Returns:
+        (B, H, W) uint8 on the CPU, 0-6.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    size = (images.shape[-2], images.shape[-1])
+    parts = [
+        predicted_labels(model(pixel_values=normalise(batch.to(device))).logits, size).to(torch.uint8).cpu()
+        for batch in images.split(batch_size(size, device))
+    ]
+    return torch.cat(parts)
+
+
+def batch_size(size: tuple[int, int], device: torch.device) -> int:
+    """How many frames of this height and width are judged at a time."""
+    pixels = CPU_PIXELS
+    if device.type == "cuda":
+        pixels = min(GPU_PIXELS, usable_bytes(device) // BYTES_PER_PIXEL)
+    return max(1, pixels // (size[0] * size[1]))

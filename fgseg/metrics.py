@@ -10,22 +10,35 @@ from torch import Tensor
 from fgseg.labels import FOREGROUND, NUM_CLASSES, VOID
 
 
+def predicted_labels(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """The class with the highest logit at each pixel.
+
+    Args:
+        logits: (N, 7, h, w), any floating type; resized bilinearly to `size` first (align_corners=False).
+        size: height and width in pixels.
+
+    Returns:
+        (N, H, W) int64 labels, 0-6.
+    """
+    logits = logits.float()
+    if logits.shape[-2:] != size:
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    # On the CPU argmax over this dimension takes six times as long.
+    return logits.max(1).indices
+
+
 def confusion_counts(logits: Tensor, labels: Tensor) -> Tensor:
     """Count the pixels of each image by true and predicted class.
 
     Args:
-        logits: (N, 7, h, w), any floating type; resized bilinearly to H x W first (align_corners=False).
+        logits: (N, 7, h, w), any floating type; see `predicted_labels`.
         labels: (N, H, W) integers, 0-6 or VOID. Void pixels are left out.
 
     Returns:
         (N, 7, 7) int64, rows truth, columns prediction. The sum over images is the confusion matrix of the batch.
     """
-    logits = logits.float()
-    if logits.shape[-2:] != labels.shape[-2:]:
-        logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
     truth = labels.long()
-    # On the CPU argmax over this dimension takes six times as long.
-    prediction = logits.max(1).indices
+    prediction = predicted_labels(logits, (labels.shape[-2], labels.shape[-1]))
     cells = NUM_CLASSES**2
     images = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
     cell = images * cells + truth * NUM_CLASSES + prediction

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from fgseg.data.streets import render
-from fgseg.labels import colourise
+from fgseg.figures import colour
 
 GAP = 8
 
@@ -15,7 +15,7 @@ GAP = 8
 def tile(index: int, height: int = 256) -> np.ndarray:
     """A scene above its labels blended over it: (2 * height + GAP, 2 * height, 3) uint8."""
     image, labels = render(0, index, 2 * height, 4 * height)
-    blended = np.where(labels[..., None] > 0, 0.25 * image + 0.75 * colourise(labels), 0.45 * image).astype(np.uint8)
+    blended = np.where(labels[..., None] > 0, 0.25 * image + 0.75 * colour(labels), 0.45 * image).astype(np.uint8)
     small = [
         np.asarray(Image.fromarray(a).resize((2 * height, height), Image.Resampling.LANCZOS)) for a in (image, blended)
     ]

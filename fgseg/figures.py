@@ -1,0 +1,84 @@
+"""Labels as pictures: in the class colours, over a photo, and what changed between two predictions."""
+
+import numpy as np
+
+from fgseg.labels import CLASSES, NUM_CLASSES, THIN, VOID
+
+MENDED, BROKEN = (0, 98, 190), (222, 84, 0)
+"""Colours of a change for the better and the worse: blue and vermilion, which no kind of colour blindness mixes up."""
+RIGHT, WRONG, UNJUDGED = (240, 240, 240), (176, 176, 176), (255, 255, 255)
+"""Colours of pixels that were and stay right, were and stay wrong, and are void."""
+
+
+def colour(labels: np.ndarray) -> np.ndarray:
+    """Paint labels (H, W) uint8 in the class colours: (H, W, 3) uint8, void black."""
+    return PALETTE[labels]
+
+
+def overlay(image: np.ndarray, labels: np.ndarray, opacity: float = 0.5) -> np.ndarray:
+    """Lay the class colours over a photo.
+
+    Args:
+        image: (H, W, 3) uint8.
+        labels: (H, W) uint8, 0-6 or VOID; background and void leave the photo as it is.
+        opacity: of cars and vegetation, in [0, 1]; the thin classes are half as transparent, to be seen at all.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    strength = np.zeros(256, np.float32)
+    strength[1:NUM_CLASSES] = opacity
+    strength[[c.label for c in THIN]] = 1 - (1 - opacity) / 2
+    weight = strength[labels][..., None]
+    return (image * (1 - weight) + PALETTE[labels] * weight).round().astype(np.uint8)
+
+
+def changes(truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Where a second prediction mended or broke the first one.
+
+    Args:
+        truth, before, after: (H, W) uint8 labels; void in `truth` is not judged.
+
+    Returns:
+        (H, W, 3) uint8 in MENDED, BROKEN, RIGHT (both right), WRONG (both wrong) and UNJUDGED.
+    """
+    was, now = before == truth, after == truth
+    picture = np.empty((*truth.shape, 3), np.uint8)
+    for where, painted in ((was & now, RIGHT), (~was & ~now, WRONG), (~was & now, MENDED), (was & ~now, BROKEN)):
+        picture[where] = painted
+    picture[truth == VOID] = UNJUDGED
+    return picture
+
+
+def shrink(labels: np.ndarray, factor: int) -> np.ndarray:
+    """Make a label image smaller without losing what is thin.
+
+    Args:
+        labels: (H, W) uint8, 0-6 or VOID.
+        factor: pixels of a side that become one, 1 or more; what is left over at the lower and right edge is cut off.
+
+    Returns:
+        (H // factor, W // factor) uint8: of each block the most frequent label, or a thin class that covers as much of
+        it as a line of half a pixel's width would; the one with more pixels of several.
+    """
+    if factor == 1:
+        return labels
+    height, width = labels.shape[0] // factor, labels.shape[1] // factor
+    blocks = labels[: height * factor, : width * factor].reshape(height, factor, width, factor)
+    kinds = [c.label for c in CLASSES] + [VOID]
+    counts = np.stack([(blocks == kind).sum((1, 3)) for kind in kinds])
+    for c in THIN:
+        seen = counts[c.label] * 2 >= factor
+        counts[c.label][seen] += factor**2
+    return np.array(kinds, np.uint8)[counts.argmax(0)]
+
+
+def palette() -> np.ndarray:
+    """(256, 3) uint8: the colour of every label, black where there is none."""
+    table = np.zeros((256, 3), np.uint8)
+    for c in CLASSES:
+        table[c.label] = c.colour
+    return table
+
+
+PALETTE = palette()
