@@ -14,7 +14,7 @@ from fgseg.config import ConfigError
 from fgseg.data import check as check_data
 from fgseg.data import fingerprint, load_splits
 from fgseg.weights import VARIANTS, check_weights, fetch_weights
-from search.closing import show_end, sync_command
+from search.closing import mlflow_command, show_end, sync_command
 from search.desk import Desk
 from search.job import Job
 from search.ledger import Ask, Ledger, LedgerError, LockedError
@@ -24,6 +24,7 @@ from search.progress import Progress
 from search.report import summarise, write_report
 from search.shelf import Shelf
 from search.signals import CODES, Interrupted, Signals
+from search.standing import goal_of
 from search.tracking import StudyCard, Tracker, public_address
 
 DONE, FAULT = 0, 1
@@ -163,7 +164,7 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, tracker: Tracker, cons
     from search.tune import run_trials
 
     with (
-        Progress(console, plan.search.trials, plan.run.train.epochs, ledger.trials()) as progress,
+        Progress(console, goal_of(ledger), ledger.trials(), mlflow_command(plan)) as progress,
         cluster(plan.search, plan.run.train.precision) as resources,
     ):
         watch.signals.install()  # Ray has set a handler of its own

@@ -20,7 +20,17 @@ from search.database import LedgerError, engine_options, has_study, patient
 from search.facts import StudyFacts
 from search.fence import current, fenced
 from search.lock import Holder, LockedError, StudyLock, read_holder
-from search.record import Ask, State, TrialRecord, read_attempt, read_deaths, read_epochs, read_overrides, read_record
+from search.record import (
+    Ask,
+    State,
+    TrialRecord,
+    best_trial,
+    read_attempt,
+    read_deaths,
+    read_epochs,
+    read_overrides,
+    read_record,
+)
 from search.sampling import build_pruner, build_sampler, decide, write_notes
 
 __all__ = ["Ask", "Holder", "Ledger", "LedgerError", "LockedError", "State", "SupersededError", "TrialRecord"]
@@ -270,9 +280,7 @@ class Ledger(StudyFacts):
 
         Trials with overrides are left out unless the study's card says `allow_changed_batch`.
         """
-        allowed = self.card.get("allow_changed_batch", False)
-        complete = [r for r in self.trials() if r.value is not None and (allowed or not r.overrides)]
-        return max(complete, key=lambda record: record.value or 0.0, default=None)
+        return best_trial(self.trials(), self.card.get("allow_changed_batch", False))
 
     def _read(self, number: int) -> FrozenTrial:
         study_id = self._study._study_id

@@ -1,5 +1,6 @@
 """What the ledger hands out about a trial, and how it is read from Optuna's stored form."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -55,6 +56,17 @@ class TrialRecord:
     """Unix seconds; None while it runs."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Settings that had to be changed under way since memory ran out; such a trial is not compared with others."""
+
+
+def best_trial(records: Iterable[TrialRecord], changed_batch: bool) -> TrialRecord | None:
+    """The COMPLETE trial with the highest value, the earliest of equals; None if there is none.
+
+    Args:
+        records: of the study, by number.
+        changed_batch: whether a trial may be the best whose settings had to be changed under way.
+    """
+    complete = [r for r in records if r.value is not None and (changed_batch or not r.overrides)]
+    return max(complete, key=lambda record: record.value or 0.0, default=None)
 
 
 def read_record(trial: FrozenTrial) -> TrialRecord:

@@ -38,7 +38,7 @@ def named(line: str, found: list[str]) -> bool:
 OF_TRIAL = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.trial' AND value = '0')"
 OF_STUDY = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.kind' AND value = 'study')"
 MLFLOW_FAULTS = {
-    "trial 0: epoch 2 in MLflow is lacking: val/miou, train/loss, train/images_per_s, and 2 more": (
+    "trial 0: epoch 2 in MLflow is lacking: val/miou, train/loss, train/images_per_s, and 6 more": (
         f"DELETE FROM metrics WHERE step = 2 AND run_uuid IN {OF_TRIAL}"
     ),
     "trial 0: epoch 2 in MLflow is lacking: train/loss": (

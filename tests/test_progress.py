@@ -7,10 +7,13 @@ import pytest
 from rich.console import Console
 
 from fgseg.epoch import EpochResult
-from search.progress import Progress, clock, event
+from fgseg.labels import FOREGROUND
+from search.progress import Progress, event
 from search.record import State, TrialRecord
+from search.standing import Goal, clock, recent_pace
 
-EPOCH = EpochResult(1, 0.25, {}, [[1]], 1.5, {}, 20.0, 1.0, 1.0, 1)
+GOAL = Goal(trials=2, epochs=5, select="last", changed_batch=False)
+EPOCH = EpochResult(1, 0.25, {c.key: 0.25 for c in FOREGROUND}, [[1]], 1.5, {}, 20.0, 1.0, 1.0, 1)
 NEW = TrialRecord(3, State.RUNNING, {}, 1, 0, [], None, None, 1.0, None)
 BEGUN = replace(NEW, epochs=[EPOCH])
 DONE = replace(BEGUN, state=State.COMPLETE, value=0.25, ended=2.0)
@@ -33,28 +36,45 @@ def test_every_event_is_told_once(before: TrialRecord | None, now: TrialRecord, 
     assert event(before, now, epochs=5) == text
 
 
-def test_plain_lines_tell_the_standing_and_the_time_left():
+def test_plain_lines_tell_where_to_look_the_standing_and_the_time_left():
     out = io.StringIO()
-    with Progress(Console(file=out, width=200), trials=2, epochs=5, records=[]) as progress:
+    with Progress(Console(file=out, width=200), GOAL, [], "http://server") as progress:
         progress.update(NEW)
         progress.update(BEGUN)
     lines = out.getvalue().splitlines()
-    assert "trial 003  started  |  0/2 trials, time left unknown yet" in lines[0]
-    assert "trial 003  epoch 1/5  mIoU 0.2500  |  0/2 trials, about 0:0" in lines[1]
+    assert lines[0] == "look: http://server"
+    assert "trial 003  started  |  0/2 trials, time left unknown yet" in lines[1]
+    assert "trial 003  epoch 1/5  mIoU 0.2500  |  0/2 trials, about 0:0" in lines[2]
 
 
-def test_terminal_shows_a_table_of_the_running_trials():
+def test_plain_lines_tell_a_new_best_trial_class_by_class_once():
     out = io.StringIO()
-    with Progress(Console(file=out, force_terminal=True, width=100), trials=2, epochs=5, records=[]) as progress:
-        progress.update(BEGUN)
-    assert "val mIoU" in out.getvalue()
-    assert "0.2500" in out.getvalue()
+    with Progress(Console(file=out, width=200), GOAL, [BEGUN], "http://server") as progress:
+        progress.update(DONE)
+        progress.update(replace(DONE, number=4, value=0.2))
+    assert out.getvalue().count("best trial 003  fence 0.2500  car 0.2500") == 1
+    assert "best trial 004" not in out.getvalue()
+
+
+def test_terminal_shows_the_running_trials_the_best_by_class_and_where_to_look():
+    out = io.StringIO()
+    with Progress(Console(file=out, force_terminal=True, width=100), GOAL, [DONE], "http://server") as progress:
+        progress.update(replace(BEGUN, number=4))
+    for text in ("val mIoU", "0.2500", "best trial", "traffic light", "look: http://server"):
+        assert text in out.getvalue()
 
 
 def test_trial_that_ended_early_counts_as_whole_for_the_time_left():
     pruned = replace(BEGUN, state=State.PRUNED, reason="pruned at epoch 1")
-    progress = Progress(Console(file=io.StringIO()), trials=4, epochs=5, records=[pruned])
-    assert progress.epochs_done() == 5
+    assert GOAL.epochs_done([pruned]) == 5
+    assert GOAL.seconds_left([pruned], pace=2.0) == 10.0
+
+
+def test_pace_is_taken_from_the_latest_epochs_and_slows_while_one_is_long_in_coming():
+    record = replace(BEGUN, epochs=[replace(EPOCH, epoch=k, wall_time=100.0 + 10 * k) for k in range(1, 5)])
+    assert recent_pace([record], now=140.0) == 7.5
+    assert recent_pace([record], now=170.0) == 15.0
+    assert recent_pace([BEGUN], now=170.0) is None
 
 
 def test_clock_shows_hours_only_where_there_are_any():

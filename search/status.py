@@ -1,0 +1,86 @@
+# PYTHON_ARGCOMPLETE_OK
+"""Show where a study stands, from any shell, while it runs or afterwards: `python -m search.status --study NAME`."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from fgseg.config import ConfigError
+from search.ledger import Ledger, LedgerError
+from search.place import add_place, place_from
+from search.projection import public_address
+from search.record import State
+from search.run import MISTAKE, Parser
+from search.standing import goal_of, recent_pace, time_left
+
+DONE, FAULT = 0, 1
+PERIOD_S = 2.0
+"""How often --follow looks again."""
+
+
+def view(ledger: Ledger, name: str, look: str) -> Group:
+    """Everything that the command shows of a study.
+
+    Args:
+        ledger: the study.
+        name: its name.
+        look: where MLflow has it.
+    """
+    records, holder = ledger.trials(), ledger.holder()
+    goal = goal_of(ledger)
+    left = time_left(goal.seconds_left(records, recent_pace(records, time.time()))) if holder else "nobody works on it"
+    driver = f"runs on {holder.host}, process {holder.pid}" if holder else "no driver runs"
+    failures = [Text(f"trial {r.number:03d} FAILED: {r.reason}") for r in records if r.state is State.FAIL]
+    return Group(
+        Text(f"{name}: {driver}", style="bold"),
+        Text(f"{goal.standing(records)}, {left}"),
+        goal.running_table(records),
+        goal.class_table(records),
+        *failures,
+        Text(f"look: {look}", style="dim"),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 shown, 1 the ledger fails, 2 the user's mistake."""
+    try:
+        return run(parse(arguments))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    except LedgerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAULT
+    except KeyboardInterrupt:
+        return DONE
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show the study once, or until its driver ends; raises ConfigError."""
+    place, console = place_from(options), Console(highlight=False)
+    ledger, look = place.open_ledger(), public_address(place.tracking_uri)
+    if not options.follow:
+        console.print(view(ledger, place.study, look))
+        return DONE
+    with Live(view(ledger, place.study, look), console=console, auto_refresh=False) as live:
+        while ledger.holder():
+            time.sleep(PERIOD_S)
+            live.update(view(ledger, place.study, look), refresh=True)
+    return DONE
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; raises ConfigError."""
+    parser = Parser(prog="python -m search.status", description=__doc__, allow_abbrev=False)
+    add_place(parser)
+    parser.add_argument("--follow", action="store_true", help="go on showing it until its driver ends")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

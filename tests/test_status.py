@@ -1,0 +1,45 @@
+"""What another shell sees of a study."""
+
+import re
+from pathlib import Path
+
+import pytest
+from kept_study import begin, finished_study, train
+
+from search import status
+
+
+def test_status_of_a_finished_study_shows_the_best_by_class_and_why_others_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    finished_study(tmp_path)
+    assert status.main(["--study", "s", "--storage", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "s: no driver runs" in shown
+    assert "3/3 trials, best 0.3000 (trial 000), 1 failed, nobody works on it" in shown
+    assert re.search(r"best trial +fence .*\n +000 +0\.3000", shown)
+    assert "trial 002 FAILED: the loss is nan in epoch 3" in shown
+
+
+def test_status_names_the_driver_at_work_and_the_running_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    ledger = begin(tmp_path)
+    with ledger.hold():
+        train(ledger, tmp_path / "s", epochs=2)
+        assert status.main(["--study", "s", "--storage", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"s: runs on \S+, process \d+", shown)
+    assert re.search(r"000 +2/3 +0\.2000 +0\.2000 +0\.7000 +9\.5", shown)
+    assert "left" in shown
+
+
+def test_following_ends_with_the_driver(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    finished_study(tmp_path)
+    assert status.main(["--study", "s", "--storage", str(tmp_path), "--follow"]) == 0
+    assert "3/3 trials" in capsys.readouterr().out
+
+
+def test_unknown_study_is_a_mistake_that_names_those_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    finished_study(tmp_path)
+    assert status.main(["--study", "t", "--storage", str(tmp_path)]) == 2
+    assert "no study t in" in (shown := capsys.readouterr().err)
+    assert "there are: s" in shown
