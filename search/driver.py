@@ -40,8 +40,8 @@ class Watch:
     lock: StudyLock
 
 
-def search(plan: Plan, signals: Signals) -> int:
-    """Check everything, take the study's lock, and run what is left of the budget; returns the exit code.
+def drive(plan: Plan, signals: Signals) -> int:
+    """Carry out a plan, of a search or of repeats, under the study's lock, up to its budget; returns the exit code.
 
     That is 0 done, 1 stopped by a fault, 130 or 143 interrupted.
 
@@ -56,7 +56,7 @@ def search(plan: Plan, signals: Signals) -> int:
         make_folder(plan.folder)
         ledger = Ledger.create(plan.ledger_url, plan.study)
         with ledger.hold() as lock:
-            ledger.write_down(identity, study_facts(plan, ledger), plan.search.trials)
+            ledger.write_down(identity, study_facts(plan, ledger), budget(plan, ledger))
             if changes := differences(ledger.identity, identity):
                 ledger.accept(identity, changes, time.time())
             start(plan, ledger)
@@ -81,7 +81,7 @@ def check(plan: Plan, console: Console) -> dict[str, Any]:
     check_weights(settings.model.name)
     check_storage(plan)
     with console.status("reading the data") as status:
-        splits = load_splits(settings.data, ("train", "val"), decoding(console, status))
+        splits = load_splits(settings.data, plan.splits, decoding(console, status))
     identity = plan.identity | {"data": fingerprint(splits)}
     check_identity(recorded, identity, plan)
     fetch_weights(settings.model.name)
@@ -116,9 +116,19 @@ def recorded_identity(plan: Plan) -> dict[str, Any]:
     return Ledger(plan.ledger_url, plan.study).identity
 
 
+def budget(plan: Plan, ledger: Ledger) -> int:
+    """Trials of the whole study; one of repeats keeps those that it has and gets those that it lacks."""
+    if not plan.repeats:
+        return plan.search.trials
+    held = [(trial.params, trial.repeat) for trial in ledger.trials()]
+    return len(held) + sum((repeat.params, repeat.seed) not in held for repeat in plan.repeats)
+
+
 def start(plan: Plan, ledger: Ledger) -> None:
     """Make the ledger ready to be asked for trials."""
     train = plan.run.train
+    if plan.repeats:
+        return ledger.start_repeats(plan.repeats, epochs=train.epochs, select=train.select)
     ledger.start(
         plan.space.distributions(),
         plan.space.start,
@@ -138,20 +148,21 @@ def run(plan: Plan, ledger: Ledger, watch: Watch, console: Console) -> int:
     code = FAULT
     try:
         code = run_missing(plan, ledger, watch, tracker, console)
-        summary = summarise(plan, ledger)
+        summary = None if plan.repeats else summarise(plan, ledger)
         if summary is not None:
             tracker.publish(write_report(summary))
     finally:
         stopped = code in CODES.values()
         synced = tracker.stop(timeout_s=3 if stopped else CLOSING_S, interrupted=stopped)
-    show_end(plan, console, summary, finished=code == DONE)
+    if not plan.repeats:
+        show_end(plan, console, summary, finished=code == DONE)
     if not synced:
         address = public_address(plan.tracking_uri)
         text = f"warning: MLflow at {address} lacks results, which this sends: {sync_command(plan)}"
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     if watch.signals.received:
         return watch.signals.code
-    return FAULT if code == DONE and summary is None else code
+    return FAULT if code == DONE and ledger.best() is None else code
 
 
 def run_missing(plan: Plan, ledger: Ledger, watch: Watch, tracker: Tracker, console: Console) -> int:

@@ -13,15 +13,17 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from fgseg.epoch import EpochResult, SupersededError, select_epoch
 from search.database import LedgerError, engine_options, has_study, patient
 from search.facts import StudyFacts
 from search.fence import current, fenced
 from search.lock import Holder, LockedError, StudyLock, read_holder
+from search.points import Listed, Points, Sampled
 from search.record import (
     Ask,
+    Repeat,
     State,
     TrialRecord,
     best_trial,
@@ -30,6 +32,7 @@ from search.record import (
     read_epochs,
     read_overrides,
     read_record,
+    read_repeat,
 )
 from search.sampling import build_pruner, build_sampler, decide, write_notes
 
@@ -40,10 +43,9 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 @dataclass(frozen=True)
 class Settings:
-    """What `Ledger.start` was told."""
+    """What `Ledger.start` or `Ledger.start_repeats` was told."""
 
-    space: Mapping[str, BaseDistribution]
-    trials: int
+    points: Points
     epochs: int
     select: str
     prunes: bool
@@ -108,45 +110,34 @@ class Ledger(StudyFacts):
         known = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = build_sampler(sampler, space=space, trials=trials, seed=seed, known=known)
         self._study.pruner = build_pruner(pruner, trials, epochs)
-        self._settings = Settings(space, trials, epochs, select, pruner != "none")
+        self._settings = Settings(Sampled(space, trials), epochs, select, pruner != "none")
         if not known:
             self._study.enqueue_trial(dict(start_point))
         for number in self.open_trials():
             write_notes(self._study, self._read(number))
 
+    def start_repeats(self, repeats: Sequence[Repeat], *, epochs: int, select: str) -> None:
+        """The same as `start` for a study of repeats, in which nothing is sampled and no trial is stopped early."""
+        self._settings = Settings(Listed(repeats), epochs, select, prunes=False)
+
     @patient
     def ask(self) -> Ask | None:
-        """The next start of a trial, or None if all that the budget allows are handed out or ended.
+        """The next start of a trial, or None if all that there are to be are handed out or ended.
 
         First come open trials that this driver has not handed out, lowest number first, under their own points; then
         new ones.  The attempt number is in the ledger before it is returned.
         """
-        number = self._next_number()
+        points = self._started.points
+        number = next((n for n in self.open_trials() if n not in self._handed), None)
+        number = points.begin(self._study) if number is None else number
         if number is None:
             return None
-        self._draw_point(number)
+        points.complete(self._study, self._read(number))
         trial = self._read(number)
         attempt = read_attempt(trial) + 1
         self._set(trial, "attempt", attempt)
         self._handed.add(number)
-        return Ask(number, attempt, trial.params, read_overrides(trial))
-
-    def _next_number(self) -> int | None:
-        for number in self.open_trials():
-            if number not in self._handed:
-                return number
-        return self._study.ask().number if self._asked() < self._started.trials else None
-
-    def _asked(self) -> int:
-        return sum(t.state != TrialState.WAITING for t in self._study.get_trials(deepcopy=False))
-
-    def _draw_point(self, number: int) -> None:
-        """Propose the values that a trial lacks: all of a new one's, or some if a driver died while asking."""
-        trial, space = self._read(number), self._started.space
-        if space.keys() - trial.params.keys():
-            entered = Trial(self._study, trial._trial_id)
-            for name, distribution in space.items():
-                entered._suggest(name, distribution)
+        return Ask(number, attempt, trial.params, read_overrides(trial), read_repeat(trial))
 
     @property
     def _started(self) -> Settings:
@@ -161,8 +152,8 @@ class Ledger(StudyFacts):
 
     @patient
     def nothing_left(self) -> bool:
-        """Whether no trial is open and the budget is used up."""
-        return not self.open_trials() and self._asked() >= self._started.trials
+        """Whether no trial is open and none is to be begun."""
+        return not self.open_trials() and not self._started.points.left(self._study)
 
     @fenced
     def report(self, number: int, attempt: int, epochs: Sequence[EpochResult]) -> None:

@@ -18,21 +18,25 @@ from search.resources import check_resources
 from search.space import Space, load_space, override
 
 if TYPE_CHECKING:
-    from search.record import Ask, TrialRecord
+    from search.record import Ask, Repeat, TrialRecord
 
+REPEATS = "-repeats"
+"""Ends the name of a study's sibling, which holds its repeats: the study's own sampler never sees them."""
 UNIDENTIFYING = ("data.root", "data.cache", "data.device", "train.compile")
 """Settings that say where data lie or how fast a step is, not what is computed: they may change between runs."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One search as asked for; nothing of it has been carried out."""
+    """One study as asked for, of a search or of repeats; nothing of it has been carried out."""
 
     space: Space
     layers: tuple[Layer, ...]
     search: SearchConfig
     study: str
     experiment: str
+    repeats: "tuple[Repeat, ...]" = ()
+    """The fixed points of a study of repeats; empty for a search."""
 
     @property
     def run(self) -> RunConfig:
@@ -42,18 +46,21 @@ class Plan:
     def trial_settings(self, trial: "Ask | TrialRecord") -> dict[str, Any]:
         """All dotted settings of one trial: the plan's, its own point, what it had to change, its own seed."""
         run = build([*self.layers, Layer(f"trial {trial.number}", {**trial.params, **trial.overrides})])
-        return run.flat() | {"train.seed": run.train.seed + trial.number}
+        return run.flat() | {"train.seed": run.train.seed + trial.seed}
 
     @property
     def identity(self) -> dict[str, Any]:
         """What makes the study this study, its data's fingerprint apart; everything else may change between runs."""
         settings = {k: v for k, v in self.run.flat().items() if k not in UNIDENTIFYING and k not in self.space.search}
-        return {
-            "version": fgseg.__version__,
-            "space": self.space.to_json(),
-            "settings": settings,
-            "sampler": self.search.sampler,
-        }
+        identity = {"version": fgseg.__version__, "settings": settings}
+        if self.repeats:
+            return identity | {"point": {"space": self.space.name, "settings": sorted(self.space.search)}}
+        return identity | {"space": self.space.to_json(), "sampler": self.search.sampler}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that the study reads; no search ever sees the test split."""
+        return ("train", "val", "test") if self.repeats else ("train", "val")
 
     @property
     def folder(self) -> Path:
@@ -102,6 +109,8 @@ def make_plan(
         raise ConfigError(
             f"--study: got {name!r}, must be letters, digits, dots, dashes and underscores (it names a folder)"
         )
+    if name.endswith(REPEATS):
+        raise ConfigError(f"--study: got {name!r}, names that end in {REPEATS} are kept for search.compare")
     plan = Plan(space, layers, search, name, path.stem)
     check_resources(search, plan.run.train.precision)
     return plan

@@ -56,7 +56,8 @@ class StudyCard:
     @classmethod
     def of(cls, study: "StudyFacts", storage: Path) -> "StudyCard":
         """The card of a study that has been written down, from the ledger alone."""
-        facts = {key: str(study.identity[key]) for key in ("version", "data", "sampler")}
+        known = study.identity  # repeats have no sampler
+        facts: dict[str, str] = {key: str(known[key]) for key in ("version", "data", "sampler") if key in known}
         shown = {key: study.card[key] for key in ("study", "space", "title", "experiment", "settings")}
         return cls(**shown, artifacts=(storage / "mlartifacts").as_uri(), facts=facts, uid=study.uid)
 
@@ -78,7 +79,7 @@ class StudyCard:
             | changed
             | {
                 "fgseg.space": self.space,
-                "fgseg.kind": "trial",
+                "fgseg.kind": "trial" if record.repeat is None else "repeat",
                 "fgseg.trial": str(record.number),
                 "fgseg.attempt": str(record.attempt),
                 "mlflow.parentRunId": parent_id,

@@ -10,6 +10,13 @@ from optuna.trial import FrozenTrial
 from fgseg.epoch import EpochResult
 
 
+class Kind(StrEnum):
+    """What a trial is for: part of a search, or a fixed point trained again with another seed (search.compare)."""
+
+    SEARCH = "search"
+    REPEAT = "repeat"
+
+
 class State(StrEnum):
     """How a trial stands: one stopped early is PRUNED, a broken one FAIL, and neither is ever COMPLETE."""
 
@@ -17,6 +24,16 @@ class State(StrEnum):
     COMPLETE = "complete"
     PRUNED = "pruned"
     FAIL = "fail"
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A point to be trained with a seed of its own."""
+
+    params: dict[str, float | int]
+    """Searched settings by dotted name."""
+    seed: int
+    """From 0 on; added to `train.seed`, so that repeat s of every family has the same seed."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,13 @@ class Ask:
     """Searched settings by dotted name."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Settings that an earlier start had to change."""
+    repeat: int | None = None
+    """The seed of a repeat; None in a search."""
+
+    @property
+    def seed(self) -> int:
+        """What is added to `train.seed`."""
+        return seed_of(self.number, self.repeat)
 
 
 @dataclass(frozen=True)
@@ -56,6 +80,23 @@ class TrialRecord:
     """Unix seconds; None while it runs."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Settings that had to be changed under way since memory ran out; such a trial is not compared with others."""
+    repeat: int | None = None
+    """The seed of a repeat; None in a search."""
+
+    @property
+    def kind(self) -> Kind:
+        """Whether the trial is part of a search or a repeat."""
+        return Kind.SEARCH if self.repeat is None else Kind.REPEAT
+
+    @property
+    def seed(self) -> int:
+        """What is added to `train.seed`."""
+        return seed_of(self.number, self.repeat)
+
+
+def seed_of(number: int, repeat: int | None) -> int:
+    """What a trial adds to `train.seed`: its number in a search, so that no two trials share their luck."""
+    return number if repeat is None else repeat
 
 
 def best_trial(records: Iterable[TrialRecord], changed_batch: bool) -> TrialRecord | None:
@@ -84,6 +125,7 @@ def read_record(trial: FrozenTrial) -> TrialRecord:
         started=trial.datetime_start.timestamp() if trial.datetime_start else 0.0,
         ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
         overrides=read_overrides(trial),
+        repeat=read_repeat(trial),
     )
 
 
@@ -95,6 +137,11 @@ def read_attempt(trial: FrozenTrial) -> int:
 def read_overrides(trial: FrozenTrial) -> dict[str, Any]:
     """Settings changed under way, by dotted name."""
     return dict(trial.user_attrs.get("overrides", {}))
+
+
+def read_repeat(trial: FrozenTrial) -> int | None:
+    """The seed of a repeat, None of a trial of a search."""
+    return trial.user_attrs.get("repeat")
 
 
 def read_deaths(trial: FrozenTrial) -> dict[str, str]:

@@ -39,9 +39,9 @@ def carry_out(options: argparse.Namespace, signals: Signals) -> int:
         from search.listing import print_plan
 
         return print_plan(plan)
-    from search.driver import search  # imports of seconds come after the mistakes that need none of them
+    from search.driver import drive  # imports of seconds come after the mistakes that need none of them
 
-    return search(plan, signals)
+    return drive(plan, signals)
 
 
 class Parser(argparse.ArgumentParser):

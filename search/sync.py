@@ -130,7 +130,7 @@ def settings_of(card: StudyCard) -> "TrialSettings":
 
     def settings(record: TrialRecord) -> dict[str, Any]:
         own = card.settings | record.params | record.overrides
-        return own | {"train.seed": own["train.seed"] + record.number}
+        return own | {"train.seed": own["train.seed"] + record.seed}
 
     return settings
 

@@ -8,7 +8,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 OWNERS = {
     "ray": {"search.tune", "search.trial", "search.cluster"},
-    "optuna": {"search.ledger", "search.sampling", "search.space", "search.record", "search.fence", "search.facts"},
+    "optuna": {
+        "search.ledger",
+        "search.sampling",
+        "search.space",
+        "search.record",
+        "search.fence",
+        "search.facts",
+        "search.points",
+    },
     "mlflow": {"search.tracking"},
     "datasets": {"fgseg.data.hub"},
 }

@@ -1,0 +1,86 @@
+"""Where the points of a study come from: a sampler's proposals, or a fixed list of repeats."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from search.record import Repeat, read_repeat
+
+
+class Points(Protocol):
+    """Begins the trials of a study; all that it knows is in the study, so that any driver can go on."""
+
+    def left(self, study: Study) -> int:
+        """How many trials are still to be begun."""
+
+    def begin(self, study: Study) -> int | None:
+        """Begin the next trial; returns its number, or None where none is left."""
+
+    def complete(self, study: Study, trial: FrozenTrial) -> None:
+        """Give a trial the values that it lacks: all of a new one's, or some if a driver died while asking."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """As many points as the budget allows, proposed by the study's sampler."""
+
+    space: Mapping[str, BaseDistribution]
+    trials: int
+
+    def left(self, study: Study) -> int:
+        """See Points."""
+        begun = sum(t.state != TrialState.WAITING for t in study.get_trials(deepcopy=False))
+        return max(0, self.trials - begun)
+
+    def begin(self, study: Study) -> int | None:
+        """See Points."""
+        return study.ask().number if self.left(study) else None
+
+    def complete(self, study: Study, trial: FrozenTrial) -> None:
+        """See Points."""
+        if self.space.keys() - trial.params.keys():
+            entered = Trial(study, trial._trial_id)
+            for name, distribution in self.space.items():
+                entered._suggest(name, distribution)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A fixed list of repeats.  One that the study holds already, however it ended, is not begun again."""
+
+    repeats: Sequence[Repeat]
+
+    def left(self, study: Study) -> int:
+        """See Points."""
+        return sum(1 for _ in self.missing(study))
+
+    def missing(self, study: Study) -> Iterator[Repeat]:
+        """The repeats that the study lacks, in order."""
+        held = [Repeat(t.params, seed) for t in study.get_trials() if (seed := read_repeat(t)) is not None]
+        return (repeat for repeat in self.repeats if repeat not in held)
+
+    def begin(self, study: Study) -> int | None:
+        """See Points; the trial appears whole or not at all, so that nothing has to be completed."""
+        repeat = next(self.missing(study), None)
+        if repeat is None:
+            return None
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(repeat.params),
+            distributions={name: fixed(value) for name, value in repeat.params.items()},
+            user_attrs={"repeat": repeat.seed},
+        )
+        storage = study._storage
+        return storage.get_trial(storage.create_new_trial(study._study_id, template_trial=template)).number
+
+    def complete(self, study: Study, trial: FrozenTrial) -> None:
+        """See Points."""
+
+
+def fixed(value: float | int) -> BaseDistribution:
+    """A distribution that holds one value."""
+    return IntDistribution(value, value) if isinstance(value, int) else FloatDistribution(value, value)
