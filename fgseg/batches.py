@@ -8,9 +8,7 @@ from torch import Tensor
 from fgseg.augment import copy_paste, flip
 from fgseg.config import RunConfig
 from fgseg.frames import Frames
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from fgseg.processor import IMAGENET_MEAN, IMAGENET_STD
 
 
 def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

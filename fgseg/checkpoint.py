@@ -1,6 +1,5 @@
 """Checkpoints of one trial: blobs, then the manifest that names them; what no manifest names does not exist."""
 
-import hashlib
 import io
 import logging
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from fgseg.epoch import EpochResult, SupersededError, select_epoch
-from fgseg.manifest import Manifest, claim_attempt, keep_only, list_manifests, newest_attempt
+from fgseg.manifest import Manifest, claim_attempt, digest, keep_only, list_manifests, newest_attempt, verified
 from fgseg.store import Store
 
 log = logging.getLogger(__name__)
@@ -66,7 +65,10 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         contents = {
-            f"model-{stem}.safetensors": save_safetensors({k: v.contiguous().cpu() for k, v in model.items()}),
+            # As Transformers writes its weights, so that an exported model needs no other bytes.
+            f"model-{stem}.safetensors": save_safetensors(
+                {k: v.contiguous().cpu() for k, v in model.items()}, metadata={"format": "pt"}
+            ),
             f"state-{stem}.pt": buffer.getvalue(),
         }
         self.check_current()
@@ -104,18 +106,3 @@ def load_checkpoint(store: Store, manifest: Manifest) -> Checkpoint:
     blobs = {name.split("-")[0]: verified(store, name, facts) for name, facts in manifest.blobs.items()}
     state = torch.load(io.BytesIO(blobs["state"]), map_location="cpu", weights_only=True)
     return Checkpoint(manifest, load_safetensors(blobs["model"]), state)
-
-
-def verified(store: Store, name: str, facts: dict[str, Any]) -> bytes:
-    """A blob's bytes, if they are those that the manifest describes."""
-    data = store.get(name)
-    if len(data) != facts["bytes"]:
-        raise ValueError(f"{name} has {len(data)} bytes instead of {facts['bytes']}")
-    if digest(data) != facts["sha256"]:
-        raise ValueError(f"{name} was altered (its SHA-256 differs)")
-    return data
-
-
-def digest(data: bytes) -> str:
-    """SHA-256 in hex."""
-    return hashlib.sha256(data).hexdigest()

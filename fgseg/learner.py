@@ -21,8 +21,8 @@ from fgseg.checkpoint import Checkpoint
 from fgseg.config import ConfigError, RunConfig
 from fgseg.data import FrameSet
 from fgseg.epoch import DivergedError, EpochResult
-from fgseg.evaluate import evaluate
 from fgseg.frames import Frames, place
+from fgseg.judge import evaluate
 from fgseg.losses import HybridLoss
 from fgseg.memory import keep_freed_memory
 from fgseg.metrics import class_iou, miou

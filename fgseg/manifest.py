@@ -1,5 +1,6 @@
 """Which checkpoints a trial has: manifests, the blobs that they name, and the claims of attempts.  Needs no torch."""
 
+import hashlib
 import json
 import logging
 import re
@@ -72,3 +73,31 @@ def keep_only(store: Store, needed: Iterable[Manifest], attempt: int) -> None:
         owner = OWNED.fullmatch(name)
         if owner and int(owner[1]) <= attempt and name not in kept:
             store.delete(name)
+
+
+def read_weights(store: Store, manifest: Manifest) -> bytes:
+    """The weights of a checkpoint, whole, as a safetensors file.
+
+    Raises:
+        FileNotFoundError: the blob is missing.
+        ValueError: it has another size or checksum than the manifest says, or the manifest names none.
+    """
+    for name, facts in manifest.blobs.items():
+        if name.startswith("model-"):
+            return verified(store, name, facts)
+    raise ValueError(f"{manifest.name} names no weights")
+
+
+def verified(store: Store, name: str, facts: dict[str, Any]) -> bytes:
+    """A blob's bytes, if they are those that the manifest describes; raises FileNotFoundError or ValueError."""
+    data = store.get(name)
+    if len(data) != facts["bytes"]:
+        raise ValueError(f"{name} has {len(data)} bytes instead of {facts['bytes']}")
+    if digest(data) != facts["sha256"]:
+        raise ValueError(f"{name} was altered (its SHA-256 differs)")
+    return data
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(data).hexdigest()

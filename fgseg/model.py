@@ -1,14 +1,21 @@
 """SegFormer with a seven-class head: from random weights, a folder or the hub."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.utils import logging as transformers_logging
 
+from fgseg.config import ConfigError
 from fgseg.head import commute_head
 from fgseg.labels import CLASSES
+from fgseg.trained import CONFIG, Trained
 from fgseg.weights import VARIANTS, check_weights, fetch_weights, is_folder
 
 ID2LABEL = {c.label: c.name for c in CLASSES}
@@ -38,6 +45,37 @@ def build_model(name: str) -> SegformerForSemanticSegmentation:
             ignore_mismatched_sizes=True,
         )
     return commute_head(model)
+
+
+def architecture(model: nn.Module) -> dict[str, Any]:
+    """The contents of the `config.json` that Transformers needs to build a model of `build_model` again."""
+    config = model.config
+    assert isinstance(config, SegformerConfig)
+    described: dict[str, Any] = json.loads(config.to_json_string())
+    return described | {"architectures": [SegformerForSemanticSegmentation.__name__]}
+
+
+def load_trained(found: Trained, device: str = "cpu") -> SegformerForSemanticSegmentation:
+    """A trained model in evaluation mode, with the decode head of training.
+
+    Args:
+        found: where it lies.
+        device: as torch names it, such as `cuda:0`.
+
+    Raises:
+        ConfigError: its weights are missing, damaged, or not those of its `config.json`.
+    """
+    with quiet():
+        config = SegformerConfig.from_json_file(found.folder / CONFIG)
+        model = SegformerForSemanticSegmentation(config)
+        try:
+            model.load_state_dict(load(found.weights()))
+        except (RuntimeError, SafetensorError, ValueError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"MODEL: the weights in {found.folder} cannot be used ({reason}); export it anew"
+            ) from None
+    return commute_head(model).to(device).eval()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from fgseg.config_files import find_file
 from fgseg.data import check as check_data
 from fgseg.epoch import DivergedError, EpochResult, show
 from fgseg.labels import FOREGROUND
+from fgseg.trained import SETTINGS, describe_trial
 from fgseg.weights import check_weights
 
 
@@ -48,6 +49,7 @@ def train(
     )  # torch takes seconds to import: mistakes come first
     from fgseg.data import load_splits
     from fgseg.learner import build_learner, restore, train_epoch
+    from fgseg.model import architecture
     from fgseg.store import LocalStore
 
     store = LocalStore(folder)
@@ -60,6 +62,7 @@ def train(
         return history
     splits = load_splits(run.data, ("train", "val"))
     learner = build_learner(run, len(splits["train"]))
+    describe_trial(store, run, architecture(learner.model))
     if checkpoint:
         restore(learner, checkpoint)
     while len(history) < run.train.epochs:
@@ -81,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run = build(layers)
         check_data(run.data)
         check_weights(run.model.name)
-        remember_settings(run, options.out)
+        check_settings(run, options.out)
         history = train(run, options.out, lambda result: print(line(result, run.train.epochs), flush=True))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -93,25 +96,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def remember_settings(run: RunConfig, folder: Path) -> None:
-    """Write the settings into the folder, or hold them against those that are there.
+def check_settings(run: RunConfig, folder: Path) -> None:
+    """Hold the settings against those with which the folder was begun, which is made if it is not there.
 
     Raises:
         ConfigError: the folder was begun with other settings, or cannot be written.
     """
-    path = folder / "settings.json"
+    path = folder / SETTINGS
     try:
-        if path.exists():
-            before, now = json.loads(path.read_text()), run.flat()
-            changes = [f"{k}: {before.get(k)!r} there, {now[k]!r} now" for k in now if before.get(k) != now[k]]
-            if changes:
-                raise ConfigError(
-                    f"--out: {folder} was begun with other settings ({'; '.join(changes)}); name another folder"
-                )
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(run.flat(), indent=1))
+        before, now = json.loads(path.read_text()) if path.exists() else run.flat(), run.flat()
     except OSError as error:
         raise ConfigError(f"--out: {folder} cannot be written ({error.strerror}); name another folder") from None
+    changes = [f"{k}: {before.get(k)!r} there, {now[k]!r} now" for k in now if before.get(k) != now[k]]
+    if changes:
+        raise ConfigError(f"--out: {folder} was begun with other settings ({'; '.join(changes)}); name another folder")
 
 
 def line(result: EpochResult, epochs: int) -> str:

@@ -39,8 +39,12 @@ def is_folder(name: str) -> bool:
     return Path(name).exists() or name.startswith((".", "~", os.sep)) or not HUB_ID.fullmatch(name)
 
 
-def check_weights(name: str) -> None:
-    """Check `model.name` as far as that goes without the network.
+def check_weights(name: str, where: str = "model.name") -> None:
+    """Check the name of a model as far as that goes without the network.
+
+    Args:
+        name: a variant, a folder or a hub id.
+        where: what the name was given as, for messages.
 
     Raises:
         ConfigError: neither a variant, nor a folder with weights, nor of the form of a hub id.
@@ -49,36 +53,43 @@ def check_weights(name: str) -> None:
         return
     folder = Path(name).expanduser()
     if os.sep not in name and not folder.exists():
-        check_name(name, VARIANTS, f"model.name: no such model {name!r}, nor a folder or hub id of that name")
+        check_name(name, VARIANTS, f"{where}: no such model {name!r}, nor a folder or hub id of that name")
     if not is_folder(name):
         return
     if not folder.is_dir():
         raise ConfigError(
-            f"model.name: no folder {name}; name a folder of weights, a hub id or one of {', '.join(VARIANTS)}"
+            f"{where}: no folder {name}; name a folder of weights, a hub id or one of {', '.join(VARIANTS)}"
         )
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"model.name: {name} has no config.json; name a folder written by save_pretrained")
+        raise ConfigError(f"{where}: {name} has no config.json; name a folder written by save_pretrained")
     if not any((folder / file).is_file() for file in WEIGHT_FILES):
         raise ConfigError(
-            f"model.name: {name} has no weights; it must hold model.safetensors, as save_pretrained writes it"
+            f"{where}: {name} has no weights; it must hold model.safetensors, as save_pretrained writes it"
         )
 
 
-def fetch_weights(name: str) -> None:
-    """Bring a hub checkpoint onto this machine, where `model.name` is a hub id; nothing otherwise.
+def fetch_weights(name: str, where: str = "model.name") -> Path | None:
+    """Bring a hub checkpoint onto this machine, where the name is a hub id; nothing otherwise.
+
+    Args:
+        name: a variant, a folder or a hub id.
+        where: what the name was given as, for messages.
+
+    Returns:
+        The folder of a hub checkpoint, None for other names.
 
     Raises:
         ConfigError: the hub cannot be reached, or knows no such model.
     """
     if name in VARIANTS or is_folder(name):
-        return
+        return None
     from huggingface_hub import snapshot_download
 
     try:
-        snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.bin"])
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
     except Exception as error:  # the hub client raises many kinds, its HTTP library's among them
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"model.name: {name} is neither cached nor could it be fetched from the hub ({reason}); check the id and "
+            f"{where}: {name} is neither cached nor could it be fetched from the hub ({reason}); check the id and "
             "the network, name a folder of weights, or use b0 to start from random weights"
         ) from None

@@ -12,9 +12,9 @@ from random_frames import resident, some_frames
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fgseg.evaluate import evaluate
 from fgseg.frames import MappedFrames
 from fgseg.head import Dropout
+from fgseg.judge import evaluate
 from fgseg.learner import Learner, build_learner
 from fgseg.memory import keep_freed_memory
 from fgseg.step import WARM_UP, CompiledStep, Step, wants_compiling
@@ -120,9 +120,9 @@ def test_steps_that_the_scaler_skipped_do_not_count_for_the_learning_rate(tiny):
 @pytest.mark.parametrize("images", [1, 3, 5])
 def test_evaluation_does_not_depend_on_how_many_images_are_judged_at_a_time(tiny, images: int, monkeypatch):
     model = build_learner(tiny(), 6).model
-    monkeypatch.setattr("fgseg.evaluate.CPU_PIXELS", images * 64 * 128)
+    monkeypatch.setattr("fgseg.judge.CPU_PIXELS", images * 64 * 128)
     counts = evaluate(model, MappedFrames(some_frames(), CPU))
-    monkeypatch.setattr("fgseg.evaluate.CPU_PIXELS", 1)
+    monkeypatch.setattr("fgseg.judge.CPU_PIXELS", 1)
     alone = evaluate(model, resident(some_frames()))
     assert counts.shape == (5, 7, 7) and counts.sum() == (some_frames().labels != 255).sum()
     assert (counts - alone).abs().sum() <= 1e-4 * counts.sum()  # two classes that are equal but for rounding

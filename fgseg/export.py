@@ -1,0 +1,52 @@
+"""A trained model as an ordinary Transformers folder, for `transformers.pipeline`.  Needs no torch."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from fgseg.processor import processor
+from fgseg.trained import CONFIG, PROCESSOR, WEIGHTS
+
+
+def model_files(architecture: bytes, weights: bytes, size: tuple[int, int], card: str) -> dict[str, bytes]:
+    """The files of an exported model by name.
+
+    Args:
+        architecture: its `config.json`.
+        weights: a safetensors file.
+        size: height and width of its training frames, in pixels.
+        card: Markdown.
+    """
+    return {
+        CONFIG: architecture,
+        WEIGHTS: weights,
+        PROCESSOR: json.dumps(processor(*size), indent=1).encode(),
+        "README.md": card.encode(),
+    }
+
+
+def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files as a folder that takes the place of the one of that name; a reader never sees half of it.
+
+    Between the two renames there is no folder for a moment; killed just then, the old one stays beside it, hidden, and
+    the next call cleans up.  Raises OSError.
+    """
+    for leftover in folder.parent.glob(f".{folder.name}.*.part"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    part, old = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part") for _ in range(2))
+    part.mkdir(parents=True)
+    try:
+        for name, content in files.items():
+            with (part / name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,154 @@
+"""Export a trial as an ordinary Transformers folder: `python -m search.export --study NAME --storage DIR`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fgseg
+from fgseg.card import model_card
+from fgseg.config import ConfigError, Layer, build
+from fgseg.epoch import EpochResult, select_epoch
+from fgseg.export import model_files, replace_folder
+from fgseg.manifest import Manifest, list_manifests, read_weights
+from fgseg.store import LocalStore
+from fgseg.trained import CONFIG
+from search.ledger import Ledger, LedgerError
+from search.place import Place, add_place, place_from
+from search.projection import StudyCard
+from search.record import State, TrialRecord
+from search.run import MISTAKE, Parser
+from search.sync import card_of, settings_of
+
+DONE, FAULT = 0, 1
+ORIGIN = "origin.json"
+"""Says of which study, trial and epoch the model is; what says the same is not exported again."""
+
+
+def export(place: Place, ledger: Ledger, number: int | None = None, out: Path | None = None) -> tuple[Path, bool]:
+    """Export a trial's model, the epoch that stands for it, unless that is what the folder holds already.
+
+    Args:
+        place: of the study.
+        ledger: its books, which are only read.
+        number: the trial; by default the best.
+        out: the folder; by default `model` in the study's.  What is there is replaced.
+
+    Returns:
+        The folder, and whether it was written.
+
+    Raises:
+        ConfigError: no such trial, or none of which the weights were kept; a folder that is no exported model.
+        OSError: the folder cannot be written.
+        ValueError: the weights are damaged.
+    """
+    card = card_of(ledger, place)
+    record = choose(place, ledger, number)
+    result, manifest = selected(ledger, record), kept_weights(place, ledger, record)
+    assert manifest is not None
+    store = LocalStore(place.folder / "trials" / str(record.number))
+    folder = out or place.folder / "model"
+    origin = describe(card, record.number, manifest)
+    if read_origin(folder) == origin:
+        return folder, False
+    run = build([Layer(f"trial {record.number}", settings_of(card)(record))])
+    text = model_card(*headline(card, record, result), run, result)
+    size = (run.data.height, run.data.width)
+    files = model_files(store.get(CONFIG), read_weights(store, manifest), size, text)
+    replace_folder(folder, files | {ORIGIN: json.dumps(origin, indent=1).encode()})
+    return folder, True
+
+
+def choose(place: Place, ledger: Ledger, number: int | None) -> TrialRecord:
+    """The trial to export; raises ConfigError where there is none, or its weights were not kept."""
+    trials = {record.number: record for record in ledger.trials()}
+    best = ledger.best()
+    if number is None and best is None:
+        raise ConfigError(f"study {place.study}: no trial has finished; continue the search first")
+    record = best if number is None else trials.get(number)
+    if record is None:
+        raise ConfigError(f"--trial: study {place.study} has no trial {number}; it has {len(trials)}, counted from 0")
+    if kept_weights(place, ledger, record) is None:
+        kept = [str(n) for n, r in trials.items() if kept_weights(place, ledger, r)]
+        raise ConfigError(
+            f"--trial: the weights of trial {record.number} ({record.state}) were not kept (--keep-checkpoints); "
+            f"there are those of: {', '.join(kept) or 'none'}"
+        )
+    return record
+
+
+def selected(ledger: Ledger, record: TrialRecord) -> EpochResult:
+    """The epoch that stands for a trial."""
+    return select_epoch(record.epochs, ledger.card["settings"]["train.select"])
+
+
+def kept_weights(place: Place, ledger: Ledger, record: TrialRecord) -> Manifest | None:
+    """The newest checkpoint of the epoch that stands for a finished trial; None for others, or where it is gone."""
+    if record.state is not State.COMPLETE:
+        return None
+    epoch, store = selected(ledger, record).epoch, LocalStore(place.folder / "trials" / str(record.number))
+    return next((m for m in list_manifests(store) if m.epoch == epoch), None)
+
+
+def describe(card: StudyCard, number: int, manifest: Manifest) -> dict[str, Any]:
+    """What identifies an exported model."""
+    weights = [facts["sha256"] for name, facts in manifest.blobs.items() if name.startswith("model-")]
+    return {
+        "study": card.study,
+        "uid": card.uid,
+        "trial": number,
+        "epoch": manifest.epoch,
+        "weights": weights,
+        "version": fgseg.__version__,
+    }
+
+
+def read_origin(folder: Path) -> dict[str, Any]:
+    """What a folder says that it holds, nothing where there is none; raises ConfigError for other folders."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return {}
+    try:
+        content: dict[str, Any] = json.loads((folder / ORIGIN).read_bytes())
+    except (OSError, ValueError):
+        raise ConfigError(f"--out: {folder} is no exported model, and is not replaced; name another folder") from None
+    return content
+
+
+def headline(card: StudyCard, record: TrialRecord, result: EpochResult) -> tuple[str, str]:
+    """Title and origin of a model, for its card."""
+    origin = (
+        f"It is epoch {result.epoch} of trial {record.number} of the study `{card.study}`, of the family {card.title} "
+        f"(`{card.space}`), searched by fgsearch {fgseg.__version__}."
+    )
+    return f"{card.study}, trial {record.number}", origin
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 done, 1 a fault of the files, 2 the user's mistake."""
+    try:
+        options = parse(arguments)
+        place = place_from(options)
+        folder, written = export(place, place.open_ledger(), options.trial, options.out)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+    except (LedgerError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAULT
+    print(f"{folder} {'written' if written else 'is up to date'}")
+    return DONE
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; raises ConfigError."""
+    parser = Parser(prog="python -m search.export", description=__doc__, allow_abbrev=False)
+    add_place(parser)
+    parser.add_argument("--trial", type=int, metavar="N", help="the trial (default: the best)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the folder (default: <storage>/<study>/model)")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

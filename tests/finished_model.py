@@ -1,0 +1,44 @@
+"""A study whose one trial was really trained, for three epochs on six small scenes: its model is to be used."""
+
+from pathlib import Path
+
+from conftest import TINY
+from kept_study import IDENTITY, SPACE
+
+from fgseg.config import Layer, RunConfig, build
+from fgseg.epoch import EpochResult
+from fgseg.train import train
+from search.ledger import Ledger
+from search.place import Place, find_place
+
+STUDY = "tiny-bas"
+
+
+def tiny_run(cache: str) -> RunConfig:
+    """The settings of the trial."""
+    return build([Layer("test", TINY | {"data.cache": cache, "train.seed": 42})])
+
+
+def train_trial(ledger: Ledger, place: Place, run: RunConfig) -> list[EpochResult]:
+    """Ask for a trial, train it as a worker does, and finish it."""
+    ask = ledger.ask()
+    assert ask is not None
+    history = train(run, place.folder / "trials" / str(ask.number), attempt=ask.attempt)
+    ledger.report(ask.number, ask.attempt, history)
+    ledger.complete(ask.number, ask.attempt)
+    return history
+
+
+def trained_study(storage: Path, cache: str, trials: int = 2) -> tuple[Place, Ledger]:
+    """A study of which trial 0 is trained; `trials` is its whole budget."""
+    run = tiny_run(cache)
+    (storage / STUDY).mkdir(parents=True)
+    place = find_place(storage, STUDY)
+    ledger = Ledger.create(place.ledger_url, STUDY)
+    card = {"study": STUDY, "space": "bas", "title": "BAS", "experiment": "tiny", "settings": run.flat()}
+    ledger.write_down(IDENTITY, card, trials)
+    ledger.start(
+        SPACE, {"loss.ssim": 0.4}, trials=trials, sampler="random", pruner="none", epochs=3, seed=42, select="last"
+    )
+    train_trial(ledger, place, run)
+    return place, ledger
