@@ -2,12 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fgseg.config import ConfigError
-from fgseg.epoch import select_epoch
 from search.ledger import LedgerError
 from search.place import Place, add_place, find_place, place_from
 from search.record import State, TrialRecord
@@ -56,21 +55,19 @@ def audit_place(place: Place, trials: int | None, interrupted: bool, tracking: b
     except (KeyError, TypeError, ValueError) as error:
         yield f"the ledger holds something that is no epoch or trial: {error!r}"
         return
-    settings = ledger.identity.get("settings", {})
-    select = settings.get("train.select", "last")
     yield from audit_numbers(records)
     yield from audit_budget(records, ledger.budget, trials, open_allowed)
     for record in records:
-        yield from audit_trial(record, settings | record.params | record.overrides, select)
+        yield from audit_trial(record)
     best = ledger.best()
     if not alive:  # the files of a study at work change while they are read
         from search.audit_files import audit_files  # torch takes seconds to import: not before the mistakes are told
 
-        yield from audit_files(place.folder, records, best, select=select, open_allowed=open_allowed)
+        yield from audit_files(place.folder, records, best, open_allowed)
     if runs is not None:
         from search.audit_mirror import audit_mirror
 
-        yield from audit_mirror(runs, records, best, select, open_allowed)
+        yield from audit_mirror(runs, records, best, open_allowed)
     if unread:
         yield unread
 
@@ -113,12 +110,12 @@ def audit_budget(
         yield "the ledger holds no budget: its driver died before it had written one down"
 
 
-def audit_trial(record: TrialRecord, settings: Mapping[str, Any], select: str) -> Iterator[str]:
+def audit_trial(record: TrialRecord) -> Iterator[str]:
     """One trial: its epochs, their attempts, and an end that fits them."""
-    epochs, total = [epoch.epoch for epoch in record.epochs], settings.get("train.epochs")
+    epochs, total = [epoch.epoch for epoch in record.epochs], record.length
     faults = {
         f"its epochs are {epochs}, must be 1 to {len(epochs)}, each once": epochs != list(range(1, len(epochs) + 1)),
-        f"has {len(epochs)} epochs, its settings say {total}": total is not None and len(epochs) > total,
+        f"has {len(epochs)} epochs, its settings say {total}": len(epochs) > total,
         f"COMPLETE with {len(epochs)} of {total} epochs": record.state is State.COMPLETE and len(epochs) != total,
         f"PRUNED after its last epoch, {total}": record.state is State.PRUNED and len(epochs) == total,
         f"{record.state.name} without a reason": record.state in (State.PRUNED, State.FAIL) and not record.reason,
@@ -126,10 +123,11 @@ def audit_trial(record: TrialRecord, settings: Mapping[str, Any], select: str) -
     }
     yield from (f"trial {record.number}: {text}" for text, broken in faults.items() if broken)
     yield from (f"trial {record.number}: {text}" for text in audit_attempts(record))
-    if record.state is State.COMPLETE and record.epochs:
-        chosen = select_epoch(record.epochs, select)
-        if record.value != chosen.miou:
-            yield f"trial {record.number}: its value is {record.value}, that of epoch {chosen.epoch} is {chosen.miou}"
+    chosen = record.chosen
+    if chosen is None and record.state is State.COMPLETE:
+        yield f"trial {record.number}: epoch {record.selected} stands for it, which the ledger lacks"
+    if chosen is not None and record.value != chosen.miou:
+        yield f"trial {record.number}: its value is {record.value}, that of epoch {chosen.epoch} is {chosen.miou}"
 
 
 def audit_attempts(record: TrialRecord) -> Iterator[str]:

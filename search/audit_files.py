@@ -5,19 +5,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fgseg.checkpoint import load_checkpoint
-from fgseg.epoch import EpochResult, select_epoch
+from fgseg.epoch import EpochResult
 from fgseg.manifest import MANIFEST, Manifest
 from fgseg.store import LocalStore
 from search.record import State, TrialRecord
 
 
 def audit_files(
-    folder: Path,
-    records: Sequence[TrialRecord],
-    best: TrialRecord | None,
-    *,
-    select: str,
-    open_allowed: bool,
+    folder: Path, records: Sequence[TrialRecord], best: TrialRecord | None, open_allowed: bool
 ) -> Iterator[str]:
     """Each fault of a study's folder as one line.
 
@@ -25,7 +20,6 @@ def audit_files(
         folder: of the study.
         records: all trials of the ledger.
         best: the best of them, whose weights must be there.
-        select: the setting `train.select`.
         open_allowed: an open trial may hold a half-written file, which its next start sweeps away.
     """
     known = {str(record.number): record for record in records}
@@ -38,12 +32,12 @@ def audit_files(
         if path.name not in known:
             yield f"trials/{path.name}: belongs to no trial of the ledger"
         else:
-            yield from audit_checkpoints(LocalStore(path), known[path.name], select)
+            yield from audit_checkpoints(LocalStore(path), known[path.name])
     if best is not None and not list(folder.glob(f"trials/{best.number}/checkpoint-*.json")):
         yield f"trial {best.number}: the best trial has no checkpoint"
 
 
-def audit_checkpoints(store: LocalStore, record: TrialRecord, select: str) -> Iterator[str]:
+def audit_checkpoints(store: LocalStore, record: TrialRecord) -> Iterator[str]:
     """Each fault among the checkpoints of one trial."""
     manifests = []
     for name in reversed([name for name in store.list() if MANIFEST.fullmatch(name)]):
@@ -58,10 +52,10 @@ def audit_checkpoints(store: LocalStore, record: TrialRecord, select: str) -> It
             if (manifest.name, manifest.attempt) != (name, min(manifest.attempt, record.attempt)):
                 yield f"trial {record.number}: {name} is of attempt {manifest.attempt}, epoch {manifest.epoch}"
     if manifests:
-        yield from audit_history(manifests, record, select)
+        yield from audit_history(manifests, record)
 
 
-def audit_history(manifests: Sequence[Manifest], record: TrialRecord, select: str) -> Iterator[str]:
+def audit_history(manifests: Sequence[Manifest], record: TrialRecord) -> Iterator[str]:
     """Whether a trial's newest checkpoint tells the epochs that the ledger tells.
 
     It may be one epoch ahead where the trial is open or failed: its worker died between writing and reporting.
@@ -73,10 +67,8 @@ def audit_history(manifests: Sequence[Manifest], record: TrialRecord, select: st
     settled = record.state in (State.COMPLETE, State.PRUNED)
     if settled and len(newest.history) > len(record.epochs):
         yield f"trial {record.number}: {newest.name} holds an epoch that the ledger lacks"
-    if record.state is State.COMPLETE and record.epochs:
-        selected = select_epoch(record.epochs, select).epoch
-        if all(manifest.epoch != selected for manifest in manifests):
-            yield f"trial {record.number}: no checkpoint is of epoch {selected}, which stands for the trial"
+    if record.selected is not None and all(manifest.epoch != record.selected for manifest in manifests):
+        yield f"trial {record.number}: no checkpoint is of epoch {record.selected}, which stands for the trial"
 
 
 def is_same(mine: EpochResult, booked: EpochResult) -> bool:

@@ -4,14 +4,14 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from fgseg.epoch import EpochResult, select_epoch
+from fgseg.epoch import EpochResult
 from search.projection import PASSING_TAGS, study_ending, trial_ending
 from search.record import State, TrialRecord
 from search.tracking_read import MirroredRun
 
 
 def audit_mirror(
-    runs: Sequence[MirroredRun], records: Sequence[TrialRecord], best: TrialRecord | None, select: str, behind: bool
+    runs: Sequence[MirroredRun], records: Sequence[TrialRecord], best: TrialRecord | None, behind: bool
 ) -> Iterator[str]:
     """Each difference between MLflow's runs and the ledger's trials as one line.
 
@@ -19,7 +19,6 @@ def audit_mirror(
         runs: all runs of the study, read before the ledger was.
         records: all trials of the ledger.
         best: the best of them.
-        select: the setting `train.select`.
         behind: whether MLflow may lack runs, epochs and end states, as it does while a driver works and after one was
             killed.  What it does hold must be right even then.
     """
@@ -30,7 +29,7 @@ def audit_mirror(
             yield f"{owner(number)}: {counts[number]} runs in MLflow instead of one"
     for run in runs:
         if run.number is None:
-            yield from audit_parent(run, records, best, select, behind)
+            yield from audit_parent(run, records, best, behind)
         elif run.number in known:
             yield from audit_trial(run, known[run.number], behind)
         else:
@@ -94,7 +93,7 @@ def shorten(keys: list[str]) -> str:
 
 
 def audit_parent(
-    run: MirroredRun, records: Sequence[TrialRecord], best: TrialRecord | None, select: str, behind: bool
+    run: MirroredRun, records: Sequence[TrialRecord], best: TrialRecord | None, behind: bool
 ) -> Iterator[str]:
     """The differences between the study and its run: state, best trial, and the points of the best so far."""
     for step, metrics in points_by_step(run).items():
@@ -107,14 +106,13 @@ def audit_parent(
     if run.status != status:
         yield f"the study: MLflow says {run.status}, must be {describe(status, tags)}"
     if best is not None:
-        yield from audit_best(run, best, select, sum(r.state is not State.RUNNING for r in records))
+        yield from audit_best(run, best, sum(r.state is not State.RUNNING for r in records))
 
 
-def audit_best(run: MirroredRun, best: TrialRecord, select: str, ended: int) -> Iterator[str]:
+def audit_best(run: MirroredRun, best: TrialRecord, ended: int) -> Iterator[str]:
     """Whether the study's run names the best trial, and shows its mIoU at the last step."""
     if run.tags.get("fgseg.best_trial") != str(best.number):
         yield f"the study: MLflow names trial {run.tags.get('fgseg.best_trial')} the best, must be trial {best.number}"
     shown = dict(run.points.get("val/miou", [])).get(ended)
-    miou = select_epoch(best.epochs, select).miou
-    if shown != miou:
-        yield f"the study: MLflow shows val/miou {shown} after {ended} trials, must be {miou}"
+    if shown != best.value:
+        yield f"the study: MLflow shows val/miou {shown} after {ended} trials, must be {best.value}"

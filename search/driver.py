@@ -56,9 +56,9 @@ def drive(plan: Plan, signals: Signals) -> int:
         make_folder(plan.folder)
         ledger = Ledger.create(plan.ledger_url, plan.study)
         with ledger.hold() as lock:
-            ledger.write_down(identity, study_facts(plan, ledger), budget(plan, ledger))
             if changes := differences(ledger.identity, identity):
                 ledger.accept(identity, changes, time.time())
+            ledger.write_down(identity, study_facts(plan, ledger), budget(plan, ledger))
             start(plan, ledger)
             return run(plan, ledger, Watch(signals, lock), console)
     except LockedError as error:
@@ -167,7 +167,7 @@ def run(plan: Plan, ledger: Ledger, watch: Watch, console: Console) -> int:
 
 def run_missing(plan: Plan, ledger: Ledger, watch: Watch, tracker: Tracker, console: Console) -> int:
     """Hand trials to Ray until the budget is used up; returns the exit code."""
-    shelf = Shelf(plan.search, plan.run.train.select, plan.trial_folder)
+    shelf = Shelf(plan.search, plan.trial_folder)
     shelf.tidy(ledger.trials())
     if ledger.nothing_left():
         return DONE

@@ -32,8 +32,13 @@ class StudyFacts:
 
     @patient
     def accept(self, identity: Mapping[str, Any], changes: str, when: float) -> None:
-        """Replace the identity, keeping a note of what changed and when (seconds since 1970)."""
-        noted = [*self._fact("changes", []), {"when": when, "changes": changes}]
+        """Replace the identity, keeping a note of what changed and when (seconds since 1970).
+
+        To be called before `write_down`: the settings that are still those of before hold for the trials that ended.
+        """
+        ended = [t.number for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
+        change = {"when": when, "changes": changes, "ended": ended, "settings": self.card.get("settings", {})}
+        noted = [*self._fact("changes", []), change]
         self._study.set_user_attr("changes", noted)
         self._study.set_user_attr("identity", dict(identity))
 
@@ -51,6 +56,13 @@ class StudyFacts:
     def card(self) -> dict[str, Any]:
         """How the study presents itself: study, space, title, experiment, settings."""
         return dict(self._fact("card", {}))
+
+    def settings_of(self, number: int) -> dict[str, Any]:
+        """The dotted settings that held when a trial ended, or hold now; its own point left out."""
+        for change in self._fact("changes", []):
+            if number in change["ended"]:
+                return dict(change["settings"])
+        return dict(self.card.get("settings", {}))
 
     @property
     def budget(self) -> int:

@@ -135,6 +135,8 @@ class Ledger(StudyFacts):
         points.complete(self._study, self._read(number))
         trial = self._read(number)
         attempt = read_attempt(trial) + 1
+        if trial.user_attrs.get("length") != self._started.epochs:
+            self._set(trial, "length", self._started.epochs)
         self._set(trial, "attempt", attempt)
         self._handed.add(number)
         return Ask(number, attempt, trial.params, read_overrides(trial), read_repeat(trial))
@@ -214,7 +216,7 @@ class Ledger(StudyFacts):
             raise ValueError(f"trial {number}: no epoch is recorded; report its epochs before completing it")
         chosen = select_epoch(epochs, self._started.select)
         if math.isfinite(chosen.miou):
-            self._end(trial, TrialState.COMPLETE, value=chosen.miou)
+            self._end(trial, TrialState.COMPLETE, chosen.miou, selected=chosen.epoch)
         else:
             self._end(trial, TrialState.FAIL, reason=f"val/miou of epoch {chosen.epoch} is {chosen.miou}")
 
@@ -249,11 +251,11 @@ class Ledger(StudyFacts):
         self._handed.discard(number)
         return True
 
-    def _end(self, trial: FrozenTrial, state: TrialState, value: float | None = None, reason: str = "") -> None:
+    def _end(self, trial: FrozenTrial, state: TrialState, value: float | None = None, **facts: Any) -> None:
         if trial.state.is_finished():
             return
-        if reason:
-            self._set(trial, "reason", reason)
+        for key, fact in facts.items():
+            self._set(trial, key, fact)
         self._study.tell(trial.number, value, state=state, skip_if_finished=True)
 
     @patient

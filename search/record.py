@@ -82,6 +82,10 @@ class TrialRecord:
     """Settings that had to be changed under way since memory ran out; such a trial is not compared with others."""
     repeat: int | None = None
     """The seed of a repeat; None in a search."""
+    length: int = 0
+    """Epochs that its latest start was to reach; 0 before the first."""
+    selected: int | None = None
+    """The epoch that stands for a COMPLETE trial."""
 
     @property
     def kind(self) -> Kind:
@@ -92,6 +96,11 @@ class TrialRecord:
     def seed(self) -> int:
         """What is added to `train.seed`."""
         return seed_of(self.number, self.repeat)
+
+    @property
+    def chosen(self) -> EpochResult | None:
+        """What the selected epoch of a COMPLETE trial gave."""
+        return next((epoch for epoch in self.epochs if epoch.epoch == self.selected), None)
 
 
 def seed_of(number: int, repeat: int | None) -> int:
@@ -126,6 +135,8 @@ def read_record(trial: FrozenTrial) -> TrialRecord:
         ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
         overrides=read_overrides(trial),
         repeat=read_repeat(trial),
+        length=int(trial.user_attrs.get("length", 0)),
+        selected=trial.user_attrs.get("selected") if state is State.COMPLETE else None,
     )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fgseg.epoch import select_epoch
 from fgseg.manifest import keep_only, list_manifests
 from fgseg.store import LocalStore
 from search.config import SearchConfig
@@ -17,12 +16,11 @@ class Shelf:
 
     Args:
         search: how many of the best trials keep the weights of their selected epoch, and which may be the best.
-        select: the setting `train.select`.
         folder_of: the folder of a trial by its number.
     """
 
-    def __init__(self, search: SearchConfig, select: str, folder_of: Callable[[int], Path]):
-        self.search, self.select, self.folder_of = search, select, folder_of
+    def __init__(self, search: SearchConfig, folder_of: Callable[[int], Path]):
+        self.search, self.folder_of = search, folder_of
         self.tidied: dict[int, bool] = {}
 
     def tidy(self, trials: Sequence[TrialRecord]) -> None:
@@ -41,5 +39,5 @@ class Shelf:
         """Delete all checkpoints of a trial, or all but the newest one of the epoch that stands for it."""
         store = LocalStore(self.folder_of(trial.number))
         store.sweep()
-        chosen = select_epoch(trial.epochs, self.select).epoch if stays else None
-        keep_only(store, [m for m in list_manifests(store) if m.epoch == chosen][:1], trial.attempt)
+        kept = [m for m in list_manifests(store) if stays and m.epoch == trial.selected][:1]
+        keep_only(store, kept, trial.attempt)

@@ -22,8 +22,6 @@ class Goal:
     """The whole budget."""
     epochs: int
     """A trial's full length."""
-    select: str
-    """The setting `train.select`: the epoch that stands for a trial."""
     changed_batch: bool
     """Whether a trial may be the best whose batch size had to be changed."""
 
@@ -51,10 +49,9 @@ class Goal:
     def best_classes(self, records: Iterable[TrialRecord]) -> dict[str, str]:
         """Number and IoU by class of the best trial, as texts; empty while no trial has finished."""
         best = self.best(records)
-        if best is None:
+        if best is None or best.chosen is None:
             return {}
-        iou = select_epoch(best.epochs, self.select).iou
-        return {"best trial": f"{best.number:03d}"} | {c.name: show(iou[c.key]) for c in FOREGROUND}
+        return {"best trial": f"{best.number:03d}"} | {c.name: show(best.chosen.iou[c.key]) for c in FOREGROUND}
 
     def running_table(self, records: Iterable[TrialRecord]) -> Table:
         """The trials that have not ended, each with its latest epoch and its highest mIoU so far."""
@@ -79,9 +76,8 @@ class Goal:
 def goal_of(facts: StudyFacts) -> Goal:
     """What the study's last run was to reach."""
     card = facts.card
-    settings = card.get("settings", {})
-    epochs, select = settings.get("train.epochs", 1), settings.get("train.select", "last")
-    return Goal(facts.budget, epochs, select, card.get("allow_changed_batch", False))
+    epochs = card.get("settings", {}).get("train.epochs", 1)
+    return Goal(facts.budget, epochs, card.get("allow_changed_batch", False))
 
 
 def latest(epochs: list[EpochResult]) -> list[str]:

@@ -113,7 +113,7 @@ def write(place: Place, ledger: Ledger) -> None:
 
     card = card_of(ledger, place)
     files = sorted(path for path in (place.folder / "report").glob("*") if path.is_file())
-    reconcile(ledger, place.tracking_uri, card, settings_of(card), files=files)
+    reconcile(ledger, place.tracking_uri, card, settings_of(ledger), files=files)
 
 
 def card_of(ledger: Ledger, place: Place) -> StudyCard:
@@ -125,11 +125,11 @@ def card_of(ledger: Ledger, place: Place) -> StudyCard:
     return StudyCard.of(ledger, place.storage)
 
 
-def settings_of(card: StudyCard) -> "TrialSettings":
+def settings_of(ledger: Ledger) -> "TrialSettings":
     """Gives what `Plan.trial_settings` gives: the study's settings, the trial's own point and changes, its own seed."""
 
     def settings(record: TrialRecord) -> dict[str, Any]:
-        own = card.settings | record.params | record.overrides
+        own = ledger.settings_of(record.number) | record.params | record.overrides
         return own | {"train.seed": own["train.seed"] + record.seed}
 
     return settings

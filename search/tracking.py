@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from fgseg.config import nest
-from fgseg.epoch import select_epoch
 from search.background import BackgroundWriter
 from search.projection import (
     PASSING_TAGS,
@@ -214,10 +213,9 @@ class Mirror:
         status, ending = study_ending(records, phase)
         best_tag = {} if best is None else {"fgseg.best_trial": str(best.number)}
         self.write_facts(run, self.card.parent_tags() | best_tag | ending, self.card.settings)
-        if best is not None:
+        if best is not None and best.chosen is not None:
             finished = [r for r in records if r.state != "running"]
-            selected = select_epoch(best.epochs, self.card.settings.get("train.select", "last"))
-            values = {key: value for key, value in selected.metrics().items() if key.startswith("val/")}
+            values = {key: value for key, value in best.chosen.metrics().items() if key.startswith("val/")}
             self.write_point(run, values, len(finished), max(map(last_moment, finished)))
         self.write_status(run, status, ending, max(map(last_moment, records), default=time.time()))
 

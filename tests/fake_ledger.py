@@ -31,6 +31,8 @@ def trial(number: int, state: str = "complete", done: int = 3, **changes: Any) -
         reason={"fail": "loss was NaN in epoch 2"}.get(state),
         started=START + 100 * number,
         ended=None if state == "running" else START + 100 * number + 50,
+        length=3,
+        selected=done if state == "complete" else None,
     )
     return replace(record, **changes)
 

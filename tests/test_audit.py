@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kept_study import begin, change, epoch, finished_study, rewrite_manifest, train
+from kept_study import IDENTITY, SETTINGS, SPACE, begin, change, epoch, finished_study, rewrite_manifest, train
 
 from search.audit import audit, main
 from search.place import Place, find_place
@@ -41,6 +41,20 @@ def test_finished_study_that_was_moved_is_clean(place: Place):
     assert lines(place) == []
     assert lines(place, interrupted=True) == []
     assert lines(place, trials=3) == []
+
+
+def test_trials_are_judged_by_the_settings_under_which_they_ended(tmp_path: Path):
+    storage = tmp_path / "runs"
+    place = finished_study(storage)
+    ledger = place.open_ledger()
+    longer = {**SETTINGS, "train.epochs": 4, "train.select": "best"}
+    ledger.accept({**IDENTITY, "settings": longer}, "settings.train.epochs: 3 there, 4 now", when=5.0)
+    ledger.write_down({}, ledger.card | {"settings": longer}, 4)
+    ledger.start(SPACE, {"loss.ssim": 0.4}, trials=4, sampler="random", pruner="none", epochs=4, seed=42, select="best")
+    ledger.complete(train(ledger, place.folder, epochs=4), 1)
+    sync(place)
+    assert lines(place) == []
+    assert [ledger.settings_of(number)["train.epochs"] for number in range(4)] == [3, 3, 3, 4]
 
 
 LEDGER_FAULTS = {

@@ -12,11 +12,11 @@ from search.progress import Progress, event
 from search.record import State, TrialRecord
 from search.standing import Goal, clock, recent_pace
 
-GOAL = Goal(trials=2, epochs=5, select="last", changed_batch=False)
+GOAL = Goal(trials=2, epochs=5, changed_batch=False)
 EPOCH = EpochResult(1, 0.25, {c.key: 0.25 for c in FOREGROUND}, [[1]], 1.5, {}, 20.0, 1.0, 1.0, 1)
 NEW = TrialRecord(3, State.RUNNING, {}, 1, 0, [], None, None, 1.0, None)
 BEGUN = replace(NEW, epochs=[EPOCH])
-DONE = replace(BEGUN, state=State.COMPLETE, value=0.25, ended=2.0)
+DONE = replace(BEGUN, state=State.COMPLETE, value=0.25, ended=2.0, selected=1)
 
 
 @pytest.mark.parametrize(

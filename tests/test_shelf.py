@@ -1,5 +1,6 @@
 """Which checkpoints of finished trials are kept."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from fgseg.epoch import EpochResult
@@ -10,9 +11,10 @@ from search.record import State, TrialRecord
 from search.shelf import Shelf
 
 
-def trial(number: int, value: float | None, state: State = State.COMPLETE) -> TrialRecord:
+def trial(number: int, value: float | None, state: State = State.COMPLETE, selected: int = 2) -> TrialRecord:
     epochs = [EpochResult(k, v, {}, [[1]], 1.0, {}, 1.0, 1.0, 1.0, 1) for k, v in ((1, 0.9), (2, value or 0.0))]
-    return TrialRecord(number, state, {}, 1, 0, epochs, value, None, 1.0, None if state is State.RUNNING else 2.0)
+    record = TrialRecord(number, state, {}, 1, 0, epochs, value, None, 1.0, None if state is State.RUNNING else 2.0)
+    return replace(record, selected=selected if state is State.COMPLETE else None)
 
 
 def write_checkpoints(folder: Path, numbers: range) -> None:
@@ -31,8 +33,8 @@ def kept(folder: Path) -> dict[int, list[int]]:
     return {int(p.name): [m.epoch for m in list_manifests(LocalStore(p))] for p in sorted(folder.iterdir())}
 
 
-def shelf(folder: Path, keep: int = 1, select: str = "last") -> Shelf:
-    return Shelf(SearchConfig(keep_checkpoints=keep), select, lambda number: folder / str(number))
+def shelf(folder: Path, keep: int = 1) -> Shelf:
+    return Shelf(SearchConfig(keep_checkpoints=keep), lambda number: folder / str(number))
 
 
 def test_best_trials_and_the_start_point_keep_their_selected_epoch(tmp_path: Path):
@@ -60,5 +62,5 @@ def test_trial_that_falls_from_the_best_loses_its_weights(tmp_path: Path):
 
 def test_best_epoch_is_kept_where_it_stands_for_the_trial(tmp_path: Path):
     write_checkpoints(tmp_path, range(1))
-    shelf(tmp_path, select="best").tidy([trial(0, 0.1)])
+    shelf(tmp_path).tidy([trial(0, 0.1, selected=1)])
     assert kept(tmp_path) == {0: [1]}

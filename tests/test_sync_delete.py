@@ -16,7 +16,6 @@ from search import sync as syncing
 from search.audit import audit
 from search.place import Place, find_place
 from search.plan import make_plan
-from search.projection import StudyCard
 from search.tracking import TrackingError
 from search.tracking_read import read_runs
 
@@ -138,13 +137,14 @@ def test_study_in_use_is_left_alone(place: Place, command: Any, capsys: pytest.C
     clean(place)
 
 
-def test_settings_of_a_trial_are_those_that_its_own_run_wrote():
+def test_settings_of_a_trial_are_those_that_its_own_run_wrote(tmp_path: Path):
     plan = make_plan("bas_cp", "configs/quickstart.yaml", {"train.lr": 1e-3}, {}, None)
     record = replace(trial(3, params={"loss.ssim": 0.25, "copy_paste.prob": 0.9}), overrides={"train.batch_size": 1})
-    card = StudyCard("s", "bas_cp", "", "quickstart", "", plan.run.flat())
+    ledger = begin(tmp_path)
+    ledger.write_down({}, {"settings": plan.run.flat()}, 1)
     missing = plan.space.search.keys() - record.params.keys()
     record = replace(record, params=record.params | {key: plan.space.start[key] for key in missing})
-    assert syncing.settings_of(card)(record) == plan.trial_settings(record)
+    assert syncing.settings_of(ledger)(record) == plan.trial_settings(record)
 
 
 def test_study_without_a_card_has_nothing_to_send(place: Place, capsys: pytest.CaptureFixture[str]):

@@ -201,8 +201,7 @@ def test_the_parent_shows_the_best_trial_as_trials_finish(server: Server) -> Non
 
 
 def test_the_parent_shows_the_selected_epoch_of_the_best_trial(server: Server) -> None:
-    server.card = replace(server.card, settings={"train.select": "best"})
-    record = trial(0, epochs=[epoch(1, 0.5), epoch(2, 0.2)], value=0.5)
+    record = trial(0, epochs=[epoch(1, 0.5), epoch(2, 0.2)], value=0.5, selected=1)
     server.reconcile(FakeLedger(record))
     assert server.parent().data.metrics["val/miou"] == 0.5
 
