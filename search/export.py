@@ -53,7 +53,7 @@ def export(place: Place, ledger: Ledger, number: int | None = None, out: Path | 
     origin = describe(card, record.number, manifest)
     if read_origin(folder) == origin:
         return folder, False
-    run = build([Layer(f"trial {record.number}", settings_of(card)(record))])
+    run = build([Layer(f"trial {record.number}", settings_of(ledger)(record))])
     text = model_card(*headline(card, record, result), run, result)
     size = (run.data.height, run.data.width)
     files = model_files(store.get(CONFIG), read_weights(store, manifest), size, text)
