@@ -67,6 +67,7 @@ class Ledger(StudyFacts):
         self._storage = self._study._storage
         self._settings: Settings | None = None
         self._handed: set[int] = set()
+        self._ended: dict[int, TrialRecord] = {}
 
     @staticmethod
     def exists(url: str, study: str) -> bool:
@@ -261,12 +262,20 @@ class Ledger(StudyFacts):
     @patient
     def trial(self, number: int) -> TrialRecord:
         """One trial as it stands."""
-        return read_record(self._read(number))
+        return self._ended.get(number) or self._record(self._read(number))
 
     @patient
     def trials(self) -> list[TrialRecord]:
         """Every trial that was ever asked, by number."""
-        return [read_record(t) for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+        asked = [t for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+        return [self._ended.get(t.number) or self._record(t) for t in asked]
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord:
+        """The record of a trial; that of an ended one is kept, since nothing in the study can change it any more."""
+        record = read_record(trial)
+        if trial.state.is_finished():
+            self._ended[trial.number] = record
+        return record
 
     def best(self) -> TrialRecord | None:
         """The COMPLETE trial with the highest value, the earliest of equals; None if there is none.

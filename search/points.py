@@ -37,8 +37,15 @@ class Sampled:
         return max(0, self.trials - begun)
 
     def begin(self, study: Study) -> int | None:
-        """See Points."""
-        return study.ask().number if self.left(study) else None
+        """See Points; `Study.ask` with one look at the study, each of which reads the open trials with their epochs."""
+        trials, storage = study.get_trials(deepcopy=False), study._storage
+        waiting = [t for t in trials if t.state == TrialState.WAITING]
+        if len(trials) - len(waiting) >= self.trials:
+            return None
+        if waiting:
+            storage.set_trial_state_values(waiting[0]._trial_id, state=TrialState.RUNNING)
+            return waiting[0].number
+        return storage.get_trial(storage.create_new_trial(study._study_id)).number
 
     def complete(self, study: Study, trial: FrozenTrial) -> None:
         """See Points."""
