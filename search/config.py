@@ -23,7 +23,8 @@ class SearchConfig(Section):
     max_concurrent: int | None = Field(None, ge=1)
     """Most trials at once; by default as many as the resources carry."""
     sampler: Literal["auto", "gp", "tpe", "random"] = "auto"
-    """How points are proposed; auto is the Gaussian process, or TPE where trials are pruned."""
+    """How points are proposed; auto is the Gaussian process up to 250 finished trials and then TPE, or TPE throughout
+    where trials are pruned; gp is the Gaussian process up to 1,000."""
     pruner: Literal["none", "asha", "median"] = "none"
     """How weak trials are stopped early."""
     max_failures: int = Field(2, ge=0)
@@ -41,7 +42,5 @@ class SearchConfig(Section):
 
     @property
     def resolved_sampler(self) -> str:
-        """The sampler behind `auto`: the Gaussian process sees no pruned trials, TPE learns from them."""
-        if self.sampler != "auto":
-            return self.sampler
-        return "gp" if self.pruner == "none" else "tpe"
+        """What `auto` means: the Gaussian process sees no pruned trials, TPE learns from them."""
+        return "tpe" if self.sampler == "auto" and self.pruner != "none" else self.sampler

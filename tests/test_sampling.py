@@ -9,6 +9,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from fgseg.epoch import EpochResult
 from search.config import SearchConfig
 from search.ledger import Ask, Ledger, State
+from search.sampling import GP_TRIALS
 
 SPACE = {"a": FloatDistribution(0.0, 1.0), "b": FloatDistribution(0.0, 1.0)}
 START = {"a": 0.5, "b": 0.5}
@@ -80,9 +81,46 @@ def test_the_gaussian_process_does_not_insist_on_a_point_that_failed(tmp_path):
             assert max(abs(ask.params[key] - failed.params[key]) for key in SPACE) > 0.005
 
 
-def test_auto_means_a_gaussian_process_without_a_pruner_and_tpe_with_one(tmp_path):
-    assert isinstance(drive(tmp_path)._study.sampler, optuna.samplers.GPSampler)
-    assert isinstance(drive(tmp_path, pruner="asha")._study.sampler, optuna.samplers.TPESampler)
+def who_proposes(monkeypatch: pytest.MonkeyPatch) -> list[type]:
+    """Grows by the class of each sampler that proposes a point."""
+    asked: list[type] = []
+    for sampler in (optuna.samplers.GPSampler, optuna.samplers.TPESampler):
+
+        def noted(self, *arguments, original=sampler.sample_relative, kind=sampler):
+            asked.append(kind)
+            return original(self, *arguments)
+
+        monkeypatch.setattr(sampler, "sample_relative", noted)
+    return asked
+
+
+def test_auto_means_a_gaussian_process_without_a_pruner_and_tpe_with_one(tmp_path, monkeypatch):
+    asked = who_proposes(monkeypatch)
+    for pruner, sampler in (("none", optuna.samplers.GPSampler), ("asha", optuna.samplers.TPESampler)):
+        (tmp_path / pruner).mkdir()
+        ledger = drive(tmp_path / pruner, pruner=pruner)
+        for _ in range(2):  # the start point is nobody's proposal
+            ledger.ask()
+        assert asked.pop() is sampler
+
+
+@pytest.mark.parametrize("sampler", ["auto", "gp"])
+def test_tpe_goes_on_once_enough_trials_are_complete_also_after_a_restart(tmp_path, sampler, monkeypatch):
+    monkeypatch.setitem(GP_TRIALS, sampler, 3)
+    asked = who_proposes(monkeypatch)
+    ledger = drive(tmp_path, sampler)
+    for _ in range(4):
+        finish(ledger)
+    drive(tmp_path, sampler).ask()
+    assert asked == [optuna.samplers.GPSampler] * 2 + [optuna.samplers.TPESampler] * 2
+
+
+def test_failed_trials_do_not_bring_tpe_nearer(tmp_path, monkeypatch):
+    monkeypatch.setitem(GP_TRIALS, "auto", 1)
+    asked, ledger = who_proposes(monkeypatch), drive(tmp_path)
+    for number in range(2):
+        ledger.fail(ledger.ask().number, 1, "out of memory")
+        assert asked == [optuna.samplers.GPSampler] * number
 
 
 def test_whole_settings_are_drawn_whole_and_an_empty_space_is_searched_by_seed_alone(tmp_path):
