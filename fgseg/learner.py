@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fgseg.batches import train_batches
 from fgseg.checkpoint import Checkpoint
+from fgseg.compiled import CompiledStep, wants_compiling
 from fgseg.config import ConfigError, RunConfig
 from fgseg.data import FrameSet
 from fgseg.epoch import DivergedError, EpochResult
@@ -27,7 +28,7 @@ from fgseg.losses import HybridLoss
 from fgseg.memory import keep_freed_memory
 from fgseg.metrics import class_iou, miou
 from fgseg.model import build_model
-from fgseg.step import CompiledStep, Step, wants_compiling
+from fgseg.step import Step
 
 
 @dataclass
@@ -74,7 +75,7 @@ def build_learner(run: RunConfig, frames: int) -> Learner:
     place_rate(optimizer, device)
     criterion = HybridLoss(run.loss.model_dump(), list(run.class_weights.model_dump().values())).to(device)
     parts = (accelerator, model, criterion, optimizer, schedule, run.train.clip)
-    if wants_compiling(run.train.compile):
+    if wants_compiling(run.train.compile, device):
         cache = Path(run.data.cache or user_cache_dir("fgsearch")).expanduser()
         return Learner(run, accelerator, model, optimizer, schedule, CompiledStep(*parts, cache=cache / "compiled"))
     return Learner(run, accelerator, model, optimizer, schedule, Step(*parts))
@@ -151,7 +152,7 @@ def fit(learner: Learner, frames: Frames, epoch: int) -> tuple[float, dict[str, 
         step(group)
     step.take_back_skipped()
     loss, *terms = (value / len(frames) for value in step.sums.tolist())
-    return loss, dict(zip(step.criterion.weights, terms, strict=True))
+    return loss, dict(zip(step.criterion.terms, terms, strict=True))
 
 
 def check_finite(epoch: int, values: dict[str, float]) -> None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,14 +11,17 @@ import pytest
 import torch
 from random_frames import resident, some_frames
 from torch import Tensor
+from torch.amp import GradScaler
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fgseg.compiled import WARM_UP, CompiledStep, taken_back, wants_compiling
 from fgseg.frames import MappedFrames
 from fgseg.head import Dropout
 from fgseg.judge import evaluate
 from fgseg.learner import Learner, build_learner
+from fgseg.losses import HybridLoss
 from fgseg.memory import keep_freed_memory
-from fgseg.step import WARM_UP, CompiledStep, Step, wants_compiling
+from fgseg.step import Step
 from fgseg.train import train
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +63,7 @@ def run_steps(learner: Learner, batches: list) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's own look at it
 def test_compiled_step_computes_what_the_plain_one_does(tiny, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("fgseg.step.BACKEND", "aot_eager")
+    monkeypatch.setattr("fgseg.compiled.BACKEND", "aot_eager")
     results = []
     for setting in ("off", "on"):
         learner = without_chance(build_learner(tiny(train__compile=setting, loss__lovasz=0.3, train__lr=1e-4), 6))
@@ -83,8 +87,88 @@ def test_group_of_another_shape_takes_the_plain_way(tiny, monkeypatch: pytest.Mo
     learner = build_learner(tiny(train__compile="on"), 6)
     assert isinstance(learner.step, CompiledStep)
     run_steps(learner, [*groups(2), *groups(1, size=1)])
-    assert compiled == [2] * 4  # model and loss of two groups; not the single image
+    assert compiled == [2] * 6  # model and loss of the rehearsal and of two groups; not the single image
     assert learner.schedule.last_epoch == 3
+
+
+def falls_back(tiny, caplog: pytest.LogCaptureFixture) -> str:
+    """Train the plain way and with a compiler that fails; returns the warning."""
+    results = []
+    for setting in ("off", "on"):
+        learner = build_learner(tiny(train__compile=setting), 6)
+        learner.model.train()
+        results.append(run_steps(learner, groups(3)))
+    assert all(torch.equal(plain, other) for plain, other in zip(*results, strict=True))
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "fgseg.compiled"]
+    assert warning.startswith("train.compile: the compiled step is not used") and "\n" not in warning
+    return warning
+
+
+def test_compiler_that_raises_leaves_the_plain_step_and_a_warning(tiny, monkeypatch: pytest.MonkeyPatch, caplog):
+    def refuse(graph, inputs):
+        raise RuntimeError("there is\nno compiler")
+
+    monkeypatch.setattr("fgseg.compiled.BACKEND", refuse)
+    assert "there is no compiler" in falls_back(tiny, caplog)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda logits: 30 * logits, "the loss is"),
+        (lambda logits: logits + 3 * (logits - logits.detach()), "the gradient's norm is"),
+    ],
+)
+def test_compiler_that_is_wrong_leaves_the_plain_step_and_a_warning(tiny, change, reason: str, monkeypatch, caplog):
+    def miscompile(part, **options):
+        return part if isinstance(part, HybridLoss) else lambda images: change(part(images))
+
+    monkeypatch.setattr(torch, "compile", miscompile)
+    assert reason in falls_back(tiny, caplog)
+
+
+def test_memory_that_runs_out_while_compiling_is_no_reason_to_go_on(tiny, monkeypatch: pytest.MonkeyPatch):
+    def full(step: CompiledStep, group) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(CompiledStep, "try_out", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        build_learner(tiny(train__compile="on"), 6).step(groups(1)[0])
+
+
+@pytest.mark.parametrize("halfway", [False, True])
+def test_step_that_is_taken_back_leaves_nothing(tiny, halfway: bool):
+    results = []
+    for tries in (0, 2):
+        learner = build_learner(tiny(), 6)
+        learner.model.train()
+        learner.step.scaler = GradScaler("cpu", init_scale=4.0)
+        for _ in range(tries):
+            with suppress(ZeroDivisionError), taken_back(learner.step):
+                learner.step.update(groups(1)[0], learner.step.predict, learner.step.criterion)
+                if halfway:
+                    learner.step.scaler.unscale_(learner.optimizer)
+                    raise ZeroDivisionError
+        results.append((*run_steps(learner, groups(2)), torch.rand(3), learner.step.scaler.get_scale()))
+    assert [type(part) for part in results[0]] == [Tensor, Tensor, Tensor, float]
+    for alone, after in zip(*results, strict=True):
+        assert torch.equal(torch.as_tensor(alone), torch.as_tensor(after))
+
+
+def test_loss_compiled_for_one_trial_serves_another_with_other_weights():
+    def compiled(weights: dict[str, float], class_weights: list[float]) -> str:
+        code = []
+        torch.compiler.reset()
+        criterion = torch.compile(
+            HybridLoss(weights, class_weights), backend=lambda graph, inputs: code.append(graph.code) or graph
+        )
+        criterion(torch.zeros(1, 7, 8, 8, requires_grad=True), torch.zeros(1, 8, 8, dtype=torch.uint8))
+        return "".join(code)
+
+    first = compiled({"cross_entropy": 1.0, "soft_iou": 0.5, "lovasz": 0}, [1] * 7)
+    assert "softmax" in first
+    assert compiled({"cross_entropy": 0.3, "soft_iou": 1.7, "lovasz": 0}, [1, 5, 1, 1, 5, 5, 2]) == first
+    assert compiled({"cross_entropy": 0.3, "soft_iou": 0, "lovasz": 1.7}, [1] * 7) != first
 
 
 class NoWaiting(TorchDispatchMode):
@@ -152,9 +236,12 @@ def test_allocator_takes_its_settings_on_glibc():
     assert keep_freed_memory() is glibc
 
 
-@pytest.mark.parametrize(("setting", "expected"), [("auto", False), ("on", True), ("off", False)])
-def test_only_on_compiles(setting: str, expected: bool):
-    assert wants_compiling(setting) is expected
+@pytest.mark.parametrize(
+    ("setting", "on_gpu", "on_cpu"), [("auto", True, False), ("on", True, True), ("off", False, False)]
+)
+def test_auto_compiles_on_a_gpu_only(setting: str, on_gpu: bool, on_cpu: bool):
+    assert wants_compiling(setting, torch.device("cuda")) is on_gpu
+    assert wants_compiling(setting, CPU) is on_cpu
 
 
 ALONE = """

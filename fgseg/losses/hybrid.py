@@ -62,8 +62,14 @@ class HybridLoss(nn.Module):
 
     Source: seed, approach 1 (cross_entropy 1, ssim 0.4, soft_iou 0.5) and approach 3 (cross_entropy 1.1, ssim 0.5,
     lovasz 0.5 and class weights 1, 5, 1, 1, 5, 5, 2).
+
+    Attributes:
+        terms: names of the terms that are computed.
+        weights: (terms,) float32, their weights.
+        class_weights: (7,) float32, or None where all are 1.
     """
 
+    weights: Tensor
     class_weights: Tensor | None
 
     def __init__(self, weights: Mapping[str, float], class_weights: Sequence[float] | None = None):
@@ -79,9 +85,12 @@ class HybridLoss(nn.Module):
         """
         super().__init__()
         _check_weights(weights)
-        self.weights = {name: float(weight) for name, weight in weights.items() if weight > 0}
+        self.terms = tuple(name for name, weight in weights.items() if weight > 0)
         table = None if class_weights is None else torch.tensor(_checked_class_weights(class_weights))
-        # Not part of the state: the run's settings own them, and a checkpoint must load into any of them.
+        # Tensors, so that what is compiled for one trial's weights serves every other trial with the same terms. Not
+        # part of the state: the run's settings own them, and a checkpoint must load into any of them.
+        values = torch.tensor([float(weights[name]) for name in self.terms])
+        self.register_buffer("weights", values, persistent=False)
         self.register_buffer("class_weights", table, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -104,8 +113,8 @@ class HybridLoss(nn.Module):
             if logits.shape[-2:] != labels.shape[-2:]:
                 logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
             batch = Batch(logits, labels, self.class_weights)
-            terms = {name: TERMS[name](batch) for name in self.weights}
-            total = torch.stack([weight * terms[name] for name, weight in self.weights.items()]).sum()
+            terms = {name: TERMS[name](batch) for name in self.terms}
+            total = (self.weights * torch.stack(list(terms.values()))).sum()
         return total, {name: value.detach() for name, value in terms.items()}
 
 
