@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Check the books of a study: `python -m search.audit --study NAME --storage DIR`.  Changes nothing."""
 
 import argparse
@@ -7,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fgseg.config import ConfigError
+from search.command_line import MISTAKE, Parser
 from search.ledger import LedgerError
 from search.place import Place, add_place, find_place, place_from
 from search.record import State, TrialRecord
-from search.run import MISTAKE, Parser
 
 CLEAN, BROKEN = 0, 1
 
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; raises ConfigError."""
-    parser = Parser(prog="python -m search.audit", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m search.audit", description=__doc__)
     add_place(parser)
     parser.add_argument(
         "--trials", type=int, metavar="N", help="how many must have ended (default: the last budget, or more)"

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Remove a study whole, ledger, checkpoints, report and MLflow runs: `python -m search.delete --study NAME`."""
 
 import argparse
@@ -7,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fgseg.config import ConfigError
+from search.command_line import MISTAKE, Parser
 from search.ledger import Ledger, LedgerError, State
 from search.place import Place, add_place, confirm, place_from
 from search.projection import public_address
-from search.run import MISTAKE, Parser
 from search.sync import hold
 
 DONE, FAULT = 0, 1
@@ -94,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; raises ConfigError."""
-    parser = Parser(prog="python -m search.delete", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m search.delete", description=__doc__)
     add_place(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--no-tracking", action="store_true", help="leave the runs in MLflow")

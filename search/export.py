@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Export a trial as an ordinary Transformers folder: `python -m search.export --study NAME --storage DIR`."""
 
 import argparse
@@ -15,11 +16,11 @@ from fgseg.export import model_files, replace_folder
 from fgseg.manifest import Manifest, list_manifests, read_weights
 from fgseg.store import LocalStore
 from fgseg.trained import CONFIG
+from search.command_line import MISTAKE, Parser
 from search.ledger import Ledger, LedgerError
 from search.place import Place, add_place, place_from
 from search.projection import StudyCard
 from search.record import State, TrialRecord
-from search.run import MISTAKE, Parser
 from search.sync import card_of, settings_of
 
 DONE, FAULT = 0, 1
@@ -143,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; raises ConfigError."""
-    parser = Parser(prog="python -m search.export", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m search.export", description=__doc__)
     add_place(parser)
     parser.add_argument("--trial", type=int, metavar="N", help="the trial (default: the best)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the folder (default: <storage>/<study>/model)")

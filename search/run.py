@@ -1,17 +1,17 @@
+# PYTHON_ARGCOMPLETE_OK
 """Search one approach family: `python -m search.run --space bas_cp`.  Running it again continues the study."""
 
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from fgseg.config import ConfigError, parse_assignments
+from search.command_line import MISTAKE, Parser
 from search.config import SearchConfig
 from search.plan import Plan, make_plan
 from search.signals import Interrupted, Signals
 from search.space import list_spaces
-
-MISTAKE = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,16 +44,9 @@ def carry_out(options: argparse.Namespace, signals: Signals) -> int:
     return drive(plan, signals)
 
 
-class Parser(argparse.ArgumentParser):
-    """Tells mistakes in one line, as every other part does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
-
-
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; raises ConfigError."""
-    parser = Parser(prog="python -m search.run", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m search.run", description=__doc__)
     add = parser.add_argument
     add("--space", metavar="NAME", help="approach family to search (see --list)")
     add("--list", action="store_true", help="show the search spaces and end")

@@ -11,11 +11,11 @@ from rich.live import Live
 from rich.text import Text
 
 from fgseg.config import ConfigError
+from search.command_line import MISTAKE, Parser
 from search.ledger import Ledger, LedgerError
 from search.place import add_place, place_from
 from search.projection import public_address
 from search.record import State
-from search.run import MISTAKE, Parser
 from search.standing import goal_of, recent_pace, time_left
 
 DONE, FAULT = 0, 1
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; raises ConfigError."""
-    parser = Parser(prog="python -m search.status", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m search.status", description=__doc__)
     add_place(parser)
     parser.add_argument("--follow", action="store_true", help="go on showing it until its driver ends")
     return parser.parse_args(arguments)

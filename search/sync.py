@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Send MLflow what it lacks of a study: `python -m search.sync --study NAME --storage DIR [--rebuild]`."""
 
 import argparse
@@ -9,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgseg.config import ConfigError
+from search.command_line import MISTAKE, Parser
 from search.ledger import Ledger, LedgerError, LockedError
 from search.place import Place, add_place, confirm, find_place, place_from, study_names
 from search.projection import StudyCard, public_address
 from search.record import TrialRecord
-from search.run import MISTAKE, Parser
 
 if TYPE_CHECKING:
     from search.projection import TrialSettings
@@ -165,7 +166,7 @@ def run(options: argparse.Namespace) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; raises ConfigError."""
-    parser = Parser(prog="python -m search.sync", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m search.sync", description=__doc__)
     add_place(parser)
     parser.add_argument(
         "--rebuild",
