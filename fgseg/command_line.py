@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         """What offers the values of an option, by the option's name; files are offered for all others."""
         return {"set": lambda prefix, **asked: [f"{key}=" for key in RunConfig().flat()]}
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Read the command line; raises ConfigError."""
         if "_ARGCOMPLETE" in os.environ:  # the shell wants completions and no run
             import argcomplete
