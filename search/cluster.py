@@ -3,11 +3,12 @@
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from search.config import SearchConfig
-from search.resources import Resources, share
+from search.nodes import alive_nodes
+from search.resources import Node, Resources, is_private, share, share_cluster
 from search.signals import Interrupted
 
 QUIET = {
@@ -48,26 +49,65 @@ def cluster(search: SearchConfig, precision: str) -> Iterator[Resources]:
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what becomes of a trial is told by us, without a traceback
     try:
-        total = ray.cluster_resources()
-        yield share(search, total.get("CPU", 0), total.get("GPU", 0), precision)
+        if is_private(search):
+            total = ray.cluster_resources()
+            yield share(search, total.get("CPU", 0), total.get("GPU", 0), precision)
+        else:
+            yield share_cluster(search, alive_nodes(), precision)
     finally:
         ray.shutdown()
 
 
 class Pulse:
-    """Whether the cluster still lives, asked of Ray at most every few seconds."""
+    """The nodes of the cluster, asked of Ray at most every few seconds.
+
+    Args:
+        resources: of a trial.
+        tell: called with a line for people when a node comes or goes.
+    """
 
     PERIOD_S = 5.0
 
-    def __init__(self) -> None:
+    def __init__(self, resources: Resources, tell: Callable[[str], None]) -> None:
+        self.resources, self.tell = resources, tell
+        self.dead: set[str] = set()
+        self.known = {node.id: node for node in alive_nodes()}
         self.asked = time.monotonic()
-        self.alive = True
+
+    def refresh(self) -> None:
+        """Ask Ray, and tell what has changed."""
+        self.asked = time.monotonic()
+        now = {node.id: node for node in alive_nodes() if node.id not in self.dead}
+        for node in self.known.keys() - now.keys():
+            self.bury(node)
+        for node in now.keys() - self.known.keys():
+            self.tell(f"{now[node]} has joined")
+        self.known = now
+
+    def bury(self, node: str) -> None:
+        """Count a node as dead from now on: Ray never takes one back."""
+        self.tell(f"{self.known.pop(node)} is lost; its trials start again elsewhere, from their checkpoints")
+        self.dead.add(node)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes that are alive."""
+        if time.monotonic() - self.asked > self.PERIOD_S:
+            self.refresh()
+        return list(self.known.values())
 
     def lost(self) -> bool:
         """True once no node of the cluster is alive: trials would wait for ever."""
-        if time.monotonic() - self.asked > self.PERIOD_S:
-            import ray
+        return not self.nodes
 
-            self.asked = time.monotonic()
-            self.alive = any(node["Alive"] for node in ray.nodes())
-        return not self.alive
+    def capacity(self) -> int:
+        """How many trials may run at once; at least one, which waits inside Ray until a node comes that carries it."""
+        fitting = sum(node.fitting(self.resources.cpus, self.resources.gpus) for node in self.nodes)
+        return max(1, min(fitting, self.resources.concurrent))
+
+    def gone(self, node: str) -> bool:
+        """Whether a node has died.  Ray finds that out after some 15 s; that nothing listens there shows at once."""
+        self.refresh()
+        if node in self.known and not self.known[node].answers():
+            self.bury(node)
+        return node not in self.known

@@ -92,6 +92,16 @@ class Desk:
         except LedgerError as error:
             self.fault = str(error)
 
+    def take_back(self, trial_id: str) -> None:
+        """Let a trial be asked again whose node died: that was no fault of its own, and counts for nothing."""
+        ask = self.live.pop(trial_id, None)
+        if ask is None or self.fault:
+            return
+        try:
+            self.ledger.take_back(ask.number, ask.attempt)
+        except LedgerError as error:
+            self.fault = str(error)
+
     def settle(self, ask: Ask, report: Report) -> None:
         """Enter the end of a trial whose function returned or was stopped by the pruner."""
         self.enter(ask, report)

@@ -22,6 +22,7 @@ from search.lock import StudyLock
 from search.plan import Plan, check_identity, check_storage, differences
 from search.progress import Progress
 from search.report import summarise, write_report
+from search.roll_call import reach
 from search.shelf import Shelf
 from search.signals import CODES, Interrupted, Signals
 from search.standing import goal_of
@@ -72,7 +73,8 @@ def check(plan: Plan, console: Console) -> dict[str, Any]:
     """Find every mistake before anything is written; returns the study's identity.
 
     Raises:
-        ConfigError: the first mistake, in the order study, data, model, storage; then those inside the data's files.
+        ConfigError: the first mistake, in the order study, data, model, storage; then a cluster that is not there,
+            those inside the data's files, and nodes of the cluster that differ.
     """
     settings = plan.run
     recorded = recorded_identity(plan)
@@ -80,11 +82,15 @@ def check(plan: Plan, console: Console) -> dict[str, Any]:
     check_data(settings.data)
     check_weights(settings.model.name)
     check_storage(plan)
-    with console.status("reading the data") as status:
-        splits = load_splits(settings.data, plan.splits, decoding(console, status))
-    identity = plan.identity | {"data": fingerprint(splits)}
-    check_identity(recorded, identity, plan)
-    fetch_weights(settings.model.name)
+    with reach(plan.search, settings.train.precision) as cluster:
+        with console.status("reading the data") as status:
+            splits = load_splits(settings.data, plan.splits, decoding(console, status))
+        identity = plan.identity | {"data": fingerprint(splits)}
+        check_identity(recorded, identity, plan)
+        fetch_weights(settings.model.name)
+        if cluster is not None:
+            with console.status(f"asking the {len(cluster.nodes)} nodes of the cluster"):
+                cluster.ask(identity["data"], plan.splits, absolute(settings.flat()), plan.folder.parent)
     return identity
 
 
@@ -199,7 +205,7 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, tracker: Tracker, cons
             notify=changed,
             note=progress.note,
         )
-        pulse = Pulse()
+        pulse = Pulse(resources, progress.tell)
 
         def must_stop() -> bool:
             if pulse.lost():
@@ -209,7 +215,7 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, tracker: Tracker, cons
             return bool(watch.signals.received or desk.fault)
 
         try:
-            run_trials(desk, make_job, resources, must_stop)
+            run_trials(desk, make_job, resources, pulse, must_stop)
         except Interrupted:
             console.print("stopping; the open trials can be continued")
     if watch.signals.received:

@@ -252,6 +252,12 @@ class Ledger(StudyFacts):
         self._handed.discard(number)
         return True
 
+    @patient
+    def take_back(self, number: int, attempt: int) -> None:
+        """Let an open trial be asked again, without counting a death; nothing if a later attempt is current."""
+        if read_attempt(self._read(number)) == attempt:
+            self._handed.discard(number)
+
     def _end(self, trial: FrozenTrial, state: TrialState, value: float | None = None, **facts: Any) -> None:
         if trial.state.is_finished():
             return

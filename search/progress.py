@@ -58,6 +58,10 @@ class Progress:
         """Tell something that a person should know about a trial."""
         self.say(f"{self.now()}  trial {number:03d}  note: {text}")
 
+    def tell(self, text: str) -> None:
+        """Tell something that a person should know about the run."""
+        self.say(f"{self.now()}  {text}")
+
     def say(self, text: str) -> None:
         """Print one line as it stands."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)

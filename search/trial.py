@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from ray import tune
+from ray import get_runtime_context, tune
 
 from fgseg.config import Layer, RunConfig, build
 from fgseg.epoch import EpochResult, SupersededError
@@ -27,7 +27,8 @@ def run_trial(config: dict[str, Any]) -> None:
 
 def send_to_driver(report: Report) -> None:
     """Tell the driver where the trial stands; returns when it has taken note."""
-    tune.report({"epoch": len(report.epochs), "report": report.to_json()})
+    node = get_runtime_context().get_node_id()
+    tune.report({"epoch": len(report.epochs), "report": report.to_json(), "node": node})
 
 
 def carry_out(job: Job, send: Callable[[Report], None]) -> None:

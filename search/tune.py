@@ -10,6 +10,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from search.cluster import Pulse
 from search.desk import Desk
 from search.job import Job, Report
 from search.ledger import Ask
@@ -36,22 +37,32 @@ class Interruption(tune.Callback):
 class LedgerSearcher(Searcher):
     """Ray Tune's view of the ledger: what to run next, and what became of it."""
 
-    def __init__(self, desk: Desk, make_job: Callable[[Ask], Job]):
+    def __init__(self, desk: Desk, make_job: Callable[[Ask], Job], pulse: Pulse):
         super().__init__(metric="epoch", mode="max")
-        self.desk, self.make_job = desk, make_job
+        self.desk, self.make_job, self.pulse = desk, make_job, pulse
+        self.places: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles the searcher for a restore that is never made; the ledger is what lasts."""
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if len(self.desk.live) >= self.pulse.capacity():
+            return None
         ask = self.desk.hand_out(trial_id)
         if ask is not None:
             return asdict(self.make_job(ask))
         return None if self.desk.live else Searcher.FINISHED  # a live trial may die and have to be asked again
 
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.places[trial_id] = result["node"]
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self.desk.close(trial_id, Report.from_json(result["report"]) if result else None, died=error)
+        place = self.places.pop(trial_id, None)
+        if error and place is not None and self.pulse.gone(place):
+            self.desk.take_back(trial_id)
+        else:
+            self.desk.close(trial_id, Report.from_json(result["report"]) if result else None, died=error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing, see __getstate__."""
@@ -76,13 +87,20 @@ class LedgerScheduler(FIFOScheduler):
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
 
-def run_trials(desk: Desk, make_job: Callable[[Ask], Job], resources: Resources, must_stop: Callable[[], bool]) -> None:
+def run_trials(
+    desk: Desk,
+    make_job: Callable[[Ask], Job],
+    resources: Resources,
+    pulse: Pulse,
+    must_stop: Callable[[], bool],
+) -> None:
     """Run trials until the ledger has no more to ask for.  Ray must be initialised.
 
     Args:
         desk: keeps the books.
         make_job: what a worker needs to know about a start of a trial.
         resources: of each trial.
+        pulse: says how many may run at once, and which nodes have died.
         must_stop: asked several times a second.
 
     Raises:
@@ -93,10 +111,9 @@ def run_trials(desk: Desk, make_job: Callable[[Ask], Job], resources: Resources,
         tuner = tune.Tuner(
             tune.with_resources(run_trial, {"cpu": resources.cpus, "gpu": resources.gpus}),
             tune_config=tune.TuneConfig(
-                search_alg=LedgerSearcher(desk, make_job),
+                search_alg=LedgerSearcher(desk, make_job, pulse),
                 scheduler=LedgerScheduler(desk),
                 num_samples=-1,
-                max_concurrent_trials=resources.concurrent,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
