@@ -46,6 +46,7 @@ def cluster(search: SearchConfig, precision: str) -> Iterator[Resources]:
         )
     except SystemExit:  # Ray's own handler of SIGTERM
         raise Interrupted from None
+    ray._private.worker._worker_logs_enabled = False  # of a node that dies it would print the last lines of its log
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what becomes of a trial is told by us, without a traceback
     try:

@@ -23,7 +23,7 @@ from search.config import SearchConfig
 from search.nodes import Answer, Question, gpu_memory, versions
 from search.resources import Node, is_private, share_cluster
 
-CONNECT_LIMIT_S = 25.0
+CONNECT_LIMIT_S = 20.0
 """How long a cluster may take until it has let us in and named its nodes."""
 ALIKE = 0.8
 """A GPU with less than this part of the largest one's memory is of another kind: trials that fit there fail here."""
