@@ -1,5 +1,7 @@
 """Judge a model on a split, one (7, 7) confusion matrix per image; and predict frames in the same way."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,6 @@ BYTES_PER_PIXEL = 2**10
 """What a pixel of a batch takes at most while it is judged, in the larger variants."""
 
 
-@torch.inference_mode()
 def evaluate(model: nn.Module, frames: Frames) -> Tensor:
     """Count pixels by truth and prediction.
 
@@ -25,12 +26,28 @@ def evaluate(model: nn.Module, frames: Frames) -> Tensor:
     Returns:
         (N, 7, 7) int64 on the CPU, per image, rows truth; their sum is the split's confusion matrix.
     """
+    return count(model, frames, confusion_counts)[0]
+
+
+@torch.inference_mode()
+def count(model: nn.Module, frames: Frames, *counters: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+    """What several counters find in every frame, the model being asked once.
+
+    Args:
+        model: as for `evaluate`.
+        frames: as for `evaluate`.
+        counters: each is given logits (B, 7, h, w) and labels (B, H, W), and returns (B, ...) counts.
+
+    Returns:
+        For each counter (N, ...) on the CPU.
+    """
     model.eval()
-    counts = []
+    found: list[list[Tensor]] = [[] for _ in counters]
     for images, labels in eval_batches(frames, batch_size(frames.size, frames.device)):
         logits = model(pixel_values=normalise(images)).logits
-        counts.append(confusion_counts(logits, labels))
-    return torch.cat(counts).cpu()
+        for counts, counter in zip(found, counters, strict=True):
+            counts.append(counter(logits, labels))
+    return [torch.cat(counts).cpu() for counts in found]
 
 
 @torch.inference_mode()

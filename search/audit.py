@@ -11,7 +11,7 @@ from fgseg.config import ConfigError
 from search.command_line import MISTAKE, Parser
 from search.ledger import LedgerError
 from search.place import Place, add_place, find_place, place_from
-from search.record import State, TrialRecord
+from search.record import Kind, State, TrialRecord
 
 CLEAN, BROKEN = 0, 1
 
@@ -119,6 +119,10 @@ def audit_trial(record: TrialRecord) -> Iterator[str]:
         f"has {len(epochs)} epochs, its settings say {total}": len(epochs) > total,
         f"COMPLETE with {len(epochs)} of {total} epochs": record.state is State.COMPLETE and len(epochs) != total,
         f"PRUNED after its last epoch, {total}": record.state is State.PRUNED and len(epochs) == total,
+        "COMPLETE without having been judged on the test split": record.state is State.COMPLETE
+        and record.kind is Kind.REPEAT
+        and record.test is None,
+        "has seen the test split, which no search may": record.kind is Kind.SEARCH and record.test is not None,
         f"{record.state.name} without a reason": record.state in (State.PRUNED, State.FAIL) and not record.reason,
         f"ended as {record.state.name} without ever being started": record.ended is not None and record.attempt == 0,
     }

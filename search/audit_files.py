@@ -6,7 +6,8 @@ from pathlib import Path
 
 from fgseg.checkpoint import load_checkpoint
 from fgseg.epoch import EpochResult
-from fgseg.manifest import MANIFEST, Manifest
+from fgseg.manifest import MANIFEST, Manifest, verified
+from fgseg.outcome import read_outcome
 from fgseg.store import LocalStore
 from search.record import State, TrialRecord
 
@@ -33,6 +34,7 @@ def audit_files(
             yield f"trials/{path.name}: belongs to no trial of the ledger"
         else:
             yield from audit_checkpoints(LocalStore(path), known[path.name])
+            yield from audit_outcome(LocalStore(path), known[path.name])
     if best is not None and not list(folder.glob(f"trials/{best.number}/checkpoint-*.json")):
         yield f"trial {best.number}: the best trial has no checkpoint"
 
@@ -69,6 +71,23 @@ def audit_history(manifests: Sequence[Manifest], record: TrialRecord) -> Iterato
         yield f"trial {record.number}: {newest.name} holds an epoch that the ledger lacks"
     if record.selected is not None and all(manifest.epoch != record.selected for manifest in manifests):
         yield f"trial {record.number}: no checkpoint is of epoch {record.selected}, which stands for the trial"
+
+
+def audit_outcome(store: LocalStore, record: TrialRecord) -> Iterator[str]:
+    """Whether a trial's folder and the ledger agree on what the test split said, and the counts behind it are whole."""
+    try:
+        outcome = read_outcome(store)
+        if outcome is not None:
+            verified(store, outcome.blob["name"], outcome.blob)
+    except Exception as error:  # as above: whatever it is, it is to be named
+        yield f"trial {record.number}: what the test split said cannot be read: {error}"
+        return
+    # A worker that died between writing and reporting left an outcome of which an ended trial's ledger may not know.
+    booked = record.test
+    if booked is not None and (outcome is None or json.dumps(outcome.to_json()) != json.dumps(booked.to_json())):
+        yield f"trial {record.number}: its folder tells another outcome of the test split than the ledger"
+    if booked is None and outcome is not None and record.state is State.COMPLETE:
+        yield f"trial {record.number}: its folder holds an outcome of the test split that the ledger lacks"
 
 
 def is_same(mine: EpochResult, booked: EpochResult) -> bool:

@@ -2,9 +2,8 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from fgseg.epoch import EpochResult
 from search.projection import PASSING_TAGS, study_ending, trial_ending
 from search.record import State, TrialRecord
 from search.tracking_read import MirroredRun
@@ -47,7 +46,7 @@ def audit_trial(run: MirroredRun, record: TrialRecord, behind: bool) -> Iterator
     held = (run.status, {key: run.tags[key] for key in PASSING_TAGS if key in run.tags})
     if held != expected and not (behind and is_earlier(run)):
         yield f"trial {record.number}: MLflow says {describe(*held)}, must be {describe(*expected)}"
-    yield from audit_points(run, record.epochs, behind)
+    yield from audit_points(run, record, behind)
 
 
 def is_earlier(run: MirroredRun) -> bool:
@@ -60,10 +59,9 @@ def describe(status: str, tags: dict[str, str]) -> str:
     return " ".join([status, *(f"({key}: {value})" for key, value in tags.items())])
 
 
-def audit_points(run: MirroredRun, epochs: Iterable[EpochResult], behind: bool) -> Iterator[str]:
+def audit_points(run: MirroredRun, record: TrialRecord, behind: bool) -> Iterator[str]:
     """The differences between the epochs of a trial and the points of its run, one line per epoch and kind."""
-    held = points_by_step(run)
-    expected = {e.epoch: {k: v for k, v in e.metrics().items() if math.isfinite(v)} for e in epochs}
+    held, expected = points_by_step(run), expected_points(record)
     for step in sorted(held.keys() | expected.keys()):
         here, there = held.get(step, {}), expected.get(step, {})
         faults = {
@@ -75,6 +73,14 @@ def audit_points(run: MirroredRun, epochs: Iterable[EpochResult], behind: bool) 
         for fault, keys in faults.items():
             if keys:
                 yield f"{owner(run.number)}: epoch {step} in MLflow {fault}: {shorten(keys)}"
+
+
+def expected_points(record: TrialRecord) -> dict[int, dict[str, float]]:
+    """Epoch -> metric -> value: those of every epoch, and at the judged one what the test split said."""
+    points = {epoch.epoch: epoch.metrics() for epoch in record.epochs}
+    if record.test is not None:
+        points[record.test.epoch] = points[record.test.epoch] | record.test.metrics()
+    return {step: {k: v for k, v in metrics.items() if math.isfinite(v)} for step, metrics in points.items()}
 
 
 def points_by_step(run: MirroredRun) -> dict[int, dict[str, list[float]]]:

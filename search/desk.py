@@ -117,6 +117,8 @@ class Desk:
         if report.overrides != ask.overrides:
             self.ledger.override(ask.number, ask.attempt, report.overrides)
         self.ledger.report(ask.number, ask.attempt, report.epochs)
+        if report.test is not None:
+            self.ledger.record_test(ask.number, ask.attempt, report.test)
 
     def count(self, number: int) -> None:
         """Stop the run after too many failures in a row: what breaks them all would burn the whole budget."""

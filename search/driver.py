@@ -22,6 +22,7 @@ from search.lock import StudyLock
 from search.plan import Plan, check_identity, check_storage, differences
 from search.progress import Progress
 from search.report import summarise, write_report
+from search.resources import Resources
 from search.roll_call import reach
 from search.shelf import Shelf
 from search.signals import CODES, Interrupted, Signals
@@ -193,10 +194,6 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, tracker: Tracker, cons
             if record.ended:
                 shelf.tidy(ledger.trials())
 
-        def make_job(ask: Ask) -> Job:
-            settings, folder = absolute(plan.trial_settings(ask)), str(plan.trial_folder(ask.number))
-            return Job(ask.number, ask.attempt, settings, folder, resources.threads, resources.gpus, plan.search.on_oom)
-
         desk = Desk(
             ledger,
             epochs=plan.run.train.epochs,
@@ -215,7 +212,7 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, tracker: Tracker, cons
             return bool(watch.signals.received or desk.fault)
 
         try:
-            run_trials(desk, make_job, resources, pulse, must_stop)
+            run_trials(desk, lambda ask: make_job(plan, resources, ask), resources, pulse, must_stop)
         except Interrupted:
             console.print("stopping; the open trials can be continued")
     if watch.signals.received:
@@ -223,6 +220,20 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, tracker: Tracker, cons
     if desk.fault:
         print(f"error: study {plan.study}: {desk.fault}", file=sys.stderr)
     return FAULT if desk.fault else DONE
+
+
+def make_job(plan: Plan, resources: Resources, ask: Ask) -> Job:
+    """What a worker needs to know about one start of a trial; a repeat is to be judged on the test split as well."""
+    return Job(
+        number=ask.number,
+        attempt=ask.attempt,
+        settings=absolute(plan.trial_settings(ask)),
+        folder=str(plan.trial_folder(ask.number)),
+        threads=resources.threads,
+        gpus=resources.gpus,
+        on_oom=plan.search.on_oom,
+        test=ask.repeat is not None,
+    )
 
 
 def absolute(settings: dict[str, Any]) -> dict[str, Any]:

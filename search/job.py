@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fgseg.epoch import EpochResult
+from fgseg.outcome import Outcome
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Job:
     """GPUs that it may use; 0.25 is a quarter of the memory of one."""
     on_oom: str
     """What happens when memory runs out: `fail`, or `halve` the micro-batch and go on."""
+    test: bool = False
+    """Whether the trained model is judged on the test split, as repeats are and trials of a search never."""
 
 
 @dataclass
@@ -36,6 +39,8 @@ class Report:
     """Settings that were changed under way since memory ran out."""
     notes: list[str] = field(default_factory=list)
     """What a person should know, such as a damaged checkpoint."""
+    test: Outcome | None = None
+    """What the test split said, of a repeat that has been trained to its end."""
     error: str | None = None
     """Why the trial has failed."""
     halt: str | None = None
@@ -43,10 +48,12 @@ class Report:
 
     def to_json(self) -> str:
         """The report as JSON text: Ray Tune would take a dictionary apart."""
-        return json.dumps(asdict(self) | {"epochs": [e.to_json() for e in self.epochs]})
+        test = self.test.to_json() if self.test else None
+        return json.dumps(asdict(self) | {"epochs": [e.to_json() for e in self.epochs], "test": test})
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
         """The inverse of `to_json`."""
         record = json.loads(text)
-        return cls(**{**record, "epochs": [EpochResult.from_json(e) for e in record["epochs"]]})
+        test = Outcome.from_json(record["test"]) if record["test"] else None
+        return cls(**{**record, "epochs": [EpochResult.from_json(e) for e in record["epochs"]], "test": test})

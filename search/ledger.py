@@ -6,7 +6,6 @@ One driver writes (see lock.py), from one thread; `trial` and `trials` may be ca
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -16,11 +15,12 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from fgseg.epoch import EpochResult, SupersededError, select_epoch
+from fgseg.outcome import Outcome
 from search.database import LedgerError, engine_options, has_study, patient
 from search.facts import StudyFacts
 from search.fence import current, fenced
 from search.lock import Holder, LockedError, StudyLock, read_holder
-from search.points import Listed, Points, Sampled
+from search.points import Listed, Sampled, Settings
 from search.record import (
     Ask,
     Repeat,
@@ -39,16 +39,6 @@ from search.sampling import build_pruner, build_sampler, decide, write_notes
 __all__ = ["Ask", "Holder", "Ledger", "LedgerError", "LockedError", "State", "SupersededError", "TrialRecord"]
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What `Ledger.start` or `Ledger.start_repeats` was told."""
-
-    points: Points
-    epochs: int
-    select: str
-    prunes: bool
 
 
 class Ledger(StudyFacts):
@@ -186,6 +176,13 @@ class Ledger(StudyFacts):
     def override(self, number: int, attempt: int, settings: Mapping[str, Any]) -> None:
         """Note settings that a trial had to change; its later starts have them too.  Raises SupersededError."""
         self._set(current(self._read(number), attempt), "overrides", dict(settings))
+
+    @fenced
+    def record_test(self, number: int, attempt: int, outcome: Outcome) -> None:
+        """Note what the test split said of an open repeat.  Raises SupersededError."""
+        trial = current(self._read(number), attempt)
+        if not trial.state.is_finished():
+            self._set(trial, "test", outcome.to_json())
 
     @fenced
     def should_prune(self, number: int) -> bool:

@@ -88,6 +88,16 @@ class Listed:
         """See Points."""
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What `Ledger.start` or `Ledger.start_repeats` was told."""
+
+    points: Points
+    epochs: int
+    select: str
+    prunes: bool
+
+
 def fixed(value: float | int) -> BaseDistribution:
     """A distribution that holds one value."""
     return IntDistribution(value, value) if isinstance(value, int) else FloatDistribution(value, value)

@@ -8,6 +8,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from fgseg.epoch import EpochResult
+from fgseg.outcome import Outcome
 
 
 class Kind(StrEnum):
@@ -86,6 +87,8 @@ class TrialRecord:
     """Epochs that its latest start was to reach; 0 before the first."""
     selected: int | None = None
     """The epoch that stands for a COMPLETE trial."""
+    test: Outcome | None = None
+    """What the test split said of a repeat; None in a search, which never sees that split."""
 
     @property
     def kind(self) -> Kind:
@@ -137,6 +140,7 @@ def read_record(trial: FrozenTrial) -> TrialRecord:
         repeat=read_repeat(trial),
         length=int(trial.user_attrs.get("length", 0)),
         selected=trial.user_attrs.get("selected") if state is State.COMPLETE else None,
+        test=read_test(trial),
     )
 
 
@@ -153,6 +157,12 @@ def read_overrides(trial: FrozenTrial) -> dict[str, Any]:
 def read_repeat(trial: FrozenTrial) -> int | None:
     """The seed of a repeat, None of a trial of a search."""
     return trial.user_attrs.get("repeat")
+
+
+def read_test(trial: FrozenTrial) -> Outcome | None:
+    """What the test split said of a repeat, None as long as it has not been asked."""
+    stored = trial.user_attrs.get("test")
+    return None if stored is None else Outcome.from_json(stored)
 
 
 def read_deaths(trial: FrozenTrial) -> dict[str, str]:

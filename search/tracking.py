@@ -1,4 +1,4 @@
-"""MLflow as a projection of the ledger: written for people, and rebuilt from it at any time.  Sole importer of mlflow.
+"""MLflow as a projection of the ledger: written for people, and rebuilt from it at any time.
 
 Importing this file is cheap: MLflow itself (1.1 s) is imported by `Tracker()` and `reconcile`.
 """
@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from search.projection import (
     study_ending,
     trial_ending,
 )
-from search.tracking_setup import create_database, environment
+from search.tracking_setup import create_database, environment, fill_database, load_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("search.tracking")
 
 PARAMS_PER_REQUEST = 100
+LEADS = ("val/miou", "test/miou")
+"""The metrics whose steps say which points a run has."""
 
 
 class TrackingError(Exception):
@@ -118,13 +120,13 @@ def reconcile(
 
 @dataclass
 class KnownRun:
-    """One run as last read from or written to the server; `steps` is None until its history was read."""
+    """One run as last read from or written to the server; `steps` holds the logged steps of the metrics asked for."""
 
     run_id: str
     status: str
     tags: dict[str, str]
     params: set[str]
-    steps: set[int] | None = None
+    steps: dict[str, set[int]] = field(default_factory=dict)
 
 
 class Mirror:
@@ -202,7 +204,9 @@ class Mirror:
         """The run of a trial (or the parent) with these tags, created if it is not there yet."""
         if number not in self.runs:
             created = self.client.create_run(self.experiment_id, milliseconds(started), tags, name)
-            self.runs[number] = KnownRun(created.info.run_id, "RUNNING", dict(tags), set(), set())
+            self.runs[number] = KnownRun(
+                created.info.run_id, "RUNNING", dict(tags), set(), {lead: set() for lead in LEADS}
+            )
         return self.runs[number]
 
     def write_study(self, phase: Phase) -> None:
@@ -229,6 +233,9 @@ class Mirror:
         self.write_facts(run, tags | ending, self.trial_settings(record) if asked else {})
         for result in record.epochs:
             self.write_point(run, result.metrics(), result.epoch, result.wall_time)
+        if record.test is not None:
+            judged = record.epochs[record.test.epoch - 1]
+            self.write_point(run, record.test.metrics(), judged.epoch, judged.wall_time)
         self.write_status(run, status, ending, last_moment(record))
 
     def write_facts(self, run: KnownRun, tags: Mapping[str, str], params: Mapping[str, Any]) -> None:
@@ -245,16 +252,17 @@ class Mirror:
         run.params |= {param.key for param in new_params}
 
     def write_point(self, run: KnownRun, values: Mapping[str, float], step: int, seconds: float) -> None:
-        """Log the finite values of one step in one request, unless the run has that step."""
+        """Log the finite values of one step in one request, unless the run has that step of the first of them."""
         from mlflow.entities import Metric
 
-        if run.steps is None:
-            run.steps = {metric.step for metric in self.client.get_metric_history(run.run_id, "val/miou")}
-        if step not in run.steps:
+        lead = next(iter(values))
+        if lead not in run.steps:
+            run.steps[lead] = {metric.step for metric in self.client.get_metric_history(run.run_id, lead)}
+        if step not in run.steps[lead]:
             moment = milliseconds(seconds)
             metrics = [Metric(key, value, moment, step) for key, value in values.items() if math.isfinite(value)]
             self.client.log_batch(run.run_id, metrics=metrics)
-            run.steps.add(step)
+            run.steps[lead].add(step)
 
     def write_status(self, run: KnownRun, status: str, ending: Mapping[str, str], ended: float) -> None:
         """Close or reopen a run, and take away the tags of an ending that no longer holds."""
@@ -280,19 +288,3 @@ class Mirror:
     def write_file(self, path: Path) -> None:
         """Keep a file, such as the report, with the parent."""
         self.client.log_artifact(self.runs[None].run_id, str(path))
-
-
-def load_client() -> "type[MlflowClient]":
-    """Import MLflow, and keep its own messages off the screen: failures are told once, by us."""
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    return MlflowClient
-
-
-def fill_database(uri: str, artifacts: str) -> None:
-    """Make MLflow's tables in an empty SQLite file, and close it."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    SqlAlchemyStore(uri, artifacts).engine.dispose()

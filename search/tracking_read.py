@@ -7,8 +7,8 @@ from typing import Any
 
 from search.database import has_database
 from search.projection import explain, public_address
-from search.tracking import TrackingError, load_client
-from search.tracking_setup import environment
+from search.tracking import TrackingError
+from search.tracking_setup import environment, load_client
 
 
 @dataclass(frozen=True)

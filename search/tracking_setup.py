@@ -1,9 +1,14 @@
-"""What must be in place before MLflow's client is used: its limits, and a SQLite file that is whole."""
+"""What must be in place before MLflow's client is used, and the client itself: limits, a SQLite file that is whole."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -51,3 +56,19 @@ def create_database(uri: str, fill: Callable[[str], None]) -> None:
                 leftover.unlink()
             fill(str(address.set(database=str(unfinished))))
             unfinished.replace(path)
+
+
+def load_client() -> "type[MlflowClient]":
+    """Import MLflow, and keep its own messages off the screen: failures are told once, by us."""
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return MlflowClient
+
+
+def fill_database(uri: str, artifacts: str) -> None:
+    """Make MLflow's tables in an empty SQLite file, and close it."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(uri, artifacts).engine.dispose()

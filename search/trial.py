@@ -75,7 +75,10 @@ def work(job: Job, report: Report, send: Callable[[Report], None]) -> None:
 
 
 def learn(job: Job, run: RunConfig, report: Report, send: Callable[[Report], None]) -> None:
-    """Train from the folder's newest checkpoint, whose epochs are reported first: the driver may lack them."""
+    """Train from the folder's newest checkpoint, whose epochs are reported first: the driver may lack them.
+
+    Where the job says so, the trained model is then judged on the test split.
+    """
     from fgseg.train import train
 
     def on_resume(history: list[EpochResult]) -> None:
@@ -86,7 +89,12 @@ def learn(job: Job, run: RunConfig, report: Report, send: Callable[[Report], Non
         report.epochs.append(result)
         send(report)
 
-    train(run, job.folder, on_epoch, job.attempt, on_resume)
+    history = train(run, job.folder, on_epoch, job.attempt, on_resume)
+    if job.test:
+        from fgseg.heldout import judge
+
+        report.test = judge(run, job.folder, history, job.attempt)
+        send(report)
 
 
 def describe(error: Exception) -> str:

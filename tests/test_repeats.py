@@ -1,15 +1,25 @@
 """Repeats: fixed points with seeds of their own, in a study that no sampler sees."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from kept_study import IDENTITY, SETTINGS, change, epoch
 
+from fgseg.checkpoint import Checkpoints
 from fgseg.config import ConfigError
+from fgseg.heldout import keep
+from fgseg.store import LocalStore
+from search.audit import audit
 from search.driver import budget
 from search.ledger import Ledger
+from search.place import Place, find_place
 from search.plan import make_plan
 from search.record import Ask, Kind, Repeat
+from search.sync import sync
+from search.tracking_read import read_runs
 
 POINT = {"loss.ssim": 0.4, "train.accumulation": 2}
 
@@ -66,3 +76,65 @@ def test_only_repeats_read_the_test_split():
 def test_search_cannot_take_a_name_that_is_kept_for_repeats():
     with pytest.raises(ConfigError, match=r"--study: got 'a-repeats', names that end in -repeats are kept"):
         make_plan("bas", "configs/quickstart.yaml", {}, {}, "a-repeats")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of a study of two finished repeats, made without any training."""
+    storage = tmp_path_factory.mktemp("original") / "runs"
+    folder = storage / "s-repeats"
+    folder.mkdir(parents=True)
+    ledger = begin(folder, seeds(2))
+    card = {"study": "s-repeats", "space": "bas", "title": "BAS", "experiment": "e", "settings": SETTINGS}
+    identity = {key: IDENTITY[key] for key in ("version", "settings", "data")}
+    ledger.write_down(identity | {"settings": {"train.epochs": 1}}, card, 2)
+    for ask in iter(ledger.ask, None):
+        store, history = LocalStore(folder / "trials" / str(ask.number)), [epoch(1, ask.number)]
+        Checkpoints(store, 1).save({"weight": torch.zeros(3)}, {}, history, "last")
+        confusion = torch.eye(7, dtype=torch.int64).repeat(4, 1, 1) + 1
+        ledger.report(ask.number, 1, history)
+        ledger.record_test(ask.number, 1, keep(store, 1, 1, confusion, torch.full((4, 7, 2), 3)))
+        ledger.complete(ask.number, 1)
+    sync(find_place(storage, "s-repeats"))
+    return storage
+
+
+@pytest.fixture
+def place(original: Path, tmp_path: Path) -> Place:
+    """A copy of it to be broken."""
+    shutil.copytree(original, tmp_path / "runs")
+    return find_place(tmp_path / "runs", "s-repeats")
+
+
+def test_finished_repeats_are_clean(place: Place):
+    assert audit(place.storage, place.study) == []
+
+
+def test_counts_that_were_altered_are_named(place: Place):
+    (blob,) = place.folder.glob("trials/1/counts-*.safetensors")
+    blob.write_bytes(blob.read_bytes()[:-1] + b"x")
+    (line,) = audit(place.storage, place.study)
+    assert line.startswith("trial 1: what the test split said cannot be read: counts-000001.safetensors was altered")
+
+
+def test_repeat_that_was_never_judged_is_named(place: Place):
+    change(place.folder / "study.db", "DELETE FROM trial_user_attributes WHERE key = 'test' AND trial_id = 1")
+    lines = audit(place.storage, place.study, tracking=False)
+    assert lines == [
+        "trial 0: COMPLETE without having been judged on the test split",
+        "trial 0: its folder holds an outcome of the test split that the ledger lacks",
+    ]
+
+
+def test_trial_of_a_search_that_saw_the_test_split_is_named(place: Place):
+    change(place.folder / "study.db", "DELETE FROM trial_user_attributes WHERE key = 'repeat' AND trial_id = 1")
+    assert "trial 0: has seen the test split, which no search may" in audit(place.storage, place.study, tracking=False)
+
+
+def test_mlflow_shows_what_the_test_split_said_once_however_often_it_is_sent(place: Place):
+    sync(place)
+    repeats = [run for run in read_runs(place.tracking_uri, place.study, "") if run.tags["fgseg.kind"] == "repeat"]
+    assert len(repeats) == 2
+    for run in repeats:
+        assert run.points["test/miou"] == [(1, pytest.approx(2 / 14))]
+        assert run.points["test/boundary_iou/pole"] == [(1, 1.0)]

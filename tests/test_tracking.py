@@ -15,8 +15,8 @@ from fake_ledger import START, FakeLedger, epoch, settings_of, trial
 from fgseg.labels import FOREGROUND
 from search.projection import STATUS
 from search.record import State, TrialRecord
-from search.tracking import StudyCard, Tracker, fill_database, load_client, reconcile
-from search.tracking_setup import create_database
+from search.tracking import StudyCard, Tracker, reconcile
+from search.tracking_setup import create_database, fill_database, load_client
 
 
 class Server:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import fgseg.data
+import fgseg.heldout
 import fgseg.train
 from search.job import Job, Report
 from search.trial import carry_out
@@ -33,6 +35,39 @@ def broken(*errors: Exception):
             raise left.pop(0)
 
     return train
+
+
+def splits_read(job: Job, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Every split that a worker opens for a job, by whichever part of fgseg."""
+    read: set[str] = set()
+    load = fgseg.data.load_splits
+
+    def note(cfg, names, progress=None):
+        read.update(names)
+        return load(cfg, names, progress)
+
+    for module in ("fgseg.data", "fgseg.heldout"):
+        monkeypatch.setattr(f"{module}.load_splits", note)
+    sent = reports(job)
+    assert (sent[-1].test is not None) is job.test
+    return read
+
+
+def test_no_trial_of_a_search_reads_the_test_split(job: Job, monkeypatch: pytest.MonkeyPatch):
+    assert splits_read(job, monkeypatch) == {"train", "val"}
+
+
+def test_repeat_is_judged_on_the_test_split_at_its_end(job: Job, monkeypatch: pytest.MonkeyPatch):
+    assert splits_read(replace(job, test=True), monkeypatch) == {"train", "val", "test"}
+
+
+def test_repeat_that_died_before_it_was_judged_is_judged_alike_by_its_next_start(job: Job):
+    reports(job)
+    continued, repeated = (reports(replace(job, test=True, attempt=n))[-1].test for n in (2, 3))
+    assert continued is not None
+    assert replace(continued, attempt=3, blob=repeated.blob) == repeated
+    left = {p.name for pattern in ("counts-*", "test-*") for p in Path(job.folder).glob(pattern)}
+    assert left == {"counts-000003.safetensors", "test-000003.json"}
 
 
 def test_share_of_a_gpu_is_taken_before_training(job: Job, monkeypatch: pytest.MonkeyPatch):
