@@ -1,0 +1,111 @@
+"""The same verbs in Python: `search.run_search`, `search.open_study` and what a `Study` can do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.audit import audit
+from search.delete import delete
+from search.driver import DONE, drive
+from search.export import export
+from search.place import Place, find_place
+from search.plan import make_plan
+from search.record import TrialRecord
+from search.signals import CODES, Signals
+from search.sync import sync
+
+
+class SearchStoppedError(Exception):
+    """A fault ended a search before its budget was used up, and was told on the screen; the same call continues it."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study as it stands now; everything is read anew from its ledger."""
+
+    place: Place
+    """Where it lies: storage, name, MLflow."""
+
+    @property
+    def name(self) -> str:
+        return self.place.study
+
+    @property
+    def folder(self) -> Path:
+        """Holds ledger, checkpoints, report and model."""
+        return self.place.folder
+
+    @property
+    def trials(self) -> list[TrialRecord]:
+        """Every trial by number, with its settings and all its epochs."""
+        return self.place.open_ledger().trials()
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The finished trial with the highest validation mIoU, None while none has finished."""
+        return self.place.open_ledger().best()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A dictionary per trial, as `pandas.DataFrame` takes them: number, state, settings, and its last metrics."""
+        return [
+            {"trial": t.number, "state": str(t.state)} | t.params | (t.chosen or t.epochs[-1]).metrics()
+            if t.epochs
+            else {"trial": t.number, "state": str(t.state)} | t.params
+            for t in self.trials
+        ]
+
+    def audit(self) -> list[str]:
+        """Each broken invariant as one line; none if the books are right (see `search.audit`)."""
+        return audit(self.place.storage, self.place.study, self.place.tracking_uri)
+
+    def sync(self) -> None:
+        """Bring MLflow in line with the ledger; raises TrackingError where it cannot be reached."""
+        sync(self.place)
+
+    def export(self, out: str | Path | None = None, trial: int | None = None) -> Path:
+        """Write a trial, by default the best, as a Transformers folder, by default `model` in the study's folder."""
+        return export(self.place, self.place.open_ledger(), trial, None if out is None else Path(out))[0]
+
+    def delete(self) -> None:
+        """Remove it whole: ledger, folders, MLflow runs.  Nobody is asked."""
+        delete(self.place)
+
+
+def run_search(
+    space: str,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    config: str = "configs/quickstart.yaml",
+    study: str | None = None,
+    **search: Any,
+) -> Study:
+    """Search an approach family, or continue, like `python -m search.run`; returns once the budget is used up.
+
+    Args:
+        space: an approach family, such as "bas_cp".
+        settings: what `--set` takes, by dotted name: {"train.epochs": 8, "search.loss.ssim.high": 2.0}.
+        config: a file of settings.
+        study: its name, by default `<config>-<space>`.
+        search: settings of the search by the names of `SearchConfig`: trials=20, storage="runs", max_concurrent=2.
+
+    Raises:
+        ConfigError: the first mistake; nothing has been written then.
+        SearchStoppedError: a fault ended it; the same call continues.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the same call continues.
+    """
+    plan = make_plan(space, config, settings or {}, search, study)
+    with Signals() as signals:
+        code = drive(plan, signals)
+    if code in CODES.values():
+        raise KeyboardInterrupt
+    if code != DONE:
+        raise SearchStoppedError(f"study {plan.study} was stopped by a fault; the same call continues it")
+    return Study(find_place(plan.search.storage, plan.study, plan.search.tracking_uri))
+
+
+def open_study(study: str, storage: str | Path = "runs", tracking_uri: str | None = None) -> Study:
+    """A study that was begun before; raises ConfigError where there is none of this name."""
+    place = find_place(storage, study, tracking_uri)
+    place.open_ledger()
+    return Study(place)

@@ -1,0 +1,61 @@
+"""The verbs in Python."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from kept_study import finished_study
+
+import search
+from fgseg.config import ConfigError
+from search import Study, open_study, run_search
+
+
+def example() -> str:
+    """The README's Python example."""
+    found = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(found) == 1
+    return found[0]
+
+
+def test_the_example_of_the_readme_runs_as_it_stands(environment: dict[str, str], tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", example()], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^1 complete 0\.\d+ \d", done.stdout, re.MULTILINE), done.stdout
+    assert "the books are right" in done.stdout
+    assert (tmp_path / "runs" / "tried" / "model" / "model.safetensors").is_file()
+
+
+def test_a_study_in_python_gives_its_trials_as_rows(tmp_path: Path):
+    finished_study(tmp_path)
+    study = open_study("s", tmp_path)
+    assert isinstance(study, Study)
+    assert [(row["trial"], row["state"]) for row in study.rows()] == [(0, "complete"), (1, "pruned"), (2, "fail")]
+    assert (study.best and study.best.value) == study.rows()[0]["val/miou"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("bascp",), r"did you mean bas_cp"),
+        (("bas", {"train.epoch": 1}), r"train\.epoch: no such setting; did you mean train\.epochs"),
+    ],
+)
+def test_mistakes_are_those_of_the_command(arguments: tuple, message: str):
+    with pytest.raises(ConfigError, match=message):
+        run_search(*arguments)
+
+
+def test_an_unknown_setting_of_the_search_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"--trails.*did you mean.*trials"):
+        run_search("bas", trails=3)
+
+
+def test_the_package_offers_the_verbs_and_nothing_else():
+    with pytest.raises(AttributeError, match="no attribute 'runn'"):
+        _ = search.runn
