@@ -6,10 +6,11 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from fgseg.batches import normalise
@@ -38,9 +39,6 @@ class CompiledStep(Step):
     taken back.  Where that fails, a warning says why and every step is the plain one.  Model and loss are compiled
     apart, since only the loss depends on the family of a trial.  A group of another shape than the first one (the
     epoch's last) goes the plain way instead of being compiled as well.
-
-    Attributes:
-        seconds: what the preparation took; None before the first group.
     """
 
     def __init__(self, *parts: object, cache: Path):
@@ -55,7 +53,6 @@ class CompiledStep(Step):
         self.fast: list[Callable] = []
         self.shapes: list[torch.Size] | None = None
         self.works = False
-        self.seconds: float | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: list[tuple[Tensor, Tensor]] = []
 
@@ -97,8 +94,11 @@ class CompiledStep(Step):
     def try_out(self, group: Group) -> list[float]:
         """Compile, on a GPU record, and rehearse the step."""
         torch.compiler.reset()  # what an earlier trial compiled counts against a limit, and is found on disk anyway
-        parts = (self.predict_unhooked, self.criterion)
-        self.fast = [torch.compile(part, backend=BACKEND, dynamic=False) for part in parts]
+        predict, criterion = (
+            torch.compile(part, backend=BACKEND, dynamic=False) for part in (predict_unhooked, self.criterion)
+        )
+        # Not a method: the step would hold itself, and its part of the GPU's memory when its trial is over.
+        self.fast = [partial(predict, self.model), criterion]
         if self.device.type == "cuda":
             with taken_back(self):
                 self.record(group)
@@ -119,14 +119,6 @@ class CompiledStep(Step):
             if math.isfinite(a) and not math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=1e-6):
                 return f"{name} is {b:.6g} on the first batches, the plain step's {a:.6g}"
         return ""
-
-    def predict_unhooked(self, images: Tensor) -> Tensor:
-        """See `Step.predict`; without the hooks by which Transformers collects the stages: they end a graph."""
-        maps = [normalise(images)]
-        for stage in self.model.get_submodule("segformer.stages").children():
-            maps.append(stage(maps[-1]))
-        logits: Tensor = self.model.get_submodule("decode_head")(maps[1:])
-        return logits
 
     def record(self, group: Group) -> None:
         """Record the step as a CUDA graph over copies of the batches; the steps that warm up are real ones."""
@@ -161,6 +153,15 @@ class CompiledStep(Step):
             for into, batch in zip(kept, given, strict=True):
                 into.copy_(batch)
         self.graph.replay()
+
+
+def predict_unhooked(model: nn.Module, images: Tensor) -> Tensor:
+    """See `Step.predict`; without the hooks by which Transformers collects the stages: they end a graph."""
+    maps = [normalise(images)]
+    for stage in model.get_submodule("segformer.stages").children():
+        maps.append(stage(maps[-1]))
+    logits: Tensor = model.get_submodule("decode_head")(maps[1:])
+    return logits
 
 
 @contextmanager

@@ -38,6 +38,12 @@ class EpochResult:
     """When the epoch ended, in seconds since 1970."""
     attempt: int
     """Which start of the trial produced it (1 for the first)."""
+    compile_s: float | None = None
+    """What compiling the step took, where it was done in this epoch; `images_per_s` leaves it out."""
+    memory_gib: float | None = None
+    """Most memory that the process has held at a time, the GPU's left out; None in records of earlier versions."""
+    gpu_memory_gib: float | None = None
+    """Most memory that the process took from its GPU in this epoch; None without a GPU."""
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of JSON types; NaN becomes null."""
@@ -52,6 +58,8 @@ class EpochResult:
         """The names and values under which people see the epoch in MLflow and the report."""
         named = {"val/miou": self.miou, "train/loss": self.loss, "train/images_per_s": self.images_per_s}
         named |= {f"val/iou/{key}": value for key, value in self.iou.items() if not math.isnan(value)}
+        system = {"compile_s": self.compile_s, "memory_gib": self.memory_gib, "gpu_memory_gib": self.gpu_memory_gib}
+        named |= {f"system/{name}": value for name, value in system.items() if value is not None}
         return named | {f"train/loss/{term}": value for term, value in self.terms.items()}
 
 

@@ -30,6 +30,20 @@ def usable_bytes(device: torch.device) -> int:
     return remaining(free, total, share, torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device))
 
 
+def reset_peak(device: torch.device) -> None:
+    """Count the peak of a GPU's memory from now on; on the CPU nothing happens."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_gib(device: torch.device) -> float | None:
+    """Most memory that this process took from a GPU since the count began, in GiB; None on the CPU.
+
+    What the allocator holds counts, not what tensors fill: so much other processes could not have.
+    """
+    return torch.cuda.max_memory_reserved(device) / 2**30 if device.type == "cuda" else None
+
+
 def remaining(free: int, total: int, share: float, allocated: int, reserved: int) -> int:
     """Bytes that a process may still take.
 

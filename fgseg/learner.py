@@ -23,9 +23,10 @@ from fgseg.config import ConfigError, RunConfig
 from fgseg.data import FrameSet
 from fgseg.epoch import DivergedError, EpochResult
 from fgseg.frames import Frames, place
+from fgseg.gpu import peak_gib, reset_peak
 from fgseg.judge import evaluate
 from fgseg.losses import HybridLoss
-from fgseg.memory import keep_freed_memory
+from fgseg.memory import keep_freed_memory, peak_memory_gib
 from fgseg.metrics import class_iou, miou
 from fgseg.model import build_model
 from fgseg.step import Step
@@ -120,9 +121,12 @@ def train_epoch(learner: Learner, splits: dict[str, FrameSet], epoch: int, attem
     """One pass over the training frames, then one over the validation frames."""
     device = learner.accelerator.device
     frames = place(splits, learner.run.data.device, device)
+    reset_peak(device)
+    prepared = learner.step.seconds
     started = time.perf_counter()
     loss, terms = fit(learner, frames["train"], epoch)
     trained = time.perf_counter()
+    compile_s = learner.step.seconds if prepared is None else None
     check_finite(epoch, {**terms, "loss": loss})
     with learner.accelerator.autocast():
         counts = evaluate(learner.model, frames["val"]).sum(0)
@@ -134,10 +138,13 @@ def train_epoch(learner: Learner, splits: dict[str, FrameSet], epoch: int, attem
         confusion=counts.tolist(),
         loss=loss,
         terms=terms,
-        images_per_s=len(splits["train"]) / (trained - started),
+        images_per_s=len(splits["train"]) / (trained - started - (compile_s or 0)),
         seconds=time.perf_counter() - started,
         wall_time=time.time(),
         attempt=attempt,
+        compile_s=compile_s,
+        memory_gib=peak_memory_gib(),
+        gpu_memory_gib=peak_gib(device),
     )
 
 

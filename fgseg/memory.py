@@ -1,6 +1,7 @@
-"""The C library's memory allocator, told to keep what a training step frees for the next one."""
+"""The process's memory: how much it held, and the C library's allocator, told to keep what a step frees."""
 
 import ctypes
+import resource
 import sys
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
@@ -24,3 +25,9 @@ def keep_freed_memory() -> bool:
     options = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}
     taken = [mallopt(option, value) for option, value in options.items()]
     return all(taken)
+
+
+def peak_memory_gib() -> float:
+    """Most memory that this process has held at a time since it began, in GiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, KiB elsewhere

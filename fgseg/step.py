@@ -23,6 +23,7 @@ class Step:
     Attributes:
         sums: (1 + terms,) float32, the loss and its unweighted terms times images, summed until they are zeroed.
         norm: () float32, the gradient's norm in the last step, before it was clipped.
+        seconds: what compiling took; None where nothing was compiled.
     """
 
     def __init__(  # noqa: PLR0917  what a step consists of
@@ -40,6 +41,7 @@ class Step:
         self.scaler = accelerator.scaler or GradScaler(self.device.type, enabled=False)
         self.sums = torch.zeros(1 + len(criterion.terms), device=self.device)
         self.norm = torch.zeros((), device=self.device)
+        self.seconds: float | None = None
 
     def __call__(self, group: Group) -> None:
         """Train on the batches of one step."""

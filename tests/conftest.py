@@ -28,6 +28,7 @@ TINY = {
     "loss.ssim": 0.4,
     "loss.soft_iou": 0.5,
     "copy_paste.prob": 0.5,
+    "train.compile": "off",  # where there is a GPU as well: compiling takes longer than these trainings
 }
 
 

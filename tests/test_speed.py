@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,6 +72,9 @@ def test_compiled_step_computes_what_the_plain_one_does(tiny, monkeypatch: pytes
     torch.testing.assert_close(*(sums for sums, _ in results), rtol=1e-5, atol=0)  # float32 sums in another order
     # AdamW divides by the gradient's size: where that is near 0, rounding decides up to lr a step.
     torch.testing.assert_close(*(weights for _, weights in results), rtol=0, atol=3e-4)
+    step = weakref.ref(learner.step)
+    del learner
+    assert step() is None  # nor is a GPU's memory held for longer
 
 
 def test_group_of_another_shape_takes_the_plain_way(tiny, monkeypatch: pytest.MonkeyPatch):
@@ -78,7 +82,7 @@ def test_group_of_another_shape_takes_the_plain_way(tiny, monkeypatch: pytest.Mo
 
     def note(part, **options):
         def call(*tensors: Tensor):
-            compiled.append(len(tensors[0]))
+            compiled.append(len(tensors[-1]))
             return part(*tensors)
 
         return call
@@ -121,7 +125,7 @@ def test_compiler_that_raises_leaves_the_plain_step_and_a_warning(tiny, monkeypa
 )
 def test_compiler_that_is_wrong_leaves_the_plain_step_and_a_warning(tiny, change, reason: str, monkeypatch, caplog):
     def miscompile(part, **options):
-        return part if isinstance(part, HybridLoss) else lambda images: change(part(images))
+        return part if isinstance(part, HybridLoss) else lambda *given: change(part(*given))
 
     monkeypatch.setattr(torch, "compile", miscompile)
     assert reason in falls_back(tiny, caplog)
@@ -316,4 +320,6 @@ def test_benchmark_prints_a_row_with_both_sides_and_names_the_machine():
 
 
 def test_step_is_the_plain_one_by_default_on_the_cpu(tiny):
-    assert type(build_learner(tiny(), 6).step) is (CompiledStep if torch.cuda.is_available() else Step)
+    assert type(build_learner(tiny(train__compile="auto"), 6).step) is (
+        CompiledStep if torch.cuda.is_available() else Step
+    )

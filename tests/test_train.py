@@ -82,6 +82,16 @@ def test_epoch_result_reports_every_term_in_use_and_plausible_values(tiny, tmp_p
     assert result.images_per_s > 0
 
 
+def test_epoch_tells_its_memory_and_old_records_lack_it(tiny, tmp_path: Path):
+    (result,) = train(tiny(train__epochs=1), tmp_path)
+    assert 0.1 < result.metrics()["system/memory_gib"] < 100
+    assert ("system/gpu_memory_gib" in result.metrics()) is torch.cuda.is_available()
+    record = result.to_json()
+    for name in ("memory_gib", "gpu_memory_gib", "compile_s"):
+        del record[name]
+    assert not any(name.startswith("system/") for name in EpochResult.from_json(record).metrics())
+
+
 def test_learning_rate_falls_linearly_to_zero_over_all_steps(tiny):
     learner = build_learner(tiny(train__accumulation=2, train__lr=0.1), frames=6)  # 3 batches, 2 steps, 3 epochs
     rates = []
