@@ -8,6 +8,7 @@ from torch import Tensor
 from fgseg.augment import copy_paste, flip
 from fgseg.config import RunConfig
 from fgseg.frames import Frames
+from fgseg.processes import ALONE, Processes
 from fgseg.processor import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -36,10 +37,11 @@ def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) ->
         yield images, labels
 
 
-def eval_batches(frames: Frames, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every frame once, in order and unaltered, in the form of `train_batches`."""
-    for index in torch.arange(len(frames), device=frames.index_device).split(batch_size):
-        yield frames.take(index)
+def eval_batches(frames: Frames, batch_size: int, processes: Processes = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's frames once, in order and unaltered, in the form of `train_batches`; together they are all."""
+    own = torch.arange(len(frames), device=frames.index_device)[processes.rank :: processes.size]
+    for start in range(0, len(own), batch_size):
+        yield frames.take(own[start : start + batch_size])
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fgseg.epoch import EpochResult, SupersededError, select_epoch
 from fgseg.manifest import Manifest, claim_attempt, digest, keep_only, list_manifests, newest_attempt, verified
+from fgseg.processes import Processes
 from fgseg.store import Store
 
 log = logging.getLogger(__name__)
@@ -94,6 +95,13 @@ def newest_checkpoint(store: Store) -> Checkpoint | None:
         except (ValueError, FileNotFoundError) as error:
             log.warning("%s cannot be used: %s; taking the one before", manifest.name, error)
     return None
+
+
+def shared_checkpoint(store: Store, processes: Processes) -> Checkpoint | None:
+    """What `newest_checkpoint` finds in the first of the processes that train together, for each of them."""
+    newest = newest_checkpoint(store) if processes.first else None
+    manifest = processes.told_by_first(newest.manifest if newest else None)
+    return load_checkpoint(store, manifest) if manifest and not processes.first else newest
 
 
 def load_checkpoint(store: Store, manifest: Manifest) -> Checkpoint:

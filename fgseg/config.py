@@ -167,6 +167,19 @@ def build(layers: Sequence[Layer]) -> RunConfig:
     return run
 
 
+def check_processes(run: RunConfig, processes: int) -> None:
+    """Raise ConfigError unless so many processes can train one model with these settings."""
+    if run.train.batch_size % processes:
+        raise ConfigError(
+            f"train.batch_size: got {run.train.batch_size}, must be a multiple of {processes}, as each of {processes} "
+            "processes takes an equal part of every batch; change it, or the number of processes"
+        )
+    if processes > 1 and run.train.compile == "on":
+        raise ConfigError(
+            f"train.compile: got on, the step of {processes} processes is not compiled; use auto or one process"
+        )
+
+
 def read_layer(path: Path, skip: str | None = None) -> Layer:
     """The settings of a YAML file under their dotted names, without the section `skip`.
 

@@ -9,6 +9,7 @@ from fgseg.batches import eval_batches, normalise
 from fgseg.frames import Frames
 from fgseg.gpu import usable_bytes
 from fgseg.metrics import confusion_counts, predicted_labels
+from fgseg.processes import ALONE, Processes
 
 CPU_PIXELS, GPU_PIXELS = 2**19, 2**23
 """Pixels judged at a time: on the CPU larger batches leave its caches, on a GPU these fill it."""
@@ -16,34 +17,40 @@ BYTES_PER_PIXEL = 2**10
 """What a pixel of a batch takes at most while it is judged, in the larger variants."""
 
 
-def evaluate(model: nn.Module, frames: Frames) -> Tensor:
+def evaluate(model: nn.Module, frames: Frames, processes: Processes = ALONE) -> Tensor:
     """Count pixels by truth and prediction.
 
     Args:
         model: gives an output with `.logits`; it is put into evaluation mode and left there.
         frames: the split, on the model's device.
+        processes: those which share the split; each judges every size-th frame from that of its rank on, and there
+            must be one.
 
     Returns:
-        (N, 7, 7) int64 on the CPU, per image, rows truth; their sum is the split's confusion matrix.
+        (N, 7, 7) int64 on the CPU, for each of this process's images, rows truth; their sum over images (and processes)
+        is the split's confusion matrix.
     """
-    return count(model, frames, confusion_counts)[0]
+    return count(model, frames, confusion_counts, processes=processes)[0]
 
 
 @torch.inference_mode()
-def count(model: nn.Module, frames: Frames, *counters: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+def count(
+    model: nn.Module, frames: Frames, *counters: Callable[[Tensor, Tensor], Tensor], processes: Processes = ALONE
+) -> list[Tensor]:
     """What several counters find in every frame, the model being asked once.
 
     Args:
         model: as for `evaluate`.
         frames: as for `evaluate`.
         counters: each is given logits (B, 7, h, w) and labels (B, H, W), and returns (B, ...) counts.
+        processes: as for `evaluate`.
 
     Returns:
         For each counter (N, ...) on the CPU.
     """
     model.eval()
     found: list[list[Tensor]] = [[] for _ in counters]
-    for images, labels in eval_batches(frames, batch_size(frames.size, frames.device)):
+    for images, labels in eval_batches(frames, batch_size(frames.size, frames.device), processes):
         logits = model(pixel_values=normalise(images)).logits
         for counts, counter in zip(found, counters, strict=True):
             counts.append(counter(logits, labels))

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from platformdirs import user_cache_dir
 from torch import Tensor
+from torch.nn import SyncBatchNorm
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -25,10 +26,12 @@ from fgseg.epoch import DivergedError, EpochResult
 from fgseg.frames import Frames, place
 from fgseg.gpu import peak_gib, reset_peak
 from fgseg.judge import evaluate
+from fgseg.labels import NUM_CLASSES
 from fgseg.losses import HybridLoss
 from fgseg.memory import keep_freed_memory, peak_memory_gib
 from fgseg.metrics import class_iou, miou
 from fgseg.model import build_model
+from fgseg.processes import current_processes
 from fgseg.step import Step
 
 
@@ -46,7 +49,8 @@ class Learner:
     def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The weights, and the state of optimizer, schedule and scaler.
 
-        The random state is not among them: it is a function of seed and epoch (see `seed_epoch`).
+        The random state is not among them: it is a function of seed and epoch (see `seed_epoch`).  Nor does any of it
+        depend on how many processes train.
         """
         state = {
             "optimizer": self.optimizer.state_dict(),
@@ -68,15 +72,19 @@ def build_learner(run: RunConfig, frames: int) -> Learner:
     AcceleratorState._reset_state(True)  # the state of an earlier trial in this process would win otherwise
     accelerator = Accelerator(mixed_precision=resolve_precision(run.train.precision))
     device = accelerator.device
+    processes = current_processes()
     model = build_model(run.model.name).to(device)
+    if device.type == "cuda" and not processes.alone:
+        model = SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = AdamW(model.parameters(), lr=run.train.lr, weight_decay=0.0, fused=True)
     batches = math.ceil(frames / run.train.batch_size)
     steps = math.ceil(batches / run.train.accumulation) * run.train.epochs
     schedule = LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
     place_rate(optimizer, device)
-    criterion = HybridLoss(run.loss.model_dump(), list(run.class_weights.model_dump().values())).to(device)
+    class_weights = list(run.class_weights.model_dump().values())
+    criterion = HybridLoss(run.loss.model_dump(), class_weights, processes).to(device)
     parts = (accelerator, model, criterion, optimizer, schedule, run.train.clip)
-    if wants_compiling(run.train.compile, device):
+    if processes.alone and wants_compiling(run.train.compile, device):
         cache = Path(run.data.cache or user_cache_dir("fgsearch")).expanduser()
         return Learner(run, accelerator, model, optimizer, schedule, CompiledStep(*parts, cache=cache / "compiled"))
     return Learner(run, accelerator, model, optimizer, schedule, Step(*parts))
@@ -96,14 +104,14 @@ def resolve_precision(precision: str) -> str:
     return ("fp16" if torch.cuda.is_available() else "no") if precision == "auto" else precision
 
 
-def seed_epoch(seed: int, epoch: int) -> int:
-    """Set torch's random state to a function of (seed, epoch), so that an epoch is the same after a continuation.
+def seed_epoch(seed: int, epoch: int, rank: int = 0) -> int:
+    """Set torch's random state to a function of all three, so that an epoch is the same after a continuation.
 
     Returns:
-        A seed for generators of the same epoch.
+        A seed for generators of the same epoch, the same on every rank.
     """
     mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
-    torch.manual_seed(mixed)
+    torch.manual_seed(mixed + rank)
     return mixed
 
 
@@ -128,8 +136,7 @@ def train_epoch(learner: Learner, splits: dict[str, FrameSet], epoch: int, attem
     trained = time.perf_counter()
     compile_s = learner.step.seconds if prepared is None else None
     check_finite(epoch, {**terms, "loss": loss})
-    with learner.accelerator.autocast():
-        counts = evaluate(learner.model, frames["val"]).sum(0)
+    counts = judge(learner, frames["val"])
     iou = class_iou(counts)
     return EpochResult(
         epoch=epoch,
@@ -148,17 +155,28 @@ def train_epoch(learner: Learner, splits: dict[str, FrameSet], epoch: int, attem
     )
 
 
+def judge(learner: Learner, frames: Frames) -> Tensor:
+    """Confusion matrix (7, 7) of a split, which the processes share."""
+    processes = learner.step.processes
+    processes.average_buffers(learner.model)
+    counts = torch.zeros(NUM_CLASSES, NUM_CLASSES, dtype=torch.int64, device=frames.device)
+    if processes.rank < len(frames):
+        with learner.accelerator.autocast():
+            counts += evaluate(learner.model, frames, processes).sum(0).to(frames.device)
+    return processes.sum(counts).cpu()
+
+
 def fit(learner: Learner, frames: Frames, epoch: int) -> tuple[float, dict[str, float]]:
     """Train on every frame once; returns the mean per image of the loss and of its unweighted terms."""
     run, step = learner.run, learner.step
-    generator = torch.Generator(frames.device).manual_seed(seed_epoch(run.train.seed, epoch))
+    generator = torch.Generator(frames.device).manual_seed(seed_epoch(run.train.seed, epoch, step.processes.rank))
     learner.model.train()
     step.sums.zero_()
     batches = train_batches(frames, run, generator)
     while group := list(islice(batches, run.train.accumulation)):
         step(group)
     step.take_back_skipped()
-    loss, *terms = (value / len(frames) for value in step.sums.tolist())
+    loss, *terms = (value / len(frames) for value in step.processes.sum(step.sums).tolist())
     return loss, dict(zip(step.criterion.terms, terms, strict=True))
 
 

@@ -1,27 +1,34 @@
 """One optimizer step."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from fgseg.batches import normalise
 from fgseg.losses import HybridLoss
+from fgseg.processes import join_gradients, own_frames
 
 Group = Sequence[tuple[Tensor, Tensor]]
-"""The batches of one optimizer step: images (B, 3, H, W) uint8 and labels (B, H, W) uint8 each."""
+"""The batches of one optimizer step: images (B, 3, H, W) uint8 and labels (B, H, W) uint8 each.
+
+Several processes are given the same whole batches; each computes its own frames of them.
+"""
 
 
 class Step:
     """Forward, backward, clipping, AdamW and schedule.  Nothing in it waits for the device.
 
     Attributes:
-        sums: (1 + terms,) float32, the loss and its unweighted terms times images, summed until they are zeroed.
+        sums: (1 + terms,) float32, the loss and its unweighted terms times images, summed until they are zeroed; with
+            several processes their parts.
         norm: () float32, the gradient's norm in the last step, before it was clipped.
         seconds: what compiling took; None where nothing was compiled.
     """
@@ -37,7 +44,8 @@ class Step:
     ):
         self.accelerator, self.model, self.criterion = accelerator, model, criterion
         self.optimizer, self.schedule, self.clip = optimizer, schedule, clip
-        self.device = accelerator.device
+        self.device, self.processes = accelerator.device, criterion.processes
+        self.network = model if self.processes.alone else join_gradients(model)
         self.scaler = accelerator.scaler or GradScaler(self.device.type, enabled=False)
         self.sums = torch.zeros(1 + len(criterion.terms), device=self.device)
         self.norm = torch.zeros((), device=self.device)
@@ -51,22 +59,32 @@ class Step:
 
     def predict(self, images: Tensor) -> Tensor:
         """Logits (B, 7, H/4, W/4) for images (B, 3, H, W) uint8."""
-        logits: Tensor = self.model(pixel_values=normalise(images)).logits
+        logits: Tensor = self.network(pixel_values=normalise(images)).logits
         return logits
 
     def update(self, group: Group, predict: Callable[..., Tensor], criterion: Callable[..., tuple]) -> None:
         """Change the weights; `predict` and `criterion` compute what the methods of that name do."""
-        for images, labels in group:
-            with self.accelerator.autocast():
-                logits = predict(images)
-            loss, terms = criterion(logits, labels)
-            self.scaler.scale(loss / len(group)).backward()
-            self.sums += torch.stack([loss.detach(), *terms.values()]) * len(labels)
+        for number, (all_images, all_labels) in enumerate(group, 1):
+            frames = len(all_labels)
+            images, labels = own_frames(all_images, all_labels, self.processes)
+            with self.gathering(last=number == len(group)):
+                with self.accelerator.autocast():
+                    logits = predict(images)
+                loss, terms = criterion(logits, labels, frames)
+                # The gradients of several processes are averaged, and those of the parts of a loss must be summed.
+                self.scaler.scale(loss * self.processes.size / len(group)).backward()
+            self.sums += torch.stack([loss.detach(), *terms.values()]) * frames
         self.scaler.unscale_(self.optimizer)
         self.norm.copy_(clip_grad_norm_(self.model.parameters(), self.clip))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
+
+    def gathering(self, last: bool) -> AbstractContextManager[None]:
+        """The gradients of several processes meet once a step, in the backward pass of its last batch."""
+        if last or not isinstance(self.network, DistributedDataParallel):
+            return nullcontext()
+        return self.network.no_sync()
 
     def take_back_skipped(self) -> None:
         """Set the schedule to the steps that AdamW took; those which the scaler skipped do not count, as in the source.

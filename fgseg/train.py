@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fgseg.config import ConfigError, Layer, RunConfig, build, parse_assignments, read_layer
+from fgseg.config import ConfigError, Layer, RunConfig, build, check_processes, parse_assignments, read_layer
 from fgseg.config_files import find_file
 from fgseg.data import check as check_data
 from fgseg.epoch import DivergedError, EpochResult, show
@@ -27,6 +28,9 @@ def train(
     Interrupted after any epoch and called again, it gives the epochs of an uninterrupted call; on the CPU, with the
     same number of threads, to the last bit.
 
+    Where a torch.distributed process group is initialised, all its processes call this and share every batch.  Only the
+    first of them writes checkpoints and calls back.  Checkpoints do not depend on the number of processes.
+
     Args:
         run: all settings.
         folder: receives the checkpoints.
@@ -38,62 +42,82 @@ def train(
         Every epoch from the first, those of earlier calls included.
 
     Raises:
-        ConfigError: settings, data or weights that do not hold.
+        ConfigError: settings, data or weights that do not hold, or a batch that does not divide among the processes.
         DivergedError: the loss became NaN or infinite; it names epoch and term.
         SupersededError: a higher attempt works in the folder.
     """
     from fgseg.checkpoint import (
         Checkpoints,
         newest_attempt,
-        newest_checkpoint,
+        shared_checkpoint,
     )  # torch takes seconds to import: mistakes come first
     from fgseg.data import load_splits
     from fgseg.learner import build_learner, restore, train_epoch
     from fgseg.model import architecture
+    from fgseg.processes import current_processes
     from fgseg.store import LocalStore
 
+    processes = current_processes()
+    check_processes(run, processes.size)
     store = LocalStore(folder)
-    checkpoints = Checkpoints(store, attempt or newest_attempt(store) + 1)
-    checkpoint = newest_checkpoint(store)
+    checkpoints = Checkpoints(store, attempt or newest_attempt(store) + 1) if processes.first else None
+    attempt = processes.told_by_first(checkpoints.attempt if checkpoints else 0)
+    checkpoint = shared_checkpoint(store, processes)
     history = list(checkpoint.manifest.history) if checkpoint else []
-    if history:
+    if history and checkpoints:
         on_resume(list(history))
     if len(history) >= run.train.epochs:
         return history
     splits = load_splits(run.data, ("train", "val"))
     learner = build_learner(run, len(splits["train"]))
-    describe_trial(store, run, architecture(learner.model))
+    if checkpoints:
+        describe_trial(store, run, architecture(learner.model))
     if checkpoint:
         restore(learner, checkpoint)
     while len(history) < run.train.epochs:
-        history.append(train_epoch(learner, splits, len(history) + 1, checkpoints.attempt))
-        checkpoints.save(*learner.snapshot(), history, run.train.select)
-        on_epoch(history[-1])
+        history.append(train_epoch(learner, splits, len(history) + 1, attempt))
+        if checkpoints:
+            checkpoints.save(*learner.snapshot(), history, run.train.select)
+            on_epoch(history[-1])
     return history
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 the loss diverged, 2 the user's mistake."""
+    """The command line; returns the exit code: 0 done, 1 the loss diverged, 2 the user's mistake.
+
+    Started by `torchrun` or `accelerate launch`, its processes train one model and the first one speaks for all.
+    """
     parser = argparse.ArgumentParser(prog="python -m fgseg.train", description="Train one model.")
     parser.add_argument("--config", required=True, help="settings in YAML; its section `search` is not read")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints; an existing one is continued")
     options = parser.parse_args(arguments)
+    first = os.environ.get("RANK", "0") == "0"
+    say = print if first else silent
     try:
         layers = [read_layer(find_file(options.config), skip="search"), Layer("--set", parse_assignments(options.set))]
         run = build(layers)
         check_data(run.data)
         check_weights(run.model.name)
-        check_settings(run, options.out)
-        history = train(run, options.out, lambda result: print(line(result, run.train.epochs), flush=True))
+        check_processes(run, int(os.environ.get("WORLD_SIZE", "1")))
+        if first:
+            check_settings(run, options.out)
+        from fgseg.processes import joined_processes  # imports torch
+
+        with joined_processes():
+            history = train(run, options.out, lambda result: say(line(result, run.train.epochs), flush=True))
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         return 2
     except DivergedError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{len(history)} epochs done; checkpoints in {options.out}")
+    say(f"{len(history)} epochs done; checkpoints in {options.out}")
     return 0
+
+
+def silent(*values: object, **options: object) -> None:
+    """Print for a process that another one speaks for."""
 
 
 def check_settings(run: RunConfig, folder: Path) -> None:

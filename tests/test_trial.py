@@ -95,7 +95,7 @@ def test_exception_becomes_the_reason_in_one_line(job: Job, monkeypatch: pytest.
 
 
 def test_diverged_loss_fails_with_epoch_and_term_and_without_a_metric(job: Job, monkeypatch: pytest.MonkeyPatch):
-    def diverging(self, logits, labels):
+    def diverging(self, logits, labels, frames):
         loss = logits.sum() * float("nan")
         return loss, {name: loss.detach() if name == "ssim" else torch.tensor(1.0) for name in self.terms}
 

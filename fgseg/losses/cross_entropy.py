@@ -5,23 +5,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fgseg.labels import VOID
+from fgseg.processes import ALONE, Processes
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None, processes: Processes = ALONE) -> Tensor:
     """Weighted mean of the pixels' cross-entropies: sum(w * l) / sum(w) over the pixels that are not void.
 
     Args:
         logits: (N, C, H, W) float32.
         labels: (N, H, W) uint8 or int64, 0..C-1 or VOID.
         class_weights: (C,) float32, not negative; None weighs every class with 1.
+        processes: those which hold the rest of the batch.
 
     Returns:
-        () float32, not negative. Zero, with zero gradient, when every pixel is void (torch's own mean is NaN there).
+        () float32, not negative; with several processes this one's part, and the sum of all parts is the mean over the
+        whole batch. Zero, with zero gradient, when every pixel is void (torch's own mean is NaN there).
 
     Source: seed, approach 1, term 3; approach 3 for the class weights.
     """
     weights = logits.new_ones(logits.shape[1]) if class_weights is None else class_weights
     losses = F.cross_entropy(logits, labels.long(), class_weights, ignore_index=VOID, reduction="none")
     valid = labels != VOID
-    norm = (weights[torch.where(valid, labels, 0).long()] * valid).sum()
+    norm = processes.sum((weights[torch.where(valid, labels, 0).long()] * valid).sum())
     return losses.sum() / torch.where(norm > 0, norm, 1.0)

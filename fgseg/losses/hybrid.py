@@ -13,6 +13,7 @@ from fgseg.losses.cross_entropy import cross_entropy
 from fgseg.losses.lovasz import lovasz
 from fgseg.losses.soft_iou import soft_iou
 from fgseg.losses.ssim import ssim
+from fgseg.processes import ALONE, Processes
 
 
 @dataclass
@@ -23,11 +24,15 @@ class Batch:
         logits: (N, 7, H, W) float32, of the labels' size.
         labels: (N, H, W) uint8 or int64, 0-6 or VOID.
         class_weights: (7,) float32, or None where all are 1.
+        processes: those which hold the rest of the batch, N frames each.
+        share: N over the frames of the whole batch, those not counted that fill it up.
     """
 
     logits: Tensor
     labels: Tensor
     class_weights: Tensor | None
+    processes: Processes = ALONE
+    share: float = 1.0
     # Not functools.cached_property: torch.compile cannot trace the lock that it takes before Python 3.12.
     _probs: Tensor | None = field(default=None, init=False)
     _target: Tensor | None = field(default=None, init=False)
@@ -49,12 +54,15 @@ class Batch:
 
 
 TERMS: dict[str, Callable[[Batch], Tensor]] = {
-    "cross_entropy": lambda batch: cross_entropy(batch.logits, batch.labels, batch.class_weights),
-    "ssim": lambda batch: ssim(batch.probs, batch.target),
-    "soft_iou": lambda batch: soft_iou(batch.probs, batch.target),
-    "lovasz": lambda batch: lovasz(batch.probs, batch.labels),
+    "cross_entropy": lambda batch: cross_entropy(batch.logits, batch.labels, batch.class_weights, batch.processes),
+    "ssim": lambda batch: batch.share * ssim(batch.probs, batch.target),
+    "soft_iou": lambda batch: batch.share * soft_iou(batch.probs, batch.target),
+    "lovasz": lambda batch: lovasz(batch.probs, batch.labels, batch.processes),
 }
-"""Each term by its name in settings (`loss.<term>`) and metrics: batch to () float32. A new term is one line here."""
+"""Each term by its name in settings (`loss.<term>`) and metrics: batch to () float32. A new term is one line here.
+
+With several processes a value is this one's part: the parts add up to the term of the whole batch.
+"""
 
 
 class HybridLoss(nn.Module):
@@ -72,19 +80,26 @@ class HybridLoss(nn.Module):
     weights: Tensor
     class_weights: Tensor | None
 
-    def __init__(self, weights: Mapping[str, float], class_weights: Sequence[float] | None = None):
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        class_weights: Sequence[float] | None = None,
+        processes: Processes = ALONE,
+    ):
         """Choose the terms.
 
         Args:
             weights: weight of each term, finite and not negative; a term that is left out or has weight 0 is not
                 computed. At least one is above 0.
             class_weights: weight of each of the seven classes in cross-entropy, finite and not negative; None: all 1.
+            processes: those which compute the loss together, each of its own frames.
 
         Raises:
             ValueError: an unknown term, a weight out of range, no term at all, or not seven class weights.
         """
         super().__init__()
         _check_weights(weights)
+        self.processes = processes
         self.terms = tuple(name for name, weight in weights.items() if weight > 0)
         table = None if class_weights is None else torch.tensor(_checked_class_weights(class_weights))
         # Tensors, so that what is compiled for one trial's weights serves every other trial with the same terms. Not
@@ -93,17 +108,19 @@ class HybridLoss(nn.Module):
         self.register_buffer("weights", values, persistent=False)
         self.register_buffer("class_weights", table, persistent=False)
 
-    def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, logits: Tensor, labels: Tensor, frames: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Compare predictions with labels, in float32 even under autocast.
 
         Args:
             logits: (N, 7, h, w), any floating type; resized bilinearly to H x W first (align_corners=False).
             labels: (N, H, W) uint8 or int64, 0-6 or VOID; other values are not looked for, since that would wait for
                 the device.
+            frames: frames of the whole batch, where several processes share it, N each (see `own_frames`); None: N.
 
         Returns:
             total: () float32, the weighted sum, to differentiate. Zero with zero gradient when every pixel is void.
             terms: the terms computed, unweighted and detached, each () float32.
+            With several processes both are parts: their sums over the processes are those of the whole batch.
 
         Raises:
             ValueError: ssim is used and H or W is not larger than 5.
@@ -112,7 +129,8 @@ class HybridLoss(nn.Module):
             logits = logits.float()
             if logits.shape[-2:] != labels.shape[-2:]:
                 logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
-            batch = Batch(logits, labels, self.class_weights)
+            share = len(labels) / (frames or len(labels))
+            batch = Batch(logits, labels, self.class_weights, self.processes, share)
             terms = {name: TERMS[name](batch) for name in self.terms}
             total = (self.weights * torch.stack(list(terms.values()))).sum()
         return total, {name: value.detach() for name, value in terms.items()}

@@ -4,26 +4,30 @@ import torch
 from torch import Tensor
 
 from fgseg.labels import VOID
+from fgseg.processes import ALONE, Processes
 
 
-def lovasz(probs: Tensor, labels: Tensor) -> Tensor:
+def lovasz(probs: Tensor, labels: Tensor, processes: Processes = ALONE) -> Tensor:
     """Lovász extension of the Jaccard loss of each class, summed over the classes present and divided by all C.
 
     Args:
         probs: (N, C, H, W) float32 in [0, 1]; any finite value where the pixel is void.
         labels: (N, H, W) uint8 or int64, 0..C-1 or VOID.
+        processes: those which hold the rest of the batch, N frames each.
 
     Returns:
         () float32 in [0, 1]. The pixels of the whole batch count as one set. A class absent from the labels adds
-        nothing, so an all-void batch gives zero with zero gradient.
+        nothing, so an all-void batch gives zero with zero gradient. With several processes it is this one's part: their
+        errors are gathered, and the parts add up to the loss of the whole batch.
 
     Source: seed, approach 3; Berman et al., "The Lovász-Softmax loss", CVPR 2018, equations 8 and 9.
     """
     classes = torch.arange(probs.shape[1], device=probs.device)
     truth = labels.flatten() == classes[:, None]
     errors = (truth.to(probs.dtype) - probs.transpose(0, 1).flatten(1)).abs()
-    weights = _jaccard_steps(errors.detach(), truth, labels.flatten() != VOID)
-    return (errors * weights.to(errors.dtype)).sum() / len(classes)
+    everywhere = processes.gather(labels.flatten())
+    weights = _jaccard_steps(processes.gather(errors.detach()), everywhere == classes[:, None], everywhere != VOID)
+    return (errors * processes.own(weights).to(errors.dtype)).sum() / len(classes)
 
 
 @torch.no_grad()

@@ -1,0 +1,151 @@
+"""Several processes train one model as one process would."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import two_processes
+from random_frames import some_frames
+from torch.nn import SyncBatchNorm
+
+from fgseg.checkpoint import Checkpoint, newest_checkpoint
+from fgseg.config import ConfigError, check_processes
+from fgseg.epoch import EpochResult
+from fgseg.frames import MappedFrames
+from fgseg.judge import evaluate
+from fgseg.labels import VOID
+from fgseg.model import build_model
+from fgseg.processes import ALONE, Processes, own_frames
+from fgseg.store import LocalStore
+from fgseg.train import train
+
+FAMILIES = ("baseline", "bas", "bas_cp", "slc")
+
+
+@pytest.fixture(scope="module")
+def folder(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
+    """What two processes leave (see `two_processes.main`), with a training that one process began."""
+    place = tmp_path_factory.mktemp("processes")
+    train(two_processes.training(1, cache), place / "begun-by-one")
+    script = str(Path(two_processes.__file__))
+    started = two_processes.start([sys.executable, script, str(place), cache], os.environ | environment)
+    outputs = [process.communicate(timeout=200)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    (place / "output").write_text(outputs[0])
+    assert outputs[1] == ""
+    return place
+
+
+@pytest.fixture(scope="module")
+def steps(folder: Path, cache: str) -> dict[str, tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
+    """Gradients and sums of one step by family: those of one process, and those of two."""
+    alone, both = two_processes.take_steps(cache), torch.load(folder / "steps.pt")
+    return {family: (alone[family], both[family]) for family in alone}
+
+
+def test_every_family_is_compared(steps):
+    assert sorted(steps) == sorted(FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_of_two_processes_are_those_of_one(steps, family: str):
+    alone, both = ({name: g for name, g in side.items() if name != "sums"} for side in steps[family])
+    assert alone.keys() == both.keys()
+    whole = torch.cat([gradient.flatten() for gradient in alone.values()])
+    assert whole.norm() > 0.01
+    # The project's promise is 1e-5; float32 sums in another order leave 2e-7 of the norm, and 1e-8 of a weight.
+    for name, gradient in alone.items():
+        torch.testing.assert_close(both[name], gradient, rtol=0, atol=1e-5 * float(whole.norm()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_and_terms_of_two_processes_are_those_of_one(steps, family: str):
+    alone, both = (side["sums"] for side in steps[family])
+    torch.testing.assert_close(both, alone, rtol=1e-5, atol=0)  # float32 sums in two orders
+
+
+def test_command_of_several_processes_prints_a_line_per_epoch_and_no_more(folder: Path):
+    lines = (folder / "output").read_text().splitlines()
+    assert [line[:15] for line in lines] == ["epoch 1/1  mIoU", "1 epochs done; "], lines
+
+
+def state_of(folder: Path) -> Checkpoint:
+    found = newest_checkpoint(LocalStore(folder))
+    assert found is not None
+    return found
+
+
+def shapes(value: object) -> object:
+    """The structure of a state, its numbers left out."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype
+    if isinstance(value, dict):
+        return {key: shapes(inner) for key, inner in value.items()}
+    return [shapes(inner) for inner in value] if isinstance(value, list) else type(value)
+
+
+def test_training_begun_by_one_process_is_continued_by_two(folder: Path):
+    history = state_of(folder / "begun-by-one").manifest.history
+    assert [(e.epoch, e.attempt) for e in history] == [(1, 1), (2, 2)]
+    assert history[1].loss < history[0].loss
+    assert sum(map(sum, history[1].confusion)) == 3 * 64 * 128
+
+
+def test_training_begun_by_two_processes_is_continued_by_one(folder: Path, cache: str):
+    begun, seen = state_of(folder / "begun-by-two"), list[EpochResult]()
+    history = train(two_processes.training(2, cache), folder / "begun-by-two", seen.append)
+    assert [history[0]] == begun.manifest.history
+    assert [(e.epoch, e.attempt) for e in seen] == [(2, 2)]
+    assert seen[0].loss < history[0].loss
+
+
+def test_checkpoints_of_one_process_and_of_two_are_alike(folder: Path, tmp_path: Path, cache: str):
+    train(two_processes.training(2, cache), tmp_path)
+    one, two = state_of(tmp_path), state_of(folder / "begun-by-one")
+    assert shapes(one.model) == shapes(two.model)
+    assert shapes(one.state) == shapes(two.state)
+
+
+def test_frames_of_a_batch_are_cut_in_order_and_the_last_parts_filled_with_void():
+    images = torch.arange(5).to(torch.uint8).view(5, 1, 1, 1).expand(5, 3, 2, 2)
+    labels = torch.ones(5, 2, 2, dtype=torch.uint8)
+    parts = [own_frames(images, labels, Processes(rank, 4)) for rank in range(4)]
+    assert [part[:, 0, 0, 0].tolist() for part, _ in parts] == [[0, 1], [2, 3], [4, 4], [4, 4]]
+    assert [part[:, 0, 0].tolist() for _, part in parts] == [[1, 1], [1, 1], [1, VOID], [VOID, VOID]]
+    assert own_frames(images, labels, ALONE) == (images, labels)
+
+
+def test_processes_judge_every_frame_once():
+    model, frames = build_model("small"), MappedFrames(some_frames(), torch.device("cpu"))
+    size = len(frames) - 1
+    parts = [evaluate(model, frames, Processes(rank, size)).sum(0) for rank in range(size)]
+    assert torch.equal(torch.stack(parts).sum(0), evaluate(model, frames).sum(0))
+
+
+def test_batch_norm_over_several_gpus_keeps_the_names_of_all_weights():
+    model = build_model("small")
+    names = list(model.state_dict())
+    assert list(SyncBatchNorm.convert_sync_batchnorm(model).state_dict()) == names
+
+
+def test_batch_that_does_not_divide_is_refused(tiny):
+    with pytest.raises(ConfigError, match=r"train\.batch_size: got 3, must be a multiple of 2, as each of 2 processes"):
+        check_processes(tiny(train__batch_size=3), 2)
+    check_processes(tiny(train__batch_size=3), 1)
+
+
+def test_compiled_step_of_several_processes_is_refused(tiny):
+    with pytest.raises(ConfigError, match=r"train\.compile: got on, the step of 2 processes is not compiled"):
+        check_processes(tiny(train__compile="on"), 2)
+
+
+def test_mistake_of_several_processes_is_told_once(environment: dict[str, str], tmp_path: Path, cache: str):
+    mistake = two_processes.command(tmp_path / "out", cache, "train.batch_size=3")
+    started = two_processes.start([sys.executable, "-m", "fgseg.train", *mistake], os.environ | environment)
+    outputs = [process.communicate(timeout=60)[0] for process in started]
+    assert [process.returncode for process in started] == [2, 2]
+    assert outputs[0].startswith("error: train.batch_size: got 3, must be a multiple of 2")
+    assert outputs[1] == ""
+    assert not (tmp_path / "out").exists()
