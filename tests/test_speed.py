@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -268,6 +269,37 @@ def test_trial_gives_the_same_numbers_after_another_trial_as_alone(tiny, tmp_pat
     assert json.loads(alone) == [[e.miou, e.loss, e.terms, e.confusion] for e in after]
     weights = [next((tmp_path / name).glob("*-000002.safetensors")).read_bytes() for name in ("alone", "after")]
     assert weights[0] == weights[1]
+
+
+def test_trial_after_the_first_starts_in_under_a_second(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    steps, call = [], Step.__call__
+
+    def noted(step: Step, group) -> None:
+        steps.append(time.perf_counter())
+        call(step, group)
+
+    monkeypatch.setattr(Step, "__call__", noted)
+    waits = []
+    for number in range(4):
+        began, before = time.perf_counter(), len(steps)
+        train(tiny(train__epochs=1), tmp_path / str(number))
+        waits.append(steps[before] - began)
+    assert min(waits[1:]) < 1  # the quickest of three: the machine may be busy
+
+
+def test_costs_of_a_trial_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    from bench_trial import Events, table
+
+    lines = []
+    for number, begin in ((0, 0), (1, 100)):
+        events = {"asked": 1, "start": 4, "step": 6, "stepped": 16, "save": 17, "saved": 19}
+        lines += [f"asking -1 {begin}", *(f"{event} {number} {begin + when}" for event, when in events.items())]
+    (tmp_path / "events").write_text("\n".join([*lines, "asking -1 120"]))
+    rows = [[cell.strip() for cell in line.split("|")[2:4]] for line in table(Events.read(tmp_path / "events"), 2, 0.5)]
+    assert rows[2:] == [
+        [f"{a:.2f} s", f"{b:.2f} s"] for a, b in ((5, 5), (3, 3), (2, 2), (84, 4), (81, 1), (2, 2), (0.5, 0.5))
+    ]
 
 
 @needs_gpu
