@@ -5,19 +5,23 @@ import sys
 
 from rich.console import Console
 
+from search.place import MODEL
 from search.plan import Plan
 from search.projection import public_address
 from search.report import Summary, score_table
 
 
 def show_end(plan: Plan, console: Console, summary: Summary | None, finished: bool) -> None:
-    """Print the closing table, the places of the results, and the commands to look at them and to continue."""
+    """Print the closing table, the places of the results, and the commands to look at them, to use and to continue."""
+    model = plan.folder / MODEL
     if summary is None:
         console.print("no trial has finished")
     else:
         console.print()
         console.print(score_table(summary))
     lines = {"results": str(plan.folder), "look": mlflow_command(plan), "continue": continue_command(plan, finished)}
+    if model.is_dir():
+        lines["use"] = shlex.join(["python", "-m", "fgseg.predict", str(model), "PHOTOS", "--out", "DIR"])
     if summary is not None:
         lines = {"report": str(plan.folder / "report" / "report.md")} | lines
     for name, text in lines.items():
@@ -32,12 +36,12 @@ def mlflow_command(plan: Plan) -> str:
     return f"mlflow server --backend-store-uri {shlex.quote(address)}  # then open http://127.0.0.1:5000"
 
 
-def sync_command(plan: Plan) -> str:
-    """The command that sends to MLflow what it missed."""
+def study_command(plan: Plan, module: str) -> str:
+    """A command on the study as it is, such as search.sync, which sends to MLflow what it missed."""
     arguments = ["--study", plan.study, "--storage", plan.search.storage]
     if plan.search.tracking_uri:
         arguments += ["--tracking-uri", public_address(plan.search.tracking_uri)]
-    return shlex.join(["python", "-m", "search.sync", *arguments])
+    return shlex.join(["python", "-m", module, *arguments])
 
 
 def continue_command(plan: Plan, finished: bool) -> str:

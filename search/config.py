@@ -37,6 +37,8 @@ class SearchConfig(Section):
     """Whether a trial whose micro-batch was changed may be the best."""
     keep_checkpoints: int = Field(3, ge=1)
     """Finished trials whose weights are kept, the best ones; trial 0's are kept as well."""
+    register_model: bool = True
+    """Register the best trial's model in MLflow at the end of a run, as a new version where it changed."""
     accept_changes: bool = False
     """Continue a study under another identity, and record the change."""
 

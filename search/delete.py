@@ -32,8 +32,10 @@ def delete(place: Place, tracking: bool = True) -> None:
     ledger = place.open_ledger()
     with hold(ledger):
         if tracking:
+            from search.registry import delete_versions
             from search.tracking_read import delete_runs
 
+            delete_versions(place.tracking_uri, place.study, ledger.uid)
             delete_runs(place.tracking_uri, place.study, ledger.uid)
         for path in place.folder.iterdir():
             if not path.name.startswith(LEDGER):

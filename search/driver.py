@@ -14,8 +14,9 @@ from fgseg.config import ConfigError
 from fgseg.data import check as check_data
 from fgseg.data import fingerprint, load_splits
 from fgseg.weights import VARIANTS, check_weights, fetch_weights
-from search.closing import mlflow_command, show_end, sync_command
+from search.closing import mlflow_command, show_end, study_command
 from search.desk import Desk
+from search.finish import finish
 from search.job import Job
 from search.ledger import Ask, Ledger, LedgerError, LockedError
 from search.lock import StudyLock
@@ -162,10 +163,12 @@ def run(plan: Plan, ledger: Ledger, watch: Watch, console: Console) -> int:
         stopped = code in CODES.values()
         synced = tracker.stop(timeout_s=3 if stopped else CLOSING_S, interrupted=stopped)
     if not plan.repeats:
+        if summary is not None and not watch.signals.received:
+            finish(plan, ledger, console, lambda: bool(watch.signals.received))
         show_end(plan, console, summary, finished=code == DONE)
     if not synced:
         address = public_address(plan.tracking_uri)
-        text = f"warning: MLflow at {address} lacks results, which this sends: {sync_command(plan)}"
+        text = f"warning: MLflow at {address} lacks results, which this sends: {study_command(plan, 'search.sync')}"
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     if watch.signals.received:
         return watch.signals.code

@@ -18,8 +18,8 @@ from fgseg.store import LocalStore
 from fgseg.trained import CONFIG
 from search.command_line import MISTAKE, Parser
 from search.ledger import Ledger, LedgerError
-from search.place import Place, add_place, place_from
-from search.projection import StudyCard
+from search.place import MODEL, Place, add_place, place_from
+from search.projection import StudyCard, public_address
 from search.record import State, TrialRecord
 from search.sync import card_of, settings_of
 
@@ -35,7 +35,8 @@ def export(place: Place, ledger: Ledger, number: int | None = None, out: Path | 
         place: of the study.
         ledger: its books, which are only read.
         number: the trial; by default the best.
-        out: the folder; by default `model` in the study's.  What is there is replaced.
+        out: the folder, which is replaced; by default, in the study's, `model` for the best and `model-<number>` for
+            a trial that was named.
 
     Returns:
         The folder, and whether it was written.
@@ -50,7 +51,7 @@ def export(place: Place, ledger: Ledger, number: int | None = None, out: Path | 
     result, manifest = selected(ledger, record), kept_weights(place, ledger, record)
     assert manifest is not None
     store = LocalStore(place.folder / "trials" / str(record.number))
-    folder = out or place.folder / "model"
+    folder = out or place.folder / (MODEL if number is None else f"{MODEL}-{number:03d}")
     origin = describe(card, record.number, manifest)
     if read_origin(folder) == origin:
         return folder, False
@@ -95,7 +96,7 @@ def kept_weights(place: Place, ledger: Ledger, record: TrialRecord) -> Manifest 
 
 def describe(card: StudyCard, number: int, manifest: Manifest) -> dict[str, Any]:
     """What identifies an exported model."""
-    weights = [facts["sha256"] for name, facts in manifest.blobs.items() if name.startswith("model-")]
+    weights = next(facts["sha256"] for name, facts in manifest.blobs.items() if name.startswith("model-"))
     return {
         "study": card.study,
         "uid": card.uid,
@@ -127,18 +128,30 @@ def headline(card: StudyCard, record: TrialRecord, result: EpochResult) -> tuple
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 a fault of the files, 2 the user's mistake."""
+    """The command line; returns the exit code: 0 done, 1 a fault of files or MLflow, 2 the user's mistake."""
     try:
         options = parse(arguments)
-        place = place_from(options)
-        folder, written = export(place, place.open_ledger(), options.trial, options.out)
+        return run(options, place_from(options))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
-    except (LedgerError, OSError, ValueError) as error:
+
+
+def run(options: argparse.Namespace, place: Place) -> int:
+    """Do what the options say; raises ConfigError."""
+    ledger = place.open_ledger()
+    from search.registry import REGISTER_S, register  # once the mistakes that need no MLflow are told
+    from search.tracking import TrackingError
+
+    try:
+        folder, written = export(place, ledger, options.trial, options.out)
+        print(f"{folder} {'written' if written else 'is up to date'}")
+        if options.trial is None and options.out is None and not options.no_register:
+            number = register(place.tracking_uri, read_origin(folder), folder, REGISTER_S)
+            print(f"version {number} of the model {place.study} in MLflow at {public_address(place.tracking_uri)}")
+    except (LedgerError, OSError, ValueError, TrackingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAULT
-    print(f"{folder} {'written' if written else 'is up to date'}")
     return DONE
 
 
@@ -147,7 +160,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m search.export", description=__doc__)
     add_place(parser)
     parser.add_argument("--trial", type=int, metavar="N", help="the trial (default: the best)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the folder (default: <storage>/<study>/model)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="the folder (default: <storage>/<study>/model, with --trial model-N)"
+    )
+    parser.add_argument(
+        "--no-register", action="store_true", help="leave MLflow's registry alone, as with --trial and --out"
+    )
     return parser.parse_args(arguments)
 
 

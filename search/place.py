@@ -8,6 +8,9 @@ from pathlib import Path
 from fgseg.config import PATH_NAME, ConfigError
 from search.ledger import Ledger
 
+MODEL = "model"
+"""The folder, in a study's, of the best trial's exported model."""
+
 
 @dataclass(frozen=True)
 class Place:

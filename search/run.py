@@ -74,6 +74,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--allow-changed-batch", action="store_true", default=None, help="let a trial with a halved batch be the best")
     add("--keep-checkpoints", type=int, metavar="K", help="keep the weights of the K best trials (default: 3)")
     add(
+        "--no-register",
+        dest="register_model",
+        action="store_false",
+        default=None,
+        help="do not register the best model in MLflow at the end",
+    )
+    add(
         "--accept-changes",
         action="store_true",
         default=None,

@@ -1,6 +1,7 @@
 """MLflow as a projection of the ledger: written for people, and rebuilt from it at any time.
 
-Importing this file is cheap: MLflow itself (1.1 s) is imported by `Tracker()` and `reconcile`.
+With search.registry the sole importer of mlflow.  Importing this file is cheap: MLflow itself (1.1 s) is imported by
+`Tracker()` and `reconcile`.
 """
 
 import logging

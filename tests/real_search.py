@@ -20,6 +20,7 @@ def command(storage: Path, *arguments: str) -> list[str]:
     """The command line of a small study of bas_cp."""
     sets = [part for s in TINY for part in ("--set", s)]
     base = [sys.executable, "-m", "search.run", "--space", "bas_cp", "--study", "small", "--storage", str(storage)]
+    base.append("--no-register")  # which takes seconds, and has tests of its own
     return [*base, *sets, *arguments]
 
 

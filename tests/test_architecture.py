@@ -17,7 +17,7 @@ OWNERS = {
         "search.facts",
         "search.points",
     },
-    "mlflow": {"search.tracking", "search.tracking_setup"},
+    "mlflow": {"search.tracking", "search.tracking_setup", "search.registry"},
     "datasets": {"fgseg.data.hub"},
 }
 """Each heavy library, and the files that may import it."""

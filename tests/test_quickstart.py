@@ -1,5 +1,6 @@
 """The main job as the README starts it: one run, looked at from every side."""
 
+import os
 import re
 import sqlite3
 
@@ -55,6 +56,15 @@ def test_closing_lines_tell_scores_places_and_what_to_do_next(quickstart: Finish
     report = quickstart.storage / "quickstart-bas_cp" / "report" / "report.md"
     assert str(report) in end
     assert "| mIoU |" in report.read_text()
+
+
+def test_the_best_trial_is_a_finished_model_that_mlflow_has_registered(quickstart: Finished):
+    folder = quickstart.storage / "quickstart-bas_cp" / "model"
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= set(os.listdir(folder))
+    assert f"use:      python -m fgseg.predict {folder} PHOTOS --out DIR" in quickstart.output
+    with sqlite3.connect(quickstart.storage / "mlflow.db") as database:
+        versions = database.execute("SELECT name, version FROM model_versions").fetchall()
+    assert versions == [("quickstart-bas_cp", 1)]
 
 
 def test_a_run_prints_nothing_that_a_person_must_ignore(quickstart: Finished):

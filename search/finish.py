@@ -1,0 +1,49 @@
+"""The end of a run: the best trial as a finished model, in the study's folder and in MLflow's registry."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from fgseg.config import ConfigError
+from fgseg.store import LocalStore
+from search.closing import study_command
+from search.export import export, read_origin
+from search.ledger import Ledger
+from search.place import Place
+from search.plan import Plan
+from search.projection import public_address
+from search.registry import REGISTER_S, register
+from search.tracking import TrackingError
+
+REGISTERED = "registered.txt"
+"""Says in which MLflow the exported model is registered, so that a run that changes nothing need not ask."""
+
+
+def finish(plan: Plan, ledger: Ledger, console: Console, stop: Callable[[], bool]) -> None:
+    """Export the best trial's model if it is another one than before, and register it; tells what fails, in one line.
+
+    Args:
+        plan: of a study with a finished trial.
+        ledger: its books.
+        console: shows what is waited for.
+        stop: asked while MLflow is waited for; that is given up when it says so.
+    """
+    place = Place(plan.folder.parent, plan.study, plan.tracking_uri)
+    try:
+        folder, _ = export(place, ledger)
+        if plan.search.register_model:
+            with console.status("registering the model in MLflow"):
+                register_once(place, folder, stop)
+    except (ConfigError, OSError, ValueError, TrackingError) as error:
+        text = f"warning: the finished model: {error}; to try again: {study_command(plan, 'search.export')}"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def register_once(place: Place, folder: Path, stop: Callable[[], bool]) -> None:
+    """Register the model in a folder, unless a note in it says that this was done; raises TrackingError."""
+    note, address = LocalStore(folder), public_address(place.tracking_uri)
+    if REGISTERED in note.list() and note.get(REGISTERED).decode() == address:
+        return
+    register(place.tracking_uri, read_origin(folder), folder, REGISTER_S, stop)
+    note.put(REGISTERED, address.encode())

@@ -1,0 +1,82 @@
+"""MLflow's model registry: a version per best model, that Transformers loads and runs."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from finished_model import STUDY, tiny_run, trained_study
+from PIL import Image
+from test_export import labels_of
+
+from fgseg.data import load_splits
+from fgseg.judge import predict_frames
+from fgseg.model import load_trained
+from fgseg.trained import find_trained
+from search.delete import delete
+from search.export import export, read_origin
+from search.place import Place
+from search.registry import carry_out, model_id, register
+from search.sync import sync
+from search.tracking import TrackingError, load_client
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, cache: str) -> Place:
+    """A study whose model is exported and registered as version 1."""
+    place, ledger = trained_study(tmp_path_factory.mktemp("registry") / "runs", cache, trials=1)
+    folder, _ = export(place, ledger)
+    sync(place)
+    assert register(place.tracking_uri, read_origin(folder), folder, 120) == 1
+    return place
+
+
+def test_load_model_predicts_what_our_evaluation_predicts(place: Place, cache: str):
+    import mlflow
+
+    mlflow.set_tracking_uri(place.tracking_uri)
+    segment = mlflow.transformers.load_model(f"models:/{STUDY}@best")
+    image = np.array(load_splits(tiny_run(cache).data, ("val",))["val"].images[0])
+    expected = predict_frames(
+        load_trained(find_trained(str(place.folder / "model"))), torch.from_numpy(image).permute(2, 0, 1)[None]
+    )
+    differs = labels_of(segment(Image.fromarray(image))) != expected[0].numpy()
+    assert differs.mean() < 1e-3  # ties in float32; test_export looks at them one by one
+
+
+def test_model_hangs_at_the_study_s_run_with_its_scores(place: Place):
+    client = load_client()(tracking_uri=place.tracking_uri)
+    version = client.get_model_version_by_alias(STUDY, "best")
+    logged, parent = client.get_logged_model(model_id(version)), client.get_run(version.run_id)
+    assert parent.data.tags["fgseg.kind"] == "study"
+    assert (parent.info.status, logged.experiment_id) == ("FINISHED", parent.info.experiment_id)
+    assert (logged.tags["fgseg.trial"], logged.tags["fgseg.epoch"]) == ("0", "3")
+    assert {m.key: m.value for m in logged.metrics}["val/miou"] == parent.data.metrics["val/miou"]
+
+
+def test_the_same_model_is_not_registered_again(place: Place):
+    origin = read_origin(place.folder / "model")
+    assert carry_out(place.tracking_uri, origin, str(place.folder / "model")) == 1
+    client = load_client()(tracking_uri=place.tracking_uri)
+    assert [v.version for v in client.search_model_versions(f"name = '{STUDY}'")] == [1]
+
+
+def test_what_takes_too_long_or_is_interrupted_is_given_up(place: Place):
+    origin, folder = read_origin(place.folder / "model"), place.folder / "model"
+    with pytest.raises(TrackingError, match=r"was not registered within 0\.01 s"):
+        register(place.tracking_uri, origin, folder, 0.01)
+    started = time.monotonic()
+    with pytest.raises(TrackingError, match="interrupted"):
+        register(place.tracking_uri, origin, folder, 60, stop=lambda: True)
+    assert time.monotonic() - started < 5
+
+
+def test_study_without_runs_in_mlflow_is_told_what_to_do(place: Place):
+    origin = read_origin(place.folder / "model") | {"uid": "another"}
+    with pytest.raises(LookupError, match=r"holds no run of this study; python -m search\.sync writes it"):
+        carry_out(place.tracking_uri, origin, str(place.folder / "model"))
+
+
+def test_deleting_the_study_deletes_its_versions(place: Place):  # the last test: it takes the study away
+    delete(place)
+    assert list(load_client()(tracking_uri=place.tracking_uri).search_registered_models()) == []
