@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from search.config import SearchConfig
 from search.nodes import alive_nodes
@@ -21,9 +22,21 @@ QUIET = {
 }
 
 
+def surroundings() -> dict[str, str]:
+    """The environment in which Ray is used: quiet, and with token authentication where there is a token at all.
+
+    Without RAY_AUTH_MODE, Ray would join a cluster without the token that lies in its own default place.
+    """
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    token = named or Path("~/.ray/auth_token").expanduser().is_file()
+    return QUIET | ({"RAY_AUTH_MODE": "token"} if token else {}) | os.environ
+
+
 @contextmanager
 def cluster(search: SearchConfig, precision: str) -> Iterator[Resources]:
     """Start or join a cluster; gives what each trial gets, and leaves or ends the cluster at the end.
+
+    The `surroundings` must be in the environment before anything imports Ray, which reads them then.
 
     Args:
         search: address of the cluster, and what a trial shall get.
@@ -33,7 +46,6 @@ def cluster(search: SearchConfig, precision: str) -> Iterator[Resources]:
         ConfigError: not even one trial fits, or fp16 is asked for where trials have no GPU.
         Interrupted: SIGTERM came while Ray started.
     """
-    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     import ray
 
     try:

@@ -1,5 +1,6 @@
 """One run of the command: check everything, run what is left of the budget, report."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -181,8 +182,10 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, tracker: Tracker, cons
     shelf.tidy(ledger.trials())
     if ledger.nothing_left():
         return DONE
-    from search.cluster import Pulse, cluster  # Ray takes seconds to import: not when there is nothing to run
-    from search.tune import run_trials
+    from search.cluster import Pulse, cluster, surroundings
+
+    os.environ.update(surroundings())
+    from search.tune import run_trials  # Ray takes seconds to import: not when there is nothing to run
 
     with (
         Progress(console, goal_of(ledger), ledger.trials(), mlflow_command(plan)) as progress,

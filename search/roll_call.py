@@ -4,7 +4,6 @@ Ray is asked by a process of its own (nodes.py), since its client tries a dead a
 """
 
 import json
-import os
 import selectors
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 
 from fgseg.config import ConfigError
 from fgseg.store import LocalStore
-from search.cluster import QUIET
+from search.cluster import surroundings
 from search.config import SearchConfig
 from search.nodes import Answer, Question, gpu_memory, versions
 from search.resources import Node, is_private, share_cluster
@@ -60,7 +59,7 @@ class RollCall:
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "search.nodes", self.address],
-            env=QUIET | os.environ | {"RAY_NUM_REDIS_GET_RETRIES": "2"},  # a wrong token stays wrong: two tries, not 20
+            env=surroundings() | {"RAY_NUM_REDIS_GET_RETRIES": "2"},  # a wrong token stays wrong: two tries, not 20
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -149,7 +148,7 @@ def refusal(address: str, said: str) -> str:
     if "InvalidAuthToken" in said or "Unauthenticated" in said or "no authentication token was found" in said:
         return (
             f"the cluster at {address} refuses the token of this process; put the cluster's own into "
-            "~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH and set RAY_AUTH_MODE=token"
+            "~/.ray/auth_token, or name its file in RAY_AUTH_TOKEN_PATH"
         )
     if "Version mismatch" in said:
         found = [line.strip() for line in said.splitlines() if line.strip().startswith(("Ray: ", "Python: "))]

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Make this machine the head of a Ray cluster, until Ctrl-C.  See --help; the README tells the whole way.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+usage: scripts/cluster_head.sh [--host ADDRESS] [--port N] [--cpus N] [--gpus N] [--dashboard-port N] [--temp-dir DIR]
+
+  --host ADDRESS       address by which the other machines reach this one (default: its first)
+  --port N             port of the cluster, outside 10002-19999, which Ray gives to its workers (default: 6379)
+  --cpus N, --gpus N   what trials may use of this machine (default: all; 0 and 0 for a head that runs none)
+  --dashboard-port N   port of the dashboard on 127.0.0.1 (default: 8265)
+  --temp-dir DIR       Ray's own files, a short path (default: Ray's, /tmp/ray)
+
+The token that lets machines into the cluster is in RAY_AUTH_TOKEN, or in the file RAY_AUTH_TOKEN_PATH (default:
+~/.ray/auth_token), which is made where it is missing.  The script stays in the foreground and ends its node with it.
+TEXT
+}
+
+refuse() {
+    echo "error: $1" >&2
+    exit 2
+}
+
+host="" port=6379 dashboard=8265 temp="" options=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --help) usage; exit 0 ;;
+        --host | --port | --cpus | --gpus | --dashboard-port | --temp-dir) [ $# -ge 2 ] || refuse "$1: needs a value; see --help" ;;
+        *) refuse "$1: no such option; see --help" ;;
+    esac
+    case "$1" in
+        --host) host=$2 ;;
+        --port) port=$2 ;;
+        --cpus) options+=(--num-cpus "$2") ;;
+        --gpus) options+=(--num-gpus "$2") ;;
+        --dashboard-port) dashboard=$2 ;;
+        --temp-dir) temp=$2 options+=(--temp-dir "$2") ;;
+    esac
+    shift 2
+done
+
+[[ $port =~ ^[0-9]{1,5}$ ]] && ((port > 0 && port < 65536)) || refuse "--port: got '$port', must be a number from 1 to 65535"
+((port < 10002 || port > 19999)) || refuse "--port: got $port, must be outside 10002-19999, which Ray gives to its workers"
+command -v ray >/dev/null || refuse "there is no command ray; activate the environment in which fgsearch is installed"
+(exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && refuse "--port: something listens on $port already; choose another"
+host=${host:-$(hostname -I | cut -d' ' -f1)}
+
+export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+token=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
+if [ -z "${RAY_AUTH_TOKEN:-}" ]; then
+    export RAY_AUTH_TOKEN_PATH=$token
+    if [ ! -s "$token" ]; then
+        mkdir -p "$(dirname "$token")"
+        (umask 077 && head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >"$token")
+    fi
+    chmod 600 "$token" || refuse "$token: must be ours alone (chmod 600)"
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+ray start --head --block --node-ip-address "$host" --port "$port" --dashboard-host 127.0.0.1 \
+    --dashboard-port "$dashboard" ${options[@]+"${options[@]}"} >"$log" 2>&1 &
+node=$!
+stopped=""
+trap 'stopped=1; kill -TERM "$node" 2>/dev/null || true' INT TERM
+until grep -q "Ray runtime started" "$log"; do
+    if ! kill -0 "$node" 2>/dev/null; then
+        echo "error: Ray did not start: $(grep -E 'Error|error|Unable|denied' "$log" | tail -n 1)" >&2
+        exit 1
+    fi
+    sleep 0.2
+done
+[ -n "${RAY_AUTH_TOKEN:-}" ] && token="in RAY_AUTH_TOKEN, to be set everywhere" || token="$token, to be copied to every machine"
+cat <<TEXT
+cluster: $host:$port is up; this process is its head, Ctrl-C ends it
+token:   $token
+worker:  scripts/cluster_worker.sh --address $host:$port
+search:  python -m search.run --space bas_cp --storage /shared/runs --ray-address $host:$port
+TEXT
+status=0
+wait "$node" || status=$?
+[ -z "$stopped" ] || { wait "$node" || true; exit 0; } # the first wait ended with the signal
+echo "error: this node has ended by itself (exit code $status); its logs are in ${temp:-/tmp/ray}/session_latest/logs" >&2
+exit 1
