@@ -1,0 +1,159 @@
+"""The runs of bench_orchestration.py: `search.run` under stop watches, and Ray Tune alone."""
+
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+import ray
+from bench_replay import no_op, replay
+from ray import tune
+
+import search.tune
+from search.cluster import QUIET
+from search.desk import Desk
+from search.run import main as run_search
+
+RECENT = 50
+"""Trials over which a figure "at the Nth trial" is taken."""
+TINY = ("data.height=64", "data.width=128", "data.train=4", "data.val=2", "data.test=2")
+
+
+@dataclass
+class Watches:
+    """What the driver spends on each event, in order: for asks, epochs and ends of trials."""
+
+    ask_s: list[float] = field(default_factory=list)
+    epoch_s: list[float] = field(default_factory=list)
+    end_s: list[float] = field(default_factory=list)
+    moments: list[float] = field(default_factory=list)
+    """When each trial ended, in seconds."""
+    rows: list["Row"] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where the driver stands after so many trials."""
+
+    ended: int
+    driver_mib: float
+    worker_mib: float
+    """Of the median worker, what it shares with others divided among them."""
+    epoch_ms: float
+    ask_s: float
+    end_ms: float
+    trial_s: float
+    """Seconds from one trial's end to the next one's."""
+
+
+@contextmanager
+def watching(watches: Watches, rows_at: tuple[int, ...], epochs: int) -> Iterator[None]:
+    """Time every event that the desk enters into the books, tracking and display included.
+
+    A row is taken when as many trials have ended as `rows_at` says; `epochs` are a trial's.
+    """
+    plain = {name: getattr(Desk, name) for name in ("hand_out", "record", "close")}
+
+    def timed(call: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+        def wrapper(*arguments: Any, **named: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return call(*arguments, **named)
+            finally:
+                seconds.append(time.perf_counter() - started)
+
+        return wrapper
+
+    timed_close = timed(plain["close"], watches.end_s)
+
+    def close(*arguments: Any, **named: Any) -> None:
+        timed_close(*arguments, **named)
+        watches.moments.append(time.monotonic())
+        if len(watches.moments) in rows_at:
+            watches.rows.append(take_row(watches, epochs))
+
+    Desk.hand_out, Desk.record, Desk.close = (
+        timed(plain["hand_out"], watches.ask_s),
+        timed(plain["record"], watches.epoch_s),
+        close,
+    )
+    try:
+        yield
+    finally:
+        for name, call in plain.items():
+            setattr(Desk, name, call)
+
+
+def take_row(watches: Watches, epochs: int) -> Row:
+    """The figures of the last `RECENT` trials."""
+    driver = psutil.Process()
+    workers = [worker_mib(p) for p in driver.children(recursive=True) if "ray::" in " ".join(p.cmdline()[:1])]
+    moments = watches.moments[-RECENT:]
+    return Row(
+        len(watches.moments),
+        driver.memory_info().rss / 2**20,
+        median(workers or [0]),
+        1000 * median(watches.epoch_s[-RECENT * epochs :]),
+        median(watches.ask_s[-RECENT:]),
+        1000 * median(watches.end_s[-RECENT:]),
+        (moments[-1] - moments[0]) / max(1, len(moments) - 1),
+    )
+
+
+def worker_mib(process: psutil.Process) -> float:
+    """Memory of a process, 0 if it has just gone."""
+    try:
+        return float(process.memory_full_info().pss / 2**20)
+    except psutil.Error:
+        return 0.0
+
+
+def search_once(trials: int, at_once: int, epochs: int, epoch_s: float, folder: Path) -> float:
+    """A whole `search.run` on `at_once` simulated GPUs, with replaying workers; returns its seconds."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(at_once)))
+    os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"CPU": at_once, "GPU": at_once})
+    search.tune.run_trial = replay(epoch_s)
+    sets = [*TINY, f"train.epochs={epochs}", f"data.cache={folder / 'cache'}"]
+    arguments = ["--space", "slc", "--study", "load", "--storage", str(folder), "--trials", str(trials)]
+    started = time.monotonic()
+    with (folder / "run.log").open("w") as log, redirect_stdout(log):
+        code = run_search([*arguments, *(part for text in sets for part in ("--set", text))])
+    if code != 0:
+        raise SystemExit(f"search.run ended with {code}; see the end of its output:\n{tail(folder / 'run.log')}")
+    return time.monotonic() - started
+
+
+def tail(path: Path) -> str:
+    """The last lines of a text file."""
+    return "\n".join(path.read_text().splitlines()[-5:])
+
+
+def time_no_op(trials: int, at_once: int) -> float:
+    """Seconds from one end to the next of Ray Tune's own trials that do nothing, once all workers are up."""
+    moments: list[float] = []
+
+    class Note(tune.Callback):
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            moments.append(time.monotonic())
+
+    os.environ.update(QUIET)
+    ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            tune.Tuner(
+                tune.with_resources(no_op, {"cpu": 1}),
+                tune_config=tune.TuneConfig(num_samples=trials, max_concurrent_trials=at_once, reuse_actors=True),
+                run_config=tune.RunConfig(name="no-op", storage_path=scratch, verbose=0, callbacks=[Note()]),
+            ).fit()
+    finally:
+        ray.shutdown()
+    moments = moments[-RECENT:]
+    return (moments[-1] - moments[0]) / max(1, len(moments) - 1)
