@@ -227,24 +227,29 @@ def settled() -> float:
     return time.perf_counter()
 
 
+def protocol(folder: str, batch: int, workers: int, **others: Any) -> TrainingArguments:
+    """The source's arguments for HF Trainer; `others` take their place."""
+    arguments = {
+        "learning_rate": 6e-5,
+        "num_train_epochs": 15,
+        "per_device_train_batch_size": batch,
+        "save_strategy": "no",
+        "logging_steps": 25,
+        "remove_unused_columns": False,
+        "dataloader_num_workers": workers,
+        "fp16": torch.cuda.is_available(),
+        "report_to": "none",
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "disable_tqdm": True,
+    }
+    return TrainingArguments(output_dir=folder, **arguments | others)
+
+
 def train(model: nn.Module, data: Streets, batch: int, workers: int, seconds: float) -> float:
     """Train under HF Trainer with the source's arguments; returns images per second."""
     watch = Watch(seconds)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            learning_rate=6e-5,
-            num_train_epochs=15,
-            per_device_train_batch_size=batch,
-            save_strategy="no",
-            logging_steps=25,
-            remove_unused_columns=False,
-            dataloader_num_workers=workers,
-            fp16=torch.cuda.is_available(),
-            report_to="none",
-            dataloader_pin_memory=torch.cuda.is_available(),
-            disable_tqdm=True,
-        )
+        arguments = protocol(folder, batch, workers)
         trainer = HybridTrainer(model=model, args=arguments, train_dataset=data, callbacks=[watch], criterion=Hybrid())
         trainer.remove_callback(PrinterCallback)
         trainer.train()

@@ -1,6 +1,7 @@
 """Every fast path computes what the plain one does, and one trial leaves nothing to the next."""
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from fgseg.judge import evaluate
 from fgseg.learner import Learner, build_learner
 from fgseg.losses import HybridLoss
 from fgseg.memory import keep_freed_memory
+from fgseg.metrics import class_iou
 from fgseg.step import Step
 from fgseg.train import train
 
@@ -349,6 +351,19 @@ def test_benchmark_prints_a_row_with_both_sides_and_names_the_machine():
     assert row.count(" ms |") == 2 and row.endswith("x | 1.5x |")
     if not torch.cuda.is_available():
         assert sum("needs a GPU" in line for line in shown) == 2
+
+
+def test_benchmark_of_equality_judges_as_trials_are_judged_and_weighs_the_difference(tiny, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    from bench_equality import judged, table
+
+    model, frames = build_learner(tiny(), 6).model, some_frames()
+    counts = evaluate(model, resident(frames)).sum(0)
+    expected = [iou for iou in class_iou(counts).values() if not math.isnan(iou)]
+    assert judged(model, frames) == pytest.approx(sum(expected) / len(expected), abs=1e-4)  # near ties at a few pixels
+    near = table({"source": [0.4, 0.42, 0.41], "ours": [0.41, 0.4, 0.42]})[-1]
+    assert "within twice" in near and "0.0082" in near
+    assert "beyond twice" in table({"source": [0.4, 0.42, 0.41], "ours": [0.5, 0.52, 0.51]})[-1]
 
 
 def test_step_is_the_plain_one_by_default_on_the_cpu(tiny):

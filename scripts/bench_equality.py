@@ -1,0 +1,159 @@
+"""Does the fast path reach the source's mIoU?  python scripts/bench_equality.py [--seeds 3] [--frames 208] [--epochs 5]
+
+Trains bas_cp on the same procedural scenes with the source's recipe (PNG files, PIL copy-paste, stock decode head,
+plain losses, HF Trainer) and with ours, once for each seed, and compares the last mIoU.  As many trainings
+run at once as there are cores, each on one.
+"""
+
+import argparse
+import math
+import os
+import random
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import source_recipe as source
+from bench_jobs import FAMILIES
+from bench_train import machine
+
+from fgseg.config import Layer, RunConfig, build
+from fgseg.data import FrameSet, load_splits
+from fgseg.labels import CLASSES
+from fgseg.train import train
+from fgseg.weights import VARIANTS
+
+BATCH = 2
+FOLDERS = (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds"))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training: by which side, from which seed, where and for how long."""
+
+    side: str
+    seed: int
+    folder: str
+    frames: int
+    epochs: int
+    lr: float
+
+
+def settings(task: Task) -> RunConfig:
+    """The quickstart's scenes and model, with the source's weights of bas_cp."""
+    values = {f"loss.{term}": weight for term, weight in FAMILIES["bas"][0].items()}
+    values |= {"train.epochs": task.epochs, "train.lr": task.lr, "train.batch_size": BATCH, "train.seed": task.seed}
+    values |= {"copy_paste.prob": 0.5, "data.train": task.frames, "data.cache": f"{task.folder}/cache"}
+    return build([Layer("equality", values)])
+
+
+def carry_out(task: Task) -> float:
+    """mIoU of the last epoch."""
+    torch.set_num_threads(1)
+    return ours(task) if task.side == "ours" else theirs(task)
+
+
+def ours(task: Task) -> float:
+    """The fast path as every trial takes it."""
+    return train(settings(task), f"{task.folder}/ours-{task.seed}")[-1].miou
+
+
+def theirs(task: Task) -> float:
+    """The source's recipe on files of the same frames."""
+    run = settings(task)
+    random.seed(task.seed)
+    torch.manual_seed(task.seed)
+    variant = VARIANTS[run.model.name]
+    model = source.build_model(variant.widths, variant.depths, variant.heads, variant.decoder)
+    data = source.Streets(Path(task.folder) / "files", run.data.height, run.data.width)
+    data.length = task.frames
+    with tempfile.TemporaryDirectory() as folder:
+        changes = {"num_train_epochs": task.epochs, "learning_rate": task.lr, "seed": task.seed, "log_level": "error"}
+        arguments = source.protocol(folder, BATCH, 0, **changes, logging_strategy="no")
+        trainer = source.HybridTrainer(model=model, args=arguments, train_dataset=data, criterion=source.Hybrid())
+        trainer.remove_callback(source.PrinterCallback)
+        trainer.train()
+    return judged(model, load_splits(run.data, ("val",))["val"])
+
+
+@torch.no_grad()
+def judged(model: nn.Module, frames: FrameSet) -> float:
+    """Mean IoU of the foreground classes, one frame at a time."""
+    model.eval()
+    device = next(model.parameters()).device
+    counts = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
+    for image, labels in zip(frames.images, frames.labels, strict=True):
+        pixels = (np.asarray(image, np.float32) / 255 - source.MEAN) / source.STD
+        logits = model(pixel_values=torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].to(device)).logits
+        logits = F.interpolate(logits, size=labels.shape, mode="bilinear", align_corners=False)
+        valid = np.asarray(labels) != source.IGNORED
+        np.add.at(counts, (labels[valid], logits[0].argmax(0).cpu().numpy()[valid]), 1)
+    hits = counts.diagonal()
+    union = counts.sum(0) + counts.sum(1) - hits
+    return float(np.mean([hits[c] / union[c] for c in range(1, len(CLASSES)) if union[c]]))
+
+
+def write_files(frames: FrameSet, root: Path) -> None:
+    """The frames as PNG files in the layout of Cityscapes."""
+    ids = np.array([7 if c.cityscapes_id is None else c.cityscapes_id for c in CLASSES], np.uint8)
+    for index, (image, labels) in enumerate(zip(frames.images, frames.labels, strict=True)):
+        for (folder, ending), array in zip(FOLDERS, (np.asarray(image), ids[labels]), strict=True):
+            path = root / folder / "train" / "streets" / f"streets_{index:06d}_000000_{ending}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+
+
+def table(scores: dict[str, list[float]]) -> list[str]:
+    """mIoU of either side by seed; mean and standard deviation; the difference and its standard error."""
+    lines = ["| seed | source | ours | difference |", "|---|---|---|---|"]
+    pairs = list(zip(scores["source"], scores["ours"], strict=True))
+    lines += [f"| {seed} | {a:.4f} | {b:.4f} | {b - a:+.4f} |" for seed, (a, b) in enumerate(pairs)]
+    means = {side: statistics.mean(values) for side, values in scores.items()}
+    spreads = {side: statistics.stdev(values) for side, values in scores.items()}
+    difference = means["ours"] - means["source"]
+    error = math.hypot(*spreads.values()) / math.sqrt(len(pairs))
+    lines.append(f"| mean | {means['source']:.4f} | {means['ours']:.4f} | {difference:+.4f} |")
+    lines.append(f"| standard deviation | {spreads['source']:.4f} | {spreads['ours']:.4f} | |")
+    verdict = "within" if abs(difference) <= 2 * error else "beyond"
+    lines.append(f"The difference of the means is {verdict} twice its standard error of {error:.4f}.")
+    return lines
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train all, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each side, at least 2")
+    parser.add_argument("--frames", type=int, default=208, metavar="N", help="scenes of 128x256 to train on")
+    parser.add_argument("--epochs", type=int, default=5, metavar="N")
+    parser.add_argument("--lr", type=float, default=5e-3, metavar="X")
+    options = parser.parse_args(arguments)
+    print(machine(), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        tasks = [
+            Task(side, seed, folder, options.frames, options.epochs, options.lr)
+            for side in ("source", "ours")
+            for seed in range(options.seeds)
+        ]
+        write_files(load_splits(settings(tasks[0]).data, ("train", "val"))["train"], Path(folder) / "files")
+        with get_context("spawn").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
+            values = pool.map(carry_out, tasks, chunksize=1)
+        scores = {
+            side: [v for task, v in zip(tasks, values, strict=True) if task.side == side] for side in ("source", "ours")
+        }
+    print(f"synthetic scenes: {options.frames} of 128x256, {options.epochs} epochs, learning rate {options.lr:g}")
+    print("\n".join(table(scores)))
+
+
+if __name__ == "__main__":
+    main()
