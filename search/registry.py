@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.projection import explain, public_address
-from search.tracking import TrackingError, load_client
+from search.tracking import TrackingError
 from search.tracking_read import find_runs, pages, reaching
-from search.tracking_setup import ENVIRONMENT
+from search.tracking_setup import ENVIRONMENT, load_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

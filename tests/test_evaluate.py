@@ -1,0 +1,82 @@
+"""`python -m fgseg.evaluate`: the per-class table of a trained model on any split."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from finished_model import tiny_run, trained_study
+from small_data import make, run_python
+
+from fgseg.config import nest
+from fgseg.evaluate import autocast, main, score
+from fgseg.labels import FOREGROUND
+from fgseg.trained import find_trained
+from search.export import export
+from search.ledger import Ledger
+from search.place import Place
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, cache: str) -> tuple[Place, Ledger]:
+    return trained_study(tmp_path_factory.mktemp("evaluate") / "runs", cache)
+
+
+@pytest.fixture
+def config(tmp_path: Path, cache: str) -> str:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(nest(tiny_run(cache).flat())))
+    return str(path)
+
+
+def test_scores_are_the_training_s_own_to_the_last_bit(study: tuple[Place, Ledger], config: str, tmp_path: Path):
+    folder, last = export(*study)[0], study[1].trial(0).epochs[-1]
+    for model in (folder, study[0].folder / "trials" / "0"):
+        assert main([str(model), "--config", config, "--device", "cpu", "--out", str(tmp_path / "scores.json")]) == 0
+        found = json.loads((tmp_path / "scores.json").read_text())
+        assert (found["confusion"], found["miou"]) == (last.confusion, last.miou)
+        assert {k: v["iou"] for k, v in found["classes"].items()} == last.to_json()["iou"]
+
+
+def test_table_shows_every_class(study: tuple[Place, Ledger], config: str, capsys: pytest.CaptureFixture[str]):
+    assert main([str(export(*study)[0]), "--config", config, "--split", "test"]) == 0
+    shown = capsys.readouterr().out
+    assert all(c.name in shown for c in (*FOREGROUND,))
+    assert "on test: 4 frames of 64x128" in shown and "mIoU" in shown
+
+
+def test_precision_and_recall_are_columns_and_rows_of_the_confusion(study: tuple[Place, Ledger], cache: str):
+    scores = score(find_trained(str(export(*study)[0])), tiny_run(cache), "val")
+    hits, vegetation = scores.confusion[3][3], scores.classes["vegetation"]
+    assert hits > 0
+    assert vegetation["recall"] == hits / sum(scores.confusion[3])
+    assert vegetation["precision"] == hits / sum(row[3] for row in scores.confusion)
+
+
+def test_another_data_set_and_size_can_be_judged(study: tuple[Place, Ledger], tmp_path: Path):
+    run = tiny_run("unused").model_copy(update={"data": make("folder", tmp_path)})
+    scores = score(find_trained(str(export(*study)[0])), run, "test")
+    assert sum(map(sum, scores.confusion)) == 2 * 40 * 80
+
+
+def test_mistakes_are_told_before_torch_is_imported(config: str):
+    code = (
+        "import sys; from fgseg.evaluate import main\n"
+        f"codes = [main(['./nowhere', '--config', {config!r}]), main(['x/y', '--config', 'no.yaml'])]\n"
+        "print(codes, 'torch' in sys.modules)"
+    )
+    assert run_python(code) == "[2, 2] False\n"
+
+
+def test_split_without_frames_is_told(config: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["any", "--config", config, "--set", "data.test=0", "--split", "test"]) == 2
+    assert "--split: there are no test frames" in capsys.readouterr().err
+
+
+def test_bf16_judges_in_bf16_and_auto_on_the_cpu_in_float32():
+    import torch
+
+    product = torch.ones(2, 2)
+    for precision, kind in (("bf16", torch.bfloat16), ("auto", torch.float32), ("no", torch.float32)):
+        with autocast(precision, "cpu"):
+            assert (product @ product).dtype is kind
