@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fgseg.processor import processor
+from fgseg.store import is_local, open_store
 from fgseg.trained import CONFIG, PROCESSOR, WEIGHTS
 
 
@@ -26,6 +27,23 @@ def model_files(architecture: bytes, weights: bytes, size: tuple[int, int], card
         PROCESSOR: json.dumps(processor(*size), indent=1).encode(),
         "README.md": card.encode(),
     }
+
+
+def replace_files(address: str, files: Mapping[str, bytes]) -> None:
+    """Write files in the place of what is at an address; the last of them is the one that says what they are.
+
+    On a disk a reader never sees half of it.  In a bucket the last one is empty while the others are written.
+    Raises OSError.
+    """
+    if is_local(address):
+        return replace_folder(Path(address), files)
+    store, last = open_store(address), [*files][-1]
+    store.put(last, b"{}")
+    for name in store.list():
+        if name not in files:
+            store.delete(name)
+    for name, content in files.items():
+        store.put(name, content)
 
 
 def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:

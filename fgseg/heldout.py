@@ -21,7 +21,7 @@ from fgseg.learner import build_learner
 from fgseg.manifest import digest, list_manifests, read_weights
 from fgseg.metrics import class_iou, confusion_counts, miou
 from fgseg.outcome import COUNTS, OUTCOME, Outcome
-from fgseg.store import LocalStore, Store
+from fgseg.store import Store, open_store
 
 
 def judge(run: RunConfig, folder: str | Path, history: Sequence[EpochResult], attempt: int) -> Outcome:
@@ -40,7 +40,7 @@ def judge(run: RunConfig, folder: str | Path, history: Sequence[EpochResult], at
         FileNotFoundError, ValueError: the weights of the epoch are gone or damaged.
         SupersededError: a higher attempt works in the folder.
     """
-    store = LocalStore(folder)
+    store = open_store(folder)
     checkpoints = Checkpoints(store, attempt)
     epoch = select_epoch(list(history), run.train.select).epoch
     manifest = next((m for m in list_manifests(store) if m.epoch == epoch), None)

@@ -1,42 +1,34 @@
-"""Where a trial's files are kept, behind four verbs, since object storage knows no rename and no append."""
+"""Where files are kept, on a disk or in a bucket, behind few verbs: object storage knows no rename and no append.
 
-import errno
-import functools
+A place is named by its *address*, a text: a path, or `s3://bucket/prefix`, where another server than Amazon's is given
+by AWS_ENDPOINT_URL or `?endpoint_override=HOST:PORT&scheme=http`, and credentials come from the environment or ~/.aws.
+Everything of a study and of a trial goes through here, so that it works on either:
+
+    join(study, "trials", "3")                            the address of a folder below
+    open_store(study).get("report/report.md")             a file's bytes; put, list, delete likewise
+    put_files(folder, join(study, "report"))              what was written into a local folder, copied to an address
+    with local_files(join(study, "model")) as folder: ... the other way round, for libraries that read paths
+"""
+
 import os
-import time
+import re
+import shutil
+import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Protocol
 
-TRANSIENT = {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
-"""Faults of a (shared) file system that may pass."""
-RETRY_PAUSES_S = (0.2, 1.0, 5.0)
-"""Pauses before a failed call is repeated; after the last one the fault is told."""
+from fgseg.mistakes import ConfigError
+from fgseg.object_store import ObjectStore, check_bucket
+from fgseg.patience import patient
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def patient(call: Callable[P, R]) -> Callable[P, R]:
-    """Repeat a call while the file system has a fault that may pass; only for calls that may be repeated."""
-
-    @functools.wraps(call)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        for pause_s in RETRY_PAUSES_S:
-            try:
-                return call(*args, **kwargs)
-            except OSError as error:
-                if error.errno not in TRANSIENT:
-                    raise
-                time.sleep(pause_s)
-        return call(*args, **kwargs)
-
-    return wrapper
+REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 class Store(Protocol):
-    """Flat, named blobs.  A blob appears whole or not at all."""
+    """Named blobs at one address.  A blob appears whole or not at all; a name may lead below: `report/report.md`."""
 
     def put(self, name: str, data: bytes) -> None:
         """Write a blob, replacing one of the same name."""
@@ -44,14 +36,23 @@ class Store(Protocol):
     def get(self, name: str) -> bytes:
         """Read a blob; raises FileNotFoundError."""
 
+    def folders(self) -> list[str]:
+        """The names of the folders at the address itself, sorted."""
+
     def list(self) -> list[str]:
-        """The names of all blobs, sorted."""
+        """The names of the blobs at the address itself, sorted."""
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every blob at the address and below, by name; half-written ones included."""
 
     def delete(self, name: str) -> None:
         """Remove a blob; one that is gone already is no error."""
 
+    def clear(self, keep: str | None = None) -> None:
+        """Remove everything at the address and below, but for names at it that begin with `keep`."""
+
     def sweep(self) -> None:
-        """Remove what a killed writer left half written."""
+        """Remove what a killed writer left half written at the address."""
 
 
 class LocalStore:
@@ -65,14 +66,15 @@ class LocalStore:
     @patient
     def put(self, name: str, data: bytes) -> None:
         """Write beside the name, then rename: a reader sees the old blob or the new one, never a part."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f"{name}.{uuid.uuid4().hex}{self.SUFFIX}"
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{self.SUFFIX}")
         try:
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, self.folder / name)
+            os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -82,14 +84,115 @@ class LocalStore:
         return (self.folder / name).read_bytes()
 
     @patient
+    def folders(self) -> list[str]:
+        return sorted(p.name for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
+
+    @patient
     def list(self) -> list[str]:
         if not self.folder.is_dir():
             return []
         return sorted(p.name for p in self.folder.iterdir() if p.is_file() and p.suffix != self.SUFFIX)
 
+    def sizes(self) -> dict[str, int]:
+        found = {}
+        for root, _, names in os.walk(self.folder):
+            for path in (Path(root, name) for name in names):
+                with suppress(FileNotFoundError):  # a writer at work has just renamed or dropped it
+                    found[path.relative_to(self.folder).as_posix()] = path.lstat().st_size
+        return found
+
     def delete(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)
+
+    def clear(self, keep: str | None = None) -> None:
+        """The same; links are removed and never followed."""
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if keep is not None and path.name.startswith(keep):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        if keep is None and self.folder.is_dir():
+            self.folder.rmdir()
 
     def sweep(self) -> None:
         for path in self.folder.glob(f"*{self.SUFFIX}"):
             path.unlink(missing_ok=True)
+
+
+def is_local(address: str) -> bool:
+    """Whether an address is a path; raises ConfigError for a kind of storage that is unknown."""
+    kind = REMOTE.match(address)
+    if kind and kind[1] != "s3":
+        raise ConfigError(f"{kind[0]} is no storage that is known; give a path or s3://bucket/prefix")
+    return kind is None
+
+
+def absolute(address: str) -> str:
+    """The same address wherever it is read: a path from the root with links resolved; others without a last slash."""
+    if is_local(address):
+        return str(Path(address).expanduser().resolve())
+    path, mark, query = address.partition("?")
+    return path.rstrip("/") + mark + query
+
+
+def join(address: str, *names: str) -> str:
+    """The address of what lies below another."""
+    if is_local(address):
+        return str(Path(address, *names))
+    path, mark, query = address.partition("?")
+    return "/".join([path.rstrip("/"), *names]) + mark + query
+
+
+def open_store(address: str | Path) -> Store:
+    """The store at an address; creates nothing.  Raises ConfigError for an unfit address."""
+    if is_local(str(address)):
+        return LocalStore(address)
+    return ObjectStore(str(address))
+
+
+def check_store(address: str, option: str) -> None:
+    """Raise ConfigError, told of a command's option, unless an address can be written to; leaves no trace.
+
+    Of a bucket it is only known whether it answers; what its owner allows shows with the first `put`.
+    """
+    try:
+        if is_local(address):
+            check_folder(Path(address))
+        else:
+            check_bucket(address)
+    except ConfigError as error:
+        raise ConfigError(f"{option}: {error}") from None
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ConfigError unless a folder can be written to, or be made."""
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; name a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{folder} is not writable; choose another folder or change its permissions")
+
+
+def put_files(folder: Path, address: str) -> None:
+    """Copy every file at and below a local folder to an address; others that are there stay."""
+    store = open_store(address)
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            store.put(path.relative_to(folder).as_posix(), path.read_bytes())
+
+
+@contextmanager
+def local_files(address: str) -> Iterator[Path]:
+    """The files at an address and below as a folder to read: itself where it is local, else a copy for the while."""
+    if is_local(address):
+        yield Path(address)
+        return
+    store = open_store(address)
+    with tempfile.TemporaryDirectory(prefix="fgsearch-") as copy:
+        local = LocalStore(copy)
+        for name in store.sizes():
+            local.put(name, store.get(name))
+        yield Path(copy)

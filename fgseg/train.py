@@ -12,6 +12,7 @@ from fgseg.config_files import find_file
 from fgseg.data import check as check_data
 from fgseg.epoch import DivergedError, EpochResult, show
 from fgseg.labels import FOREGROUND
+from fgseg.store import absolute, check_store, open_store
 from fgseg.trained import SETTINGS, describe_trial
 from fgseg.weights import check_weights
 
@@ -33,7 +34,7 @@ def train(
 
     Args:
         run: all settings.
-        folder: receives the checkpoints.
+        folder: receives the checkpoints: a path, or the address of a bucket (see fgseg/store.py).
         on_epoch: called with each newly finished epoch, after its checkpoint is on disk.
         attempt: number of this start of the trial; by default one more than any that worked in the folder.
         on_resume: called once with the epochs that the checkpoint holds, where there is one.
@@ -42,7 +43,8 @@ def train(
         Every epoch from the first, those of earlier calls included.
 
     Raises:
-        ConfigError: settings, data or weights that do not hold, or a batch that does not divide among the processes.
+        ConfigError: settings, data, weights or an address that do not hold, or a batch that does not divide among the
+            processes.
         DivergedError: the loss became NaN or infinite; it names epoch and term.
         SupersededError: a higher attempt works in the folder.
     """
@@ -55,11 +57,10 @@ def train(
     from fgseg.learner import build_learner, restore, train_epoch
     from fgseg.model import architecture
     from fgseg.processes import current_processes
-    from fgseg.store import LocalStore
 
     processes = current_processes()
     check_processes(run, processes.size)
-    store = LocalStore(folder)
+    store = open_store(folder)
     checkpoints = Checkpoints(store, attempt or newest_attempt(store) + 1) if processes.first else None
     attempt = processes.told_by_first(checkpoints.attempt if checkpoints else 0)
     checkpoint = shared_checkpoint(store, processes)
@@ -83,14 +84,14 @@ def train(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 the loss diverged, 2 the user's mistake.
+    """The command line; returns the exit code: 0 done, 1 the loss diverged or the disk fails, 2 the user's mistake.
 
     Started by `torchrun` or `accelerate launch`, its processes train one model and the first one speaks for all.
     """
     parser = argparse.ArgumentParser(prog="python -m fgseg.train", description="Train one model.")
     parser.add_argument("--config", required=True, help="settings in YAML; its section `search` is not read")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints; an existing one is continued")
+    parser.add_argument("--out", required=True, help="folder or s3:// address for checkpoints; continued if it exists")
     options = parser.parse_args(arguments)
     first = os.environ.get("RANK", "0") == "0"
     say = print if first else silent
@@ -100,16 +101,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_data(run.data)
         check_weights(run.model.name)
         check_processes(run, int(os.environ.get("WORLD_SIZE", "1")))
+        out = absolute(options.out)
         if first:
-            check_settings(run, options.out)
+            check_settings(run, out)
         from fgseg.processes import joined_processes  # imports torch
 
         with joined_processes():
-            history = train(run, options.out, lambda result: say(line(result, run.train.epochs), flush=True))
+            history = train(run, out, lambda result: say(line(result, run.train.epochs), flush=True))
     except ConfigError as error:
         say(f"error: {error}", file=sys.stderr)
         return 2
-    except DivergedError as error:
+    except (DivergedError, OSError) as error:
         say(f"error: {error}", file=sys.stderr)
         return 1
     say(f"{len(history)} epochs done; checkpoints in {options.out}")
@@ -120,18 +122,18 @@ def silent(*values: object, **options: object) -> None:
     """Print for a process that another one speaks for."""
 
 
-def check_settings(run: RunConfig, folder: Path) -> None:
-    """Hold the settings against those with which the folder was begun, which is made if it is not there.
+def check_settings(run: RunConfig, folder: str) -> None:
+    """Hold the settings against those with which the folder was begun; leaves no trace.
 
     Raises:
-        ConfigError: the folder was begun with other settings, or cannot be written.
+        ConfigError: the folder was begun with other settings, or cannot be read.
     """
-    path = folder / SETTINGS
+    check_store(folder, "--out")
+    store = open_store(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        before, now = json.loads(path.read_text()) if path.exists() else run.flat(), run.flat()
+        before, now = json.loads(store.get(SETTINGS)) if SETTINGS in store.list() else run.flat(), run.flat()
     except OSError as error:
-        raise ConfigError(f"--out: {folder} cannot be written ({error.strerror}); name another folder") from None
+        raise ConfigError(f"--out: {folder} cannot be read ({error.strerror or error}); name another folder") from None
     changes = [f"{k}: {before.get(k)!r} there, {now[k]!r} now" for k in now if before.get(k) != now[k]]
     if changes:
         raise ConfigError(f"--out: {folder} was begun with other settings ({'; '.join(changes)}); name another folder")

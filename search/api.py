@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.audit import audit
+from search.audit import audit_place
 from search.delete import delete
 from search.driver import DONE, drive
 from search.export import export
@@ -32,8 +32,8 @@ class Study:
         return self.place.study
 
     @property
-    def folder(self) -> Path:
-        """Holds ledger, checkpoints, report and model."""
+    def folder(self) -> str:
+        """The address of the folder that holds checkpoints, report and model: a path, or s3://bucket/prefix."""
         return self.place.folder
 
     @property
@@ -57,15 +57,15 @@ class Study:
 
     def audit(self) -> list[str]:
         """Each broken invariant as one line; none if the books are right (see `search.audit`)."""
-        return audit(self.place.storage, self.place.study, self.place.tracking_uri)
+        return list(audit_place(self.place, trials=None, interrupted=False, tracking=True))
 
     def sync(self) -> None:
         """Bring MLflow in line with the ledger; raises TrackingError where it cannot be reached."""
         sync(self.place)
 
-    def export(self, out: str | Path | None = None, trial: int | None = None) -> Path:
+    def export(self, out: str | Path | None = None, trial: int | None = None) -> str:
         """Write a trial, by default the best, as a Transformers folder, by default `model` in the study's folder."""
-        return export(self.place, self.place.open_ledger(), trial, None if out is None else Path(out))[0]
+        return export(self.place, self.place.open_ledger(), trial, None if out is None else str(out))[0]
 
     def delete(self) -> None:
         """Remove it whole: ledger, folders, MLflow runs.  Nobody is asked."""
@@ -101,11 +101,13 @@ def run_search(
         raise KeyboardInterrupt
     if code != DONE:
         raise SearchStoppedError(f"study {plan.study} was stopped by a fault; the same call continues it")
-    return Study(find_place(plan.search.storage, plan.study, plan.search.tracking_uri))
+    return Study(plan.place)
 
 
-def open_study(study: str, storage: str | Path = "runs", tracking_uri: str | None = None) -> Study:
+def open_study(
+    study: str, storage: str | Path = "runs", tracking_uri: str | None = None, ledger_url: str | None = None
+) -> Study:
     """A study that was begun before; raises ConfigError where there is none of this name."""
-    place = find_place(storage, study, tracking_uri)
+    place = find_place(storage, study, tracking_uri, ledger_url)
     place.open_ledger()
     return Study(place)

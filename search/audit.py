@@ -10,6 +10,7 @@ from typing import Any
 from fgseg.config import ConfigError
 from search.command_line import MISTAKE, Parser
 from search.ledger import LedgerError
+from search.masking import public_address
 from search.place import Place, add_place, find_place, place_from
 from search.record import Kind, State, TrialRecord
 
@@ -17,9 +18,10 @@ CLEAN, BROKEN = 0, 1
 
 
 def audit(
-    storage: Path,
+    storage: str | Path,
     study: str,
     tracking_uri: str | None = None,
+    ledger_url: str | None = None,
     *,
     trials: int | None = None,
     interrupted: bool = False,
@@ -33,6 +35,7 @@ def audit(
         storage: folder of studies.
         study: its name.
         tracking_uri: MLflow server or database; by default the storage's own.
+        ledger_url: database of the ledger; by default the study's own.
         trials: how many must have ended, exactly; by default at least as many as the last run was to reach.
         interrupted: allow open trials, and an MLflow that lacks what happened last.
         tracking: whether to look at MLflow at all.
@@ -41,7 +44,7 @@ def audit(
         ConfigError: there is no such study or storage.
         LedgerError: the ledger's database fails.
     """
-    return list(audit_place(find_place(storage, study, tracking_uri), trials, interrupted, tracking))
+    return list(audit_place(find_place(storage, study, tracking_uri, ledger_url), trials, interrupted, tracking))
 
 
 def audit_place(place: Place, trials: int | None, interrupted: bool, tracking: bool) -> Iterator[str]:
@@ -80,7 +83,7 @@ def read_mirror(place: Place, uid: str, behind: bool) -> "tuple[list[Any] | None
     from search.tracking_read import read_runs
 
     if not has_database(place.tracking_uri) and not behind:
-        return None, f"MLflow not audited: there is no {place.tracking_uri}; search.sync writes it"
+        return None, f"MLflow not audited: there is no {public_address(place.tracking_uri)}; search.sync writes it"
     try:
         return read_runs(place.tracking_uri, place.study, uid), None
     except TrackingError as error:

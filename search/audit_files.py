@@ -2,44 +2,44 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from fgseg.checkpoint import load_checkpoint
 from fgseg.epoch import EpochResult
 from fgseg.manifest import MANIFEST, Manifest, verified
 from fgseg.outcome import read_outcome
-from fgseg.store import LocalStore
+from fgseg.store import LocalStore, Store, join, open_store
 from search.record import State, TrialRecord
 
 
 def audit_files(
-    folder: Path, records: Sequence[TrialRecord], best: TrialRecord | None, open_allowed: bool
+    folder: str, records: Sequence[TrialRecord], best: TrialRecord | None, open_allowed: bool
 ) -> Iterator[str]:
     """Each fault of a study's folder as one line.
 
     Args:
-        folder: of the study.
+        folder: address of the study's folder.
         records: all trials of the ledger.
         best: the best of them, whose weights must be there.
         open_allowed: an open trial may hold a half-written file, which its next start sweeps away.
     """
     known = {str(record.number): record for record in records}
-    in_flight = {name for name, record in known.items() if open_allowed and record.state is State.RUNNING}
-    for path in sorted(folder.rglob(f"*{LocalStore.SUFFIX}")):
-        place = path.relative_to(folder)
-        if not (place.parts[0] == "trials" and place.parts[1] in in_flight):
-            yield f"{place}: a temporary file was left behind"
-    for path in sorted(folder.glob("trials/*")):
-        if path.name not in known:
-            yield f"trials/{path.name}: belongs to no trial of the ledger"
+    in_flight = tuple(f"trials/{n}/" for n, r in known.items() if open_allowed and r.state is State.RUNNING)
+    names = sorted(open_store(folder).sizes())
+    for name in names:
+        if name.endswith(LocalStore.SUFFIX) and not name.startswith(in_flight):
+            yield f"{name}: a temporary file was left behind"
+    for name in open_store(join(folder, "trials")).folders():
+        if name not in known:
+            yield f"trials/{name}: belongs to no trial of the ledger"
         else:
-            yield from audit_checkpoints(LocalStore(path), known[path.name])
-            yield from audit_outcome(LocalStore(path), known[path.name])
-    if best is not None and not list(folder.glob(f"trials/{best.number}/checkpoint-*.json")):
+            store = open_store(join(folder, "trials", name))
+            yield from audit_checkpoints(store, known[name])
+            yield from audit_outcome(store, known[name])
+    if best is not None and not any(name.startswith(f"trials/{best.number}/checkpoint-") for name in names):
         yield f"trial {best.number}: the best trial has no checkpoint"
 
 
-def audit_checkpoints(store: LocalStore, record: TrialRecord) -> Iterator[str]:
+def audit_checkpoints(store: Store, record: TrialRecord) -> Iterator[str]:
     """Each fault among the checkpoints of one trial."""
     manifests = []
     for name in reversed([name for name in store.list() if MANIFEST.fullmatch(name)]):
@@ -73,7 +73,7 @@ def audit_history(manifests: Sequence[Manifest], record: TrialRecord) -> Iterato
         yield f"trial {record.number}: no checkpoint is of epoch {record.selected}, which stands for the trial"
 
 
-def audit_outcome(store: LocalStore, record: TrialRecord) -> Iterator[str]:
+def audit_outcome(store: Store, record: TrialRecord) -> Iterator[str]:
     """Whether a trial's folder and the ledger agree on what the test split said, and the counts behind it are whole."""
     try:
         outcome = read_outcome(store)

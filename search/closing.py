@@ -2,28 +2,30 @@
 
 import shlex
 import sys
+from pathlib import Path
 
 from rich.console import Console
 
+from fgseg.store import is_local, join
+from search.masking import public_address
 from search.place import MODEL
 from search.plan import Plan
-from search.projection import public_address
 from search.report import Summary, score_table
 
 
 def show_end(plan: Plan, console: Console, summary: Summary | None, finished: bool) -> None:
     """Print the closing table, the places of the results, and the commands to look at them, to use and to continue."""
-    model = plan.folder / MODEL
+    model = join(plan.folder, MODEL)
     if summary is None:
         console.print("no trial has finished")
     else:
         console.print()
         console.print(score_table(summary))
-    lines = {"results": str(plan.folder), "look": mlflow_command(plan), "continue": continue_command(plan, finished)}
-    if model.is_dir():
-        lines["use"] = shlex.join(["python", "-m", "fgseg.predict", str(model), "PHOTOS", "--out", "DIR"])
+    lines = {"results": plan.folder, "look": mlflow_command(plan), "continue": continue_command(plan, finished)}
+    if is_local(model) and Path(model).is_dir():
+        lines["use"] = shlex.join(["python", "-m", "fgseg.predict", model, "PHOTOS", "--out", "DIR"])
     if summary is not None:
-        lines = {"report": str(plan.folder / "report" / "report.md")} | lines
+        lines = {"report": join(plan.folder, "report", "report.md")} | lines
     for name, text in lines.items():
         console.print(f"{name + ':':10}{text}", soft_wrap=True, highlight=False, markup=False)
 
@@ -39,6 +41,8 @@ def mlflow_command(plan: Plan) -> str:
 def study_command(plan: Plan, module: str) -> str:
     """A command on the study as it is, such as search.sync, which sends to MLflow what it missed."""
     arguments = ["--study", plan.study, "--storage", plan.search.storage]
+    if plan.search.ledger_url:
+        arguments += ["--ledger-url", public_address(plan.search.ledger_url)]
     if plan.search.tracking_uri:
         arguments += ["--tracking-uri", public_address(plan.search.tracking_uri)]
     return shlex.join(["python", "-m", module, *arguments])

@@ -1,12 +1,12 @@
 """What the commands of `search` share: completion of spaces, studies and settings of the search."""
 
 from argparse import Namespace
-from pathlib import Path
 from typing import Any, get_args
 
 from fgseg.command_line import MISTAKE, Completer
 from fgseg.command_line import Parser as FgsegParser
 from fgseg.config import ConfigError
+from fgseg.store import absolute, is_local
 from search.config import SearchConfig
 from search.space import list_spaces, load_space
 
@@ -34,7 +34,8 @@ def studies(prefix: str, parsed_args: Namespace, **asked: Any) -> list[str]:
     """The studies of the storage that the line names so far."""
     from search.place import study_names
 
-    return study_names(Path(getattr(parsed_args, "storage", None) or "runs").expanduser())
+    storage = getattr(parsed_args, "storage", None) or "runs"
+    return study_names(absolute(storage)) if is_local(storage) else []
 
 
 def ranges(parsed_args: Namespace) -> list[str]:

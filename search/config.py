@@ -10,8 +10,10 @@ from fgseg.config import Section
 class SearchConfig(Section):
     trials: int = Field(20, ge=1)
     """Trials of the whole study, finished ones included."""
-    storage: str = Field("runs", min_length=1, pattern=r"^[^?#]*$")
-    """Folder that receives studies: ledger, checkpoints, reports."""
+    storage: str = Field("runs", min_length=1, pattern=r"^(s3://|[^?#]*$)")
+    """Folder, or s3://bucket/prefix, that receives studies: checkpoints, reports and, in a folder, the ledger."""
+    ledger_url: str | None = None
+    """Address of the ledger's database, postgresql:// for a team; by default an SQLite file in the study's folder."""
     tracking_uri: str | None = None
     """Address of the MLflow server or database; by default <storage>/mlflow.db."""
     ray_address: str | None = None

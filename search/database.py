@@ -11,10 +11,17 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from fgseg.mistakes import ConfigError
+from search.masking import public_address
+
 RETRY_PAUSES_S = (0.1, 0.5, 2.0)
 """Pauses before a failed call is repeated; after the last one the fault is told."""
 SQLITE_TIMEOUT_S = 60
 """How long SQLite itself waits for another writer."""
+CONNECT_TIMEOUT_S = 5
+"""How long a server may take to let one connection in."""
+SILENCE_S = 20
+"""After how long a connection counts as broken whose other end is silent."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,12 +39,41 @@ def engine_options(url: str) -> dict[str, Any]:
     """
     if make_url(url).get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": SQLITE_TIMEOUT_S}, "poolclass": NullPool}
-    return {"pool_pre_ping": True}
+    alive = {"keepalives_idle": SILENCE_S // 2, "keepalives_interval": SILENCE_S // 4, "keepalives_count": 2}
+    limits = {"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": 1000 * SILENCE_S}
+    return {"connect_args": limits | alive, "pool_pre_ping": True}
 
 
 def open_engine(url: str) -> Engine:
     """An engine of our own beside Optuna's; connects, and creates an SQLite file, only when it is used."""
     return create_engine(url, **engine_options(url))
+
+
+def check_database(url: str) -> None:
+    """Raise ConfigError unless a ledger's database answers, within a few times `CONNECT_TIMEOUT_S` at worst."""
+    address = public_address(url)
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        if not Path(parsed.database or "").absolute().parent.is_dir():
+            raise ConfigError(f"--ledger-url: the folder of {address} does not exist; create it first")
+        return
+    try:
+        engine = open_engine(url)
+    except ImportError:
+        raise ConfigError("--ledger-url: PostgreSQL needs psycopg; pip install 'fgsearch[postgres]'") from None
+    try:
+        engine.connect().close()
+    except DBAPIError as fault:
+        raise ConfigError(
+            f"--ledger-url: {address} cannot be used ({first_line(fault)}); check address, user and password"
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def first_line(fault: DBAPIError) -> str:
+    """What a database complains of, without the explanations that may follow."""
+    return next(iter(str(fault.orig).strip().splitlines()), type(fault.orig).__name__)
 
 
 def has_database(url: str) -> bool:
@@ -71,7 +107,7 @@ def patient(call: Callable[P, R]) -> Callable[P, R]:
             if fault is None:
                 raise
             raise LedgerError(
-                f"the ledger's database fails: {fault.orig}; mend that, then run the same command again"
+                f"the ledger's database fails: {first_line(fault)}; mend that, then run the same command again"
             ) from error
 
     return wrapper
@@ -83,6 +119,20 @@ def find_fault(error: BaseException) -> DBAPIError | None:
         if isinstance(candidate, DBAPIError):
             return candidate
     return None
+
+
+@patient
+def list_studies(url: str) -> list[str]:
+    """The names of all studies of a database; creates nothing."""
+    if not has_database(url):
+        return []
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        there = inspect(connection).has_table("studies")
+        query = text("SELECT study_name FROM studies ORDER BY study_name")
+        names = list(connection.execute(query).scalars()) if there else []
+    engine.dispose()
+    return names
 
 
 @patient

@@ -2,20 +2,18 @@
 """Remove a study whole, ledger, checkpoints, report and MLflow runs: `python -m search.delete --study NAME`."""
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from fgseg.config import ConfigError
+from fgseg.store import open_store
 from search.command_line import MISTAKE, Parser
 from search.ledger import Ledger, LedgerError, State
-from search.place import Place, add_place, confirm, place_from
-from search.projection import public_address
+from search.masking import public_address
+from search.place import LEDGER, Place, add_place, confirm, place_from
 from search.sync import hold
 
 DONE, FAULT = 0, 1
-LEDGER = "study.db"
 
 
 def delete(place: Place, tracking: bool = True) -> None:
@@ -29,7 +27,7 @@ def delete(place: Place, tracking: bool = True) -> None:
         ConfigError: there is no such study, or a driver holds it.
         TrackingError: MLflow could not be reached; nothing of the storage is removed then.
     """
-    ledger = place.open_ledger()
+    ledger, store = place.open_ledger(), open_store(place.folder)
     with hold(ledger):
         if tracking:
             from search.registry import delete_versions
@@ -37,28 +35,20 @@ def delete(place: Place, tracking: bool = True) -> None:
 
             delete_versions(place.tracking_uri, place.study, ledger.uid)
             delete_runs(place.tracking_uri, place.study, ledger.uid)
-        for path in place.folder.iterdir():
-            if not path.name.startswith(LEDGER):
-                remove(path)
+        if place.shared_ledger:
+            store.clear()
+            ledger.erase()
+        else:
+            store.clear(keep=LEDGER)
     # The lock is a row of the ledger, so it goes first.
-    for path in place.folder.iterdir():
-        remove(path)
-    place.folder.rmdir()
-
-
-def remove(path: Path) -> None:
-    """Remove a file, a link or a folder with all that is in it; links are not followed."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+    store.clear()
 
 
 def describe(place: Place, ledger: Ledger, tracking: bool) -> str:
     """What would go, as a question."""
     records = ledger.trials()
     opened = sum(record.state is State.RUNNING for record in records)
-    mebibytes = sum(path.lstat().st_size for path in place.folder.rglob("*")) / 2**20
+    mebibytes = sum(open_store(place.folder).sizes().values()) / 2**20
     runs = f", and its runs in MLflow at {public_address(place.tracking_uri)}" if tracking else ""
     trials = f"{len(records)} trials ({opened} open)" if opened else f"{len(records)} trials"
     return f"delete study {place.study}: {trials}, {mebibytes:.0f} MiB in {place.folder}{runs}"

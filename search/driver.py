@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -14,14 +15,19 @@ from rich.status import Status
 from fgseg.config import ConfigError
 from fgseg.data import check as check_data
 from fgseg.data import fingerprint, load_splits
+from fgseg.object_store import ObjectStoreError
+from fgseg.store import check_store, join, open_store, put_files
 from fgseg.weights import VARIANTS, check_weights, fetch_weights
 from search.closing import mlflow_command, show_end, study_command
+from search.database import check_database
 from search.desk import Desk
 from search.finish import finish
 from search.job import Job
 from search.ledger import Ask, Ledger, LedgerError, LockedError
 from search.lock import StudyLock
-from search.plan import Plan, check_identity, check_storage, differences
+from search.mark import check_mark, leave_mark
+from search.masking import public_address
+from search.plan import Plan, check_identity, differences
 from search.progress import Progress
 from search.report import summarise, write_report
 from search.resources import Resources
@@ -29,9 +35,11 @@ from search.roll_call import reach
 from search.shelf import Shelf
 from search.signals import CODES, Interrupted, Signals
 from search.standing import goal_of
-from search.tracking import StudyCard, Tracker, public_address
+from search.tracking import StudyCard, Tracker
 
 DONE, FAULT = 0, 1
+PROBE = "write-test"
+"""A blob that is written and deleted at once before a study begins."""
 CLOSING_S = 8
 """How long the end of a run waits for MLflow: less than the ten seconds in which a signal must be obeyed."""
 
@@ -60,14 +68,16 @@ def drive(plan: Plan, signals: Signals) -> int:
         make_folder(plan.folder)
         ledger = Ledger.create(plan.ledger_url, plan.study)
         with ledger.hold() as lock:
+            check_mark(plan.place, ledger)  # again: another driver may have begun the study meanwhile
             if changes := differences(ledger.identity, identity):
                 ledger.accept(identity, changes, time.time())
             ledger.write_down(identity, study_facts(plan, ledger), budget(plan, ledger))
+            leave_mark(plan.place, ledger)
             start(plan, ledger)
             return run(plan, ledger, Watch(signals, lock), console)
     except LockedError as error:
         raise ConfigError(str(error)) from None
-    except LedgerError as error:
+    except (LedgerError, ObjectStoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAULT
 
@@ -84,7 +94,7 @@ def check(plan: Plan, console: Console) -> dict[str, Any]:
     check_identity(recorded, plan.identity, plan)
     check_data(settings.data)
     check_weights(settings.model.name)
-    check_storage(plan)
+    check_store(plan.folder, "--storage")
     with reach(plan.search, settings.train.precision) as cluster:
         with console.status("reading the data") as status:
             splits = load_splits(settings.data, plan.splits, decoding(console, status))
@@ -93,7 +103,7 @@ def check(plan: Plan, console: Console) -> dict[str, Any]:
         fetch_weights(settings.model.name)
         if cluster is not None:
             with console.status(f"asking the {len(cluster.nodes)} nodes of the cluster"):
-                cluster.ask(identity["data"], plan.splits, absolute(settings.flat()), plan.folder.parent)
+                cluster.ask(identity["data"], plan.splits, absolute(settings.flat()), plan.place.storage)
     return identity
 
 
@@ -110,19 +120,27 @@ def decoding(console: Console, status: Status) -> Callable[[str, int, int], None
     return show
 
 
-def make_folder(folder: Path) -> None:
-    """Create the study's folder; raises ConfigError where the system refuses."""
+def make_folder(folder: str) -> None:
+    """Write into the study's folder, and create it; raises ConfigError where the system or the bucket refuses."""
+    store = open_store(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        store.put(PROBE, b"")
+        store.delete(PROBE)
     except OSError as error:
-        raise ConfigError(f"--storage: {folder} cannot be made ({error.strerror}); choose another --storage") from None
+        fault = error.strerror or error
+        raise ConfigError(f"--storage: {folder} cannot be made ({fault}); choose another --storage") from None
 
 
 def recorded_identity(plan: Plan) -> dict[str, Any]:
     """The identity under which the study was begun; empty where there is no such study yet."""
+    if plan.search.ledger_url:
+        check_database(plan.ledger_url)
     if not Ledger.exists(plan.ledger_url, plan.study):
+        check_mark(plan.place, None)
         return {}
-    return Ledger(plan.ledger_url, plan.study).identity
+    ledger = Ledger(plan.ledger_url, plan.study)
+    check_mark(plan.place, ledger)
+    return ledger.identity
 
 
 def budget(plan: Plan, ledger: Ledger) -> int:
@@ -152,17 +170,20 @@ def start(plan: Plan, ledger: Ledger) -> None:
 
 def run(plan: Plan, ledger: Ledger, watch: Watch, console: Console) -> int:
     """Run the open and the missing trials, mirror them in MLflow, and report; returns the exit code."""
-    tracker = Tracker(ledger, plan.tracking_uri, StudyCard.of(ledger, plan.folder.parent), plan.trial_settings)
+    tracker = Tracker(ledger, plan.tracking_uri, StudyCard.of(ledger, plan.place.artifacts), plan.trial_settings)
     tracker.start()
     code = FAULT
+    report = TemporaryDirectory(prefix="fgsearch-report-")  # its files are read until the tracker stops
     try:
         code = run_missing(plan, ledger, watch, tracker, console)
         summary = None if plan.repeats else summarise(plan, ledger)
         if summary is not None:
-            tracker.publish(write_report(summary))
+            tracker.publish(write_report(summary, Path(report.name)))
+            put_files(Path(report.name), join(plan.folder, "report"))
     finally:
         stopped = code in CODES.values()
         synced = tracker.stop(timeout_s=3 if stopped else CLOSING_S, interrupted=stopped)
+        report.cleanup()
     if not plan.repeats:
         if summary is not None and not watch.signals.received:
             finish(plan, ledger, console, lambda: bool(watch.signals.received))
@@ -198,7 +219,10 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, tracker: Tracker, cons
             tracker.notify(number)
             progress.update(record)
             if record.ended:
-                shelf.tidy(ledger.trials())
+                try:
+                    shelf.tidy(ledger.trials())
+                except ObjectStoreError as error:
+                    desk.fault = f"{error}; mend that, then run the same command again"
 
         desk = Desk(
             ledger,
@@ -234,7 +258,7 @@ def make_job(plan: Plan, resources: Resources, ask: Ask) -> Job:
         number=ask.number,
         attempt=ask.attempt,
         settings=absolute(plan.trial_settings(ask)),
-        folder=str(plan.trial_folder(ask.number)),
+        folder=plan.trial_folder(ask.number),
         threads=resources.threads,
         gpus=resources.gpus,
         on_oom=plan.search.on_oom,

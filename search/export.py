@@ -12,9 +12,9 @@ import fgseg
 from fgseg.card import model_card
 from fgseg.config import ConfigError, Layer, build
 from fgseg.epoch import EpochResult, select_epoch
-from fgseg.export import model_files, replace_folder
+from fgseg.export import model_files, replace_files
 from fgseg.manifest import Manifest, list_manifests, read_weights
-from fgseg.store import LocalStore
+from fgseg.store import absolute, is_local, join, open_store
 from fgseg.trained import CONFIG
 from search.command_line import MISTAKE, Parser
 from search.ledger import Ledger, LedgerError
@@ -28,18 +28,18 @@ ORIGIN = "origin.json"
 """Says of which study, trial and epoch the model is; what says the same is not exported again."""
 
 
-def export(place: Place, ledger: Ledger, number: int | None = None, out: Path | None = None) -> tuple[Path, bool]:
+def export(place: Place, ledger: Ledger, number: int | None = None, out: str | None = None) -> tuple[str, bool]:
     """Export a trial's model, the epoch that stands for it, unless that is what the folder holds already.
 
     Args:
         place: of the study.
         ledger: its books, which are only read.
         number: the trial; by default the best.
-        out: the folder, which is replaced; by default, in the study's, `model` for the best and `model-<number>` for
-            a trial that was named.
+        out: the address of a folder, which is replaced; by default, in the study's, `model` for the best and
+            `model-<number>` for a trial that was named.
 
     Returns:
-        The folder, and whether it was written.
+        Its address, and whether it was written.
 
     Raises:
         ConfigError: no such trial, or none of which the weights were kept; a folder that is no exported model.
@@ -50,8 +50,8 @@ def export(place: Place, ledger: Ledger, number: int | None = None, out: Path | 
     record = choose(place, ledger, number)
     result, manifest = selected(ledger, record), kept_weights(place, ledger, record)
     assert manifest is not None
-    store = LocalStore(place.folder / "trials" / str(record.number))
-    folder = out or place.folder / (MODEL if number is None else f"{MODEL}-{number:03d}")
+    store = open_store(trial_folder(place, record))
+    folder = absolute(out) if out else join(place.folder, MODEL if number is None else f"{MODEL}-{number:03d}")
     origin = describe(card, record.number, manifest)
     if read_origin(folder) == origin:
         return folder, False
@@ -59,7 +59,7 @@ def export(place: Place, ledger: Ledger, number: int | None = None, out: Path | 
     text = model_card(*headline(card, record, result), run, result)
     size = (run.data.height, run.data.width)
     files = model_files(store.get(CONFIG), read_weights(store, manifest), size, text)
-    replace_folder(folder, files | {ORIGIN: json.dumps(origin, indent=1).encode()})
+    replace_files(folder, files | {ORIGIN: json.dumps(origin, indent=1).encode()})
     return folder, True
 
 
@@ -90,7 +90,7 @@ def kept_weights(place: Place, ledger: Ledger, record: TrialRecord) -> Manifest 
     """The newest checkpoint of the epoch that stands for a finished trial; None for others, or where it is gone."""
     if record.state is not State.COMPLETE:
         return None
-    epoch, store = selected(ledger, record).epoch, LocalStore(place.folder / "trials" / str(record.number))
+    epoch, store = selected(ledger, record).epoch, open_store(trial_folder(place, record))
     return next((m for m in list_manifests(store) if m.epoch == epoch), None)
 
 
@@ -107,12 +107,18 @@ def describe(card: StudyCard, number: int, manifest: Manifest) -> dict[str, Any]
     }
 
 
-def read_origin(folder: Path) -> dict[str, Any]:
-    """What a folder says that it holds, nothing where there is none; raises ConfigError for other folders."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+def trial_folder(place: Place, record: TrialRecord) -> str:
+    """The address of a trial's checkpoints."""
+    return join(place.folder, "trials", str(record.number))
+
+
+def read_origin(folder: str) -> dict[str, Any]:
+    """What an address says that it holds, nothing where there is none; raises ConfigError for other folders."""
+    store = open_store(folder)
+    if not store.list() and not store.folders() and not (is_local(folder) and Path(folder).is_file()):
         return {}
     try:
-        content: dict[str, Any] = json.loads((folder / ORIGIN).read_bytes())
+        content: dict[str, Any] = json.loads(store.get(ORIGIN))
     except (OSError, ValueError):
         raise ConfigError(f"--out: {folder} is no exported model, and is not replaced; name another folder") from None
     return content
@@ -160,9 +166,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m search.export", description=__doc__)
     add_place(parser)
     parser.add_argument("--trial", type=int, metavar="N", help="the trial (default: the best)")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="the folder (default: <storage>/<study>/model, with --trial model-N)"
-    )
+    parser.add_argument("--out", metavar="DIR", help="the folder (default: model in the study's, with --trial model-N)")
     parser.add_argument(
         "--no-register", action="store_true", help="leave MLflow's registry alone, as with --trial and --out"
     )

@@ -2,8 +2,10 @@
 
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+import optuna
 from optuna.study import Study
 
 from search.database import patient
@@ -41,6 +43,12 @@ class StudyFacts:
         noted = [*self._fact("changes", []), change]
         self._study.set_user_attr("changes", noted)
         self._study.set_user_attr("identity", dict(identity))
+
+    @patient
+    def erase(self) -> None:
+        """Remove the study from its database, to be called with the lock held; one that is gone is no error."""
+        with suppress(KeyError):
+            optuna.delete_study(study_name=self._study.study_name, storage=self._study._storage)
 
     @property
     def identity(self) -> dict[str, Any]:

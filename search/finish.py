@@ -1,18 +1,17 @@
 """The end of a run: the best trial as a finished model, in the study's folder and in MLflow's registry."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from rich.console import Console
 
 from fgseg.config import ConfigError
-from fgseg.store import LocalStore
+from fgseg.store import open_store
 from search.closing import study_command
 from search.export import export, read_origin
 from search.ledger import Ledger
+from search.masking import public_address
 from search.place import Place
 from search.plan import Plan
-from search.projection import public_address
 from search.registry import REGISTER_S, register
 from search.tracking import TrackingError
 
@@ -29,7 +28,7 @@ def finish(plan: Plan, ledger: Ledger, console: Console, stop: Callable[[], bool
         console: shows what is waited for.
         stop: asked while MLflow is waited for; that is given up when it says so.
     """
-    place = Place(plan.folder.parent, plan.study, plan.tracking_uri)
+    place = plan.place
     try:
         folder, _ = export(place, ledger)
         if plan.search.register_model:
@@ -40,9 +39,9 @@ def finish(plan: Plan, ledger: Ledger, console: Console, stop: Callable[[], bool
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def register_once(place: Place, folder: Path, stop: Callable[[], bool]) -> None:
+def register_once(place: Place, folder: str, stop: Callable[[], bool]) -> None:
     """Register the model in a folder, unless a note in it says that this was done; raises TrackingError."""
-    note, address = LocalStore(folder), public_address(place.tracking_uri)
+    note, address = open_store(folder), public_address(place.tracking_uri)
     if REGISTERED in note.list() and note.get(REGISTERED).decode() == address:
         return
     register(place.tracking_uri, read_origin(folder), folder, REGISTER_S, stop)

@@ -17,7 +17,7 @@ class Job:
     settings: dict[str, Any]
     """Every dotted setting of the model."""
     folder: str
-    """The trial's folder."""
+    """The address of the trial's folder."""
     threads: int
     """Processor threads that the trial may use."""
     gpus: float

@@ -1,11 +1,13 @@
 """What `search.run` shows without running anything: spaces, studies, and what a call would do."""
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.table import Table
 
 from fgseg.config import ConfigError
+from fgseg.store import absolute, is_local
+from search.config import SearchConfig
+from search.masking import public_address
+from search.place import Place, normal_ledger, study_names
 from search.plan import Plan, check_identity
 from search.space import Space, list_spaces, load_space
 
@@ -22,26 +24,40 @@ def print_spaces() -> int:
     return 0
 
 
-def print_studies(storage: str) -> int:
-    """Every study of a storage: trials by state, and the best."""
+def print_studies(search: SearchConfig) -> int:
+    """Every study of a storage or of a shared ledger: trials by state, and the best."""
     table = Table(box=None)
     for column in ("study", "finished", "stopped early", "failed", "open", "best mIoU"):
         table.add_column(column, justify="left" if column == "study" else "right")
-    databases = sorted(Path(storage).expanduser().resolve().glob("*/study.db"))
-    if not databases:
-        raise ConfigError(f"--storage: no studies in {storage}; run a search first, or name another folder")
-    for database in databases:
-        table.add_row(database.parent.name, *study_row(database))
+    places = find_studies(search)
+    if not places:
+        there = public_address(search.ledger_url or search.storage)
+        raise ConfigError(f"--storage: no studies in {there}; run a search first, or name another folder")
+    for place in places:
+        table.add_row(place.study, *study_row(place))
     Console().print(table)
     return 0
 
 
-def study_row(database: Path) -> list[str]:
+def find_studies(search: SearchConfig) -> list[Place]:
+    """The studies of the ledger that is shared, or else of the storage."""
+    shared = normal_ledger(search.ledger_url) if search.ledger_url else None
+    if shared:
+        from search.database import check_database
+
+        check_database(shared)
+    elif not is_local(search.storage):
+        raise ConfigError("--storage: s3:// holds files only; give --ledger-url, whose studies are listed")
+    storage = absolute(search.storage)
+    return [Place(storage, name, "", shared) for name in study_names(storage, shared)]
+
+
+def study_row(place: Place) -> list[str]:
     """How many trials of a study ended in which way, and its best one."""
     from search.ledger import Ledger, LedgerError, State
 
     try:
-        ledger = Ledger(f"sqlite:///{database}", database.parent.name)
+        ledger = Ledger(place.ledger_url, place.study)
         states, best = [t.state for t in ledger.trials()], ledger.best()
     except (LedgerError, LookupError):
         return ["-", "-", "-", "-", "unreadable"]
@@ -51,12 +67,11 @@ def study_row(database: Path) -> list[str]:
 
 def print_plan(plan: Plan) -> int:
     """The resolved settings, the space, and what would run."""
-    from search.tracking import public_address
-
     console = Console(highlight=False, markup=False)
     console.print(f"study {plan.study}: {plan.search.trials} trials of {plan.space.title} ({plan.space.name})")
     console.print(f"  would run {what_is_left(plan)}")
     console.print(f"  storage   {plan.folder}")
+    console.print(f"  ledger    {public_address(plan.ledger_url)}")
     console.print(f"  MLflow    {public_address(plan.tracking_uri)}")
     console.print(settings_table(plan), space_table(plan.space))
     return 0
@@ -83,7 +98,7 @@ def settings_table(plan: Plan) -> Table:
     for key, value in plan.run.flat().items():
         if key not in plan.space.search:
             table.add_row(key, "-" if value is None else str(value))
-    for key, value in plan.search.model_dump(exclude={"tracking_uri", "storage"}).items():
+    for key, value in plan.search.model_dump(exclude={"tracking_uri", "storage", "ledger_url"}).items():
         table.add_row(f"--{key.replace('_', '-')}", "-" if value is None else str(value))
     return table
 

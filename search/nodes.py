@@ -78,9 +78,9 @@ def visit_storage(asked: Question, told: Answer) -> None:
     """Read the driver's blob, and write one for it to read."""
     import ray
 
-    from fgseg.store import LocalStore
+    from fgseg.store import open_store
 
-    store = LocalStore(asked.storage)
+    store = open_store(asked.storage)
     try:
         same = store.get(asked.blob).decode() == asked.text
     except FileNotFoundError:

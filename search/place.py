@@ -1,12 +1,23 @@
-"""Where a study lies that was begun before, for the commands that look after it: audit, sync, delete."""
+"""Where a study lies: its files, its ledger, its runs in MLflow.  Light: neither Optuna nor a database is imported."""
 
 import argparse
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fgseg.config import PATH_NAME, ConfigError
-from search.ledger import Ledger
+from fgseg.store import absolute, is_local, join, open_store
+from search.masking import public_address
+
+if TYPE_CHECKING:
+    from search.ledger import Ledger
+
+LEDGER = "study.db"
+"""File of a study's own ledger, in its folder."""
+KINDS = re.compile(r"sqlite:///.+|postgres(?:ql)?(?:\+psycopg)?://(?:[^\s'\"/@]*@)?[^\s'\"@]*")
+"""What an address of a ledger may look like: nothing in it that would keep its password from being masked."""
 
 MODEL = "model"
 """The folder, in a study's, of the best trial's exported model."""
@@ -16,51 +27,118 @@ MODEL = "model"
 class Place:
     """One study of one storage."""
 
-    storage: Path
-    """The folder of studies, absolute, links resolved."""
+    storage: str
+    """The address of the folder of studies: a path from the root, links resolved, or s3://bucket/prefix."""
     study: str
     tracking_uri: str
+    shared_ledger: str | None = None
+    """Address of a database that holds the ledgers of several studies, as SQLAlchemy takes it."""
 
     @property
-    def folder(self) -> Path:
-        """The study's folder."""
-        return self.storage / self.study
+    def folder(self) -> str:
+        """The address of the study's folder."""
+        return join(self.storage, self.study)
 
     @property
     def ledger_url(self) -> str:
-        return f"sqlite:///{self.folder / 'study.db'}"
+        """Address of the study's database; it may hold a password."""
+        return self.shared_ledger or f"sqlite:///{join(self.folder, LEDGER)}"
 
-    def open_ledger(self) -> Ledger:
-        """The study's ledger, to be read; raises ConfigError where there is no such study."""
+    @property
+    def artifacts(self) -> str:
+        """Where MLflow keeps the files of an experiment that is created in a database (a server decides itself)."""
+        if is_local(self.storage):
+            return Path(self.storage, "mlartifacts").as_uri()
+        database = Path(self.tracking_uri.removeprefix("sqlite:///"))
+        return database.absolute().with_name("mlartifacts").as_uri()
+
+    def open_ledger(self) -> "Ledger":
+        """The study's ledger, to be read; raises ConfigError where there is no such study or its database is away."""
+        from search.database import check_database
+        from search.ledger import Ledger
+
+        if self.shared_ledger:
+            check_database(self.shared_ledger)
         try:
             return Ledger(self.ledger_url, self.study)
         except LookupError:
-            raise ConfigError(
-                f"--study: no study {self.study} in {self.storage}; {offer(study_names(self.storage))}"
-            ) from None
+            there = public_address(self.shared_ledger or self.storage)
+            raise ConfigError(f"--study: no study {self.study} in {there}; {offer(self.studies())}") from None
+
+    def studies(self) -> list[str]:
+        """The studies of the ledger that is shared, or of the storage."""
+        return study_names(self.storage, self.shared_ledger)
 
 
-def find_place(storage: str | Path, study: str, tracking_uri: str | None = None) -> Place:
-    """The place of a study by its names; `tracking_uri` defaults to the storage's own database.
+def find_place(
+    storage: str | Path, study: str, tracking_uri: str | None = None, ledger_url: str | None = None
+) -> Place:
+    """The place of a study by its names; the addresses default to databases in a storage that is a folder.
 
     Raises:
-        ConfigError: a name that cannot be a folder of the storage, or a storage that is not there.
+        ConfigError: a name that cannot be a folder of the storage, an address that does not hold, or a storage that is
+            not there or needs more addresses.
     """
-    folder = Path(storage).expanduser().resolve()
+    place = make_place(str(storage), study, tracking_uri, ledger_url)
+    if is_local(place.storage):
+        folder = Path(place.storage)
+        if not folder.is_dir():
+            raise ConfigError(f"--storage: no folder {folder}; name the folder of studies")
+        if Path(place.folder).resolve() != Path(place.folder):
+            raise ConfigError(f"--study: {study} leads out of {folder}; give the storage where it really is")
+    return place
+
+
+def make_place(storage: str, study: str, tracking_uri: str | None, ledger_url: str | None) -> Place:
+    """The same for a study that may not exist yet; looks at nothing but the names and addresses themselves."""
     if not PATH_NAME.fullmatch(study):
         raise ConfigError(
             f"--study: got {study!r}, must be letters, digits, dots, dashes and underscores (it names a folder)"
         )
-    if not folder.is_dir():
-        raise ConfigError(f"--storage: no folder {folder}; name the folder of studies")
-    if (folder / study).resolve() != folder / study:
-        raise ConfigError(f"--study: {study} leads out of {folder}; give the storage where it really is")
-    return Place(folder, study, tracking_uri or f"sqlite:///{folder / 'mlflow.db'}")
+    try:
+        home, local = absolute(storage), is_local(storage)
+    except ConfigError as error:
+        raise ConfigError(f"--storage: {error}") from None
+    if not local:
+        check_companions(tracking_uri, ledger_url)
+    tracking = tracking_uri or f"sqlite:///{join(home, 'mlflow.db')}"
+    return Place(home, study, tracking, normal_ledger(ledger_url) if ledger_url else None)
 
 
-def study_names(storage: Path) -> list[str]:
-    """The studies of a storage."""
-    return sorted(path.parent.name for path in storage.glob("*/study.db"))
+def check_companions(tracking_uri: str | None, ledger_url: str | None) -> None:
+    """Raise ConfigError unless a storage in a bucket comes with what cannot lie in one."""
+    needed = {"--ledger-url": ledger_url, "--tracking-uri": tracking_uri}
+    if missing := [name for name, value in needed.items() if not value]:
+        raise ConfigError(
+            f"--storage: s3:// holds files only, so {' and '.join(missing)} must be given: "
+            "a postgresql:// database for the ledger, a server or database for MLflow"
+        )
+    if not str(tracking_uri).startswith(("http://", "https://", "sqlite:///")):
+        raise ConfigError("--tracking-uri: with an s3:// storage give an MLflow server (http://) or sqlite:///FILE")
+
+
+def normal_ledger(url: str) -> str:
+    """The address of a ledger as SQLAlchemy takes it.
+
+    Raises:
+        ConfigError: another kind of database, or characters that must be percent-encoded.
+    """
+    if not KINDS.fullmatch(url):
+        kind = "" if url.startswith(("sqlite:", "postgres")) else f" (got {url.partition(':')[0]!r})"
+        raise ConfigError(
+            f"--ledger-url: must be postgresql://USER@HOST/DATABASE or sqlite:///FILE{kind}, "
+            "with spaces, quotes, / and @ in a user's name or password percent-encoded"
+        )
+    return re.sub(r"^postgres(?:ql)?(?:\+psycopg)?://", "postgresql+psycopg://", url)
+
+
+def study_names(storage: str, shared_ledger: str | None = None) -> list[str]:
+    """The studies of a shared ledger, or those of a storage that keep their own."""
+    if shared_ledger:
+        from search.database import list_studies
+
+        return list_studies(shared_ledger)
+    return [name for name in open_store(storage).folders() if Path(storage, name, LEDGER).exists()]
 
 
 def offer(names: list[str]) -> str:
@@ -75,11 +153,14 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tracking-uri", metavar="URI", help="MLflow server or database (default: <storage>/mlflow.db)"
     )
+    parser.add_argument(
+        "--ledger-url", metavar="URL", help="database of the ledger (default: one in the study's folder)"
+    )
 
 
 def place_from(options: argparse.Namespace) -> Place:
     """The place that the options of `add_place` name; raises ConfigError."""
-    return find_place(options.storage, options.study, options.tracking_uri)
+    return find_place(options.storage, options.study, options.tracking_uri, options.ledger_url)
 
 
 def confirm(question: str, yes: bool) -> bool:

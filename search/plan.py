@@ -1,6 +1,5 @@
 """What a call of the command line asks for, resolved and checked: settings, space, study, storage."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 import fgseg
-from fgseg.config import PATH_NAME, ConfigError, Layer, RunConfig, build, read_yaml
+from fgseg.config import ConfigError, Layer, RunConfig, build, read_yaml
 from fgseg.config import flatten as flatten_settings
 from fgseg.config_files import find_file
 from fgseg.mistakes import explain
+from fgseg.store import join
 from search.config import SearchConfig
+from search.place import Place, make_place
 from search.resources import check_resources
 from search.space import Space, load_space, override
 
@@ -63,23 +64,28 @@ class Plan:
         return ("train", "val", "test") if self.repeats else ("train", "val")
 
     @property
-    def folder(self) -> Path:
-        """The study's folder."""
-        return Path(self.search.storage).expanduser().resolve() / self.study
+    def place(self) -> Place:
+        """Where the study lies."""
+        return make_place(self.search.storage, self.study, self.search.tracking_uri, self.search.ledger_url)
+
+    @property
+    def folder(self) -> str:
+        """The address of the study's folder (see fgseg/store.py)."""
+        return self.place.folder
 
     @property
     def ledger_url(self) -> str:
-        """Address of the study's database."""
-        return f"sqlite:///{self.folder / 'study.db'}"
+        """Address of the study's database; it may hold a password."""
+        return self.place.ledger_url
 
     @property
     def tracking_uri(self) -> str:
         """Address of MLflow; by default a database in the storage."""
-        return self.search.tracking_uri or f"sqlite:///{self.folder.parent / 'mlflow.db'}"
+        return self.place.tracking_uri
 
-    def trial_folder(self, number: int) -> Path:
-        """The folder of one trial's checkpoints."""
-        return self.folder / "trials" / f"{number}"
+    def trial_folder(self, number: int) -> str:
+        """The address of the folder of one trial's checkpoints."""
+        return join(self.folder, "trials", str(number))
 
 
 def make_plan(
@@ -105,10 +111,7 @@ def make_plan(
     space, plain = override(load_space(space_name), assignments)
     layers = (settings, Layer(f"space {space.name}", space.fixed), Layer("--set", plain))
     name = f"{path.stem}-{space.name}" if study is None else study
-    if not PATH_NAME.fullmatch(name):
-        raise ConfigError(
-            f"--study: got {name!r}, must be letters, digits, dots, dashes and underscores (it names a folder)"
-        )
+    make_place(search.storage, name, search.tracking_uri, search.ledger_url)
     if name.endswith(REPEATS):
         raise ConfigError(f"--study: got {name!r}, names that end in {REPEATS} are kept for search.compare")
     plan = Plan(space, layers, search, name, path.stem)
@@ -129,17 +132,6 @@ def read_search(section: Any, path: Path, flags: Mapping[str, Any]) -> SearchCon
         raise ConfigError(
             f"--{message.replace('_', '-', key.count('_'))}" if key in given else f"{path}: search.{message}"
         ) from None
-
-
-def check_storage(plan: Plan) -> None:
-    """Raise ConfigError unless the storage can be written to; leaves no trace."""
-    folder = plan.folder
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise ConfigError(f"--storage: {folder} is a file; name a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"--storage: {folder} is not writable; choose another --storage or change its permissions")
 
 
 def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -1,11 +1,11 @@
 """What MLflow shall say about a study and its trials, purely from the ledger's records: names, tags, states."""
 
 import json
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from search.masking import public_address
 
 if TYPE_CHECKING:
     from search.facts import StudyFacts
@@ -54,12 +54,12 @@ class StudyCard:
     """Where given, tells apart studies that have one name on a shared server."""
 
     @classmethod
-    def of(cls, study: "StudyFacts", storage: Path) -> "StudyCard":
+    def of(cls, study: "StudyFacts", artifacts: str) -> "StudyCard":
         """The card of a study that has been written down, from the ledger alone."""
         known = study.identity  # repeats have no sampler
         facts: dict[str, str] = {key: str(known[key]) for key in ("version", "data", "sampler") if key in known}
         shown = {key: study.card[key] for key in ("study", "space", "title", "experiment", "settings")}
-        return cls(**shown, artifacts=(storage / "mlartifacts").as_uri(), facts=facts, uid=study.uid)
+        return cls(**shown, artifacts=artifacts, facts=facts, uid=study.uid)
 
     def identity_tags(self) -> dict[str, str]:
         """The tags by which the study's runs are found."""
@@ -126,12 +126,6 @@ def milliseconds(seconds: float) -> int:
 def as_text(value: Any) -> str:
     """A setting as a param: text as it is, everything else as in JSON (null, true, 6e-05)."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def public_address(text: str) -> str:
-    """An address, or a text that holds some, with user names, passwords and secret query values masked."""
-    text = re.sub(r"://[^/\s'\"]*@", "://***@", text)
-    return re.sub(r"([?&][\w.-]*(?:password|passwd|token|secret|key)[\w.-]*=)[^&\s'\"]+", r"\1***", text, flags=re.I)
 
 
 def explain(error: BaseException) -> str:

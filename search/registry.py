@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fgseg.store import local_files
 from search.projection import explain, public_address
 from search.tracking import TrackingError
 from search.tracking_read import find_runs, pages, reaching
@@ -32,14 +33,14 @@ POLL_S = 0.1
 
 
 def register(
-    uri: str, origin: dict[str, Any], folder: Path, limit_s: float, stop: Callable[[], bool] = lambda: False
+    uri: str, origin: dict[str, Any], folder: str, limit_s: float, stop: Callable[[], bool] = lambda: False
 ) -> int:
     """Log an exported model on its study's run and register it under the study's name, unless it is registered.
 
     Args:
         uri: address of MLflow.
         origin: what the folder says that it holds (`search.export.describe`).
-        folder: the exported model.
+        folder: the address of the exported model.
         limit_s: seconds after which it is given up.
         stop: asked several times a second; it is given up at once when this says so.
 
@@ -62,7 +63,7 @@ def register(
         try:
             assert child.stdin and child.stdout
             # Not on the command line, which every user of the machine can read.
-            child.stdin.write(json.dumps({"uri": uri, "origin": origin, "folder": str(folder)}))
+            child.stdin.write(json.dumps({"uri": uri, "origin": origin, "folder": folder}))
             child.stdin.close()
             wait(child, where, limit_s, stop)
             answer = json.loads(child.stdout.read().strip().rpartition("\n")[2] or "{}")
@@ -89,7 +90,10 @@ def carry_out(uri: str, origin: dict[str, Any], folder: str) -> int:
     client: MlflowClient = load_client()(tracking_uri=uri)
     name = origin["study"]
     tags = {f"fgseg.{key}": str(origin[key]) for key in ("uid", "trial", "epoch", "weights")}
-    number = registered_version(client, name, tags) or log(client, uri, name, tags, folder)
+    number = registered_version(client, name, tags)
+    if not number:
+        with local_files(folder) as files:
+            number = log(client, uri, name, tags, str(files))
     client.set_registered_model_alias(name, ALIAS, str(number))
     return number
 

@@ -96,10 +96,8 @@ def row(texts: list[str]) -> str:
     return f"| {' | '.join(text.replace('|', '/') for text in texts)} |"
 
 
-def write_report(summary: Summary) -> Path:
-    """Write report.md into the study's folder; returns its path."""
-    folder = summary.plan.folder / "report"
-    folder.mkdir(parents=True, exist_ok=True)
+def write_report(summary: Summary, folder: Path) -> Path:
+    """Write report.md into a local folder, from which it goes to the study's; returns its path."""
     path = folder / "report.md"
     path.write_text(markdown(summary), encoding="utf-8")
     return path

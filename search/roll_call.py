@@ -11,12 +11,11 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from fgseg.config import ConfigError
-from fgseg.store import LocalStore
+from fgseg.store import Store, open_store
 from search.cluster import surroundings
 from search.config import SearchConfig
 from search.nodes import Answer, Question, gpu_memory, versions
@@ -98,22 +97,22 @@ class RollCall:
         self.errors.seek(0)
         return self.errors.read()
 
-    def ask(self, fingerprint: str, splits: tuple[str, ...], settings: dict[str, Any], storage: Path) -> None:
+    def ask(self, fingerprint: str, splits: tuple[str, ...], settings: dict[str, Any], storage: str) -> None:
         """Ask every node for all that a trial needs; returns when it is there.
 
         Args:
             fingerprint: of the driver's data, in these splits.
             splits: those that the study reads.
             settings: every dotted setting of the model, paths absolute.
-            storage: the folder of studies; no file stays there.
+            storage: the address of the folder of studies; no file stays there.
 
         Raises:
             ConfigError: in one line, every node that differs and how.
         """
-        store, blob, text = LocalStore(storage), f"roll-call-{uuid.uuid4().hex}", uuid.uuid4().hex
+        store, blob, text = open_store(storage), f"roll-call-{uuid.uuid4().hex}", uuid.uuid4().hex
         try:
             store.put(blob, text.encode())
-            answers = self.collect(Question(settings, splits, str(storage), blob, text))
+            answers = self.collect(Question(settings, splits, storage, blob, text))
             for node, told in answers.items():
                 check_written(store, f"{blob}-{node.id}", told)
         finally:
@@ -134,7 +133,7 @@ class RollCall:
         return {node: told[node.id] for node in self.nodes}
 
 
-def check_written(store: LocalStore, name: str, told: Answer) -> None:
+def check_written(store: Store, name: str, told: Answer) -> None:
     """Add a fault if the driver does not find what a node says that it has written to the storage."""
     try:
         store.get(name)

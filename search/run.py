@@ -6,10 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from fgseg.config import ConfigError, parse_assignments
+from fgseg.config import ConfigError, parse_assignments, read_yaml
+from fgseg.config_files import find_file
 from search.command_line import MISTAKE, Parser
 from search.config import SearchConfig
-from search.plan import Plan, make_plan
+from search.plan import Plan, make_plan, read_search
 from search.signals import Interrupted, Signals
 from search.space import list_spaces
 
@@ -57,7 +58,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--study", metavar="NAME", help="name of the study (default: <config>-<space>)")
     add("--trials", type=int, metavar="N", help="trials of the whole study, finished ones included")
-    add("--storage", metavar="DIR", help="folder of studies (default: runs)")
+    add("--storage", metavar="DIR", help="folder of studies, or s3://bucket/prefix (default: runs)")
+    add(
+        "--ledger-url",
+        metavar="URL",
+        help="postgresql:// database of a team's ledger (default: a file in the study's folder)",
+    )
     add("--tracking-uri", metavar="URI", help="MLflow server or database (default: <storage>/mlflow.db)")
     add("--ray-address", metavar="ADDR", help="Ray cluster to join (default: a private one on this machine)")
     add("--cpus-per-trial", type=float, metavar="N", help="processor cores of a trial (default: 1)")
@@ -105,10 +111,13 @@ def flags(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def show_lists(options: argparse.Namespace) -> int:
-    """Print the spaces, or the studies of the storage."""
+    """Print the spaces, or the studies of the storage or ledger that the settings and flags name."""
     from search.listing import print_spaces, print_studies
 
-    return print_spaces() if options.list else print_studies(options.storage or "runs")
+    if options.list:
+        return print_spaces()
+    path = find_file(options.config)
+    return print_studies(read_search(read_yaml(path).get("search") or {}, path, flags(options)))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """Which checkpoints of finished trials are kept: those of the best, and the start point's."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from fgseg.manifest import keep_only, list_manifests
-from fgseg.store import LocalStore
+from fgseg.store import open_store
 from search.config import SearchConfig
 from search.record import State, TrialRecord
 
@@ -16,10 +15,10 @@ class Shelf:
 
     Args:
         search: how many of the best trials keep the weights of their selected epoch, and which may be the best.
-        folder_of: the folder of a trial by its number.
+        folder_of: the address of a trial's folder by its number.
     """
 
-    def __init__(self, search: SearchConfig, folder_of: Callable[[int], Path]):
+    def __init__(self, search: SearchConfig, folder_of: Callable[[int], str]):
         self.search, self.folder_of = search, folder_of
         self.tidied: dict[int, bool] = {}
 
@@ -37,7 +36,7 @@ class Shelf:
 
     def clear(self, trial: TrialRecord, stays: bool) -> None:
         """Delete all checkpoints of a trial, or all but the newest one of the epoch that stands for it."""
-        store = LocalStore(self.folder_of(trial.number))
+        store = open_store(self.folder_of(trial.number))
         store.sweep()
         kept = [m for m in list_manifests(store) if stays and m.epoch == trial.selected][:1]
         keep_only(store, kept, trial.attempt)

@@ -13,8 +13,8 @@ from rich.text import Text
 from fgseg.config import ConfigError
 from search.command_line import MISTAKE, Parser
 from search.ledger import Ledger, LedgerError
+from search.masking import public_address
 from search.place import add_place, place_from
-from search.projection import public_address
 from search.record import State
 from search.standing import goal_of, recent_pace, time_left
 

@@ -6,14 +6,17 @@ import sys
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgseg.config import ConfigError
+from fgseg.store import join, local_files, open_store
 from search.command_line import MISTAKE, Parser
 from search.ledger import Ledger, LedgerError, LockedError
-from search.place import Place, add_place, confirm, find_place, place_from, study_names
-from search.projection import StudyCard, public_address
+from search.masking import public_address
+from search.place import Place, add_place, confirm, place_from
+from search.projection import StudyCard
 from search.record import TrialRecord
 
 if TYPE_CHECKING:
@@ -62,11 +65,12 @@ def rebuild_database(place: Place) -> str:
     from sqlalchemy.engine import make_url
 
     place.open_ledger()
+    stored = open_store(place.storage).folders()  # a shared ledger may know studies of other storages
     path = Path(make_url(place.tracking_uri).database or "").absolute()
     # A name of its own each time: within a process, MLflow keeps connections to a file it once had under an address.
     unfinished = path.with_name(f"{path.name}.rebuild-{uuid.uuid4().hex}")
     uri = f"sqlite:///{unfinished}"
-    places = [find_place(place.storage, name, uri) for name in study_names(place.storage)]
+    places = [replace(place, study=name, tracking_uri=uri) for name in place.studies() if name in stored]
     with ExitStack() as stack:
         ledgers = [other.open_ledger() for other in places]
         for ledger in ledgers:
@@ -113,8 +117,9 @@ def write(place: Place, ledger: Ledger) -> None:
     from search.tracking import reconcile
 
     card = card_of(ledger, place)
-    files = sorted(path for path in (place.folder / "report").glob("*") if path.is_file())
-    reconcile(ledger, place.tracking_uri, card, settings_of(ledger), files=files)
+    with local_files(join(place.folder, "report")) as folder:
+        files = sorted(path for path in folder.glob("*") if path.is_file())
+        reconcile(ledger, place.tracking_uri, card, settings_of(ledger), files=files)
 
 
 def card_of(ledger: Ledger, place: Place) -> StudyCard:
@@ -123,7 +128,7 @@ def card_of(ledger: Ledger, place: Place) -> StudyCard:
         raise ConfigError(
             f"study {place.study} was never started, so there is nothing to send; run search.run, or delete it"
         )
-    return StudyCard.of(ledger, place.storage)
+    return StudyCard.of(ledger, place.artifacts)
 
 
 def settings_of(ledger: Ledger) -> "TrialSettings":

@@ -17,6 +17,7 @@ import yaml
 
 from fgseg.config import nest
 from search.background import BackgroundWriter
+from search.masking import public_address
 from search.projection import (
     PASSING_TAGS,
     LedgerReader,
@@ -27,7 +28,6 @@ from search.projection import (
     explain,
     last_moment,
     milliseconds,
-    public_address,
     study_ending,
     trial_ending,
 )

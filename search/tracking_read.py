@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.database import has_database
-from search.projection import explain, public_address
+from search.masking import public_address
+from search.projection import explain
 from search.tracking import TrackingError
 from search.tracking_setup import environment, load_client
 

@@ -10,6 +10,7 @@ from ray import get_runtime_context, tune
 
 from fgseg.config import Layer, RunConfig, build
 from fgseg.epoch import EpochResult, SupersededError
+from fgseg.object_store import ObjectStoreError
 from search.job import Job, Report
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -41,7 +42,8 @@ def carry_out(job: Job, send: Callable[[Report], None]) -> None:
     except SupersededError:
         return
     except OSError as error:
-        report.halt, report.error = (str(error), None) if error.errno in FULL else (None, describe(error))
+        everywhere = error.errno in FULL or isinstance(error, ObjectStoreError)
+        report.halt, report.error = (str(error), None) if everywhere else (None, describe(error))
         send(report)
     except Exception as error:  # whatever it is, it ends this trial and not the search
         report.error = describe(error)

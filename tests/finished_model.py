@@ -7,6 +7,7 @@ from kept_study import IDENTITY, SPACE
 
 from fgseg.config import Layer, RunConfig, build
 from fgseg.epoch import EpochResult
+from fgseg.store import join
 from fgseg.train import train
 from search.ledger import Ledger
 from search.place import Place, find_place
@@ -23,7 +24,7 @@ def train_trial(ledger: Ledger, place: Place, run: RunConfig) -> list[EpochResul
     """Ask for a trial, train it as a worker does, and finish it."""
     ask = ledger.ask()
     assert ask is not None
-    history = train(run, place.folder / "trials" / str(ask.number), attempt=ask.attempt)
+    history = train(run, join(place.folder, "trials", str(ask.number)), attempt=ask.attempt)
     ledger.report(ask.number, ask.attempt, history)
     ledger.complete(ask.number, ask.attempt)
     return history

@@ -51,7 +51,7 @@ def test_trials_are_judged_by_the_settings_under_which_they_ended(tmp_path: Path
     ledger.accept({**IDENTITY, "settings": longer}, "settings.train.epochs: 3 there, 4 now", when=5.0)
     ledger.write_down({}, ledger.card | {"settings": longer}, 4)
     ledger.start(SPACE, {"loss.ssim": 0.4}, trials=4, sampler="random", pruner="none", epochs=4, seed=42, select="best")
-    ledger.complete(train(ledger, place.folder, epochs=4), 1)
+    ledger.complete(train(ledger, Path(place.folder), epochs=4), 1)
     sync(place)
     assert lines(place) == []
     assert [ledger.settings_of(number)["train.epochs"] for number in range(4)] == [3, 3, 3, 4]
@@ -85,7 +85,7 @@ LEDGER_FAULTS = {
 
 @pytest.mark.parametrize("line", LEDGER_FAULTS)
 def test_what_is_wrong_in_the_ledger_is_named(place: Place, line: str):
-    change(place.folder / "study.db", LEDGER_FAULTS[line])
+    change(Path(place.folder) / "study.db", LEDGER_FAULTS[line])
     assert named(line, lines(place))
 
 
@@ -93,7 +93,7 @@ def test_attempts_never_go_back_from_one_epoch_to_the_next(place: Place):
     attempts = {"attempt": "2", "epoch/1": json.dumps(epoch(1, 0, attempt=2).to_json())}
     for key, text in attempts.items():
         change(
-            place.folder / "study.db",
+            Path(place.folder) / "study.db",
             "UPDATE trial_user_attributes SET value_json = ? WHERE trial_id = 1 AND key = ?",
             text,
             key,
@@ -102,14 +102,14 @@ def test_attempts_never_go_back_from_one_epoch_to_the_next(place: Place):
 
 
 def test_more_trials_than_the_budget_are_right_after_lowering_it_but_not_where_a_number_is_asked_for(place: Place):
-    change(place.folder / "study.db", "UPDATE study_user_attributes SET value_json = '2' WHERE key = 'budget'")
+    change(Path(place.folder) / "study.db", "UPDATE study_user_attributes SET value_json = '2' WHERE key = 'budget'")
     assert lines(place) == []
     assert lines(place, trials=2) == ["3 trials have ended, the budget says 2"]
 
 
 @pytest.mark.parametrize("name", ["study.db.tmp", "trials/0/model-1.0123.tmp"])
 def test_leftover_temporary_file_is_named(place: Place, name: str):
-    (place.folder / name).touch()
+    (Path(place.folder) / name).touch()
     assert lines(place) == [f"{name}: a temporary file was left behind"]
     assert lines(place, interrupted=True) == [f"{name}: a temporary file was left behind"]
 
@@ -117,7 +117,7 @@ def test_leftover_temporary_file_is_named(place: Place, name: str):
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
 @pytest.mark.parametrize("blob", ["model-000001-000003.safetensors", "state-000001-000003.pt"])
 def test_checkpoint_that_cannot_be_loaded_is_named(place: Place, damage: str, blob: str):
-    path = place.folder / "trials" / "0" / blob
+    path = Path(place.folder) / "trials" / "0" / blob
     data = path.read_bytes()
     path.unlink()
     if damage != "missing":
@@ -128,47 +128,47 @@ def test_checkpoint_that_cannot_be_loaded_is_named(place: Place, damage: str, bl
 
 
 def test_manifest_that_is_no_json_is_named(place: Place):
-    (place.folder / "trials" / "2" / "checkpoint-000001-000002.json").write_text("{")
+    (Path(place.folder) / "trials" / "2" / "checkpoint-000001-000002.json").write_text("{")
     (line,) = lines(place)
     assert line.startswith("trial 2: checkpoint-000001-000002.json cannot be loaded: ")
 
 
 def test_checkpoint_that_tells_other_epochs_than_the_ledger_is_named(place: Place):
     history = [epoch(k, trial=0).to_json() | {"miou": 0.7} for k in (1, 2, 3)]
-    rewrite_manifest(place.folder / "trials" / "0" / "checkpoint-000001-000003.json", history=history)
+    rewrite_manifest(Path(place.folder) / "trials" / "0" / "checkpoint-000001-000003.json", history=history)
     assert "trial 0: checkpoint-000001-000003.json holds another epoch 2 than the ledger" in lines(place)
 
 
 def test_epoch_done_again_after_a_damaged_checkpoint_is_right(place: Place):
     attributes = "UPDATE trial_user_attributes SET value_json = '2' WHERE trial_id = 1 AND key = 'attempt'"
-    change(place.folder / "study.db", attributes)
-    change(place.storage / "mlflow.db", "UPDATE tags SET value = '2' WHERE key = 'fgseg.attempt'")
+    change(Path(place.folder) / "study.db", attributes)
+    change(Path(place.storage) / "mlflow.db", "UPDATE tags SET value = '2' WHERE key = 'fgseg.attempt'")
     history = [epoch(1, 0), epoch(2, 0), epoch(3, 0, attempt=2)]
-    path = place.folder / "trials" / "0" / "checkpoint-000001-000003.json"
+    path = Path(place.folder) / "trials" / "0" / "checkpoint-000001-000003.json"
     rewrite_manifest(path, history=[e.to_json() for e in history])
     assert lines(place) == []
 
 
 def test_epoch_that_only_the_checkpoint_of_an_ended_trial_holds_is_named(place: Place):
-    path = place.folder / "trials" / "1" / "checkpoint-000001-000001.json"
+    path = Path(place.folder) / "trials" / "1" / "checkpoint-000001-000001.json"
     rewrite_manifest(path, history=[epoch(k, trial=1).to_json() for k in (1, 2)])
     assert lines(place) == ["trial 1: checkpoint-000001-000001.json holds an epoch that the ledger lacks"]
 
 
 def test_best_trial_must_have_its_weights_and_others_need_none(place: Place):
-    shutil.rmtree(place.folder / "trials" / "1")
+    shutil.rmtree(Path(place.folder) / "trials" / "1")
     assert lines(place) == []
-    shutil.rmtree(place.folder / "trials" / "0")
+    shutil.rmtree(Path(place.folder) / "trials" / "0")
     assert lines(place) == ["trial 0: the best trial has no checkpoint"]
 
 
 def test_weights_of_the_epoch_that_stands_for_a_trial_must_be_there(place: Place):
-    (place.folder / "trials" / "0" / "checkpoint-000001-000003.json").unlink()
+    (Path(place.folder) / "trials" / "0" / "checkpoint-000001-000003.json").unlink()
     assert lines(place) == ["trial 0: no checkpoint is of epoch 3, which stands for the trial"]
 
 
 def test_folder_of_a_trial_that_was_never_asked_is_named(place: Place):
-    (place.folder / "trials" / "8").mkdir()
+    (Path(place.folder) / "trials" / "8").mkdir()
     assert lines(place) == ["trials/8: belongs to no trial of the ledger"]
 
 
@@ -194,7 +194,7 @@ def test_interrupted_study_is_broken_unless_it_may_be(opened: Place):
 
 def test_half_written_file_of_an_open_trial_waits_for_its_next_start(opened: Place):
     sync(opened)
-    (opened.folder / "trials" / "1" / "model.0123.tmp").touch()
+    (Path(opened.folder) / "trials" / "1" / "model.0123.tmp").touch()
     assert lines(opened, interrupted=True) == []
     assert "trials/1/model.0123.tmp: a temporary file was left behind" in lines(opened)
 
@@ -205,13 +205,13 @@ def test_study_at_work_is_looked_at_as_an_interrupted_one(opened: Place):
 
 
 def test_checkpoint_of_an_open_trial_may_be_one_epoch_ahead(opened: Place):
-    path = opened.folder / "trials" / "1" / "checkpoint-000001-000001.json"
+    path = Path(opened.folder) / "trials" / "1" / "checkpoint-000001-000001.json"
     rewrite_manifest(path, history=[epoch(k, trial=1).to_json() for k in (1, 2)])
     assert lines(opened, interrupted=True) == []
 
 
 def run(place: Place, *arguments: str) -> int:
-    return main(["--study", place.study, "--storage", str(place.storage), *arguments])
+    return main(["--study", place.study, "--storage", place.storage, *arguments])
 
 
 def test_command_tells_a_clean_study_from_a_broken_one(place: Place, capsys: pytest.CaptureFixture[str]):
@@ -241,6 +241,6 @@ def test_mistake_is_told_in_one_line(
 
 def test_ledger_that_is_no_database_is_broken(place: Place, capsys: pytest.CaptureFixture[str], monkeypatch):
     monkeypatch.setattr("search.database.RETRY_PAUSES_S", ())
-    (place.folder / "study.db").write_text("not a database, but long enough to be looked at as one")
+    (Path(place.folder) / "study.db").write_text("not a database, but long enough to be looked at as one")
     assert run(place) == 1
     assert "file is not a database" in capsys.readouterr().out

@@ -87,13 +87,13 @@ MLFLOW_FAULTS = {
 
 @pytest.mark.parametrize("line", MLFLOW_FAULTS)
 def test_what_is_wrong_in_mlflow_is_named(place: Place, line: str):
-    change(place.storage / "mlflow.db", MLFLOW_FAULTS[line])
+    change(Path(place.storage) / "mlflow.db", MLFLOW_FAULTS[line])
     assert named(line, lines(place))
     assert lines(place, tracking=False) == []
 
 
 def test_after_an_interruption_mlflow_may_lag_behind_but_holds_nothing_wrong(place: Place):
-    database = place.storage / "mlflow.db"
+    database = Path(place.storage) / "mlflow.db"
     change(database, f"DELETE FROM metrics WHERE step = 3 AND run_uuid IN {OF_TRIAL}")
     change(database, f"UPDATE runs SET status = 'RUNNING' WHERE run_uuid IN {OF_TRIAL}")
     assert lines(place, interrupted=True) == []
@@ -108,14 +108,14 @@ def test_mlflow_out_of_reach_is_named_unless_it_is_left_out(place: Place):
 
 
 def test_missing_mlflow_database_is_named_and_not_created(place: Place):
-    (place.storage / "mlflow.db").unlink()
+    (Path(place.storage) / "mlflow.db").unlink()
     (line,) = lines(place)
     assert line.startswith("MLflow not audited: there is no sqlite:///")
     assert lines(place, interrupted=True) == []
-    assert not (place.storage / "mlflow.db").exists()
+    assert not (Path(place.storage) / "mlflow.db").exists()
 
 
 def test_open_trial_that_mlflow_calls_finished_is_named_also_after_an_interruption(place: Place):
     statement = "UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = 0"
-    change(place.folder / "study.db", statement)
+    change(Path(place.folder) / "study.db", statement)
     assert "trial 0: MLflow says FINISHED, must be KILLED (fgseg.interrupted: true)" in lines(place, interrupted=True)

@@ -32,7 +32,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, cache: str) -> tuple[Place, 
 
 @pytest.fixture(scope="module")
 def folder(study: tuple[Place, Ledger]) -> Path:
-    return export(*study)[0]
+    return Path(export(*study)[0])
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_card_tells_data_settings_scores_and_licence(folder: Path, study: tuple[
     assert "no other model's licence applies" in card
     assert f"| **mIoU** | {record.value:.4f} |" in card
     assert "| `loss.ssim` | 0.4 |" in card
-    assert str(study[0].storage) not in card and "data.cache" not in card
+    assert study[0].storage not in card and "data.cache" not in card
 
 
 def test_export_writes_only_when_the_best_changed(
@@ -97,16 +97,16 @@ def test_export_writes_only_when_the_best_changed(
 ):
     place, ledger = study
     written = (folder / "README.md").stat().st_mtime_ns
-    assert export(place, ledger) == (folder, False)
+    assert export(place, ledger) == (str(folder), False)
     assert (folder / "README.md").stat().st_mtime_ns == written
-    copy = tmp_path / "copy"
+    copy = str(tmp_path / "copy")
     assert export(place, ledger, out=copy) == (copy, True)
 
 
 def test_folder_of_other_things_is_not_replaced(study: tuple[Place, Ledger], tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match="is no exported model, and is not replaced"):
-        export(*study, out=tmp_path)
+        export(*study, out=str(tmp_path))
     assert (tmp_path / "thesis.tex").exists()
 
 
@@ -129,7 +129,7 @@ def test_failed_replacement_leaves_the_old_folder(tmp_path: Path, monkeypatch: p
 def test_command_exports_and_says_where(
     study: tuple[Place, Ledger], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    options = ["--study", study[0].study, "--storage", str(study[0].storage), "--out", str(tmp_path / "m")]
+    options = ["--study", study[0].study, "--storage", study[0].storage, "--out", str(tmp_path / "m")]
     assert main([*options, "--trial", "0"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'm'} written\n"
     assert main([*options, "--trial", "7"]) == 2
@@ -139,15 +139,15 @@ def test_command_exports_and_says_where(
 def test_trial_without_weights_is_told_with_those_that_have_some(tmp_path: Path, study: tuple[Place, Ledger]):
     storage = tmp_path / "runs"
     shutil.copytree(study[0].storage, storage)
-    place = Place(storage, study[0].study, study[0].tracking_uri)
-    for manifest in (place.folder / "trials" / "0").glob("checkpoint-*"):
+    place = Place(str(storage), study[0].study, study[0].tracking_uri)
+    for manifest in (storage / place.study / "trials" / "0").glob("checkpoint-*"):
         manifest.unlink()
     with pytest.raises(ConfigError, match=r"weights of trial 0 \(complete\) were not kept .* those of: none"):
         export(place, place.open_ledger())
 
 
 def test_trial_folder_says_what_is_needed_to_use_its_checkpoints(study: tuple[Place, Ledger], cache: str):
-    trial = study[0].folder / "trials" / "0"
+    trial = Path(study[0].folder) / "trials" / "0"
     assert json.loads((trial / "settings.json").read_text()) == tiny_run(cache).flat()
     found = find_trained(str(trial))
     assert (found.size, found.manifest.epoch if found.manifest else 0) == ((64, 128), 3)

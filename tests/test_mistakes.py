@@ -128,7 +128,7 @@ def test_storage_that_cannot_be_an_address_is_told(capsys: pytest.CaptureFixture
 
 def test_storage_that_cannot_be_made_is_told():
     with pytest.raises(ConfigError, match="--storage: /proc/nowhere cannot be made"):
-        make_folder(Path("/proc/nowhere"))
+        make_folder("/proc/nowhere")
 
 
 def test_damaged_ledger_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -12,6 +12,7 @@ from test_export import labels_of
 from fgseg.data import load_splits
 from fgseg.judge import predict_frames
 from fgseg.model import load_trained
+from fgseg.store import join
 from fgseg.trained import find_trained
 from search.delete import delete
 from search.export import export, read_origin
@@ -38,7 +39,7 @@ def test_load_model_predicts_what_our_evaluation_predicts(place: Place, cache: s
     segment = mlflow.transformers.load_model(f"models:/{STUDY}@best")
     image = np.array(load_splits(tiny_run(cache).data, ("val",))["val"].images[0])
     expected = predict_frames(
-        load_trained(find_trained(str(place.folder / "model"))), torch.from_numpy(image).permute(2, 0, 1)[None]
+        load_trained(find_trained(join(place.folder, "model"))), torch.from_numpy(image).permute(2, 0, 1)[None]
     )
     differs = labels_of(segment(Image.fromarray(image))) != expected[0].numpy()
     assert differs.mean() < 1e-3  # ties in float32; test_export looks at them one by one
@@ -55,14 +56,14 @@ def test_model_hangs_at_the_study_s_run_with_its_scores(place: Place):
 
 
 def test_the_same_model_is_not_registered_again(place: Place):
-    origin = read_origin(place.folder / "model")
-    assert carry_out(place.tracking_uri, origin, str(place.folder / "model")) == 1
+    origin = read_origin(join(place.folder, "model"))
+    assert carry_out(place.tracking_uri, origin, join(place.folder, "model")) == 1
     client = load_client()(tracking_uri=place.tracking_uri)
     assert [v.version for v in client.search_model_versions(f"name = '{STUDY}'")] == [1]
 
 
 def test_what_takes_too_long_or_is_interrupted_is_given_up(place: Place):
-    origin, folder = read_origin(place.folder / "model"), place.folder / "model"
+    origin, folder = read_origin(join(place.folder, "model")), join(place.folder, "model")
     with pytest.raises(TrackingError, match=r"was not registered within 0\.01 s"):
         register(place.tracking_uri, origin, folder, 0.01)
     started = time.monotonic()
@@ -72,9 +73,9 @@ def test_what_takes_too_long_or_is_interrupted_is_given_up(place: Place):
 
 
 def test_study_without_runs_in_mlflow_is_told_what_to_do(place: Place):
-    origin = read_origin(place.folder / "model") | {"uid": "another"}
+    origin = read_origin(join(place.folder, "model")) | {"uid": "another"}
     with pytest.raises(LookupError, match=r"holds no run of this study; python -m search\.sync writes it"):
-        carry_out(place.tracking_uri, origin, str(place.folder / "model"))
+        carry_out(place.tracking_uri, origin, join(place.folder, "model"))
 
 
 def test_deleting_the_study_deletes_its_versions(place: Place):  # the last test: it takes the study away

@@ -111,14 +111,14 @@ def test_finished_repeats_are_clean(place: Place):
 
 
 def test_counts_that_were_altered_are_named(place: Place):
-    (blob,) = place.folder.glob("trials/1/counts-*.safetensors")
+    (blob,) = Path(place.folder).glob("trials/1/counts-*.safetensors")
     blob.write_bytes(blob.read_bytes()[:-1] + b"x")
     (line,) = audit(place.storage, place.study)
     assert line.startswith("trial 1: what the test split said cannot be read: counts-000001.safetensors was altered")
 
 
 def test_repeat_that_was_never_judged_is_named(place: Place):
-    change(place.folder / "study.db", "DELETE FROM trial_user_attributes WHERE key = 'test' AND trial_id = 1")
+    change(Path(place.folder) / "study.db", "DELETE FROM trial_user_attributes WHERE key = 'test' AND trial_id = 1")
     lines = audit(place.storage, place.study, tracking=False)
     assert lines == [
         "trial 0: COMPLETE without having been judged on the test split",
@@ -127,7 +127,7 @@ def test_repeat_that_was_never_judged_is_named(place: Place):
 
 
 def test_trial_of_a_search_that_saw_the_test_split_is_named(place: Place):
-    change(place.folder / "study.db", "DELETE FROM trial_user_attributes WHERE key = 'repeat' AND trial_id = 1")
+    change(Path(place.folder) / "study.db", "DELETE FROM trial_user_attributes WHERE key = 'repeat' AND trial_id = 1")
     assert "trial 0: has seen the test split, which no search may" in audit(place.storage, place.study, tracking=False)
 
 

@@ -34,7 +34,7 @@ def kept(folder: Path) -> dict[int, list[int]]:
 
 
 def shelf(folder: Path, keep: int = 1) -> Shelf:
-    return Shelf(SearchConfig(keep_checkpoints=keep), lambda number: folder / str(number))
+    return Shelf(SearchConfig(keep_checkpoints=keep), lambda number: str(folder / str(number)))
 
 
 def test_best_trials_and_the_start_point_keep_their_selected_epoch(tmp_path: Path):

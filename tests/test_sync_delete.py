@@ -48,7 +48,7 @@ def clean(place: Place) -> None:
 def damage(place: Place) -> None:
     """Double a point in MLflow, which no sync can mend."""
     change(
-        place.storage / "mlflow.db",
+        Path(place.storage) / "mlflow.db",
         "INSERT INTO metrics SELECT key, value, timestamp + 1, run_uuid, step, is_nan FROM metrics WHERE step = 1",
     )
     assert audit(place.storage, "s") != []
@@ -56,23 +56,23 @@ def damage(place: Place) -> None:
 
 def call(command: Any, place: Place, *arguments: str) -> int:
     """The exit code of a command line about the study."""
-    return command.main(["--study", place.study, "--storage", str(place.storage), *arguments])
+    return command.main(["--study", place.study, "--storage", place.storage, *arguments])
 
 
 def test_sync_sends_what_mlflow_lacks_and_says_so(place: Place, capsys: pytest.CaptureFixture[str]):
-    change(place.storage / "mlflow.db", "DELETE FROM metrics WHERE step = 2")
-    change(place.storage / "mlflow.db", "UPDATE runs SET status = 'RUNNING'")
+    change(Path(place.storage) / "mlflow.db", "DELETE FROM metrics WHERE step = 2")
+    change(Path(place.storage) / "mlflow.db", "UPDATE runs SET status = 'RUNNING'")
     assert call(syncing, place) == 0
     assert capsys.readouterr().out.startswith("study s: MLflow at sqlite:///")
     assert audit(place.storage, "s") == []
 
 
 def test_sync_keeps_the_report_with_the_study(place: Place):
-    (place.folder / "report").mkdir()
-    (place.folder / "report" / "report.md").write_text("# s")
-    (place.storage / "mlflow.db").unlink()
+    (Path(place.folder) / "report").mkdir()
+    (Path(place.folder) / "report" / "report.md").write_text("# s")
+    (Path(place.storage) / "mlflow.db").unlink()
     syncing.sync(place)
-    assert [path.read_text() for path in place.storage.glob("mlartifacts/*/artifacts/report.md")] == ["# s"]
+    assert [path.read_text() for path in Path(place.storage).glob("mlartifacts/*/artifacts/report.md")] == ["# s"]
 
 
 def test_sync_twice_changes_nothing(place: Place):
@@ -86,38 +86,41 @@ def test_rebuild_mends_what_sync_cannot_and_keeps_the_old_database(place: Place,
     for number in (1, 2):
         damage(place)
         assert call(syncing, place, "--rebuild") == 0
-        backup = place.storage / f"mlflow.db.bak{number}"
-        assert f"into a new {place.storage / 'mlflow.db'}; the old database is now {backup}" in capsys.readouterr().out
+        backup = Path(place.storage) / f"mlflow.db.bak{number}"
+        assert (
+            f"into a new {Path(place.storage) / 'mlflow.db'}; the old database is now {backup}"
+            in capsys.readouterr().out
+        )
         assert backup.is_file()
         clean(moved(place, f"moved{number}"))
-    assert {path.name for path in place.storage.glob("*rebuild*")} == set()
+    assert {path.name for path in Path(place.storage).glob("*rebuild*")} == set()
 
 
 def moved(place: Place, name: str) -> Place:
     """A copy elsewhere: MLflow's client keeps connections to the file that had this address before."""
-    shutil.copytree(place.storage, place.storage.parent / name)
-    return find_place(place.storage.parent / name, place.study)
+    shutil.copytree(Path(place.storage), Path(place.storage).parent / name)
+    return find_place(Path(place.storage).parent / name, place.study)
 
 
 def test_rebuild_that_was_killed_leaves_the_old_database_and_starts_again(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ):
-    before = (place.storage / "mlflow.db").read_bytes()
+    before = (Path(place.storage) / "mlflow.db").read_bytes()
     with monkeypatch.context() as killed:
         killed.setattr(syncing, "move_aside", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             syncing.rebuild(place, yes=True)
-    assert (place.storage / "mlflow.db").read_bytes() == before
+    assert (Path(place.storage) / "mlflow.db").read_bytes() == before
     again = moved(place, "again")
     syncing.rebuild(again, yes=True)
     clean(again)
 
 
 def test_rebuild_moves_an_unfinished_write_along_with_its_database(place: Place):
-    (place.storage / "mlflow.db-journal").touch()
+    (Path(place.storage) / "mlflow.db-journal").touch()
     syncing.rebuild(place, yes=True)
-    assert (place.storage / "mlflow.db.bak1-journal").exists()
-    assert not (place.storage / "mlflow.db-journal").exists()
+    assert (Path(place.storage) / "mlflow.db.bak1-journal").exists()
+    assert not (Path(place.storage) / "mlflow.db-journal").exists()
 
 
 @pytest.mark.parametrize("study", ["s", "t"])
@@ -126,7 +129,7 @@ def test_rebuild_touches_nothing_while_a_study_of_the_storage_is_in_use(place: P
         lock._token = "another driver's"
         with pytest.raises(ConfigError, match=f"study {study} is in use by process"):
             syncing.rebuild(place, yes=True)
-    assert not list(place.storage.glob("*.bak*"))
+    assert not list(Path(place.storage).glob("*.bak*"))
 
 
 @pytest.mark.parametrize("command", [syncing, deleting])
@@ -148,7 +151,7 @@ def test_settings_of_a_trial_are_those_that_its_own_run_wrote(tmp_path: Path):
 
 
 def test_study_without_a_card_has_nothing_to_send(place: Place, capsys: pytest.CaptureFixture[str]):
-    change(place.folder / "study.db", "DELETE FROM study_user_attributes WHERE key = 'card'")
+    change(Path(place.folder) / "study.db", "DELETE FROM study_user_attributes WHERE key = 'card'")
     assert call(syncing, place) == 2
     assert "study s was never started" in capsys.readouterr().err
 
@@ -168,7 +171,7 @@ def test_deleted_study_leaves_nothing_behind_and_the_other_one_whole(place: Plac
     uid = place.open_ledger().uid
     assert call(deleting, place, "--yes") == 0
     assert capsys.readouterr().out.startswith("study s is deleted")
-    assert not place.folder.exists()
+    assert not Path(place.folder).exists()
     assert read_runs(place.tracking_uri, "s", uid) == []
     assert audit(place.storage, "t") == []
 
@@ -196,22 +199,22 @@ def test_deleting_that_was_cut_short_is_completed_by_the_same_command(place: Pla
         killed.setattr(shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             deleting.delete(place)
-    assert (place.folder / "study.db").exists()
+    assert (Path(place.folder) / "study.db").exists()
     deleting.delete(place)
-    assert not place.folder.exists()
+    assert not Path(place.folder).exists()
 
 
 def test_deleting_does_not_follow_links_out_of_the_storage(place: Place, tmp_path: Path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").touch()
-    (place.folder / "trials" / "link").symlink_to(tmp_path / "precious")
+    (Path(place.folder) / "trials" / "link").symlink_to(tmp_path / "precious")
     deleting.delete(place)
     assert (tmp_path / "precious" / "file").exists()
 
 
 def test_study_whose_folder_is_a_link_is_refused(place: Place, tmp_path: Path):
-    place.folder.rename(tmp_path / "elsewhere")
-    place.folder.symlink_to(tmp_path / "elsewhere")
+    Path(place.folder).rename(tmp_path / "elsewhere")
+    Path(place.folder).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match="--study: s leads out of"):
         find_place(place.storage, "s")
 
@@ -224,8 +227,8 @@ def test_name_that_could_lead_elsewhere_is_refused(place: Place, name: str):
 
 def test_new_study_of_a_deleted_name_starts_afresh_in_mlflow(place: Place):
     deleting.delete(place)
-    begin(place.storage)
-    finished_study(place.storage)
+    begin(Path(place.storage))
+    finished_study(Path(place.storage))
     assert [audit(place.storage, study, place.tracking_uri) for study in ("s", "t")] == [[], []]
 
 

@@ -177,7 +177,7 @@ def test_command_refuses_to_continue_with_other_settings(
 def test_command_tells_a_folder_that_cannot_be_written(tmp_path: Path, cache: str, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "out").write_text("a file")
     assert command(tmp_path, cache) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert "is a file; name a folder" in capsys.readouterr().err
 
 
 def test_fgseg_imports_none_of_the_search_libraries():

@@ -1,0 +1,47 @@
+"""The mark that ties a study's files to its ledger, so that a shared ledger never continues over other files."""
+
+import json
+
+from fgseg.config import ConfigError
+from fgseg.store import join, open_store
+from search.ledger import Ledger
+from search.masking import public_address
+from search.place import LEDGER, Place
+
+MARK = "study.json"
+
+
+def check_mark(place: Place, ledger: Ledger | None) -> None:
+    """Raise ConfigError where a study's folder holds the files of another one, or a study's files are elsewhere.
+
+    Args:
+        place: of the study.
+        ledger: the study's, or None where the database does not know it yet.
+
+    A folder without a mark is taken for the study's own where nothing speaks against it: a driver that died at once
+    has left none.
+    """
+    store = open_store(place.folder)
+    mark = json.loads(store.get(MARK))["uid"] if MARK in store.list() else None
+    uid = ledger.uid if ledger else ""
+    foreign = mark is not None and mark != uid
+    if place.shared_ledger and mark is None:
+        begun = bool(ledger and ledger.trials())
+        if begun:
+            raise ConfigError(
+                f"--storage: the files of study {place.study} are not in {place.folder}; give the storage that it was "
+                "begun with, or choose another --study"
+            )
+        foreign = LEDGER in store.list() or bool(open_store(join(place.folder, "trials")).folders())
+    if foreign:
+        raise ConfigError(
+            f"--storage: {place.folder} holds a study that is not in the ledger {public_address(place.ledger_url)}; "
+            "give the --ledger-url that it was begun with, choose another --study, or remove that folder"
+        )
+
+
+def leave_mark(place: Place, ledger: Ledger) -> None:
+    """Mark the folder as this study's, to be called with the lock held."""
+    store = open_store(place.folder)
+    if MARK not in store.list():
+        store.put(MARK, json.dumps({"study": place.study, "uid": ledger.uid}).encode())
