@@ -6,6 +6,7 @@ One driver writes (see lock.py), from one thread; `trial` and `trials` may be ca
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -17,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from fgseg.epoch import EpochResult, SupersededError, select_epoch
 from fgseg.outcome import Outcome
 from search.database import LedgerError, engine_options, has_study, patient
+from search.entry import write_missing
 from search.facts import StudyFacts
 from search.fence import current, fenced
 from search.lock import Holder, LockedError, StudyLock, read_holder
@@ -57,7 +59,7 @@ class Ledger(StudyFacts):
         self._storage = self._study._storage
         self._settings: Settings | None = None
         self._handed: set[int] = set()
-        self._ended: dict[int, TrialRecord] = {}
+        self._kept: dict[int, TrialRecord] = {}
 
     @staticmethod
     def exists(url: str, study: str) -> bool:
@@ -157,20 +159,13 @@ class Ledger(StudyFacts):
             ValueError: the history has a gap.
         """
         trial = current(self._read(number), attempt)
-        known = {epoch.epoch: epoch for epoch in read_epochs(trial)}
         if [epoch.epoch for epoch in epochs] != list(range(1, len(epochs) + 1)):
             raise ValueError(f"trial {number}: got epochs {[e.epoch for e in epochs]}, must be 1..{len(epochs)}")
         if trial.state.is_finished():
-            if len(epochs) > len(known):
-                raise SupersededError(f"trial {number} has ended ({State[trial.state.name]}) at epoch {len(known)}")
+            if len(epochs) > (held := len(read_epochs(trial))):
+                raise SupersededError(f"trial {number} has ended ({State[trial.state.name]}) at epoch {held}")
             return
-        for epoch in epochs:
-            # The record comes first: whoever sees the intermediate value finds its epoch.
-            if epoch.epoch not in known:
-                self._set(trial, f"epoch/{epoch.epoch}", epoch.to_json())
-            miou = known.get(epoch.epoch, epoch).miou
-            if epoch.epoch not in trial.intermediate_values and math.isfinite(miou):
-                self._storage.set_trial_intermediate_value(trial._trial_id, epoch.epoch, miou)
+        self._kept[number] = replace(read_record(trial), epochs=write_missing(self._storage, trial, epochs))
 
     @fenced
     def override(self, number: int, attempt: int, settings: Mapping[str, Any]) -> None:
@@ -264,20 +259,21 @@ class Ledger(StudyFacts):
 
     @patient
     def trial(self, number: int) -> TrialRecord:
-        """One trial as it stands."""
-        return self._ended.get(number) or self._record(self._read(number))
+        """One trial as it stands, or as this process last reported it: reading takes milliseconds at every epoch."""
+        return self._kept.get(number) or self._record(self._read(number))
 
     @patient
     def trials(self) -> list[TrialRecord]:
-        """Every trial that was ever asked, by number."""
-        asked = [t for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
-        return [self._ended.get(t.number) or self._record(t) for t in asked]
+        """Every trial that was ever asked, by number; see `trial`."""
+        return [self._record(t) for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
 
     def _record(self, trial: FrozenTrial) -> TrialRecord:
         """The record of a trial; that of an ended one is kept, since nothing in the study can change it any more."""
-        record = read_record(trial)
-        if trial.state.is_finished():
-            self._ended[trial.number] = record
+        record = self._kept.get(trial.number)
+        if record is None or record.state.name != trial.state.name:
+            record = read_record(trial)
+            if trial.state.is_finished():
+                self._kept[trial.number] = record
         return record
 
     def best(self) -> TrialRecord | None:
@@ -288,6 +284,7 @@ class Ledger(StudyFacts):
         return best_trial(self.trials(), self.card.get("allow_changed_batch", False))
 
     def _read(self, number: int) -> FrozenTrial:
+        self._kept.pop(number, None)  # the caller may be about to change the trial
         study_id = self._study._study_id
         return self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
 

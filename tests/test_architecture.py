@@ -10,6 +10,7 @@ OWNERS = {
     "ray": {"search.tune", "search.trial", "search.cluster", "search.nodes"},
     "optuna": {
         "search.ledger",
+        "search.entry",
         "search.sampling",
         "search.space",
         "search.record",

@@ -129,19 +129,44 @@ def test_a_recorded_epoch_is_not_replaced(tmp_path):
     assert [epoch.miou for epoch in ledger.trial(0).epochs] == [0.2, 0.3]
 
 
-def test_a_report_repairs_an_intermediate_value_that_a_kill_prevented(tmp_path, monkeypatch):
+def test_an_epoch_and_its_intermediate_value_are_written_together_or_not_at_all(tmp_path, monkeypatch):
     ledger = drive(tmp_path)
     take(ledger)
     with monkeypatch.context() as killed:
-        killed.setattr(
-            ledger._storage, "set_trial_intermediate_value", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        last = "_set_trial_intermediate_value_without_commit"
+        killed.setattr(ledger._storage._backend, last, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             ledger.report(0, 1, history(0.2))
     again = drive(tmp_path)
-    assert len(again.trial(0).epochs) == 1
+    assert (ledger.trial(0).epochs, again.trial(0).epochs) == ([], [])
     again.report(0, take(again).attempt, history(0.2))
     assert again._study.trials[0].intermediate_values == {1: 0.2}
+
+
+def test_a_report_repairs_an_intermediate_value_that_is_lacking(tmp_path):
+    ledger = drive(tmp_path)
+    take(ledger)
+    ledger._set(ledger._study.trials[0], "epoch/1", result(1, 0.2).to_json())
+    ledger.report(0, 1, history(0.2))
+    assert ledger._study.trials[0].intermediate_values == {1: 0.2}
+
+
+def test_a_trial_read_by_its_writer_is_what_another_process_reads(tmp_path):
+    writer = drive(tmp_path, trials=4)
+
+    def same() -> bool:
+        return [str(writer.trial(0))] == [str(record) for record in Ledger(url_in(tmp_path), "s").trials()]
+
+    ask = take(writer)
+    for epochs in ((0.2,), (0.2, 0.3), (0.2,)):
+        writer.report(0, ask.attempt, history(*epochs))
+        assert same() and len(writer.trial(0).epochs) == max(len(epochs), len(writer.trial(0).epochs))
+    writer.override(0, ask.attempt, {"train.batch_size": 1})
+    assert same() and writer.trial(0).overrides
+    writer.lost(0, ask.attempt, "its process died", max_failures=2)
+    assert same() and writer.trial(0).failures == 1
+    writer.complete(0, ask.attempt)
+    assert same() and writer.trial(0).state is State.COMPLETE
 
 
 def test_a_history_with_a_gap_is_refused(tmp_path):
