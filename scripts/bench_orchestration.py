@@ -33,6 +33,7 @@ class Setup:
     trials: int
     at_once: int
     epochs: int
+    sampler: str
     rows_at: tuple[int, ...]
     sizes: tuple[int, ...]
     length_s: float
@@ -41,20 +42,25 @@ class Setup:
 
 def load(setup: Setup, folder: Path) -> list[str]:
     """Run the replayed study and Ray Tune's own no-op trials; prints the table, returns the goals that are missed."""
-    watches = Watches()
-    with watching(watches, setup.rows_at, setup.epochs):
-        seconds = search_once(setup.trials, setup.at_once, setup.epochs, 0.0, folder)
+    screen, watches = sys.stdout, Watches()
     print("| trials ended | driver | a worker | ledger and tracking, an epoch | ask | end of a trial | time a trial |")
-    print("|---|---|---|---|---|---|---|")
-    for row in watches.rows:
-        print(
-            f"| {row.ended} | {row.driver_mib:.0f} MiB | {row.worker_mib:.0f} MiB | {row.epoch_ms:.1f} ms "
-            f"| {row.ask_s:.3f} s | {row.end_ms:.1f} ms | {row.trial_s:.3f} s |"
+    print("|---|---|---|---|---|---|---|", flush=True)
+    with watching(watches, setup.rows_at, setup.epochs, lambda row: print(line(row), file=screen, flush=True)):
+        seconds = search_once(
+            folder, trials=setup.trials, at_once=setup.at_once, epochs=setup.epochs, epoch_s=0.0, sampler=setup.sampler
         )
     print(f"the whole command: {seconds:.0f} s; slowest ask {max(watches.ask_s):.2f} s")
     own, faults = time_no_op(min(setup.trials, 300), setup.at_once), audit_books(folder, setup.trials)
     print(f"time a trial: {watches.rows[-1].trial_s:.3f} s, {own:.3f} s for a no-op trial of Ray Tune", flush=True)
     return faults + (judge(watches.rows) if setup.judged else [])
+
+
+def line(row: Row) -> str:
+    """A row of the table."""
+    return (
+        f"| {row.ended} | {row.driver_mib:.0f} MiB | {row.worker_mib:.0f} MiB | {row.epoch_ms:.1f} ms "
+        f"| {row.ask_s:.3f} s | {row.end_ms:.1f} ms | {row.trial_s:.3f} s |"
+    )
 
 
 def judge(rows: list[Row]) -> list[str]:
@@ -90,7 +96,7 @@ def scaling(setup: Setup, folder: Path) -> list[str]:
     for size in setup.sizes:
         place = folder / str(size)
         place.mkdir()
-        search_once(3 * size, size, 2, setup.length_s / 2, place)
+        search_once(place, trials=3 * size, at_once=size, epochs=2, epoch_s=setup.length_s / 2, sampler="random")
         spans = busy_spans(place)
         efficiency = steady_share(spans, size)
         gap = setup.length_s * (1 / efficiency - 1)
@@ -129,6 +135,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000, metavar="N", help="replayed trials (default: 1000)")
     parser.add_argument("--at-once", type=int, default=64, metavar="K", help="most trials at once (default: 64)")
+    parser.add_argument("--sampler", default="auto", metavar="NAME", help="auto, gp, tpe or random (default: auto)")
     parser.add_argument("--only", choices=("load", "scaling"), help="one part only")
     parser.add_argument("--quick", action="store_true", help="a few trials; judges the books and no times")
     return parser.parse_args(arguments)
@@ -137,9 +144,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def setup_of(options: argparse.Namespace) -> Setup:
     """How much the options ask for."""
     if options.quick:
-        return Setup(8, 2, 2, (8,), (1, 2), 1.0, judged=False)
+        return Setup(8, 2, 2, options.sampler, (8,), (1, 2), 1.0, judged=False)
     trials, sizes = options.trials, tuple(2**n for n in range(options.at_once.bit_length()))
-    return Setup(trials, options.at_once, 5, (trials // 10, trials // 2, trials), sizes, 20.0, judged=True)
+    rows_at = tuple(round(trials * share) for share in (0.1, 0.25, 0.5, 0.75, 1))
+    return Setup(trials, options.at_once, 5, options.sampler, rows_at, sizes, 20.0, judged=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

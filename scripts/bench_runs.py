@@ -55,10 +55,10 @@ class Row:
 
 
 @contextmanager
-def watching(watches: Watches, rows_at: tuple[int, ...], epochs: int) -> Iterator[None]:
+def watching(watches: Watches, rows_at: tuple[int, ...], epochs: int, show: Callable[[Row], None]) -> Iterator[None]:
     """Time every event that the desk enters into the books, tracking and display included.
 
-    A row is taken when as many trials have ended as `rows_at` says; `epochs` are a trial's.
+    A row is taken, and shown, when as many trials have ended as `rows_at` says; `epochs` are a trial's.
     """
     plain = {name: getattr(Desk, name) for name in ("hand_out", "record", "close")}
 
@@ -79,6 +79,7 @@ def watching(watches: Watches, rows_at: tuple[int, ...], epochs: int) -> Iterato
         watches.moments.append(time.monotonic())
         if len(watches.moments) in rows_at:
             watches.rows.append(take_row(watches, epochs))
+            show(watches.rows[-1])
 
     Desk.hand_out, Desk.record, Desk.close = (
         timed(plain["hand_out"], watches.ask_s),
@@ -116,13 +117,23 @@ def worker_mib(process: psutil.Process) -> float:
         return 0.0
 
 
-def search_once(trials: int, at_once: int, epochs: int, epoch_s: float, folder: Path) -> float:
-    """A whole `search.run` on `at_once` simulated GPUs, with replaying workers; returns its seconds."""
+def search_once(folder: Path, *, trials: int, at_once: int, epochs: int, epoch_s: float, sampler: str) -> float:
+    """A whole `search.run` on `at_once` simulated GPUs, with replaying workers; returns its seconds.
+
+    Args:
+        folder: the storage.
+        trials: the budget.
+        at_once: trials at a time.
+        epochs: of a trial.
+        epoch_s: what one lasts, seconds.
+        sampler: the setting of that name.
+    """
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(at_once)))
     os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"CPU": at_once, "GPU": at_once})
     search.tune.run_trial = replay(epoch_s)
     sets = [*TINY, f"train.epochs={epochs}", f"data.cache={folder / 'cache'}"]
     arguments = ["--space", "slc", "--study", "load", "--storage", str(folder), "--trials", str(trials)]
+    arguments += ["--sampler", sampler]
     started = time.monotonic()
     with (folder / "run.log").open("w") as log, redirect_stdout(log):
         code = run_search([*arguments, *(part for text in sets for part in ("--set", text))])
