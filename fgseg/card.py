@@ -50,7 +50,7 @@ def model_card(title: str, origin: str, run: RunConfig, result: EpochResult) -> 
     classes = ", ".join(c.name for c in CLASSES)
     data = run.data
     head = HEAD.format(
-        licence=licence_id(run.model.name),
+        licence=licence_id(run),
         title=title,
         classes=classes,
         origin=origin,
@@ -67,9 +67,9 @@ def model_card(title: str, origin: str, run: RunConfig, result: EpochResult) -> 
     return "\n".join([head, *(f"## {name}\n\n{text}\n" for name, text in sections.items())])
 
 
-def licence_id(name: str) -> str:
-    """The hub's name of the licence; `other` where the weights come from somebody else."""
-    return "apache-2.0" if name in VARIANTS else "other"
+def licence_id(run: RunConfig) -> str:
+    """The hub's name of the licence; `other` where somebody else's weights or data have a say."""
+    return "apache-2.0" if run.model.name in VARIANTS and run.data.reader == "streets" else "other"
 
 
 def licence(name: str) -> str:

@@ -1,0 +1,88 @@
+"""Write configs/README.md, every setting with its range and default, from the code: python scripts/write_settings.py"""
+
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from fgseg.config import RunConfig
+from fgseg.mistakes import describe
+from search.config import SearchConfig
+from search.space import Range, SpaceFile
+
+TARGET = Path(__file__).parent.parent / "configs" / "README.md"
+HEAD = """# Settings
+
+<!-- Written by scripts/write_settings.py from the code; change the docstrings there and run it again. -->
+
+A configuration file (`--config`) is YAML with the sections below; what it leaves out has its default. A space of
+`spaces/` is laid over it, and `--set KEY=VALUE` over both. A mistake is told in one line before anything starts.
+
+| file | what it is |
+| :--- | :--- |
+| `quickstart.yaml` | the default: procedural scenes, a small model, 8 trials |
+| `cityscapes.yaml` | the protocol of the source: SegFormer-B0 on Cityscapes |
+| `spaces/<family>.yaml` | the approach families: what is fixed, what is searched from where to where |
+| `cluster/` | examples for clusters |
+"""
+RUN = """## One model
+
+For `search.run`, `fgseg.train` and `fgseg.evaluate`, in the file and by `--set`.
+"""
+SEARCH = """## The search
+
+The section `search` of the file; each is also a flag of `search.run`, with dashes: `max_concurrent` is
+`--max-concurrent`. Only `register_model` is switched off by `--no-register`.
+"""
+SPACE = """## A space
+
+The form of `spaces/<family>.yaml`. Ranges are changed by `--set search.KEY.PART=VALUE`; a searched setting that is set
+leaves the search.
+"""
+
+
+def text() -> str:
+    """The whole file."""
+    sections = [f"### {name}\n\n{table(name, field.annotation)}" for name, field in RunConfig.model_fields.items()]
+    search = table("", SearchConfig)
+    space = table("", SpaceFile) + "\n" + table("search.KEY", Range)
+    return "\n".join([HEAD, RUN, *sections, SEARCH, search, SPACE, space])
+
+
+def table(section: str, model: type[BaseModel] | None) -> str:
+    """The settings of a section as a Markdown table."""
+    assert model is not None
+    prefix = f"{section}." if section else ""
+    rows = [row(f"{prefix}{name}", field) for name, field in model.model_fields.items()]
+    return "\n".join(["| setting | accepts | default | meaning |", "| :--- | :--- | :--- | :--- |", *rows, ""])
+
+
+def row(name: str, field: FieldInfo) -> str:
+    """One setting: name, range, default and unit, and meaning."""
+    meaning = " ".join((field.description or "").split()).replace("<", "&lt;")
+    assert meaning, f"{name} has no docstring"
+    cells = (f"`{name}`", accepts(field), default(field), meaning)
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def accepts(field: FieldInfo) -> str:
+    """The values that a setting takes, in words."""
+    words = {dict: "a mapping", bool: "true or false"}
+    kind = getattr(field.annotation, "__origin__", field.annotation)
+    return words.get(kind) or describe(field)
+
+
+def default(field: FieldInfo) -> str:
+    """What holds where a setting is left out."""
+    if field.default_factory is not None:
+        return "empty"
+    if field.default is PydanticUndefined:
+        return "must be given"
+    return {"None": "none", "True": "true", "False": "false"}.get(str(field.default), f"`{field.default}`")
+
+
+if __name__ == "__main__":
+    TARGET.write_text(text(), encoding="utf-8")
+    print(f"{TARGET} written", file=sys.stderr)
