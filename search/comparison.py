@@ -1,0 +1,160 @@
+"""Families side by side on the test split: the figures of search.compare, as JSON types, from the counts alone."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from fgseg.labels import FOREGROUND
+from search.statistics import RESAMPLES, Array, Estimate, bootstrap, holm, mean_over_seeds, paired_difference, ranks
+
+BASELINE = "baseline"
+"""The family with which every other one is compared."""
+ROWS = (*(c.key for c in FOREGROUND), "mean")
+"""The rows of every table; the last one of IoU is the mIoU."""
+MEASURES = ("iou", "boundary_iou")
+ALPHA = 0.05
+"""A difference counts as one if its corrected p-value is below."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the repeats of one family gave."""
+
+    space: str
+    title: str
+    study: str
+    point: dict[str, float | int]
+    confusion: Array
+    """(S, N, 7, 7) pixel counts by seed and image, rows truth."""
+    boundary: Array
+    """(S, N, 7, 2) pixel counts by seed and image: in both rims, in either."""
+
+    @property
+    def counts(self) -> Array:
+        """(S, N, 63): all counts of an image in one row."""
+        seeds, images = self.confusion.shape[:2]
+        parts = (self.confusion, self.boundary)
+        return np.concatenate([part.reshape(seeds, images, -1) for part in parts], -1).astype(float)
+
+
+def scores(sums: Array) -> Array:
+    """From sums of counts to scores.
+
+    Args:
+        sums: (..., 63) as in `Family.counts`, of one image or many.
+
+    Returns:
+        (..., 14): IoU of the six classes and their mean, then boundary IoU of the six and their mean. NaN for a class
+        absent from truth and prediction, which the mean leaves out.
+    """
+    confusion = sums[..., :49].reshape(*sums.shape[:-1], 7, 7)
+    boundary = sums[..., 49:].reshape(*sums.shape[:-1], 7, 2)
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    with np.errstate(invalid="ignore"):
+        iou = hits / (confusion.sum(-1) + confusion.sum(-2) - hits)
+        rims = boundary[..., 0] / boundary[..., 1]
+    labels = [c.label for c in FOREGROUND]
+    return np.concatenate([with_mean(iou[..., labels]), with_mean(rims[..., labels])], -1)
+
+
+def with_mean(classes: Array) -> Array:
+    """(..., 6) with the mean over those that are not NaN behind them."""
+    known = ~np.isnan(classes)
+    with np.errstate(invalid="ignore"):
+        mean = np.nan_to_num(classes).sum(-1, keepdims=True) / known.sum(-1, keepdims=True)
+    return np.concatenate([classes, mean], -1)
+
+
+def compare(families: Sequence[Family], seeds: Sequence[int], resamples: int = RESAMPLES) -> dict[str, Any]:
+    """The comparison as JSON types: every family's scores and ranks, and every difference.
+
+    Args:
+        families: judged under the same seeds, in the same order, on the same images.
+        seeds: S, as added to `train.seed`.
+        resamples: of the bootstrap.
+    """
+    by_seed = [scores(family.counts.sum(1)) for family in families]
+    resampled = bootstrap([family.counts for family in families], scores, resamples)
+    values = [scores_table(each) for each in by_seed]
+    for measure in MEASURES:
+        for row in ROWS:
+            places = ranks([table[measure][row]["value"] for table in values])
+            for table, place in zip(values, places, strict=True):
+                table[measure][row]["rank"] = place
+    described = [
+        {"space": f.space, "title": f.title, "study": f.study, "point": f.point, **table}
+        for f, table in zip(families, values, strict=True)
+    ]
+    names = [family.space for family in families]
+
+    def difference(first: int, second: int) -> dict[str, Any]:
+        observed = mean_score(by_seed[first]) - mean_score(by_seed[second])
+        estimates = [
+            paired_difference(float(value), resampled[first][:, i] - resampled[second][:, i], len(seeds))
+            for i, value in enumerate(observed)
+        ]
+        return {"approach": names[first], "reference": names[second], **table_of(estimates)}
+
+    reference = names.index(BASELINE) if BASELINE in names else None
+    approaches = [i for i in range(len(names)) if i != reference]
+    against = [] if reference is None else [difference(i, reference) for i in approaches]
+    between = [difference(second, first) for first, second in combinations(approaches, 2)]
+    return {
+        "seeds": list(seeds),
+        "images": int(families[0].confusion.shape[1]),
+        "resamples": resamples,
+        "families": described,
+        "against_baseline": corrected(against),
+        "between_approaches": corrected(between),
+    }
+
+
+def mean_score(by_seed: Array) -> Array:
+    """(M,) from (S, M): the mean over the seeds that have the score; NaN where none has."""
+    known = ~np.isnan(by_seed)
+    with np.errstate(invalid="ignore"):
+        mean: Array = np.nan_to_num(by_seed).sum(0) / known.sum(0)
+    return mean
+
+
+def scores_table(by_seed: Array) -> dict[str, Any]:
+    """Mean, interval and the single values (S, 14) of every measure and row."""
+    estimates = [mean_over_seeds(column) for column in by_seed.T]
+    table = table_of(estimates, drop="p")
+    for i, (measure, row) in enumerate((m, r) for m in MEASURES for r in ROWS):
+        table[measure][row]["by_seed"] = [plain(value) for value in by_seed[:, i]]
+    return table
+
+
+def table_of(estimates: Sequence[Estimate], drop: str = "") -> dict[str, Any]:
+    """Measure -> row -> what is estimated, from 14 estimates."""
+    cells = iter({k: plain(v) for k, v in asdict(estimate).items() if k != drop} for estimate in estimates)
+    return {measure: {row: next(cells) for row in ROWS} for measure in MEASURES}
+
+
+def corrected(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with p-values corrected over the families of each row, and what they say."""
+    for measure in MEASURES:
+        for row in ROWS:
+            cells = [difference[measure][row] for difference in differences]
+            for cell, p in zip(cells, holm([cell["p"] for cell in cells]), strict=True):
+                cell |= {"p_holm": p, "verdict": verdict(cell["value"], p)}
+    return differences
+
+
+def verdict(value: float | None, p: float | None) -> str:
+    """What a difference says, in a word."""
+    if value is None:
+        return "absent"
+    if p is None:
+        return "unknown"
+    return "not distinguishable" if p >= ALPHA else ("higher" if value > 0 else "lower")
+
+
+def plain(value: Any) -> Any:
+    """A number as JSON has it: NaN becomes null."""
+    return None if value is None or math.isnan(value) else float(value)

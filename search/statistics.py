@@ -1,0 +1,123 @@
+"""What a handful of seeds and a few hundred images say: intervals, paired bootstrap differences, corrected p-values.
+
+Pure functions on arrays; S is the number of seeds, N of images, K of counts, M of scores.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+RESAMPLES = 4000
+"""Bootstrap resamples: the standard error of a difference is then known to about 1 %."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds, or a difference of two; what cannot be told is None, as every interval of a single seed."""
+
+    value: float
+    low: float | None = None
+    """Lower end of the interval."""
+    high: float | None = None
+    """Upper end of the interval."""
+    p: float | None = None
+    """Of a difference: probability of one at least as large, up or down, if the truth were zero."""
+
+
+def mean_over_seeds(values: Sequence[float], level: float = 0.95) -> Estimate:
+    """The mean of one score over seeds and its Student-t interval.
+
+    Args:
+        values: S of them; NaN (a class absent from truth and prediction) is left out.
+        level: probability with which such intervals hold the truth, if the score is about normal over seeds.
+    """
+    known = np.asarray([v for v in values if not np.isnan(v)], float)
+    if len(known) == 0:
+        return Estimate(float("nan"))
+    mean = float(known.mean())
+    if len(known) < 2:
+        return Estimate(mean)
+    half = float(stats.t.ppf(0.5 + level / 2, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known)))
+    return Estimate(mean, mean - half, mean + half)
+
+
+def bootstrap(
+    families: Sequence[Array], score: Callable[[Array], Array], resamples: int = RESAMPLES, seed: int = 0
+) -> list[Array]:
+    """Scores of every family under the same resamples of seeds and images.
+
+    A resample draws S seeds and N images with replacement, sums the counts of the drawn images for each drawn seed,
+    scores the sums, and takes the mean over the drawn seeds.  Families are paired: they share the draws, since seed s
+    is the same number and image n the same frame in all of them.  The seeds of a resample share its images too: all
+    were judged on one test split, so that its luck does not average out over seeds (Owen, The pigeonhole bootstrap,
+    Annals of Applied Statistics, 2007).
+
+    Args:
+        families: one array (S, N, K) of counts each, of the same S and N.
+        score: turns sums (..., K) into scores (..., M), NaN where there is none.
+        resamples: R, how many.
+        seed: of the draws.
+
+    Returns:
+        For each family (R, M); NaN where a score has no value under any drawn seed.
+    """
+    seeds, images, _ = families[0].shape
+    generator = np.random.default_rng(seed)
+    drawn_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), resamples).astype(float)
+    drawn_images = generator.multinomial(images, np.full(images, 1 / images), resamples).astype(float)
+    scored = []
+    for counts in families:
+        flat = counts.astype(float).transpose(1, 0, 2).reshape(images, -1)
+        scores = score((drawn_images @ flat).reshape(resamples, seeds, -1))
+        weights = drawn_seeds[:, :, None] * ~np.isnan(scores)
+        with np.errstate(invalid="ignore"):
+            scored.append((weights * np.nan_to_num(scores)).sum(1) / weights.sum(1))
+    return scored
+
+
+def paired_difference(value: float, resampled: Array, seeds: int, level: float = 0.95) -> Estimate:
+    """A difference between two families with its interval and p-value, from the bootstrap's standard error.
+
+    A plain percentile interval of three seeds is no wider than their range and misses the truth one time in four. So
+    the standard error is corrected for the number of seeds by sqrt(S / (S - 1)), and Student's t with S - 1 degrees of
+    freedom takes the place of the percentiles (Hesterberg, What Teachers Should Know About the Bootstrap, The American
+    Statistician, 2015, on the narrowness of small-sample bootstrap intervals).
+
+    Args:
+        value: the difference as observed.
+        resampled: (R,) the same under every resample.
+        seeds: S.
+        level: of the interval.
+    """
+    known = resampled[~np.isnan(resampled)]
+    if seeds < 2 or np.isnan(value) or len(known) < 2:
+        return Estimate(value)
+    error = float(known.std(ddof=1) * np.sqrt(seeds / (seeds - 1)))
+    half = float(stats.t.ppf(0.5 + level / 2, seeds - 1) * error)
+    if error == 0:
+        return Estimate(value, value, value, 1.0 if value == 0 else 0.0)
+    return Estimate(value, value - half, value + half, float(2 * stats.t.sf(abs(value) / error, seeds - 1)))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p-values corrected for their number (Holm, 1979): below 0.05 they keep the chance of any false claim below that.
+
+    None stays None and is not counted.
+    """
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, i) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - rank)))
+        corrected[i] = largest
+    return corrected
+
+
+def ranks(values: Sequence[float]) -> list[int | None]:
+    """1 for the highest value; equal ones share the better rank, NaN has none."""
+    known = [v for v in values if not np.isnan(v)]
+    return [None if np.isnan(v) else 1 + sum(other > v for other in known) for v in values]
