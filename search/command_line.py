@@ -1,6 +1,8 @@
 """What the commands of `search` share: completion of spaces, studies and settings of the search."""
 
-from argparse import Namespace
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from typing import Any, get_args
 
 from fgseg.command_line import MISTAKE, Completer
@@ -8,6 +10,7 @@ from fgseg.command_line import Parser as FgsegParser
 from fgseg.config import ConfigError
 from fgseg.store import absolute, is_local
 from search.config import SearchConfig
+from search.signals import Interrupted, Signals
 from search.space import list_spaces, load_space
 
 __all__ = ["MISTAKE", "Parser"]
@@ -45,3 +48,57 @@ def ranges(parsed_args: Namespace) -> list[str]:
     except ConfigError:
         return []
     return [f"search.{key}.{end}=" for key in space.search for end in ("low", "high")]
+
+
+def add_settings(parser: ArgumentParser) -> None:
+    """The options of every command that runs trials: settings, where the studies are, what a trial gets."""
+    add = parser.add_argument
+    add("--config", default="configs/quickstart.yaml", metavar="FILE", help="settings in YAML (default: %(default)s)")
+    add(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, or search.KEY.low of a range"
+    )
+    add("--storage", metavar="DIR", help="folder of studies, or s3://bucket/prefix (default: runs)")
+    add(
+        "--ledger-url",
+        metavar="URL",
+        help="postgresql:// database of a team's ledger (default: a file in the study's folder)",
+    )
+    add("--tracking-uri", metavar="URI", help="MLflow server or database (default: <storage>/mlflow.db)")
+    add("--ray-address", metavar="ADDR", help="Ray cluster to join (default: a private one on this machine)")
+    add("--cpus-per-trial", type=float, metavar="N", help="processor cores of a trial (default: 1)")
+    add(
+        "--gpus-per-trial",
+        type=float,
+        metavar="N",
+        help="GPUs of a trial, fractions allowed (default: 1 where there are any)",
+    )
+    add("--max-concurrent", type=int, metavar="N", help="most trials at once (default: as many as fit)")
+    add("--max-failures", type=int, metavar="N", help="restarts of a trial whose process died (default: 2)")
+    add("--max-failed-trials", type=int, metavar="N", help="failures in a row that stop the run (default: 5)")
+    add("--on-oom", metavar="WHAT", help="when memory runs out: fail (default), or halve the micro-batch and go on")
+    add("--allow-changed-batch", action="store_true", default=None, help="let a trial with a halved batch be the best")
+    add("--keep-checkpoints", type=int, metavar="K", help="keep the weights of the K best trials (default: 3)")
+    add(
+        "--accept-changes",
+        action="store_true",
+        default=None,
+        help="continue a study with other settings, data or version",
+    )
+
+
+def flags(options: Namespace) -> dict[str, Any]:
+    """The flags that are settings of the search, by name; None where not given."""
+    return {name: value for name, value in vars(options).items() if name in SearchConfig.model_fields}
+
+
+def obey(work: Callable[[Signals], int]) -> int:
+    """Carry out a command that runs trials, under signals; returns the exit code, mistakes being told in one line."""
+    with Signals() as signals:
+        try:
+            return work(signals)
+        except ConfigError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return MISTAKE
+        except Interrupted:
+            print("interrupted before a trial ran; the same command starts again", file=sys.stderr)
+            return signals.code

@@ -117,7 +117,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def ranks(values: Sequence[float]) -> list[int | None]:
-    """1 for the highest value; equal ones share the better rank, NaN has none."""
-    known = [v for v in values if not np.isnan(v)]
-    return [None if np.isnan(v) else 1 + sum(other > v for other in known) for v in values]
+def ranks(values: Sequence[float | None]) -> list[int | None]:
+    """1 for the highest value; equal ones share the better rank, None has none."""
+    known = [v for v in values if v is not None]
+    return [None if v is None else 1 + sum(other > v for other in known) for v in values]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -25,9 +26,11 @@ def command(storage: Path, *arguments: str) -> list[str]:
 
 
 class Driver:
-    """A running search.  What it prints is gathered in a file, so that nothing waits for a reader."""
+    """A running command, by default a search.  What it prints is gathered in a file: nothing waits for a reader."""
 
-    def __init__(self, storage: Path, environment: dict[str, str], *arguments: str):
+    def __init__(
+        self, storage: Path, environment: dict[str, str], *arguments: str, command: Callable[..., list[str]] = command
+    ):
         storage.parent.mkdir(parents=True, exist_ok=True)
         self.storage = storage
         self.log = storage.parent / f"{storage.name}-{time.monotonic_ns()}.log"

@@ -101,5 +101,5 @@ def test_holm_by_hand():
     assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
-def test_equal_values_share_the_better_rank_and_nan_has_none():
-    assert ranks([0.5, 0.7, 0.7, float("nan"), 0.1]) == [3, 1, 1, None, 4]
+def test_equal_values_share_the_better_rank_and_none_has_none():
+    assert ranks([0.5, 0.7, 0.7, None, 0.1]) == [3, 1, 1, None, 4]

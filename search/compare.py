@@ -1,0 +1,148 @@
+# PYTHON_ARGCOMPLETE_OK
+"""Compare approach families on the test split, each trained with several seeds: `python -m search.compare`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from fgseg.config import PATH_NAME, ConfigError, parse_assignments
+from search.command_line import Parser, add_settings, flags, obey
+from search.plan import REPEATS, Plan, differences, make_plan
+from search.signals import Signals
+
+POINTS = ("start", "best")
+EVERYWHERE = ("train.epochs", "train.seed", "train.select")
+"""Settings, beside the section `data`, in which families that are compared must agree."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code.
+
+    0 done, 1 stopped by a fault, 2 the user's mistake, 130 interrupted (143 by SIGTERM).
+    """
+    return obey(lambda signals: carry_out(parse(arguments), signals))
+
+
+def carry_out(options: argparse.Namespace, signals: Signals) -> int:
+    """Train what is missing of every family's repeats, then write the comparison; returns the exit code."""
+    plans = plans_from(options)
+    if options.dry_run:
+        from search.comparison_run import print_plans
+
+        return print_plans(plans)
+    from search.comparison_run import run  # imports of seconds come after the mistakes that need none of them
+
+    return run(plans, name_of(options, plans), options.point, signals)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; raises ConfigError."""
+    parser = Parser(prog="python -m search.compare", description=__doc__)
+    add = parser.add_argument
+    add("--spaces", nargs="+", metavar="NAME", required=True, help="approach families, such as baseline bas bas_cp slc")
+    add("--studies", nargs="+", metavar="NAME", help="their studies, in the same order (default: <config>-<space>)")
+    add(
+        "--point",
+        choices=POINTS,
+        default="start",
+        help="train each space's start, or its study's best (default: start)",
+    )
+    add(
+        "--seeds", type=int, default=3, metavar="N", help="repeats of each family, with seeds of their own (default: 3)"
+    )
+    add("--name", metavar="NAME", help="name of the comparison (default: <config>-<point>)")
+    add_settings(parser)
+    add("--dry-run", action="store_true", help="show what would run, and end")
+    return parser.parse_args(arguments)
+
+
+def plans_from(options: argparse.Namespace) -> list[Plan]:
+    """The repeats of every family, resolved and checked as far as that needs no data; raises ConfigError."""
+    if options.seeds < 1:
+        raise ConfigError(f"--seeds: got {options.seeds}, must be 1 or more")
+    studies = options.studies or [None] * len(options.spaces)
+    if len(studies) != len(options.spaces):
+        raise ConfigError(
+            f"--studies: got {len(studies)} names for {len(options.spaces)} spaces, one for each is needed"
+        )
+    if len(set(options.spaces)) != len(options.spaces):
+        raise ConfigError(f"--spaces: got {' '.join(options.spaces)}, each may be named once")
+    assignments = parse_assignments(options.set)
+    searches = [
+        make_plan(space, options.config, assignments, flags(options), study)
+        for space, study in zip(options.spaces, studies, strict=True)
+    ]
+    check_alike(searches)
+    return [repeats_of(plan, options.point, options.seeds) for plan in searches]
+
+
+def check_alike(plans: Sequence[Plan]) -> None:
+    """Raise ConfigError unless all families are trained for as long on the same data, and there are test frames."""
+    first = plans[0].run.flat()
+    for plan in plans:
+        run = plan.run.flat()
+        for key in run:
+            if (key.startswith("data.") or key in EVERYWHERE) and run[key] != first[key]:
+                raise ConfigError(
+                    f"--spaces: {plan.space.name} has {key}={run[key]}, {plans[0].space.name} has {first[key]}: "
+                    f"that would compare the setting and not the families; set it alike with --set {key}=..."
+                )
+    if first["data.test"] == 0:
+        raise ConfigError("data.test: got 0, a comparison needs test frames; add --set data.test=40, for example")
+
+
+def repeats_of(plan: Plan, point: str, seeds: int) -> Plan:
+    """The plan of a study's repeats at a point of its space; raises ConfigError where it has no such point."""
+    from search.record import Repeat
+
+    params = plan.space.start if point == "start" else best_point(plan)
+    study = f"{plan.study}{REPEATS}"
+    if not PATH_NAME.fullmatch(study):
+        raise ConfigError(
+            f"--studies: got {plan.study!r}, its repeats would be kept under a name of over 100 characters"
+        )
+    search = plan.search.model_copy(update={"trials": seeds})
+    return replace(plan, study=study, search=search, repeats=tuple(Repeat(params, seed) for seed in range(seeds)))
+
+
+def best_point(plan: Plan) -> dict[str, float | int]:
+    """The point of the best trial of a family's study.
+
+    Raises:
+        ConfigError: there is no such study, no trial of it has finished, or it was searched under other settings.
+    """
+    ledger = plan.place.open_ledger()
+    best = ledger.best()
+    if best is None:
+        raise ConfigError(
+            f"--point best: no trial of study {plan.study} has finished; continue it, or take --point start"
+        )
+    changes = differences(comparable(ledger.identity), comparable(plan.identity))
+    if changes and not plan.search.accept_changes:
+        raise ConfigError(
+            f"--point best: study {plan.study} was searched under other settings ({changes}), which would not "
+            "be fair; give the same settings, or accept that with --accept-changes"
+        )
+    return best.params
+
+
+def comparable(identity: dict[str, Any]) -> dict[str, Any]:
+    """What of a search's identity its best point depends on: version, settings, and which settings are searched."""
+    if not identity:
+        return {}
+    searched = {"searched": ", ".join(sorted(identity["space"]["search"]))}
+    return {key: identity[key] for key in ("version", "settings")} | {"space": searched}
+
+
+def name_of(options: argparse.Namespace, plans: Sequence[Plan]) -> str:
+    """The name of the comparison, which is that of its folder; raises ConfigError."""
+    name = options.name or f"{plans[0].experiment}-{options.point}"
+    if not PATH_NAME.fullmatch(name):
+        raise ConfigError(f"--name: got {name!r}, must be letters, digits, dots, dashes and underscores")
+    return name
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""Carry a comparison out: repeats of every family, one study after the other, then the figures, pages and MLflow."""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from safetensors.numpy import load as load_safetensors
+
+from fgseg.config import ConfigError
+from fgseg.data import fingerprint, load_splits
+from fgseg.manifest import verified
+from fgseg.store import join, open_store
+from search.closing import mlflow_command
+from search.comparison import Family, compare
+from search.comparison_page import markdown, print_tables
+from search.ledger import Ledger, State, TrialRecord
+from search.masking import public_address
+from search.plan import REPEATS, Plan, check_identity
+from search.projection import StudyCard
+from search.signals import Signals
+
+DONE, FAULT = 0, 1
+FOLDER = "comparison"
+
+
+def run(plans: Sequence[Plan], name: str, point: str, signals: Signals) -> int:
+    """Train and judge what is missing, and write the comparison; returns the exit code.
+
+    Raises:
+        ConfigError: the user's first mistake; nothing has been trained then.
+    """
+    from search.driver import check, drive
+
+    console = Console()
+    for plan in plans:
+        check(plan, console)
+    if point == "best":
+        check_data(plans)
+    for plan in plans:
+        console.print(f"study {plan.study}: {plan.space.title}, {len(plan.repeats)} seeds", highlight=False)
+        code = drive(plan, signals)
+        if code != DONE:
+            console.print(f"continue: {command()}", soft_wrap=True, highlight=False, markup=False)
+            return code
+    return finish(plans, name, point, console)
+
+
+def check_data(plans: Sequence[Plan]) -> None:
+    """Raise ConfigError if a best point was found on other frames than those of this comparison."""
+    now = fingerprint(load_splits(plans[0].run.data, ("train", "val")))
+    for plan in plans:
+        study = plan.study.removesuffix(REPEATS)
+        then = replace(plan, study=study).place.open_ledger().identity.get("data")
+        if then != now and not plan.search.accept_changes:
+            raise ConfigError(
+                f"--point best: study {study} was searched on other frames (data: {then} there, {now} now); "
+                "give the same data, or accept that with --accept-changes"
+            )
+
+
+def finish(plans: Sequence[Plan], name: str, point: str, console: Console) -> int:
+    """Write the comparison from what the ledgers hold; returns the exit code."""
+    trials = [finished_repeats(plan) for plan in plans]
+    seeds = [seed for seed in range(len(plans[0].repeats)) if all(seed in held for held in trials)]
+    missing = [
+        f"{plan.space.title}: seed {seed} has no finished trial" + (", so that this seed is left out of all families")
+        for plan, held in zip(plans, trials, strict=True)
+        for seed in range(len(plan.repeats))
+        if seed not in held
+    ]
+    if not seeds:
+        print(f"error: comparison {name}: no seed has finished in every family", file=sys.stderr)
+        return FAULT
+    families = [family(plan, [held[seed] for seed in seeds]) for plan, held in zip(plans, trials, strict=True)]
+    comparison = facts(plans, name, point, missing) | compare(families, seeds)
+    folder = join(plans[0].place.storage, FOLDER, name)
+    files = {"comparison.json": json.dumps(comparison, indent=1), "comparison.md": markdown(comparison)}
+    for file, text in files.items():
+        open_store(folder).put(file, text.encode())
+    print_tables(comparison, console)
+    publish(plans[0], comparison, files, console)
+    console.print(f"comparison: {join(folder, 'comparison.md')}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"look:       {mlflow_command(plans[0])}", soft_wrap=True, highlight=False, markup=False)
+    return DONE
+
+
+def finished_repeats(plan: Plan) -> dict[int, TrialRecord]:
+    """The judged repeats of a plan by seed; those whose batch was changed under way only if the plan allows it."""
+    wanted = [(repeat.params, repeat.seed) for repeat in plan.repeats]
+    return {
+        record.seed: record
+        for record in Ledger(plan.ledger_url, plan.study).trials()
+        if (record.params, record.repeat) in wanted
+        and record.state is State.COMPLETE
+        and record.test is not None
+        and (plan.search.allow_changed_batch or not record.overrides)
+    }
+
+
+def family(plan: Plan, records: Sequence[TrialRecord]) -> Family:
+    """The counts of every image under every seed."""
+    counts = [read_counts(plan, record) for record in records]
+    return Family(
+        space=plan.space.name,
+        title=plan.space.title,
+        study=plan.study,
+        point=dict(plan.repeats[0].params),
+        confusion=np.stack([each["confusion"] for each in counts]),
+        boundary=np.stack([each["boundary"] for each in counts]),
+    )
+
+
+def read_counts(plan: Plan, record: TrialRecord) -> dict[str, Any]:
+    """The counts of a judged trial: confusion (N, 7, 7), boundary (N, 7, 2)."""
+    if record.test is None:
+        raise ValueError(f"trial {record.number} was not judged")
+    blob = record.test.blob
+    return dict(load_safetensors(verified(open_store(plan.trial_folder(record.number)), blob["name"], blob)))
+
+
+def facts(plans: Sequence[Plan], name: str, point: str, missing: list[str]) -> dict[str, Any]:
+    """What was compared, on what, and the command that does it again."""
+    searched = {key for plan in plans for key in (*plan.space.search, *plan.space.fixed)}
+    shared = {key: value for key, value in plans[0].run.flat().items() if key not in searched}
+    return {"name": name, "point": point, "settings": shared, "missing": missing, "command": command()}
+
+
+def command() -> str:
+    """The command as it was given; a password never reaches the screen."""
+    return shlex.join(["python", "-m", "search.compare", *(public_address(argument) for argument in sys.argv[1:])])
+
+
+def publish(plan: Plan, comparison: dict[str, Any], files: Mapping[str, str], console: Console) -> None:
+    """Keep the comparison in MLflow beside the studies; an MLflow that does not answer is told and forgiven."""
+    from search.tracking import TrackingError
+    from search.tracking_comparison import write_comparison
+
+    card = StudyCard.of(Ledger(plan.ledger_url, plan.study), plan.place.artifacts)
+    try:
+        write_comparison(plan.tracking_uri, card, comparison, files)
+    except TrackingError as error:
+        text = f"warning: {error}; it lacks the comparison, which the same command sends again"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def print_plans(plans: Sequence[Plan]) -> int:
+    """What would run: for every family its study, its point, and how many repeats are new, open and done."""
+    table = Table(box=None)
+    for column in ("family", "study", "new", "open", "ended", "point"):
+        table.add_column(column, justify="right" if column in ("new", "open", "ended") else "left")
+    new = 0
+    for plan in plans:
+        records = trials_of(plan)
+        held = {(tuple(sorted(r.params.items())), r.repeat): r.state for r in records}
+        states = [held.get((tuple(sorted(repeat.params.items())), repeat.seed)) for repeat in plan.repeats]
+        counts = [states.count(None), states.count(State.RUNNING)]
+        new += sum(counts)
+        point = ", ".join(f"{key}={value:g}" for key, value in plan.repeats[0].params.items())
+        table.add_row(plan.space.title, plan.study, *map(str, [*counts, len(states) - sum(counts)]), point)
+    Console().print(table)
+    epochs = plans[0].run.train.epochs
+    Console().print(
+        f"{new} trainings of {epochs} epochs would run or go on, one family after the other", highlight=False
+    )
+    return DONE
+
+
+def trials_of(plan: Plan) -> list[TrialRecord]:
+    """The trials of a study of repeats, none where it does not exist yet; raises ConfigError for another identity."""
+    if not Ledger.exists(plan.ledger_url, plan.study):
+        return []
+    ledger = Ledger(plan.ledger_url, plan.study)
+    check_identity(ledger.identity, plan.identity, plan)
+    return ledger.trials()

@@ -1,0 +1,60 @@
+"""A comparison as a run in MLflow: its figures as metrics, its pages as files."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from search.masking import public_address
+from search.projection import StudyCard, explain
+from search.tracking import TrackingError
+from search.tracking_read import pages
+from search.tracking_setup import environment, load_client
+
+
+def write_comparison(uri: str, card: StudyCard, comparison: dict[str, Any], files: Mapping[str, str]) -> None:
+    """Write a comparison into its run, which is created if it is not there; repeating it changes nothing.
+
+    Args:
+        uri: of MLflow.
+        card: of the first family's study: its experiment, and its uid, which tells comparisons of one name apart.
+        comparison: as from `search.comparison.compare`.
+        files: text by name, kept with the run.
+
+    Raises:
+        TrackingError: MLflow could not be reached or refused a request.
+    """
+    with environment():
+        try:
+            write(load_client()(tracking_uri=uri), uri, card, comparison, files)
+        except Exception as error:
+            # `from None`, since MLflow's own message may hold the address with its password.
+            raise TrackingError(f"MLflow at {public_address(uri)}: {explain(error)}") from None
+
+
+def write(client: Any, uri: str, card: StudyCard, comparison: dict[str, Any], files: Mapping[str, str]) -> None:
+    """The same, raising whatever MLflow raises."""
+    tags = {"fgseg.kind": "comparison", "fgseg.comparison": comparison["name"], "fgseg.uid": card.uid}
+    found = client.get_experiment_by_name(card.experiment)
+    place = None if uri.startswith("http") else card.artifacts
+    number = found.experiment_id if found else client.create_experiment(card.experiment, artifact_location=place)
+    query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    run = next(pages(client.search_runs, [number], query), None)
+    if run is None:
+        run = client.create_run(number, tags=tags, run_name=f"comparison {comparison['name']}")
+    for key, value in figures(comparison).items():
+        if run.data.metrics.get(key) != value:
+            client.log_metric(run.info.run_id, key, value, step=len(comparison["seeds"]))
+    for name, text in files.items():
+        client.log_text(run.info.run_id, text, name)
+    client.set_terminated(run.info.run_id)
+
+
+def figures(comparison: dict[str, Any]) -> dict[str, float]:
+    """The mean scores of every family, and its differences from the baseline, as metrics; absent ones are left out."""
+    named = {
+        f"test/{measure}/{row}/{family['space']}": cell["value"]
+        for family in comparison["families"]
+        for measure in ("iou", "boundary_iou")
+        for row, cell in family[measure].items()
+    }
+    named |= {f"test/gain/{d['approach']}": d["iou"]["mean"]["value"] for d in comparison["against_baseline"]}
+    return {key: value for key, value in named.items() if value is not None}

@@ -1,0 +1,216 @@
+"""search.compare: figures from counts, pages, mistakes, and one real comparison that is killed and continued."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_ledger import epoch
+from real_search import Driver
+
+from fgseg.boundary import boundary_iou
+from fgseg.metrics import class_iou, miou
+from search.audit import audit
+from search.compare import main
+from search.comparison import ROWS, Family, compare, scores
+from search.comparison_page import markdown
+from search.ledger import Ledger
+from search.place import find_place
+from search.plan import make_plan
+from search.tracking_read import reaching
+
+CONFIG = "configs/quickstart.yaml"
+
+
+def family(space: str, quality: float = 0.5, seeds: int = 3, images: int = 12, noise: float = 0.01) -> Family:
+    """A family whose pixels are right at this rate, which wobbles over seeds and images; absent: traffic light."""
+    generator = np.random.default_rng(sum(map(ord, space)))
+    rate = quality + generator.normal(0, noise, (seeds, images, 1))
+    hits = np.round(1000 * rate).repeat(6, -1)
+    confusion = np.zeros((seeds, images, 7, 7))
+    confusion[..., range(6), range(6)] = hits
+    confusion[..., range(6), [1, 2, 3, 4, 5, 0]] = 1000 - hits
+    boundary = np.stack([np.pad(hits, ((0, 0), (0, 0), (0, 1))), np.full((seeds, images, 7), 1000.0)], -1)
+    boundary[..., 6, :] = 0
+    return Family(space, space.upper(), f"e-{space}-repeats", {"loss.ssim": 0.4}, confusion, boundary)
+
+
+def facts(families: list[Family], seeds: int = 3) -> dict[str, Any]:
+    head = {"name": "n", "point": "start", "settings": {"train.seed": 42}, "missing": [], "command": "the command"}
+    return head | compare(families, range(seeds), resamples=500)
+
+
+def test_scores_from_sums_are_those_of_the_trainer():
+    generator = torch.Generator().manual_seed(0)
+    confusion = torch.randint(100, (7, 7), generator=generator)
+    confusion[6], confusion[:, 6] = 0, 0
+    rims = torch.stack([torch.arange(7), torch.arange(7) + 2], 1)
+    iou = class_iou(confusion)
+    expected = [*iou.values(), miou(iou), *(borders := boundary_iou(rims).tolist()[1:]), np.mean(borders)]
+    sums = torch.cat([confusion.flatten(), rims.flatten()]).numpy().astype(float)
+    assert scores(sums) == pytest.approx(expected, nan_ok=True)
+    assert math.isnan(scores(sums)[5])
+
+
+def test_better_family_is_a_gain_and_an_equal_one_is_not_distinguishable():
+    found = facts([family("baseline"), family("good", 0.7), family("even")])
+    good, even = (d["iou"]["mean"] for d in found["against_baseline"])
+    assert (good["verdict"], even["verdict"]) == ("higher", "not distinguishable")
+    assert good["low"] < good["value"] < good["high"]
+    assert good["p"] < good["p_holm"] < 0.05 < even["p_holm"]
+    assert [f["iou"]["car"]["rank"] for f in found["families"]][1] == 1
+
+
+def test_class_that_is_nowhere_is_absent_and_left_out_of_the_means():
+    found = facts([family("baseline"), family("good", 0.7)])
+    (difference,) = found["against_baseline"]
+    assert (difference["iou"]["traffic_light"]["value"], difference["iou"]["traffic_light"]["verdict"]) == (
+        None,
+        "absent",
+    )
+    assert found["families"][0]["iou"]["mean"]["value"] is not None
+    assert found["families"][0]["iou"]["traffic_light"]["rank"] is None
+
+
+def test_one_seed_has_no_interval_and_the_page_says_so():
+    found = facts([family("baseline", seeds=1), family("good", 0.7, seeds=1)], seeds=1)
+    assert found["against_baseline"][0]["iou"]["mean"] | {"value": 0} == {
+        "value": 0, "low": None, "high": None, "p": None, "p_holm": None, "verdict": "unknown",
+    }  # fmt: skip
+    assert "With one seed no interval and no p-value can be given" in markdown(found)
+
+
+def test_without_a_baseline_the_approaches_are_compared_with_each_other():
+    found = facts([family("a"), family("b"), family("c")])
+    assert found["against_baseline"] == []
+    assert [(d["approach"], d["reference"]) for d in found["between_approaches"]] == [
+        ("b", "a"),
+        ("c", "a"),
+        ("c", "b"),
+    ]
+
+
+def test_single_family_has_its_scores_only():
+    found = facts([family("a")])
+    assert (found["against_baseline"], found["between_approaches"]) == ([], [])
+    assert "IoU and boundary IoU" in markdown(found)
+
+
+def test_page_has_the_sources_table_and_calls_a_small_difference_what_it_is():
+    page = markdown(facts([family("baseline"), family("even"), family("good", 0.7)]))
+    assert "| Class | BASELINE | EVEN | Improvement | 95 % interval | p (Holm) |" in page
+    assert all(f"| {name} |" in page for name in ("fence", "traffic light", "**mIoU**"))
+    assert "is not distinguishable from zero at these seeds" in page
+    assert "GOOD − EVEN: mIoU +0.2" in page
+    assert "(42, 43, 44)" in page
+
+
+def test_comparison_is_plain_json():
+    text = json.dumps(facts([family("baseline"), family("good", 0.7)]), allow_nan=False)
+    assert set(json.loads(text)["families"][0]["iou"]) == set(ROWS)
+
+
+def mistake(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) -> str:
+    """The one line in which a call is refused."""
+    assert main(["--spaces", "baseline", "bas", "--storage", str(storage), *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--seeds", "0"], "--seeds: got 0, must be 1 or more"),
+        (["--set", "data.test=0"], "data.test: got 0, a comparison needs test frames"),
+        (["--studies", "a"], "--studies: got 1 names for 2 spaces, one for each is needed"),
+        (["--spaces", "bas", "bas"], "--spaces: got bas bas, each may be named once"),
+        (["--spaces", "bass"], "no search space 'bass' in configs/spaces; did you mean bas?"),
+        (["--name", "a/b"], "--name: got 'a/b', must be letters"),
+        (["--point", "best"], "--study: no study quickstart-baseline in"),
+        (["--point", "worst"], "argument --point: invalid choice: 'worst'"),
+    ],
+)
+def test_mistake_is_told_in_one_line(capsys, tmp_path: Path, arguments: list[str], says: str):
+    assert mistake(capsys, tmp_path / "runs", *arguments).startswith(f"error: {says}")
+    assert not (tmp_path / "runs").exists()
+
+
+def searched(storage: Path, space: str, finished: bool = True, **settings: Any) -> None:
+    """The study of a search that has begun, or has finished one trial."""
+    changes = {key.replace("__", "."): value for key, value in settings.items()}
+    plan = make_plan(space, CONFIG, changes, {"storage": str(storage)}, None)
+    Path(plan.folder).mkdir(parents=True)
+    ledger = Ledger.create(plan.ledger_url, plan.study)
+    ledger.write_down(plan.identity | {"data": "f00d"}, {}, 1)
+    ledger.start(
+        plan.space.distributions(), plan.space.start,
+        trials=1, sampler="random", pruner="none", epochs=1, seed=0, select="last",
+    )  # fmt: skip
+    if finished:
+        ask = ledger.ask()
+        ledger.report(ask.number, 1, [epoch(1, 0.3)])
+        ledger.complete(ask.number, 1)
+
+
+def test_best_of_a_study_without_a_finished_trial_is_refused(capsys, tmp_path: Path):
+    searched(tmp_path, "baseline", finished=False)
+    line = mistake(capsys, tmp_path, "--point", "best")
+    assert "no trial of study quickstart-baseline has finished" in line
+
+
+def test_best_of_a_study_that_was_searched_otherwise_is_refused_and_the_difference_named(capsys, tmp_path: Path):
+    searched(tmp_path, "baseline", train__epochs=7)
+    line = mistake(capsys, tmp_path, "--point", "best")
+    assert "was searched under other settings (settings.train.epochs: 7 there, 5 now)" in line
+
+
+def test_best_of_a_study_that_searched_other_settings_is_refused(capsys, tmp_path: Path):
+    searched(tmp_path, "baseline")
+    searched(tmp_path, "bas", loss__ssim=0.4)
+    assert "loss.ssim" in mistake(capsys, tmp_path, "--point", "best")
+
+
+TINY = ["data.height=64", "data.width=128", "data.train=6", "data.val=4", "data.test=3", "train.epochs=2"]
+
+
+def line_of(storage: Path, *arguments: str) -> list[str]:
+    """A comparison of two families with two seeds."""
+    sets = [part for s in TINY for part in ("--set", s)]
+    base = [sys.executable, "-m", "search.compare", "--spaces", "baseline", "bas", "--seeds", "2"]
+    return [*base, "--storage", str(storage), *sets, *arguments]
+
+
+def test_best_of_a_study_on_other_frames_is_refused(capsys, tmp_path: Path, cache: str):
+    sets = {text.split("=")[0]: int(text.split("=")[1]) for text in TINY} | {"data.cache": cache}
+    searched(tmp_path, "bas", **{key.replace(".", "__"): value for key, value in sets.items()})
+    arguments = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
+    assert "was searched on other frames" in mistake(capsys, tmp_path, "--spaces", "bas", "--point", "best", *arguments)
+
+
+def test_comparison_that_was_killed_is_continued_and_the_books_are_clean(tmp_path: Path, environment: dict[str, str]):
+    storage = tmp_path / "runs"
+    first = Driver(storage, environment, command=line_of)
+    first.wait_for(r"trial 000  epoch 1/2", limit_s=200)
+    first.kill()
+    again = Driver(storage, environment, command=line_of)
+    assert again.finish() == 0, again.output
+    assert "judged on 3 test frames" in " ".join(again.output.split())
+    for study in ("quickstart-baseline-repeats", "quickstart-bas-repeats"):
+        assert audit(storage, study, trials=2) == []
+        seeds = [(t.seed, t.test.images) for t in find_place(storage, study).open_ledger().trials()]
+        assert seeds == [(0, 3), (1, 3)]
+    assert sorted(p.name for p in storage.glob("*-repeats")) == [
+        "quickstart-bas-repeats",
+        "quickstart-baseline-repeats",
+    ]
+    written = json.loads((storage / "comparison" / "quickstart-start" / "comparison.json").read_text())
+    assert written["against_baseline"][0]["iou"]["mean"]["p_holm"] is not None
+    with reaching(f"sqlite:///{storage / 'mlflow.db'}") as client:
+        experiment = client.get_experiment_by_name("quickstart").experiment_id
+        (run,) = client.search_runs([experiment], "tags.`fgseg.kind` = 'comparison'")
+        assert sorted(f.path for f in client.list_artifacts(run.info.run_id)) == ["comparison.json", "comparison.md"]
+        assert run.data.metrics["test/gain/bas"] == written["against_baseline"][0]["iou"]["mean"]["value"]
