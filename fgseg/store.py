@@ -6,8 +6,7 @@ Everything of a study and of a trial goes through here, so that it works on eith
 
     join(study, "trials", "3")                            the address of a folder below
     open_store(study).get("report/report.md")             a file's bytes; put, list, delete likewise
-    put_files(folder, join(study, "report"))              what was written into a local folder, copied to an address
-    with local_files(join(study, "model")) as folder: ... the other way round, for libraries that read paths
+    with local_files(join(study, "model")) as folder: ... the same files as a folder, for libraries that read paths
 """
 
 import os
@@ -174,14 +173,6 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"{folder} is a file; name a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(f"{folder} is not writable; choose another folder or change its permissions")
-
-
-def put_files(folder: Path, address: str) -> None:
-    """Copy every file at and below a local folder to an address; others that are there stay."""
-    store = open_store(address)
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            store.put(path.relative_to(folder).as_posix(), path.read_bytes())
 
 
 @contextmanager

@@ -21,12 +21,14 @@ def audit_files(
         records: all trials of the ledger.
         best: the best of them, whose weights must be there.
         open_allowed: an open trial may hold a half-written file, which its next start sweeps away.
+
+    A half-written file of a report is no fault: the next report sweeps it away.
     """
     known = {str(record.number): record for record in records}
     in_flight = tuple(f"trials/{n}/" for n, r in known.items() if open_allowed and r.state is State.RUNNING)
     names = sorted(open_store(folder).sizes())
     for name in names:
-        if name.endswith(LocalStore.SUFFIX) and not name.startswith(in_flight):
+        if name.endswith(LocalStore.SUFFIX) and not name.startswith((*in_flight, "report/")):
             yield f"{name}: a temporary file was left behind"
     for name in open_store(join(folder, "trials")).folders():
         if name not in known:

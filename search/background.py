@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from search.projection import Phase
@@ -19,7 +18,7 @@ class Writer(Protocol):
 
     def write_changes(self, numbers: set[int | None]) -> None: ...
 
-    def write_file(self, path: Path) -> None: ...
+    def write_file(self, name: str, data: bytes) -> None: ...
 
 
 class BackgroundWriter:
@@ -33,7 +32,7 @@ class BackgroundWriter:
         self._on_failure = on_failure
         self._changed = threading.Condition()
         self._numbers: set[int | None] = set()
-        self._files: list[Path] = []
+        self._files: dict[str, bytes] = {}
         self._closing: Phase | None = None
         self._written = False
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
@@ -48,10 +47,10 @@ class BackgroundWriter:
             self._numbers.add(number)
             self._changed.notify()
 
-    def publish(self, path: Path) -> None:
-        """Ask for a file to be kept with the study; it is read some time later, while `stop` runs at the latest."""
+    def publish(self, name: str, data: bytes) -> None:
+        """Ask for a file to be kept with the study, in place of one of that name such as `report/report.html`."""
         with self._changed:
-            self._files.append(path)
+            self._files[name] = data
             self._changed.notify()
 
     def stop(self, timeout_s: float, interrupted: bool = False) -> bool:
@@ -87,30 +86,30 @@ class BackgroundWriter:
                 self._on_failure(error)
                 self._wait_before_retry(failures, files)
 
-    def _take(self, wait: bool) -> tuple[set[int | None], list[Path], Phase | None]:
+    def _take(self, wait: bool) -> tuple[set[int | None], dict[str, bytes], Phase | None]:
         with self._changed:
             if wait:
                 self._changed.wait_for(lambda: self._numbers or self._files or self._closing)
             taken = self._numbers, self._files, self._closing
-            self._numbers, self._files = set(), []
+            self._numbers, self._files = set(), {}
             return taken
 
     def _write(
-        self, writer: Writer | None, numbers: set[int | None], files: list[Path], closing: Phase | None
+        self, writer: Writer | None, numbers: set[int | None], files: dict[str, bytes], closing: Phase | None
     ) -> Writer:
         if writer is None or closing is not None:
             writer = writer or self._open_writer()
             writer.write_all(closing or "running")
         else:
             writer.write_changes(numbers)
-        for path in files:
-            writer.write_file(path)
+        for name, data in files.items():
+            writer.write_file(name, data)
         return writer
 
-    def _wait_before_retry(self, failures: int, files: list[Path]) -> None:
+    def _wait_before_retry(self, failures: int, files: dict[str, bytes]) -> None:
         delay_s = min(FIRST_RETRY_S * 2 ** (failures - 1), LONGEST_RETRY_S)
         with self._changed:
-            self._files = files + self._files
+            self._files = files | self._files
             if self._closing is not None:
                 self._changed.wait(FIRST_RETRY_S)
             else:

@@ -5,29 +5,42 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
 
 from fgseg.store import is_local, join
 from search.masking import public_address
-from search.place import MODEL
+from search.place import MODEL, PAGE
 from search.plan import Plan
-from search.report import Summary, score_table
+from search.record import TrialRecord
+from search.summary import Summary, rows
 
 
-def show_end(plan: Plan, console: Console, summary: Summary | None, finished: bool) -> None:
+def show_end(plan: Plan, console: Console, summary: Summary, finished: bool) -> None:
     """Print the closing table, the places of the results, and the commands to look at them, to use and to continue."""
     model = join(plan.folder, MODEL)
-    if summary is None:
+    if summary.best is None:
         console.print("no trial has finished")
     else:
         console.print()
-        console.print(score_table(summary))
+        console.print(score_table(summary, summary.best))
     lines = {"results": plan.folder, "look": mlflow_command(plan), "continue": continue_command(plan, finished)}
     if is_local(model) and Path(model).is_dir():
         lines["use"] = shlex.join(["python", "-m", "fgseg.predict", model, "PHOTOS", "--out", "DIR"])
-    if summary is not None:
-        lines = {"report": join(plan.folder, "report", "report.md")} | lines
+    if PAGE in plan.place.report_store.list():
+        lines = {"report": join(plan.folder, "report", PAGE)} | lines
     for name, text in lines.items():
         console.print(f"{name + ':':10}{text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def score_table(summary: Summary, best: TrialRecord) -> Table:
+    """The best trial beside the start point, class by class."""
+    table = Table(title=f"{summary.study}: {summary.endings()}", title_justify="left")
+    table.add_column("validation IoU")
+    for column in ("start (trial 000)", f"best (trial {best.number:03d})", "difference"):
+        table.add_column(column, justify="right")
+    for cells in rows(summary, summary.score(summary.start)):
+        table.add_row(*cells, style="bold" if cells[0] == "mIoU" else None)
+    return table
 
 
 def mlflow_command(plan: Plan) -> str:

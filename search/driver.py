@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -16,7 +15,7 @@ from fgseg.config import ConfigError
 from fgseg.data import check as check_data
 from fgseg.data import fingerprint, load_splits
 from fgseg.object_store import ObjectStoreError
-from fgseg.store import check_store, join, open_store, put_files
+from fgseg.store import check_store, open_store
 from fgseg.weights import VARIANTS, check_weights, fetch_weights
 from search.closing import mlflow_command, show_end, study_command
 from search.database import check_database
@@ -29,12 +28,13 @@ from search.mark import check_mark, leave_mark
 from search.masking import public_address
 from search.plan import Plan, check_identity, differences
 from search.progress import Progress
-from search.report import summarise, write_report
+from search.report_writer import ReportWriter
 from search.resources import Resources
 from search.roll_call import reach
 from search.shelf import Shelf
 from search.signals import CODES, Interrupted, Signals
 from search.standing import goal_of
+from search.summary import summarise
 from search.tracking import StudyCard, Tracker
 
 DONE, FAULT = 0, 1
@@ -50,6 +50,15 @@ class Watch:
 
     signals: Signals
     lock: StudyLock
+
+
+@dataclass(frozen=True)
+class Outlets:
+    """Where people see what a run does."""
+
+    console: Console
+    tracker: Tracker
+    report: ReportWriter
 
 
 def drive(plan: Plan, signals: Signals) -> int:
@@ -172,22 +181,24 @@ def run(plan: Plan, ledger: Ledger, watch: Watch, console: Console) -> int:
     """Run the open and the missing trials, mirror them in MLflow, and report; returns the exit code."""
     tracker = Tracker(ledger, plan.tracking_uri, StudyCard.of(ledger, plan.place.artifacts), plan.trial_settings)
     tracker.start()
-    code = FAULT
-    report = TemporaryDirectory(prefix="fgsearch-report-")  # its files are read until the tracker stops
+    report = ReportWriter(plan.place, tracker.publish)
+    code, failure = FAULT, ""
     try:
-        code = run_missing(plan, ledger, watch, tracker, console)
-        summary = None if plan.repeats else summarise(plan, ledger)
-        if summary is not None:
-            tracker.publish(write_report(summary, Path(report.name)))
-            put_files(Path(report.name), join(plan.folder, "report"))
+        code = run_missing(plan, ledger, watch, Outlets(console, tracker, report))
+        if not plan.repeats and code not in CODES.values():
+            with console.status("writing the report"):
+                failure = report.finish(lambda: bool(watch.signals.received))
     finally:
+        report.stop()
         stopped = code in CODES.values()
         synced = tracker.stop(timeout_s=3 if stopped else CLOSING_S, interrupted=stopped)
-        report.cleanup()
     if not plan.repeats:
-        if summary is not None and not watch.signals.received:
+        summary = summarise(ledger)
+        if summary.best is not None and not watch.signals.received:
             finish(plan, ledger, console, lambda: bool(watch.signals.received))
         show_end(plan, console, summary, finished=code == DONE)
+    if failure:
+        console.print(f"warning: the report could not be written: {failure}", highlight=False, markup=False)
     if not synced:
         address = public_address(plan.tracking_uri)
         text = f"warning: MLflow at {address} lacks results, which this sends: {study_command(plan, 'search.sync')}"
@@ -197,7 +208,7 @@ def run(plan: Plan, ledger: Ledger, watch: Watch, console: Console) -> int:
     return FAULT if code == DONE and ledger.best() is None else code
 
 
-def run_missing(plan: Plan, ledger: Ledger, watch: Watch, tracker: Tracker, console: Console) -> int:
+def run_missing(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> int:
     """Hand trials to Ray until the budget is used up; returns the exit code."""
     shelf = Shelf(plan.search, plan.trial_folder)
     shelf.tidy(ledger.trials())
@@ -209,15 +220,18 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, tracker: Tracker, cons
     from search.tune import run_trials  # Ray takes seconds to import: not when there is nothing to run
 
     with (
-        Progress(console, goal_of(ledger), ledger.trials(), mlflow_command(plan)) as progress,
+        Progress(outlets.console, goal_of(ledger), ledger.trials(), mlflow_command(plan)) as progress,
         cluster(plan.search, plan.run.train.precision) as resources,
     ):
         watch.signals.install()  # Ray has set a handler of its own
+        ledger.equip({"cpus": resources.cpus, "gpus": resources.gpus})
 
         def changed(number: int) -> None:
             record = ledger.trial(number)
-            tracker.notify(number)
+            outlets.tracker.notify(number)
             progress.update(record)
+            if not plan.repeats:
+                outlets.report.turn(record.ended is not None)
             if record.ended:
                 try:
                     shelf.tidy(ledger.trials())
@@ -244,7 +258,7 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, tracker: Tracker, cons
         try:
             run_trials(desk, lambda ask: make_job(plan, resources, ask), resources, pulse, must_stop)
         except Interrupted:
-            console.print("stopping; the open trials can be continued")
+            outlets.console.print("stopping; the open trials can be continued")
     if watch.signals.received:
         return watch.signals.code
     if desk.fault:

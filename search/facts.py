@@ -50,6 +50,15 @@ class StudyFacts:
         with suppress(KeyError):
             optuna.delete_study(study_name=self._study.study_name, storage=self._study._storage)
 
+    def equip(self, resources: Mapping[str, float]) -> None:
+        """Record what each trial gets of the machine, by `cpus` and `gpus`."""
+        self._study.set_user_attr("resources", dict(resources))
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What each trial got in the latest run, by `cpus` and `gpus`."""
+        return dict(self._fact("resources", {}))
+
     @property
     def identity(self) -> dict[str, Any]:
         """What the study was begun with, or what has been accepted since."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fgseg.config import PATH_NAME, ConfigError
-from fgseg.store import absolute, is_local, join, open_store
+from fgseg.store import Store, absolute, is_local, join, open_store
 from search.masking import public_address
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ LEDGER = "study.db"
 KINDS = re.compile(r"sqlite:///.+|postgres(?:ql)?(?:\+psycopg)?://(?:[^\s'\"/@]*@)?[^\s'\"@]*")
 """What an address of a ledger may look like: nothing in it that would keep its password from being masked."""
 
+PAGE = "report.html"
+"""The page of a study's report, in the folder `report` of the study's."""
 MODEL = "model"
 """The folder, in a study's, of the best trial's exported model."""
 
@@ -40,6 +42,15 @@ class Place:
         return join(self.storage, self.study)
 
     @property
+    def report_store(self) -> Store:
+        """Where the files of the report are."""
+        return open_store(join(self.folder, "report"))
+
+    def trial_store(self, number: int) -> Store:
+        """Where the files of a trial are."""
+        return open_store(join(self.folder, "trials", str(number)))
+
+    @property
     def ledger_url(self) -> str:
         """Address of the study's database; it may hold a password."""
         return self.shared_ledger or f"sqlite:///{join(self.folder, LEDGER)}"
@@ -51,6 +62,12 @@ class Place:
             return Path(self.storage, "mlartifacts").as_uri()
         database = Path(self.tracking_uri.removeprefix("sqlite:///"))
         return database.absolute().with_name("mlartifacts").as_uri()
+
+    def exists(self) -> bool:
+        """Whether there is such a study."""
+        from search.ledger import Ledger
+
+        return Ledger.exists(self.ledger_url, self.study)
 
     def open_ledger(self) -> "Ledger":
         """The study's ledger, to be read; raises ConfigError where there is no such study or its database is away."""

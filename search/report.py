@@ -1,103 +1,99 @@
-"""What a study found: the best trial against the family's starting point, for the terminal and as report.md."""
+# PYTHON_ARGCOMPLETE_OK
+"""Write the report of a study, as a page, as Markdown and as pictures: `python -m search.report --study NAME`."""
 
-import math
-from dataclasses import dataclass
-from pathlib import Path
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rich.table import Table
+from fgseg.config import ConfigError
+from fgseg.store import Store, join
+from search.baseline import find_baseline
+from search.command_line import MISTAKE, Parser
+from search.ledger import LedgerError
+from search.place import PAGE, Place, add_place, place_from
+from search.summary import summarise
 
-from fgseg.epoch import EpochResult, select_epoch, show
-from fgseg.labels import FOREGROUND
-from search.ledger import Ledger, State, TrialRecord
-from search.plan import Plan
+if TYPE_CHECKING:
+    from search.report_content import Content
 
-
-@dataclass(frozen=True)
-class Summary:
-    """A study in figures; `start` is the source's point and `best` the trial with the highest selected mIoU."""
-
-    plan: Plan
-    start: TrialRecord | None
-    best: TrialRecord
-    trials: list[TrialRecord]
-
-    def epoch(self, record: TrialRecord | None) -> EpochResult | None:
-        """The epoch that stands for a trial."""
-        return select_epoch(record.epochs, self.plan.run.train.select) if record and record.epochs else None
-
-    def scores(self) -> list[tuple[str, float | None, float]]:
-        """Rows of class name, the start's IoU and the best trial's IoU; the last row is the mIoU."""
-        start, best = self.epoch(self.start), self.epoch(self.best)
-        assert best is not None  # a COMPLETE trial has epochs
-        rows = [(c.name, start.iou[c.key] if start else None, best.iou[c.key]) for c in FOREGROUND]
-        return [*rows, ("mIoU", start.miou if start else None, best.miou)]
-
-    def point(self) -> list[tuple[str, float, float]]:
-        """Rows of setting, the start's value and the best trial's value."""
-        return [
-            (key, r.start, self.best.params[key])
-            for key, r in self.plan.space.search.items()
-            if key in self.best.params
-        ]
+DONE, FAULT = 0, 1
+TEXT = "report.md"
+LATER = "The pictures of frames come at the end of the run."
 
 
-def summarise(plan: Plan, ledger: Ledger) -> Summary | None:
-    """The figures of a study, or None while no trial has finished."""
-    trials, best = ledger.trials(), ledger.best()
+def write_report(place: Place, frames: bool = True) -> list[str]:
+    """Write the report of a study as its ledger stands into `<study>/report/`.
+
+    Args:
+        place: of the study.
+        frames: whether to predict frames with the best trial's weights: some seconds, and a model in memory.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        ConfigError: there is no such study.
+    """
+    summary = summarise(place.open_ledger())
+    from search.report_content import build_content  # matplotlib takes seconds to import: mistakes come first
+    from search.report_frames import Frames, choose_frames
+
+    place.report_store.sweep()
+    shown = choose_frames(summary, place.trial_store) if frames else Frames((), LATER)
+    files = report_files(build_content(summary, find_baseline(place, summary), shown, time.time()))
+    put_all(place.report_store, files)
+    return sorted(files)
+
+
+def report_files(content: "Content") -> dict[str, bytes]:
+    """Every file of a report by its name."""
+    from search.report_frames import strip
+    from search.report_html import page
+    from search.report_text import markdown
+
+    files = {PAGE: page(content).encode(), TEXT: markdown(content).encode()}
+    files |= {f"{chart.name}.png": chart.png for chart in content.charts}
+    strips = (strip(list(frame.panels().values())) for frame in content.frames.shown)
+    return files | {f"frame-{k}.png": picture for k, picture in enumerate(strips, 1)}
+
+
+def put_all(store: Store, files: dict[str, bytes]) -> None:
+    """Write the files, and delete pictures of an earlier report that this one has not."""
+    for name, data in files.items():
+        store.put(name, data)
+    for name in store.list():
+        if name.endswith(".png") and name not in files:
+            store.delete(name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 done, 1 the ledger fails, 2 the user's mistake."""
+    parser = Parser(prog="python -m search.report", description=__doc__)
+    add_place(parser)
+    parser.add_argument("--no-frames", action="store_true", help="leave out the pictures of validation frames")
+    try:
+        return run(parser.parse_args(arguments))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the options say; raises ConfigError."""
+    place = place_from(options)
+    try:
+        write_report(place, frames=not options.no_frames)
+        best = summarise(place.open_ledger()).best
+    except LedgerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAULT
     if best is None:
-        return None
-    start = next((t for t in trials if t.number == 0 and t.state is State.COMPLETE), None)
-    return Summary(plan, start, best, trials)
+        print(f"study {place.study}: no trial has finished yet")
+    print(f"report: {join(place.folder, 'report', PAGE)}")
+    return DONE
 
 
-def score_table(summary: Summary) -> Table:
-    """The closing table of a run."""
-    table = Table(title=f"{summary.plan.study}: {title(summary)}", title_justify="left")
-    table.add_column("validation IoU")
-    for column in ("start (trial 000)", f"best (trial {summary.best.number:03d})", "difference"):
-        table.add_column(column, justify="right")
-    for name, start, best in summary.scores():
-        table.add_row(*cells(name, start, best), style="bold" if name == "mIoU" else None)
-    return table
-
-
-def title(summary: Summary) -> str:
-    """How many trials ended in which way."""
-    names = {State.COMPLETE: "finished", State.PRUNED: "stopped early", State.FAIL: "failed", State.RUNNING: "open"}
-    counts = {name: sum(t.state is state for t in summary.trials) for state, name in names.items()}
-    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-
-
-def cells(name: str, start: float | None, best: float) -> list[str]:
-    """A row of the closing table as texts."""
-    before = "-" if start is None else show(start)
-    difference = "-" if start is None or math.isnan(best - start) else f"{best - start:+.4f}"
-    return [name, before, show(best), difference]
-
-
-def markdown(summary: Summary) -> str:
-    """The report as Markdown: scores, the best point, every trial."""
-    space = summary.plan.space
-    lines = [f"# {summary.plan.study}", "", f"{space.title} (`{space.name}`): {title(summary)}.", ""]
-    lines += [f"| validation IoU | start (trial 000) | best (trial {summary.best.number:03d}) | difference |"]
-    lines += ["| :--- | ---: | ---: | ---: |", *(row(cells(*score)) for score in summary.scores()), ""]
-    if summary.point():
-        lines += ["| setting | start | best |", "| :--- | ---: | ---: |"]
-        lines += [row([f"`{key}`", f"{start:.4g}", f"{best:.4g}"]) for key, start, best in summary.point()]
-    lines += ["", "| trial | state | epochs | validation mIoU | reason |", "| ---: | :--- | ---: | ---: | :--- |"]
-    for t in summary.trials:
-        score = "-" if t.value is None else f"{t.value:.4f}"
-        lines.append(row([f"{t.number:03d}", str(t.state), str(len(t.epochs)), score, t.reason or ""]))
-    return "\n".join(lines) + "\n"
-
-
-def row(texts: list[str]) -> str:
-    """A Markdown table row."""
-    return f"| {' | '.join(text.replace('|', '/') for text in texts)} |"
-
-
-def write_report(summary: Summary, folder: Path) -> Path:
-    """Write report.md into a local folder, from which it goes to the study's; returns its path."""
-    path = folder / "report.md"
-    path.write_text(markdown(summary), encoding="utf-8")
-    return path
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgseg.config import ConfigError
-from fgseg.store import join, local_files, open_store
+from fgseg.store import open_store
 from search.command_line import MISTAKE, Parser
 from search.ledger import Ledger, LedgerError, LockedError
 from search.masking import public_address
@@ -117,9 +117,8 @@ def write(place: Place, ledger: Ledger) -> None:
     from search.tracking import reconcile
 
     card = card_of(ledger, place)
-    with local_files(join(place.folder, "report")) as folder:
-        files = sorted(path for path in folder.glob("*") if path.is_file())
-        reconcile(ledger, place.tracking_uri, card, settings_of(ledger), files=files)
+    files = {f"report/{name}": place.report_store.get(name) for name in place.report_store.list()}
+    reconcile(ledger, place.tracking_uri, card, settings_of(ledger), files=files)
 
 
 def card_of(ledger: Ledger, place: Place) -> StudyCard:

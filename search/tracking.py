@@ -7,10 +7,12 @@ With search.registry the sole importer of mlflow.  Importing this file is cheap:
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -97,13 +99,13 @@ def reconcile(
     trial_settings: TrialSettings,
     *,
     phase: Phase = "finished",
-    files: Iterable[Path] = (),
+    files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
     """Bring MLflow in line with the ledger, in this thread; repeating it changes nothing.
 
     Args:
         phase: "running" leaves open trials RUNNING, the others close them as KILLED.
-        files: kept with the study's run.
+        files: kept with the study's run, by name.
 
     Raises:
         TrackingError: the server could not be reached or refused a request.
@@ -112,8 +114,8 @@ def reconcile(
         try:
             mirror = Mirror(ledger, uri, card, trial_settings)
             mirror.write_all(phase)
-            for path in files:
-                mirror.write_file(path)
+            for name, data in files.items():
+                mirror.write_file(name, data)
         except Exception as error:
             # `from None`, since MLflow's own message may hold the address with its password.
             raise TrackingError(f"MLflow at {public_address(uri)}: {explain(error)}") from None
@@ -286,6 +288,14 @@ class Mirror:
             self.client.log_text(self.runs[None].run_id, text, "settings.yaml")
             self.has_settings = True
 
-    def write_file(self, path: Path) -> None:
-        """Keep a file, such as the report, with the parent."""
-        self.client.log_artifact(self.runs[None].run_id, str(path))
+    def write_file(self, name: str, data: bytes) -> None:
+        """Keep a file, such as `report/report.html`, with the parent."""
+        self.log_bytes(self.runs[None], name, data)
+
+    def log_bytes(self, run: KnownRun, name: str, data: bytes) -> None:
+        """Keep a file with a run; MLflow takes files from a folder only."""
+        place = PurePosixPath(name)
+        with TemporaryDirectory(prefix="fgsearch-") as folder:
+            path = Path(folder, place.name)
+            path.write_bytes(data)
+            self.client.log_artifact(run.run_id, str(path), None if len(place.parts) == 1 else str(place.parent))

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 OWNERS = {
     "ray": {"search.tune", "search.trial", "search.cluster", "search.nodes"},
     "optuna": {
+        "search.importance",
         "search.ledger",
         "search.entry",
         "search.sampling",

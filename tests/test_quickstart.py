@@ -9,6 +9,7 @@ from conftest import Finished
 
 from fgseg.labels import FOREGROUND
 from search.ledger import Ledger, State, TrialRecord
+from search.report_frames import PANELS
 from search.space import load_space
 
 
@@ -53,9 +54,11 @@ def test_closing_lines_tell_scores_places_and_what_to_do_next(quickstart: Finish
     assert f"mlflow server --backend-store-uri sqlite:///{quickstart.storage}/mlflow.db" in end
     assert "python -m search.run --space bas_cp --storage" in end
     assert "--trials 16" in end
-    report = quickstart.storage / "quickstart-bas_cp" / "report" / "report.md"
-    assert str(report) in end
-    assert "| mIoU |" in report.read_text()
+    report = quickstart.storage / "quickstart-bas_cp" / "report" / "report.html"
+    assert f"report:   {report}" in end
+    assert all(f"<figcaption>{panel}</figcaption>" in report.read_text() for panel in PANELS)
+    assert report.stat().st_size < 3e6
+    assert "| mIoU |" in report.with_suffix(".md").read_text()
 
 
 def test_the_best_trial_is_a_finished_model_that_mlflow_has_registered(quickstart: Finished):

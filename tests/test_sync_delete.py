@@ -72,7 +72,9 @@ def test_sync_keeps_the_report_with_the_study(place: Place):
     (Path(place.folder) / "report" / "report.md").write_text("# s")
     (Path(place.storage) / "mlflow.db").unlink()
     syncing.sync(place)
-    assert [path.read_text() for path in Path(place.storage).glob("mlartifacts/*/artifacts/report.md")] == ["# s"]
+    assert [path.read_text() for path in Path(place.storage).glob("mlartifacts/*/artifacts/report/report.md")] == [
+        "# s"
+    ]
 
 
 def test_sync_twice_changes_nothing(place: Place):

@@ -207,12 +207,12 @@ def test_the_parent_shows_the_selected_epoch_of_the_best_trial(server: Server) -
 
 
 def test_settings_and_report_are_kept_with_the_study(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "report.md").write_text("# report")
     tracker = server.track(FakeLedger(trial(0)))
-    tracker.publish(tmp_path / "report.md")
+    tracker.publish("report/report.md", b"# report")
     assert tracker.stop(30)
     kept = {path.name: path for path in (tmp_path / "mlartifacts").rglob("*.*")}
     assert kept.keys() == {"settings.yaml", "report.md"}
+    assert kept["report.md"].parent.name == "report" and kept["report.md"].read_bytes() == b"# report"
     assert kept["settings.yaml"].read_text().splitlines()[:2] == ["train:", "  lr: 6.0e-05"]
 
 

@@ -42,8 +42,8 @@ class FlakyWriter:
     def write_changes(self, numbers: set[int | None]) -> None:
         self.calls.append(numbers)
 
-    def write_file(self, path: Path) -> None:
-        self.calls.append(path.name)
+    def write_file(self, name: str, data: bytes) -> None:
+        self.calls.append(name)
 
 
 def test_an_outage_blocks_neither_notify_nor_stop(caplog: pytest.LogCaptureFixture) -> None:
@@ -79,7 +79,7 @@ def test_after_an_outage_everything_is_written_and_no_file_is_forgotten() -> Non
     flaky = FlakyWriter(failures=4)
     errors: list[Exception] = []
     writer = BackgroundWriter(lambda: flaky, errors.append)
-    writer.publish(Path("report.md"))
+    writer.publish("report.md", b"")
     writer.start()
     deadline = time.monotonic() + 10
     while not flaky.calls and time.monotonic() < deadline:

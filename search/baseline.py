@@ -1,0 +1,32 @@
+"""The study to hold others against: that of the baseline family, under the same config and on the same frames."""
+
+from dataclasses import dataclass, replace
+
+from search.place import Place
+from search.summary import Summary, summarise
+
+FAMILY = "baseline"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The baseline's study, or why there is none to compare with; both are empty for a baseline itself."""
+
+    summary: Summary | None = None
+    reason: str = ""
+
+
+def find_baseline(place: Place, summary: Summary) -> Baseline:
+    """Look for the study `<config>-baseline` in the storage of another one."""
+    if summary.space == FAMILY:
+        return Baseline()
+    name = f"{summary.experiment}-{FAMILY}"
+    other = replace(place, study=name)
+    if not other.exists():
+        return Baseline(reason=f"There is no study {name} in this storage to compare with.")
+    found = summarise(other.open_ledger())
+    if found.data != summary.data:
+        return Baseline(reason=f"Study {name} was made on other frames, so it is not compared.")
+    if found.settings.get("train.epochs") != summary.settings.get("train.epochs"):
+        return Baseline(reason=f"Study {name} trains for another number of epochs, so it is not compared.")
+    return Baseline(found) if found.best else Baseline(reason=f"Study {name} has no finished trial yet.")

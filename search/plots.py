@@ -1,0 +1,248 @@
+"""The charts of a study, drawn from its summary; each is a figure of its own, without pyplot's global state."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fgseg.labels import CLASSES, FOREGROUND
+from search.record import State, TrialRecord
+from search.space import Range
+from search.summary import Summary
+
+INK, SOFT, FAINT = "#1c2733", "#6b7885", "#d9dee3"
+BEST, FAILED = "#0062be", "#de5400"
+"""Blue and vermilion, as in `fgseg.figures`."""
+PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+"""Behind a number that lies on a line."""
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.7,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "savefig.dpi": 150,
+}
+HALF, WHOLE = (6.2, 3.7), (12.6, 4.4)
+"""Inches of a chart that takes half of the report's width, and of one that takes all of it."""
+
+
+def png(draw: Callable[[], Figure]) -> bytes:
+    """A chart as a PNG file, in the report's style."""
+    with rc_context(STYLE):
+        buffer = BytesIO()
+        draw().savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def history(summary: Summary, baseline: float | None) -> Figure:
+    """The mIoU of every trial in the order of their numbers, and the best so far.
+
+    `baseline` is the best mIoU of the baseline family.
+    """
+    figure = Figure(HALF, layout="constrained")
+    axes = figure.subplots()
+    marks = {State.COMPLETE: ("o", BEST, "finished"), State.PRUNED: ("v", SOFT, "stopped early")}
+    for state, (mark, tone, name) in marks.items():
+        ended = [t for t in summary.trials if t.state is state and t.epochs]
+        if ended:
+            values = [t.value if t.value is not None else t.epochs[-1].miou for t in ended]
+            axes.plot([t.number for t in ended], values, mark, color=tone, label=name, markersize=6)
+    failed = [t.number for t in summary.trials if t.state is State.FAIL]
+    if failed:
+        axes.plot(failed, [0] * len(failed), "x", color=FAILED, label="failed", clip_on=False, zorder=5)
+    path = best_so_far(summary)
+    if path:
+        axes.step(*zip(*path, strict=True), where="post", color=INK, linewidth=1.2, label="best so far")
+    for value, name, dash in (
+        (summary.start and summary.start.value, "start point", "--"),
+        (baseline, "baseline", ":"),
+    ):
+        if value:
+            axes.axhline(value, color=SOFT, linestyle=dash, linewidth=1.2, label=name)
+    axes.set(xlabel="trial", ylabel="validation mIoU")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_ylim(bottom=0 if failed else None)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def best_so_far(summary: Summary) -> list[tuple[int, float]]:
+    """Trial numbers and the highest mIoU up to there; the line ends at the last trial."""
+    path: list[tuple[int, float]] = []
+    for t in sorted(summary.ranked, key=lambda t: t.number):
+        path.append((t.number, max(t.value or 0, path[-1][1] if path else 0)))
+    return [*path, (max(t.number for t in summary.trials), path[-1][1])] if path else []
+
+
+def importances(shares: Mapping[str, float]) -> Figure:
+    """The settings by the share of the variance that each explains."""
+    figure = Figure(HALF, layout="constrained")
+    axes = figure.subplots()
+    names, values = list(shares)[::-1], [100 * v for v in list(shares.values())[::-1]]
+    bars = axes.barh(names, values, color=BEST, height=0.62)
+    axes.bar_label(bars, [f"{v:.0f} %" for v in values], padding=4, color=INK)
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel="share of the variance of the mIoU (%)", xlim=(0, max(values) * 1.18))
+    return figure
+
+
+def slices(summary: Summary, keys: Sequence[str]) -> Figure:
+    """The mIoU against each of a few settings."""
+    figure = Figure((HALF[0], 5.2), layout="constrained")
+    panels = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
+    for axes, key in zip(panels, keys, strict=True):
+        scatter(axes, summary, key)
+    panels[0].set_ylabel("validation mIoU")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def scatter(axes: Axes, summary: Summary, key: str) -> None:
+    """One panel of `slices`."""
+    points = [(t.params[key], t.value or 0, t) for t in summary.ranked if key in t.params]
+    others = [(x, y) for x, y, t in points if t is not summary.best and t.number != 0]
+    if others:
+        axes.plot(*zip(*others, strict=True), "o", color=SOFT, alpha=0.75, label="trials")
+    for x, y, t in points:
+        if t.number == 0:
+            axes.plot(x, y, "D", color=INK, label="start", markersize=7)
+        if summary.best and t.number == summary.best.number:
+            axes.plot(x, y, "*", color=BEST, label="best", markersize=14)
+    r = summary.ranges[key]
+    if r.log:
+        axes.set_xscale("log")
+    axes.set_xlim(r.low / 1.08 if r.log else r.low - 0.03 * (r.high - r.low), r.high * 1.08 if r.log else None)
+    axes.set_xlabel(key)
+    plain_ticks(axes, r)
+
+
+def plain_ticks(axes: Axes, r: Range) -> None:
+    """Three or four ticks of a setting, written as plain numbers."""
+    axes.set_xticks(ticks(r), [f"{tick:g}" for tick in ticks(r)])
+    axes.set_xticks([], minor=True)
+
+
+def ticks(r: Range) -> list[float]:
+    """Round values across a setting's range: 1, 2 or 5 times a power of ten where it is drawn by the logarithm."""
+    if not r.log:
+        return [float(f"{r.low + k * (r.high - r.low) / 4:.3g}") for k in range(5)]
+    low, high = math.floor(math.log10(r.low)), math.ceil(math.log10(r.high))
+    fine = [m * 10.0**p for p in range(low, high + 1) for m in (1, 2, 5) if r.low <= m * 10.0**p <= r.high]
+    coarse = [v for v in fine if f"{v:e}"[0] == "1"]
+    shown = coarse if len(coarse) > 3 else fine[:: -(-len(fine) // 5) or 1]
+    return shown if len(shown) > 1 else [r.low, r.high]
+
+
+def parallel(summary: Summary) -> Figure:
+    """Every finished trial as a line through its settings to its mIoU; the darker, the better."""
+    figure = Figure(WHOLE, layout="constrained")
+    axes = figure.subplots()
+    keys = list(summary.ranges)
+    values = [t.value or 0 for t in summary.ranked]
+    low, high = min(values), max(values)
+    for t in reversed(summary.ranked):
+        if any(key not in t.params for key in keys):
+            continue
+        share = (t.value - low) / (high - low) if t.value is not None and high > low else 1.0
+        heights = [position(t.params[key], summary.ranges[key]) for key in keys]
+        best = t is summary.ranked[0]
+        tone = BEST if best else str(0.82 - 0.5 * share)
+        axes.plot([*heights, share], color=tone, linewidth=3 if best else 1.4, zorder=3 if best else 2 + share)
+        if t.number == 0:
+            axes.plot([*heights, share], "D", color=INK, markersize=5, zorder=4)
+    for at, key in enumerate(keys):
+        r = summary.ranges[key]
+        mark_axis(axes, at, r.low, r.high)
+    mark_axis(axes, len(keys), low, high)
+    axes.set_xticks(range(len(keys) + 1), [*(key.replace(".", "\n") for key in keys), "validation\nmIoU"])
+    axes.set(yticks=[], ylim=(-0.09, 1.09), xlim=(-0.35, len(keys) + 0.35))
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.tick_params(axis="x", length=0)
+    axes.grid(axis="x", color=SOFT, linewidth=1)
+    return figure
+
+
+def mark_axis(axes: Axes, at: float, low: float, high: float) -> None:
+    """The ends of one axis of `parallel`."""
+    for height, value, place in ((-0.035, low, "top"), (1.035, high, "bottom")):
+        axes.text(at, height, f"{value:.3g}", ha="center", va=place, color=INK, fontsize=9.5, bbox=PAPER)
+
+
+def position(value: float, r: Range) -> float:
+    """Where a value lies in its range, from 0 to 1."""
+    if r.high == r.low:
+        return 0.5
+    if r.log:
+        return math.log(value / r.low) / math.log(r.high / r.low)
+    return (value - r.low) / (r.high - r.low)
+
+
+def class_curves(summary: Summary, count: int = 5) -> Figure:
+    """IoU of each class over the epochs, for the best few trials and the start point."""
+    figure = Figure((WHOLE[0], 6.0), layout="constrained")
+    panels = figure.subplots(2, 3, sharex=True)
+    others = [t for t in summary.ranked if t is not summary.best and t.number != 0][: count - 1]
+    tones = ["#5b8fc9", "#93b1d1", "#a9b4bf", "#c3cad1"]
+    for axes, c in zip(panels.flat, FOREGROUND, strict=True):
+        for t, tone in reversed(list(zip(others, tones, strict=False))):
+            curve(axes, t, c.key, color=tone, linewidth=1.6, label=f"trial {t.number:03d}")
+        if summary.start is not None and summary.start.number != summary.ranked[0].number:
+            curve(axes, summary.start, c.key, color=INK, linewidth=1.4, linestyle="--", label="start (trial 000)")
+        best = summary.ranked[0]
+        curve(axes, best, c.key, color=BEST, linewidth=2.6, label=f"best (trial {best.number:03d})")
+        axes.set_title(c.name, loc="left", fontsize=11, fontweight="bold")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    for axes in panels[1]:
+        axes.set_xlabel("epoch")
+    figure.supylabel("validation IoU", fontsize=10.5)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=6)
+    return figure
+
+
+def curve(axes: Axes, trial: TrialRecord, key: str, **style: Any) -> None:
+    """One class of one trial."""
+    epochs = [e.epoch for e in trial.epochs]
+    axes.plot(epochs, [e.iou.get(key, math.nan) for e in trial.epochs], marker="o", markersize=3.5, **style)
+
+
+def confusion(summary: Summary) -> Figure:
+    """Of each class's true pixels, the percentage that the best trial gives to each class."""
+    epoch = summary.epoch(summary.best)
+    assert epoch is not None  # the best trial has epochs
+    shares = [[100 * n / sum(row) if sum(row) else math.nan for n in row] for row in epoch.confusion]
+    figure = Figure((HALF[0], 5.2), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    for row, values in enumerate(shares):
+        for column, share in enumerate(values):
+            text = "" if math.isnan(share) else f"{share:.0f}" if share >= 0.5 else "·"
+            axes.text(column, row, text, ha="center", va="center", color="white" if share > 55 else INK)
+    names = [c.name for c in CLASSES]
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure

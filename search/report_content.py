@@ -1,0 +1,107 @@
+"""What a study's report says, before it becomes a page or Markdown: its charts with titles, captions and alt texts."""
+
+from dataclasses import dataclass
+
+from search.baseline import Baseline
+from search.importance import caution, importance
+from search.plots import best_so_far, class_curves, confusion, history, importances, parallel, png, slices
+from search.report_frames import Frames
+from search.summary import Summary
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart: `name` is that of its file, `alt` says in words what it shows."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    png: bytes
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Content:
+    """A report's parts; `charts` is empty while no trial has finished."""
+
+    summary: Summary
+    baseline: Baseline
+    frames: Frames
+    charts: tuple[Chart, ...]
+    notes: tuple[str, ...]
+    """Why something is missing."""
+    written: float
+    """Unix seconds."""
+
+
+def build_content(summary: Summary, baseline: Baseline, frames: Frames, written: float) -> Content:
+    """Draw what can be drawn of a study as it stands."""
+    if summary.best is None:
+        return Content(
+            summary, baseline, frames, (), ("No trial has finished yet, so there is nothing to show.",), written
+        )
+    shares = importance(summary.ranked, summary.ranges)
+    charts = [history_chart(summary, baseline)]
+    notes = [baseline.reason] if baseline.reason else []
+    if shares:
+        charts.append(importance_chart(summary, shares))
+    else:
+        notes.append(f"Parameter importance: {caution(summary.ranked, summary.ranges)}")
+    if summary.ranges:
+        charts.append(slice_chart(summary, list(shares)))
+    charts.append(confusion_chart(summary))
+    if summary.ranges:
+        charts.append(parallel_chart(summary))
+    charts.append(curves_chart(summary))
+    return Content(summary, baseline, frames, tuple(charts), tuple(notes), written)
+
+
+def history_chart(summary: Summary, baseline: Baseline) -> Chart:
+    other = baseline.summary.best.value if baseline.summary and baseline.summary.best else None
+    path = best_so_far(summary)
+    alt = f"mIoU of {len(summary.trials)} trials; the best so far goes from {path[0][1]:.4f} to {path[-1][1]:.4f}."
+    caption = "Each trial's validation mIoU, and the best so far."
+    return Chart("history", "Optimisation history", caption, alt, png(lambda: history(summary, other)))
+
+
+def importance_chart(summary: Summary, shares: dict[str, float]) -> Chart:
+    alt = "Share of the variance by setting: " + ", ".join(f"{key} {100 * v:.0f} %" for key, v in shares.items()) + "."
+    drawn = png(lambda: importances(shares))
+    return Chart("importance", "Parameter importance", caution(summary.ranked, summary.ranges), alt, drawn)
+
+
+def slice_chart(summary: Summary, important: list[str]) -> Chart:
+    """Slices of two settings, the most important ones if that is known."""
+    keys = (important or list(summary.ranges))[:2]
+    which = "only searched" if len(keys) == 1 else "two most important" if important else "first two"
+    caption = f"Finished trials by the {which} setting{'s' * (len(keys) > 1)}."
+    alt = f"Validation mIoU against {' and '.join(keys)}, one point a trial."
+    return Chart("slices", "Slices", caption, alt, png(lambda: slices(summary, keys)))
+
+
+def parallel_chart(summary: Summary) -> Chart:
+    start = "; black diamonds are the start point" if summary.start else ""
+    caption = f"Every finished trial: the best in blue, of the others the darker the better{start}."
+    alt = f"Lines of {len(summary.ranked)} trials through {len(summary.ranges)} settings to their mIoU."
+    drawn = png(lambda: parallel(summary))
+    return Chart("parallel", "Parallel coordinates", caption, alt, drawn, wide=True)
+
+
+def confusion_chart(summary: Summary) -> Chart:
+    best = summary.best
+    assert best is not None  # as in build_content
+    drawn = png(lambda: confusion(summary))
+    caption = (
+        f"Trial {best.number:03d}: of every 100 true pixels of a class (row), how many become which class (column)."
+    )
+    return Chart("confusion", "Confusion matrix of the best trial", caption, caption, drawn)
+
+
+def curves_chart(summary: Summary) -> Chart:
+    count = min(5, len(summary.ranked))
+    caption = (
+        f"Validation IoU after each epoch: the best {'trial' if count == 1 else f'{count} trials'} and the start point."
+    )
+    drawn = png(lambda: class_curves(summary))
+    return Chart("classes", "Classes over the epochs", caption, caption, drawn, wide=True)

@@ -1,0 +1,154 @@
+"""The validation frames on which the best trial and the start point differ most, as pictures."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from fgseg.config import ConfigError, Layer, build
+from fgseg.figures import changes, overlay, shrink
+from fgseg.labels import FOREGROUND, VOID
+from fgseg.manifest import list_manifests, read_weights
+from fgseg.store import Store
+from search.record import TrialRecord
+from search.summary import Summary
+
+COUNT = 4
+CPU_PIXELS, GPU_PIXELS = 2**23, 2**28
+"""Pixels judged to choose from: on the CPU 16 frames of 512x1024 or 256 of 128x256, some seconds."""
+WIDTH = 512
+"""Pixels of a picture's width at most."""
+PANELS = ("photo", "truth", "start", "best", "changed pixels")
+GAP = 6
+
+
+@dataclass(frozen=True)
+class ShownFrame:
+    """One frame: photo (H, W, 3) uint8, the others (H, W) uint8 labels."""
+
+    name: str
+    photo: np.ndarray
+    truth: np.ndarray
+    start: np.ndarray
+    best: np.ndarray
+
+    def panels(self) -> dict[str, np.ndarray]:
+        """The pictures in the order of PANELS, (h, w, 3) uint8, none wider than WIDTH."""
+        factor = -(-self.photo.shape[1] // WIDTH)
+        truth, start, best = (shrink(labels, factor) for labels in (self.truth, self.start, self.best))
+        size = truth.shape[1], truth.shape[0]
+        photo = np.asarray(Image.fromarray(self.photo).resize(size, Image.Resampling.LANCZOS))
+        drawn = [photo, *(overlay(photo // 2, labels, 0.75) for labels in (truth, start, best))]
+        return dict(zip(PANELS, [*drawn, changes(truth, start, best)], strict=True))
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The chosen frames, and a sentence: how they were chosen, or why there are none."""
+
+    shown: tuple[ShownFrame, ...]
+    note: str
+
+
+def choose_frames(summary: Summary, store_of: Callable[[int], Store]) -> Frames:
+    """Predict validation frames with the weights of trial 0 and of the best, and take those that differ most.
+
+    Args:
+        summary: of the study.
+        store_of: where the files of a trial are, by its number.
+    """
+    if summary.best is None:
+        return Frames((), "No trial has finished.")
+    if summary.start is None:
+        return Frames((), "Trial 000, the start point, has not finished, so there is nothing to hold the best against.")
+    if summary.best.number == summary.start.number:
+        return Frames((), "The start point itself is the best trial so far, so no frame differs.")
+    try:
+        return compare(summary, summary.start, summary.best, store_of)
+    except FileNotFoundError as error:
+        return Frames((), f"The weights of trial 000 or of the best are gone ({error}).")
+    except (ConfigError, ValueError) as error:
+        return Frames((), f"The frames cannot be predicted: {error}.")
+
+
+def compare(summary: Summary, start: TrialRecord, best: TrialRecord, store_of: Callable[[int], Store]) -> Frames:
+    """The work of `choose_frames`; raises FileNotFoundError, ConfigError or ValueError."""
+    import torch
+    from safetensors.torch import load
+
+    from fgseg.data import load_splits
+    from fgseg.judge import predict_frames
+    from fgseg.model import build_model
+
+    weights = [load(chosen_weights(store_of(t.number), t)) for t in (start, best)]
+    run = build([Layer("study", summary.settings)])
+    frames = load_splits(run.data, ("val",))["val"]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    budget = CPU_PIXELS if device.type == "cpu" else GPU_PIXELS
+    count = min(len(frames), max(COUNT, budget // frames.labels[0].size))
+    index = np.linspace(0, len(frames) - 1, count).round().astype(int)
+    photos, truth = np.asarray(frames.images[index]), np.asarray(frames.labels[index])
+    model = build_model(run.model.name).to(device)
+    predicted = []
+    for state in weights:
+        model.load_state_dict(state)
+        predicted.append(predict_frames(model, torch.from_numpy(photos).permute(0, 3, 1, 2)).numpy())
+    order = np.argsort(-difference(truth, *predicted), kind="stable")[:COUNT]
+    shown = (ShownFrame(frames.names[index[k]], photos[k], truth[k], *(p[k] for p in predicted)) for k in order)
+    among = "all" if count == len(frames) else f"{count} of the"
+    note = f"Of {among} {len(frames)} validation frames, those whose class IoU differ most between the two trials."
+    return Frames(tuple(shown), note)
+
+
+def chosen_weights(store: Store, trial: TrialRecord) -> bytes:
+    """The weights of the epoch that stands for a trial; raises FileNotFoundError or ValueError."""
+    for manifest in list_manifests(store):
+        if manifest.epoch == trial.selected:
+            return read_weights(store, manifest)
+    raise FileNotFoundError(f"trial {trial.number:03d} has no checkpoint of epoch {trial.selected}")
+
+
+def difference(truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """How much two predictions differ on each frame: the sum over classes of the absolute difference of their IoU.
+
+    Args:
+        truth, before, after: (N, H, W) uint8 labels.
+
+    Returns:
+        (N,) float64, 0 to 6; a thin class weighs as much as a large one.
+    """
+    judged = truth != VOID
+    total = np.zeros(len(truth))
+    for c in FOREGROUND:
+        real = truth == c.label
+        iou = [
+            ratio((real & hit).sum((1, 2)), ((real | hit) & judged).sum((1, 2)))
+            for hit in (before == c.label, after == c.label)
+        ]
+        total += abs(iou[1] - iou[0])
+    return total
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """`part / whole`, and 0 where both are 0."""
+    return part / np.maximum(whole, 1)
+
+
+def strip(panels: Sequence[np.ndarray]) -> bytes:
+    """Pictures of one height side by side, as a PNG file."""
+    gap = np.full((panels[0].shape[0], GAP, 3), 255, np.uint8)
+    parts = [part for panel in panels for part in (panel, gap)][:-1]
+    return encode(np.concatenate(parts, axis=1), "PNG")
+
+
+def encode(picture: np.ndarray, form: str) -> bytes:
+    """A picture (h, w, 3) uint8 as a file: PNG of at most 256 colours, or JPEG."""
+    buffer = BytesIO()
+    image = Image.fromarray(picture)
+    if form == "PNG":
+        image.quantize(256).save(buffer, "PNG", optimize=True)
+    else:
+        image.save(buffer, form, quality=88, subsampling=0)
+    return buffer.getvalue()

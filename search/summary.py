@@ -1,0 +1,148 @@
+"""A study in figures, from its ledger alone: its trials, the best and the start point, and what they cost."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fgseg.epoch import EpochResult, select_epoch, show
+from fgseg.labels import FOREGROUND
+from search.ledger import Ledger
+from search.record import State, TrialRecord
+from search.space import Range
+
+ENDINGS = {State.COMPLETE: "finished", State.PRUNED: "stopped early", State.FAIL: "failed", State.RUNNING: "open"}
+"""How people call the states of trials."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a study took."""
+
+    hours: float
+    """Of training and validation, all trials together, epochs that were lost left out."""
+    gpus: float
+    """GPUs of a trial."""
+    cpus: float
+    """Processor cores of a trial."""
+    epochs: int
+    saved: int
+    """Epochs that were not trained since their trial was stopped early."""
+
+    @property
+    def amount(self) -> float:
+        """Hours of GPUs, or of cores where there was no GPU."""
+        return self.hours * (self.gpus or self.cpus)
+
+    @property
+    def unit(self) -> str:
+        """What `amount` counts."""
+        return "GPU-hours" if self.gpus else "core-hours"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`start` is the source's point and `best` the trial with the highest selected mIoU; None until finished."""
+
+    study: str
+    space: str
+    title: str
+    experiment: str
+    """The config's name."""
+    settings: dict[str, Any]
+    """Every dotted setting of the start point."""
+    ranges: dict[str, Range]
+    """The searched settings."""
+    data: str
+    """Fingerprint of the frames."""
+    resources: dict[str, float]
+    """`gpus` and `cpus` of a trial, as the latest run had them."""
+    trials: list[TrialRecord]
+    ranked: list[TrialRecord]
+    """The trials that may be the best, best first."""
+    start: TrialRecord | None
+    best: TrialRecord | None
+
+    def epoch(self, record: TrialRecord | None) -> EpochResult | None:
+        """The epoch that stands for a trial, or would if it ended now."""
+        if record is None or not record.epochs:
+            return None
+        return record.chosen or select_epoch(record.epochs, self.settings.get("train.select", "last"))
+
+    def score(self, record: TrialRecord | None) -> dict[str, float]:
+        """IoU by class key, and `miou`, of a trial; empty without an epoch."""
+        epoch = self.epoch(record)
+        return {**epoch.iou, "miou": epoch.miou} if epoch else {}
+
+    def point(self) -> list[tuple[str, float, float]]:
+        """Rows of searched setting, the start's value and the best trial's value."""
+        params = self.best.params if self.best else {}
+        return [(key, r.start, params[key]) for key, r in self.ranges.items() if key in params]
+
+    def endings(self) -> str:
+        """How many trials ended in which way, in words."""
+        counts = {name: sum(t.state is state for t in self.trials) for state, name in ENDINGS.items()}
+        return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no trial"
+
+    def cost(self) -> Cost:
+        """Time and epochs of all trials."""
+        budget = int(self.settings.get("train.epochs", 0))
+        return Cost(
+            hours=math.fsum(e.seconds for t in self.trials for e in t.epochs) / 3600,
+            gpus=self.resources.get("gpus", 0),
+            cpus=self.resources.get("cpus", 1),
+            epochs=sum(len(t.epochs) for t in self.trials),
+            saved=sum(max(0, budget - len(t.epochs)) for t in self.trials if t.state is State.PRUNED),
+        )
+
+
+def summarise(ledger: Ledger) -> Summary:
+    """The figures of a study as its ledger stands."""
+    trials, card, identity = ledger.trials(), ledger.card, ledger.identity
+    ranked = rank(trials, card.get("allow_changed_batch", False))
+    start = next((t for t in trials if t.number == 0 and t.state is State.COMPLETE), None)
+    return Summary(
+        study=card.get("study", ""),
+        space=card.get("space", ""),
+        title=card.get("title", ""),
+        experiment=card.get("experiment", ""),
+        settings=card.get("settings", {}),
+        ranges=read_ranges(identity),
+        data=identity.get("data", ""),
+        resources=ledger.resources,
+        trials=trials,
+        ranked=ranked,
+        start=start,
+        best=ranked[0] if ranked else None,
+    )
+
+
+def rank(trials: Sequence[TrialRecord], changed_batch: bool) -> list[TrialRecord]:
+    """The finished trials, best first, the earlier of equals before the later; see `Ledger.best`."""
+    comparable = [t for t in trials if t.value is not None and (changed_batch or not t.overrides)]
+    return sorted(comparable, key=lambda t: (-(t.value or 0), t.number))
+
+
+def read_ranges(identity: Mapping[str, Any]) -> dict[str, Range]:
+    """The searched settings that a study's identity names."""
+    return {key: Range.model_validate(r) for key, r in identity.get("space", {}).get("search", {}).items()}
+
+
+def rows(summary: Summary, before: Mapping[str, float]) -> list[list[str]]:
+    """Class name, another trial's IoU, the best one's and the difference as texts; the last row is the mIoU.
+
+    Args:
+        summary: of a study with a best trial.
+        before: the other trial's `Summary.score`; empty gives dashes.
+    """
+    after = summary.score(summary.best)
+    names = {c.key: c.name for c in FOREGROUND} | {"miou": "mIoU"}
+    return [[name, *cells(before.get(key), after.get(key, math.nan))] for key, name in names.items()]
+
+
+def cells(before: float | None, after: float) -> list[str]:
+    """Two IoU values and their difference as texts."""
+    gain = (
+        "-" if before is None or math.isnan(after - before) else f"{after - before:+.4f}".replace("-0.0000", "+0.0000")
+    )
+    return ["-" if before is None else show(before), show(after), gain]

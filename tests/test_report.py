@@ -1,0 +1,223 @@
+"""The report of a study: what it says, what it shows, and that it needs nothing else."""
+
+import base64
+import re
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_ledger import trial
+from kept_study import begin, finished_study
+from PIL import Image
+
+from fgseg.config import RunConfig
+from fgseg.labels import FOREGROUND, VOID
+from fgseg.store import LocalStore
+from search import report
+from search.baseline import Baseline, find_baseline
+from search.importance import FEWEST, caution, importance
+from search.place import Place
+from search.plots import ticks
+from search.record import TrialRecord
+from search.report import report_files, write_report
+from search.report_content import Content, build_content
+from search.report_frames import Frames, ShownFrame, choose_frames, difference
+from search.space import Range
+from search.summary import Summary, rank, summarise
+
+RANGES = {
+    "loss.ssim": Range(low=0.05, high=5, log=True, start=0.25),
+    "copy_paste.prob": Range(low=0, high=1, start=0.5),
+}
+PIXELS = np.zeros((4, 8), np.uint8)
+FRAME = ShownFrame("town_000001", np.zeros((4, 8, 3), np.uint8), PIXELS, PIXELS, PIXELS)
+PANELS = 5
+
+
+def summary(*records: TrialRecord) -> Summary:
+    points = {r.number: {"loss.ssim": 0.1 * (1 + r.number), "copy_paste.prob": (r.number * 0.37) % 1} for r in records}
+    trials = [replace(r, params=points[r.number], selected=len(r.epochs)) for r in records]
+    ranked = rank(trials, changed_batch=False)
+    return Summary(
+        study="quickstart-bas",
+        space="bas",
+        title="Boundary-aware",
+        experiment="quickstart",
+        settings=RunConfig().flat() | {"train.epochs": 3},
+        ranges=RANGES,
+        data="f00d",
+        resources={"gpus": 0.5, "cpus": 1},
+        trials=trials,
+        ranked=ranked,
+        start=next((t for t in trials if t.number == 0 and t.value is not None), None),
+        best=ranked[0] if ranked else None,
+    )
+
+
+MIXED = (trial(0), trial(1), trial(2, "fail", done=1, reason="<the loss> is nan"), trial(3, "pruned", done=1))
+
+
+def content(*records: TrialRecord) -> Content:
+    frames = Frames((FRAME,) if summary(*records).best else (), "Chosen.")
+    return build_content(summary(*records), Baseline(reason="No baseline."), frames, written=1e9)
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, bytes]:
+    """A report with a trial of every ending and one frame."""
+    return report_files(content(*MIXED, *(trial(k) for k in range(4, 12))))
+
+
+def test_page_asks_for_nothing_from_elsewhere(files: dict[str, bytes]):
+    page = files["report.html"].decode()
+    assert not re.search(r"(?:src|href)=\"(?!data:)|url\(|@import|<script|https?://", page)
+
+
+def test_every_picture_of_the_page_opens_and_has_an_alternative_text(files: dict[str, bytes]):
+    pictures = re.findall(r'<img src="data:image/(\w+);base64,([^"]+)" alt="([^"]+)">', files["report.html"].decode())
+    assert len(pictures) == files["report.html"].count(b"<img") == 6 + PANELS
+    for form, data, alt in pictures:
+        assert Image.open(BytesIO(base64.b64decode(data))).format.lower() == form
+        assert len(alt) > 10
+
+
+def test_page_tells_gains_classes_failures_and_cost(files: dict[str, bytes]):
+    page = files["report.html"].decode()
+    assert all(
+        text in page for text in ("+0.1100", "&lt;the loss&gt; is nan", "10 finished, 1 stopped early, 1 failed")
+    )
+    assert all(c.name in page for c in FOREGROUND)
+    assert "No baseline." in page and "GPU-hours" in page
+
+
+def test_markdown_names_the_pictures_beside_it(files: dict[str, bytes]):
+    text = files["report.md"].decode()
+    assert set(re.findall(r"\]\((.+?)\)", text)) == {name for name in files if name.endswith(".png")}
+    assert "| mIoU | 0.3000 | 0.4100 | +0.1100 |" in text
+
+
+def test_report_of_a_study_without_a_finished_trial_says_so():
+    bare = report_files(content(trial(0, "running", done=1)))
+    assert bare.keys() == {"report.html", "report.md"}
+    assert all(b"No trial has finished yet" in data for data in bare.values())
+
+
+@pytest.mark.parametrize("count", [1, 2, FEWEST - 1])
+def test_report_of_few_trials_has_no_importance_and_says_why(count: int):
+    few = report_files(content(*(trial(k) for k in range(count))))
+    assert "importance.png" not in few and "parallel.png" in few
+    assert b"are too few to weigh the settings" in few["report.html"]
+
+
+def test_report_of_a_space_without_settings_has_no_charts_of_them():
+    bare = replace(content(trial(0), trial(1)).summary, ranges={})
+    drawn = report_files(build_content(bare, Baseline(), Frames((), "None."), written=1e9))
+    assert {"slices.png", "parallel.png", "importance.png"}.isdisjoint(drawn)
+
+
+def test_importance_finds_the_setting_that_decides():
+    records = [
+        replace(trial(k), value=0.1 * k % 1, params={"loss.ssim": 0.1 * (k % 3 + 1), "copy_paste.prob": 0.1 * k % 1})
+        for k in range(20)
+    ]
+    shares = importance(records, RANGES)
+    assert next(iter(shares)) == "copy_paste.prob"
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_importance_of_equal_trials_is_unknown():
+    equal = [replace(trial(k), value=0.5, params={"loss.ssim": 1.0, "copy_paste.prob": 0.1 * k}) for k in range(9)]
+    assert importance(equal, RANGES) == {}
+
+
+def test_caution_fades_with_the_number_of_trials():
+    assert "may still change" in caution([trial(k) for k in range(10)], RANGES)
+    assert "may still change" not in caution([trial(k) for k in range(40)], RANGES)
+
+
+def test_cost_counts_the_shares_of_gpus_and_the_epochs_that_pruning_saved():
+    cost = summary(*MIXED).cost()
+    assert cost.epochs == 3 + 3 + 1 + 1 and cost.saved == 2
+    assert cost.amount == pytest.approx(8 * 10 / 3600 * 0.5)
+    assert cost.unit == "GPU-hours"
+
+
+def test_trial_whose_batch_was_changed_is_ranked_only_where_that_is_allowed():
+    records = [trial(0), trial(1, overrides={"train.batch_size": 1})]
+    assert [t.number for t in rank(records, changed_batch=False)] == [0]
+    assert [t.number for t in rank(records, changed_batch=True)] == [1, 0]
+
+
+@pytest.mark.parametrize("key", RANGES)
+def test_ticks_are_round_and_inside_the_range(key: str):
+    shown = ticks(RANGES[key])
+    assert 3 <= len(shown) <= 6
+    assert all(RANGES[key].low <= tick <= RANGES[key].high for tick in shown)
+
+
+def test_frames_differ_by_classes_however_small_and_void_is_not_judged():
+    truth = np.zeros((2, 8, 8), np.uint8)
+    truth[:, 0, 0], truth[1, 4:], truth[:, 7, 7] = 4, 2, VOID
+    before, after = truth.copy(), truth.copy()
+    before[0, 0, 0] = 0  # a pole of one pixel missed: IoU 0 -> 1
+    after[1, 7, 7] = 2  # only a void pixel
+    before[1, 4] = 0  # an eighth of the frame, a quarter of its car: IoU 24/31 -> 1
+    before[:, 7, 7] = 5
+    assert difference(truth, before, after).tolist() == pytest.approx([1, 1 - 23 / 31])
+
+
+def test_frames_are_left_out_with_a_reason():
+    def gone(number: int) -> LocalStore:
+        return LocalStore("/nowhere")
+
+    assert "No trial has finished" in choose_frames(summary(trial(0, "running")), gone).note
+    assert "has not finished" in choose_frames(summary(trial(0, "fail"), trial(1)), gone).note
+    assert "is the best trial so far" in choose_frames(summary(trial(0)), gone).note
+    assert "gone (trial 000 has no checkpoint" in choose_frames(summary(trial(0), trial(1)), gone).note
+
+
+def test_wide_photos_are_shown_smaller_in_whole_steps():
+    big = ShownFrame("x", np.zeros((520, 1040, 3), np.uint8), *(np.zeros((520, 1040), np.uint8) for _ in range(3)))
+    assert {picture.shape for picture in big.panels().values()} == {(173, 346, 3)}
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Place:
+    return finished_study(tmp_path)
+
+
+def test_baseline_is_the_study_of_that_family_on_the_same_frames(kept: Place):
+    mine = replace(summarise(kept.open_ledger()), experiment="x")
+    assert "no study x-baseline" in find_baseline(kept, mine).reason
+    other = finished_study(Path(kept.storage), "x-baseline")
+    found = find_baseline(kept, mine).summary
+    assert found and found.best and found.best.value == pytest.approx(0.3)
+    assert "other frames" in find_baseline(kept, replace(mine, data="beef")).reason
+    assert find_baseline(other, replace(mine, space="baseline")) == Baseline()
+
+
+def test_command_writes_the_report_of_a_study_and_names_it(kept: Place, capsys: pytest.CaptureFixture[str]):
+    assert report.main(["--study", "s", "--storage", str(kept.storage), "--no-frames"]) == 0
+    page = Path(kept.folder, "report", "report.html")
+    assert str(page) in capsys.readouterr().out
+    assert "The start point itself" not in page.read_text() and "come at the end of the run" in page.read_text()
+
+
+def test_command_for_a_study_without_finished_trials_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    begin(tmp_path, "young")
+    assert report.main(["--study", "young", "--storage", str(tmp_path)]) == 0
+    assert "no trial has finished yet" in capsys.readouterr().out
+
+
+def test_command_for_an_unknown_study_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert report.main(["--study", "none", "--storage", str(tmp_path)]) == 2
+    assert "there are none" in capsys.readouterr().err
+
+
+def test_pictures_of_an_earlier_report_are_deleted(kept: Place):
+    kept.report_store.put("frame-1.png", b"old")
+    kept.report_store.put("notes.txt", b"somebody's own")
+    names = write_report(kept, frames=False)
+    assert set(kept.report_store.list()) == {*names, "notes.txt"}
