@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """IoU class by class of a trained model on a split: `python -m fgseg.evaluate MODEL --config FILE [--split test]`."""
 
 import argparse
@@ -9,19 +10,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fgseg.command_line import MISTAKE, Parser
 from fgseg.config import ConfigError, Layer, RunConfig, build, parse_assignments, read_layer
 from fgseg.config_files import find_file
 from fgseg.data import check as check_data
 from fgseg.data import load_splits
 from fgseg.epoch import show
 from fgseg.labels import FOREGROUND
-from fgseg.trained import Trained, find_trained
+from fgseg.trained import Trained, at_hand
 
 if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
-DONE, FAULT, MISTAKE = 0, 1, 2
+DONE, FAULT = 0, 1
 
 
 @dataclass(frozen=True)
@@ -102,9 +104,8 @@ def to_json(scores: Scores, split: str, run: RunConfig) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 done, 1 --out cannot be written, 2 the user's mistake."""
-    options = parse(arguments)
     try:
-        return carry_out(options)
+        return carry_out(parse(arguments))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
@@ -119,12 +120,12 @@ def carry_out(options: argparse.Namespace) -> int:
     if options.split == "test" and run.data.test == 0:
         raise ConfigError("--split: there are no test frames; add --set data.test=N, or use --split val")
     check_data(run.data)
-    found = find_trained(options.model)
+    with at_hand(options.model) as found:
+        from fgseg.device import find_device  # torch takes seconds to import: mistakes come first
+
+        scores = score(found, run, options.split, find_device(options.device))
     from rich.console import Console
 
-    from fgseg.device import find_device  # torch takes seconds to import: mistakes come first
-
-    scores = score(found, run, options.split, find_device(options.device))
     size = f"{getattr(run.data, options.split)} frames of {run.data.height}x{run.data.width}"
     Console().print(table(scores, f"{options.model} on {options.split}: {size}"))
     if options.out:
@@ -133,9 +134,9 @@ def carry_out(options: argparse.Namespace) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m fgseg.evaluate", description=__doc__, allow_abbrev=False)
-    parser.add_argument("model", metavar="MODEL", help="an exported folder, a hub id, or a folder of checkpoints")
+    """Read the command line; raises ConfigError."""
+    parser = Parser(prog="python -m fgseg.evaluate", description=__doc__)
+    parser.add_argument("model", metavar="MODEL", help="a folder, exported or of checkpoints (or s3://), or a hub id")
     parser.add_argument("--config", required=True, help="settings in YAML, of which the data and the precision count")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
     parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="(default: val)")
@@ -145,7 +146,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, metavar="FILE.json", help="write the scores and the confusion matrix as JSON"
     )
-    return parser.parse_args(arguments)
+    options: argparse.Namespace = parser.parse_args(arguments)
+    return options
 
 
 if __name__ == "__main__":

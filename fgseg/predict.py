@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Masks and overlays of photos: `python -m fgseg.predict MODEL PHOTOS... --out DIR`."""
 
 import argparse
@@ -9,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fgseg.command_line import MISTAKE, Parser
 from fgseg.config import ConfigError
 from fgseg.data.folder import FRAME_ENDINGS
-from fgseg.trained import Trained, find_trained
+from fgseg.trained import Trained, at_hand
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
     from torch import nn
 
-DONE, INCOMPLETE, MISTAKE = 0, 1, 2
+DONE, INCOMPLETE = 0, 1
 QUALITY = 92
 """Of the overlays' JPEG."""
 
@@ -158,9 +160,8 @@ def save(image: "Image.Image", path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 all done, 1 some pictures could not be done, 2 the user's mistake."""
-    options = parse(arguments)
     try:
-        return run(options)
+        return run(parse(arguments))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
@@ -176,15 +177,11 @@ def run(options: argparse.Namespace) -> int:
     if options.out.exists() and not options.out.is_dir():
         raise ConfigError(f"--out: {options.out} is a file; name a folder")
     photos = find_photos(options.photos, options.out)
-    found = find_trained(options.model)
-    if found.size is None:
-        raise ConfigError(f"MODEL: {options.model} does not say its size; add a preprocessor_config.json with one")
     left = [p for p in photos if options.overwrite or not (p.mask.exists() and p.overlay.exists())]
-    faults = []
-    if left:
-        from fgseg.device import find_device  # torch takes seconds to import: mistakes come first
-
-        faults = show(left, lambda tell: predict(found, left, find_device(options.device), options.scale, tell))
+    with at_hand(options.model) as found:
+        if found.size is None:
+            raise ConfigError(f"MODEL: {options.model} does not say its size; add a preprocessor_config.json with one")
+        faults = work(found, left, options)
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     kept = f", {len(photos) - len(left)} there already (--overwrite)" if len(left) < len(photos) else ""
@@ -192,7 +189,17 @@ def run(options: argparse.Namespace) -> int:
     return INCOMPLETE if faults else DONE
 
 
-def show(photos: Sequence[Photo], work: Callable[[Callable[[Photo], None]], list[str]]) -> list[str]:
+def work(found: Trained, photos: Sequence[Photo], options: argparse.Namespace) -> list[str]:
+    """Predict, where there is anything to do; returns why photos could not be done."""
+    if not photos:
+        return []
+    from fgseg.device import find_device  # torch takes seconds to import: mistakes come first
+
+    device = find_device(options.device)
+    return show(photos, lambda tell: predict(found, photos, device, options.scale, tell))
+
+
+def show(photos: Sequence[Photo], carry_out: Callable[[Callable[[Photo], None]], list[str]]) -> list[str]:
     """Do the work under a progress bar, which is shown on a terminal only."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -201,13 +208,13 @@ def show(photos: Sequence[Photo], work: Callable[[Callable[[Photo], None]], list
     console = Console()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("loading the model", total=len(photos))
-        return work(lambda photo: bar.update(task, advance=1, description=photo.path.name))
+        return carry_out(lambda photo: bar.update(task, advance=1, description=photo.path.name))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m fgseg.predict", description=__doc__, allow_abbrev=False)
-    parser.add_argument("model", metavar="MODEL", help="an exported folder, a hub id, or a folder of checkpoints")
+    """Read the command line; raises ConfigError."""
+    parser = Parser(prog="python -m fgseg.predict", description=__doc__)
+    parser.add_argument("model", metavar="MODEL", help="a folder, exported or of checkpoints (or s3://), or a hub id")
     parser.add_argument("photos", metavar="PHOTOS", nargs="+", type=Path, help="pictures, and folders of pictures")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of masks and overlays")
     parser.add_argument(
@@ -217,7 +224,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--scale", type=float, default=1.0, help="times the size at which the model was trained (default: 1)"
     )
     parser.add_argument("--overwrite", action="store_true", help="make masks anew that are there already")
-    return parser.parse_args(arguments)
+    options: argparse.Namespace = parser.parse_args(arguments)
+    return options
 
 
 if __name__ == "__main__":

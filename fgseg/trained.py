@@ -1,7 +1,8 @@
 """A trained model where it lies: an exported folder, a hub id, or a trial's checkpoints.  Needs no torch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from fgseg.config import ConfigError, RunConfig
 from fgseg.epoch import select_epoch
 from fgseg.labels import CLASSES
 from fgseg.manifest import Manifest, list_manifests, read_weights
-from fgseg.store import LocalStore, Store
+from fgseg.store import REMOTE, LocalStore, Store, local_files
 from fgseg.weights import VARIANTS, check_weights, fetch_weights
 
 CONFIG, SETTINGS, PROCESSOR, WEIGHTS = "config.json", "settings.json", "preprocessor_config.json", "model.safetensors"
@@ -39,6 +40,16 @@ def describe_trial(store: Store, run: RunConfig, architecture: Mapping[str, Any]
     """Keep beside a trial's checkpoints what is needed to use them: its settings, and its model's `config.json`."""
     for name, content in ((SETTINGS, run.flat()), (CONFIG, architecture)):
         store.put(name, json.dumps(content, indent=1).encode())
+
+
+@contextmanager
+def at_hand(name: str) -> Iterator[Trained]:
+    """`find_trained`, also of a folder in a bucket, which is copied onto this machine for the while."""
+    if REMOTE.match(name):
+        with local_files(name) as folder:
+            yield find_trained(str(folder))
+    else:
+        yield find_trained(name)
 
 
 def find_trained(name: str) -> Trained:

@@ -31,7 +31,7 @@ def config(tmp_path: Path, cache: str) -> str:
 
 def test_scores_are_the_training_s_own_to_the_last_bit(study: tuple[Place, Ledger], config: str, tmp_path: Path):
     folder, last = export(*study)[0], study[1].trial(0).epochs[-1]
-    for model in (folder, study[0].folder / "trials" / "0"):
+    for model in (folder, f"{study[0].folder}/trials/0"):
         assert main([str(model), "--config", config, "--device", "cpu", "--out", str(tmp_path / "scores.json")]) == 0
         found = json.loads((tmp_path / "scores.json").read_text())
         assert (found["confusion"], found["miou"]) == (last.confusion, last.miou)
