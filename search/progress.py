@@ -45,12 +45,13 @@ class Progress:
 
     def update(self, record: TrialRecord) -> None:
         """Take in what the ledger now holds about a trial."""
-        before, best = self.records.get(record.number), self.goal.best(self.records.values())
+        before = self.records.get(record.number)
+        best = self.goal.best(self.records.values()) if record.ended else None
         self.records[record.number] = record
         text = event(before, record, self.goal.epochs)
         if text and (not self.live or record.state is not State.RUNNING):
             self.say(f"{self.now()}  trial {record.number:03d}  {text}  |  {self.standing()}")
-        if not self.live and self.goal.best(self.records.values()) is not best:
+        if not self.live and record.ended and self.goal.best(self.records.values()) is not best:
             classes = self.goal.best_classes(self.records.values())
             self.say(f"{self.now()}  " + "  ".join(f"{name} {text}" for name, text in classes.items()))
 
