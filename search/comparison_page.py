@@ -73,6 +73,7 @@ def introduction(comparison: dict[str, Any]) -> list[str]:
         f"and judged on {count(comparison['images'], 'test frame')} that no search has seen.",
         "Settings: " + ", ".join(f"{key}={settings[key]}" for key in SHOWN if key in settings) + ".",
         f"Command: `{comparison['command']}`",
+        *([f"Best points: {'; '.join(comparison['origins'])}."] if comparison["origins"] else []),
         *(f"Left out: {text}." for text in comparison["missing"]),
     ]
     if len(seeds) < 2:

@@ -55,13 +55,30 @@ def check_data(plans: Sequence[Plan]) -> None:
     """Raise ConfigError if a best point was found on other frames than those of this comparison."""
     now = fingerprint(load_splits(plans[0].run.data, ("train", "val")))
     for plan in plans:
-        study = plan.study.removesuffix(REPEATS)
-        then = replace(plan, study=study).place.open_ledger().identity.get("data")
+        then = searched(plan).identity.get("data")
         if then != now and not plan.search.accept_changes:
+            study = plan.study.removesuffix(REPEATS)
             raise ConfigError(
                 f"--point best: study {study} was searched on other frames (data: {then} there, {now} now); "
                 "give the same data, or accept that with --accept-changes"
             )
+
+
+def searched(plan: Plan) -> Ledger:
+    """The ledger of the search whose sibling holds the repeats."""
+    return replace(plan, study=plan.study.removesuffix(REPEATS)).place.open_ledger()
+
+
+def budgets(plans: Sequence[Plan]) -> list[str]:
+    """For every family how many trials its best point is the best of: families that searched longer have more luck."""
+    lines = []
+    for plan in plans:
+        trials = searched(plan).trials()
+        point = plan.repeats[0].params
+        number = next((f"{t.number:03d}" for t in trials if t.params == point and t.value is not None), "?")
+        ended = sum(t.state is not State.RUNNING for t in trials)
+        lines.append(f"{plan.space.title}: trial {number} of {ended}")
+    return lines
 
 
 def finish(plans: Sequence[Plan], name: str, point: str, console: Console) -> int:
@@ -128,7 +145,9 @@ def facts(plans: Sequence[Plan], name: str, point: str, missing: list[str]) -> d
     """What was compared, on what, and the command that does it again."""
     searched = {key for plan in plans for key in (*plan.space.search, *plan.space.fixed)}
     shared = {key: value for key, value in plans[0].run.flat().items() if key not in searched}
-    return {"name": name, "point": point, "settings": shared, "missing": missing, "command": command()}
+    origins = budgets(plans) if point == "best" else []
+    known = {"name": name, "point": point, "origins": origins, "settings": shared}
+    return known | {"missing": missing, "command": command()}
 
 
 def command() -> str:

@@ -15,9 +15,10 @@ from real_search import Driver
 from fgseg.boundary import boundary_iou
 from fgseg.metrics import class_iou, miou
 from search.audit import audit
-from search.compare import main
+from search.compare import main, parse, plans_from
 from search.comparison import ROWS, Family, compare, scores
 from search.comparison_page import markdown
+from search.comparison_run import budgets
 from search.ledger import Ledger
 from search.place import find_place
 from search.plan import make_plan
@@ -40,8 +41,8 @@ def family(space: str, quality: float = 0.5, seeds: int = 3, images: int = 12, n
 
 
 def facts(families: list[Family], seeds: int = 3) -> dict[str, Any]:
-    head = {"name": "n", "point": "start", "settings": {"train.seed": 42}, "missing": [], "command": "the command"}
-    return head | compare(families, range(seeds), resamples=500)
+    head = {"name": "n", "point": "start", "origins": [], "settings": {"train.seed": 42}, "missing": []}
+    return head | {"command": "the command"} | compare(families, range(seeds), resamples=500)
 
 
 def test_scores_from_sums_are_those_of_the_trainer():
@@ -107,6 +108,17 @@ def test_page_has_the_sources_table_and_calls_a_small_difference_what_it_is():
     assert "is not distinguishable from zero at these seeds" in page
     assert "GOOD − EVEN: mIoU +0.2" in page
     assert "(42, 43, 44)" in page
+
+
+def test_page_names_what_is_left_out_and_where_best_points_come_from():
+    found = facts([family("a")]) | {
+        "point": "best",
+        "origins": ["A: trial 003 of 20"],
+        "missing": ["A: seed 3 is open"],
+    }
+    assert "at the best point of its study" in markdown(found)
+    assert "Best points: A: trial 003 of 20." in markdown(found)
+    assert "Left out: A: seed 3 is open." in markdown(found)
 
 
 def test_comparison_is_plain_json():
@@ -189,6 +201,14 @@ def test_best_of_a_study_on_other_frames_is_refused(capsys, tmp_path: Path, cach
     searched(tmp_path, "bas", **{key.replace(".", "__"): value for key, value in sets.items()})
     arguments = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
     assert "was searched on other frames" in mistake(capsys, tmp_path, "--spaces", "bas", "--point", "best", *arguments)
+
+
+def test_best_points_come_with_the_number_of_trials_that_were_searched(tmp_path: Path):
+    searched(tmp_path, "bas")
+    plan = make_plan("bas", CONFIG, {}, {"storage": str(tmp_path)}, None)
+    (repeats,) = plans_from(parse(["--spaces", "bas", "--point", "best", "--storage", str(tmp_path)]))
+    assert repeats.repeats[0].params == plan.space.start
+    assert budgets([repeats]) == ["BAS: trial 000 of 1"]
 
 
 def test_comparison_that_was_killed_is_continued_and_the_books_are_clean(tmp_path: Path, environment: dict[str, str]):
