@@ -1,7 +1,7 @@
 """The study's lock: one row in the ledger's database, kept alive by a heartbeat, so that one driver runs a study.
 
-A holder on this host is judged by its process, a holder elsewhere by its heartbeat (clocks of hosts that share a
-study must agree to well within `TAKEOVER_S`).
+A holder on this host is judged by its process, a holder elsewhere by its heartbeat.  A database server tells the time
+of every heartbeat by its own clock; hosts that share an SQLite file must agree on the time to well within `TAKEOVER_S`.
 """
 
 import logging
@@ -12,9 +12,28 @@ import time
 import uuid
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import psutil
-from sqlalchemy import Column, Double, Engine, Integer, MetaData, String, Table, delete, insert, inspect, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Double,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    cast,
+    delete,
+    extract,
+    func,
+    insert,
+    inspect,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from search.database import has_database, open_engine, patient
@@ -56,11 +75,8 @@ class Holder:
     """Unique to one taking of the lock."""
     heartbeat: float
     """Its last sign of life, unix seconds."""
-
-    @property
-    def age_s(self) -> float:
-        """Seconds since the last heartbeat."""
-        return max(0.0, time.time() - self.heartbeat)
+    age_s: float
+    """Seconds since then, when it was read."""
 
     def is_alive(self) -> bool:
         """Whether the lock must be respected."""
@@ -83,14 +99,16 @@ class StudyLock:
         self._token = uuid.uuid4().hex
         self._released = threading.Event()
         self._lost = threading.Event()
+        self._renewed = time.monotonic()
         self._thread = threading.Thread(target=self._keep, name="study-lock", daemon=True)
 
     def held(self) -> bool:
         """False once another driver took over, or no heartbeat could be written for `TAKEOVER_S`: stop then."""
-        return not self._lost.is_set()
+        return not self._lost.is_set() and time.monotonic() - self._renewed < TAKEOVER_S
 
     def __enter__(self) -> "StudyLock":
         self._take()
+        self._renewed = time.monotonic()
         self._thread.start()
         return self
 
@@ -115,10 +133,10 @@ class StudyLock:
         while not (self._insert() or self._take_over()):
             log.debug("study %s: its lock changed hands", self._study)
 
-    def _row(self) -> dict[str, str | int | float]:
+    def _row(self) -> dict[str, Any]:
         started = psutil.Process().create_time()
-        host = socket.gethostname()
-        return {"host": host, "pid": os.getpid(), "started": started, "token": self._token, "heartbeat": time.time()}
+        host, now = socket.gethostname(), clock(self._engine)
+        return {"host": host, "pid": os.getpid(), "started": started, "token": self._token, "heartbeat": now}
 
     def _insert(self) -> bool:
         try:
@@ -146,17 +164,15 @@ class StudyLock:
             return connection.execute(update(LOCKS).where(*row).values(**self._row())).rowcount == 1
 
     def _keep(self) -> None:
-        last = time.monotonic()
-        while not (self._released.wait(HEARTBEAT_S) or self._lost.is_set()):
+        while not (self._released.wait(HEARTBEAT_S) or not self.held()):
+            asked = time.monotonic()
             try:
-                renewed = self._update(self._token, float("inf"))
+                if self._update(self._token, float("inf")):
+                    self._renewed = asked
+                else:
+                    self._lost.set()
             except SQLAlchemyError as fault:
                 log.warning("study %s: no heartbeat written (%s)", self._study, getattr(fault, "orig", fault))
-                renewed = time.monotonic() - last < TAKEOVER_S
-            else:
-                last = time.monotonic()
-            if not renewed:
-                self._lost.set()
 
 
 @patient
@@ -173,6 +189,14 @@ def read_holder(url: str, study: str) -> Holder | None:
 def read_row(engine: Engine, study: str) -> Holder | None:
     """The row of a study, its holder dead or alive, or None."""
     columns = [column for column in LOCKS.c if column.name != "study"]
+    age = (clock(engine) - LOCKS.c.heartbeat).label("age_s")
     with engine.connect() as connection:
-        row = connection.execute(select(*columns).where(LOCKS.c.study == study)).one_or_none()
+        row = connection.execute(select(*columns, age).where(LOCKS.c.study == study)).one_or_none()
     return Holder(**row._mapping) if row else None
+
+
+def clock(engine: Engine) -> ColumnElement[float]:
+    """Now, unix seconds, as a database sees it: by the clock of its server, where it has one."""
+    if engine.dialect.name == "postgresql":
+        return cast(extract("epoch", func.clock_timestamp()), Double)
+    return literal(time.time(), Double)

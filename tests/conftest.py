@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fgseg.config import Layer, RunConfig, build
+
+if TYPE_CHECKING:
+    from postgres_server import Server
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,6 +57,19 @@ def absent(reason: str) -> None:
     if os.environ.get("FGSEARCH_REQUIRE_ALL") == "1":
         pytest.fail(f"{reason}, and FGSEARCH_REQUIRE_ALL=1 promises it")
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[Server]":
+    """A PostgreSQL server of the tests' own."""
+    from postgres_server import binaries, running_server
+
+    programs = binaries()
+    if programs is None:
+        absent("no PostgreSQL server is installed (Debian's package postgresql)")
+        return
+    with running_server(programs) as server:
+        yield server
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The ledger: what it hands out, what it keeps, and that repeating or interrupting any call harms nothing."""
 
 import math
+import sys
 import threading
 from pathlib import Path
 
@@ -31,6 +32,14 @@ def history(*mious: float) -> list[EpochResult]:
 def url_in(folder: Path) -> str:
     """The address of the test's database."""
     return f"sqlite:///{folder}/study.db"
+
+
+@pytest.fixture(autouse=True, params=["sqlite", "postgresql"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs on either kind of database."""
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgres")
+        monkeypatch.setattr(sys.modules[__name__], "url_in", server.database)
 
 
 def drive(folder: Path, trials: int = 8, sampler: str = "random", pruner: str = "none", **changes: object) -> Ledger:

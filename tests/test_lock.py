@@ -39,9 +39,19 @@ except LockedError:
 """
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a database of either kind."""
+    return request.getfixturevalue("postgres").fresh() if request.param == "postgresql" else in_folder(tmp_path)
+
+
+def in_folder(folder: Path) -> str:
+    return f"sqlite:///{folder}/study.db"
+
+
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger.create(f"sqlite:///{tmp_path}/study.db", "s")
+def ledger(url: str) -> Ledger:
+    return Ledger.create(url, "s")
 
 
 @pytest.fixture
@@ -90,9 +100,9 @@ def test_a_second_process_is_refused_in_one_line(ledger, other):
     )
 
 
-def test_of_drivers_that_begin_a_study_at_once_one_holds_it_and_the_others_are_refused(tmp_path):
+def test_of_drivers_that_begin_a_study_at_once_one_holds_it_and_the_others_are_refused(url):
     at = time.time() + 2
-    command = [sys.executable, "-c", RACE, f"sqlite:///{tmp_path}/study.db", str(at)]
+    command = [sys.executable, "-c", RACE, url, str(at)]
     drivers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert sorted(driver.communicate()[0] for driver in drivers) == ["held\n", "refused\n", "refused\n"]
 
