@@ -31,7 +31,7 @@ from fgseg.losses import HybridLoss
 from fgseg.memory import keep_freed_memory, peak_memory_gib
 from fgseg.metrics import class_iou, miou
 from fgseg.model import build_model
-from fgseg.processes import current_processes
+from fgseg.processes import ALONE, Processes
 from fgseg.step import Step
 
 
@@ -60,19 +60,19 @@ class Learner:
         return self.model.state_dict(), state
 
 
-def build_learner(run: RunConfig, frames: int) -> Learner:
+def build_learner(run: RunConfig, frames: int, processes: Processes = ALONE) -> Learner:
     """Model, loss, optimizer and schedule as they are before the first epoch.
 
     Args:
         run: all settings.
         frames: number of training frames; decides how many steps the schedule has.
+        processes: those which train the model together; all of them call this.
     """
     keep_freed_memory()
     seed_epoch(run.train.seed, 0)
     AcceleratorState._reset_state(True)  # the state of an earlier trial in this process would win otherwise
     accelerator = Accelerator(mixed_precision=resolve_precision(run.train.precision))
     device = accelerator.device
-    processes = current_processes()
     model = build_model(run.model.name).to(device)
     if device.type == "cuda" and not processes.alone:
         model = SyncBatchNorm.convert_sync_batchnorm(model)

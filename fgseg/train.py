@@ -70,7 +70,7 @@ def train(
     if len(history) >= run.train.epochs:
         return history
     splits = load_splits(run.data, ("train", "val"))
-    learner = build_learner(run, len(splits["train"]))
+    learner = build_learner(run, len(splits["train"]), processes)
     if checkpoints:
         describe_trial(store, run, architecture(learner.model))
     if checkpoint:

@@ -70,8 +70,9 @@ def add_settings(parser: ArgumentParser) -> None:
         "--gpus-per-trial",
         type=float,
         metavar="N",
-        help="GPUs of a trial, fractions allowed (default: 1 where there are any)",
+        help="GPUs of a trial: a fraction, or one for each process (default: 1 where there are any)",
     )
+    add("--processes-per-trial", type=int, metavar="N", help="processes that train one model (default: one per GPU)")
     add("--max-concurrent", type=int, metavar="N", help="most trials at once (default: as many as fit)")
     add("--max-failures", type=int, metavar="N", help="restarts of a trial whose process died (default: 2)")
     add("--max-failed-trials", type=int, metavar="N", help="failures in a row that stop the run (default: 5)")

@@ -19,9 +19,11 @@ class SearchConfig(Section):
     ray_address: str | None = None
     """Address of a running Ray cluster; by default a private one is started on this machine."""
     cpus_per_trial: float = Field(1, gt=0)
-    """Processor cores reserved for a trial."""
+    """Processor cores reserved for a trial; at least one for each of its processes."""
     gpus_per_trial: float | None = Field(None, ge=0)
-    """GPUs reserved for a trial, fractions allowed; by default 1 where there are GPUs, else 0."""
+    """GPUs reserved for a trial: a fraction, or one for each of its processes; by default so many if there are any."""
+    processes_per_trial: int | None = Field(None, ge=1)
+    """Processes that train one model together, on one node; by default one for each GPU of the trial."""
     max_concurrent: int | None = Field(None, ge=1)
     """Most trials at once; by default as many as the resources carry."""
     sampler: Literal["auto", "gp", "tpe", "random"] = "auto"
@@ -43,6 +45,11 @@ class SearchConfig(Section):
     """Register the best trial's model in MLflow at the end of a run, as a new version where it changed."""
     accept_changes: bool = False
     """Continue a study under another identity, and record the change."""
+
+    @property
+    def processes(self) -> int:
+        """Processes of a trial."""
+        return self.processes_per_trial or max(1, int(self.gpus_per_trial or 1))
 
     @property
     def resolved_sampler(self) -> str:

@@ -277,6 +277,8 @@ def make_job(plan: Plan, resources: Resources, ask: Ask) -> Job:
         gpus=resources.gpus,
         on_oom=plan.search.on_oom,
         test=ask.repeat is not None,
+        processes=resources.processes,
+        cpus=resources.cpus,
     )
 
 

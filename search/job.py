@@ -19,13 +19,17 @@ class Job:
     folder: str
     """The address of the trial's folder."""
     threads: int
-    """Processor threads that the trial may use."""
+    """Processor threads that each of the trial's processes may use."""
     gpus: float
-    """GPUs that it may use; 0.25 is a quarter of the memory of one."""
+    """GPUs that the trial may use; 0.25 is a quarter of the memory of one."""
     on_oom: str
     """What happens when memory runs out: `fail`, or `halve` the micro-batch and go on."""
     test: bool = False
     """Whether the trained model is judged on the test split, as repeats are and trials of a search never."""
+    processes: int = 1
+    """Processes that train the model together, each on its part of every batch."""
+    cpus: float = 1
+    """Processor cores that Ray reserves for all of them."""
 
 
 @dataclass
@@ -41,6 +45,8 @@ class Report:
     """What a person should know, such as a damaged checkpoint."""
     test: Outcome | None = None
     """What the test split said, of a repeat that has been trained to its end."""
+    node: str | None = None
+    """Ray's id of the node on which several processes train; one process is where it reports."""
     error: str | None = None
     """Why the trial has failed."""
     halt: str | None = None

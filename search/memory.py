@@ -7,21 +7,25 @@ import torch
 from fgseg.config import RunConfig
 
 
-def halve(run: RunConfig) -> dict[str, Any] | None:
-    """Settings with half the micro-batch and twice the accumulation, or None where the micro-batch is one frame."""
-    if run.train.batch_size < 2:
+def halve(run: RunConfig, processes: int = 1) -> dict[str, Any] | None:
+    """Settings with half the micro-batch and twice the accumulation, or None where half is no batch for all processes.
+
+    A batch of an odd number of frames loses one of them.
+    """
+    if run.train.batch_size < 2 or run.train.batch_size // 2 % processes:
         return None
     return {"train.batch_size": run.train.batch_size // 2, "train.accumulation": run.train.accumulation * 2}
 
 
-def explain_oom(run: RunConfig, error: BaseException) -> str:
+def explain_oom(run: RunConfig, error: BaseException, processes: int = 1) -> str:
     """Name the memory that was not enough, and the settings that would fit, in one line."""
-    smaller = halve(run)
+    smaller = halve(run, processes)
+    where = memory() if processes == 1 else f"in one of {processes} processes"
     sets = " ".join(f"--set {key}={value}" for key, value in (smaller or {}).items())
     batch = f"{sets} (the same optimizer steps), or --on-oom halve, or " if smaller else ""
     size = f"smaller frames than data.height={run.data.height} and data.width={run.data.width}"
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"out of memory ({memory()}; {first}); {batch}{size} would fit"
+    return f"out of memory ({where}; {first}); {batch}{size} would fit"
 
 
 def memory() -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 import fgseg
-from fgseg.config import ConfigError, Layer, RunConfig, build, read_yaml
+from fgseg.config import ConfigError, Layer, RunConfig, build, check_processes, read_yaml
 from fgseg.config import flatten as flatten_settings
 from fgseg.config_files import find_file
 from fgseg.mistakes import explain
@@ -115,6 +115,7 @@ def make_plan(
     if name.endswith(REPEATS):
         raise ConfigError(f"--study: got {name!r}, names that end in {REPEATS} are kept for search.compare")
     plan = Plan(space, layers, search, name, path.stem)
+    check_processes(plan.run, search.processes)
     check_resources(search, plan.run.train.precision)
     return plan
 

@@ -22,6 +22,8 @@ class Resources:
     gpus: float
     concurrent: int
     threads: int
+    """Of each process."""
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,12 @@ def share(search: SearchConfig, cores: float, cards: float, precision: str) -> R
     Raises:
         ConfigError: no trial fits, or fp16 is asked for where a trial has no GPU.
     """
-    gpus = gpus_of_trial(search, cards)
-    fitting = Node("", "", 0, "", cores, cards).fitting(search.cpus_per_trial, gpus)
+    cpus, gpus = cpus_of_trial(search), gpus_of_trial(search, cards)
+    fitting = Node("", "", 0, "", cores, cards).fitting(cpus, gpus)
     check_share(search, gpus, fitting, f"there are {cores:g} cores and {cards:g} GPUs", precision)
     concurrent = min(fitting, search.trials, search.max_concurrent or fitting)
-    return Resources(search.cpus_per_trial, gpus, concurrent, max(1, int(cores / concurrent)))
+    threads = max(1, int(cores / concurrent / search.processes))
+    return Resources(cpus, gpus, concurrent, threads, search.processes)
 
 
 def share_cluster(search: SearchConfig, nodes: Sequence[Node], precision: str) -> Resources:
@@ -80,24 +83,31 @@ def share_cluster(search: SearchConfig, nodes: Sequence[Node], precision: str) -
     Raises:
         ConfigError: no trial fits on any node, or fp16 is asked for where a trial has no GPU.
     """
-    gpus = gpus_of_trial(search, sum(node.gpus for node in nodes))
-    fitting = sum(node.fitting(search.cpus_per_trial, gpus) for node in nodes)
+    cpus, gpus = cpus_of_trial(search), gpus_of_trial(search, sum(node.gpus for node in nodes))
+    fitting = sum(node.fitting(cpus, gpus) for node in nodes)
     largest = f"the largest of {len(nodes)} nodes has {max((n.cpus for n in nodes), default=0):g} cores"
     check_share(search, gpus, fitting, f"{largest}, and {max((n.gpus for n in nodes), default=0):g} GPUs", precision)
     concurrent = min(search.trials, search.max_concurrent or search.trials)
-    return Resources(search.cpus_per_trial, gpus, concurrent, max(1, int(search.cpus_per_trial)))
+    return Resources(cpus, gpus, concurrent, max(1, int(cpus / search.processes)), search.processes)
+
+
+def cpus_of_trial(search: SearchConfig) -> float:
+    """Processor cores of a trial: as asked for, and at least one for each of several processes."""
+    return search.cpus_per_trial if search.processes == 1 else max(search.cpus_per_trial, search.processes)
 
 
 def gpus_of_trial(search: SearchConfig, cards: float) -> float:
-    """GPUs of a trial: as asked for, or one where there are any."""
-    return search.gpus_per_trial if search.gpus_per_trial is not None else min(1.0, cards)
+    """GPUs of a trial: as asked for, or one for each process where there are any."""
+    return search.gpus_per_trial if search.gpus_per_trial is not None else min(1.0, cards) * search.processes
 
 
 def check_share(search: SearchConfig, gpus: float, fitting: int, found: str, precision: str) -> None:
     """Raise ConfigError if no trial fits, or a trial without a GPU is to compute in fp16."""
     if fitting < 1:
+        several = f", --processes-per-trial {search.processes}" if search.processes > 1 else ""
         raise ConfigError(
-            f"--cpus-per-trial {search.cpus_per_trial:g}, --gpus-per-trial {gpus:g}: no trial fits, {found}; lower them"
+            f"--cpus-per-trial {cpus_of_trial(search):g}, --gpus-per-trial {gpus:g}{several}: no trial fits, {found}; "
+            "lower them"
         )
     if precision == "fp16" and gpus == 0:
         raise ConfigError("train.precision: got fp16, which needs a GPU, and trials have none; use auto, bf16 or no")
@@ -107,12 +117,28 @@ def check_resources(search: SearchConfig, precision: str) -> None:
     """Find out without starting anything whether a trial fits.
 
     Raises:
-        ConfigError: it does not fit this machine, or nothing answers at the address of the cluster.
+        ConfigError: it does not fit this machine, nothing answers at the address of the cluster, or GPUs and processes
+            do not go together.
     """
+    check_gpus(search)
     if is_private(search):
         share(search, os.cpu_count() or 1, count_gpus(), precision)
     elif search.ray_address is not None and search.ray_address != "auto":
         probe(search.ray_address)
+
+
+def check_gpus(search: SearchConfig) -> None:
+    """Raise ConfigError unless a trial has no GPU, a part of one for its only process, or one for each process."""
+    gpus = search.gpus_per_trial or 0
+    if gpus > 1 and gpus != int(gpus):
+        raise ConfigError(
+            f"--gpus-per-trial: got {gpus:g}, must be at most 1 or a whole number: each of several processes takes one"
+        )
+    if gpus > 0 and max(gpus, search.processes) > 1 and gpus != search.processes:
+        raise ConfigError(
+            f"--processes-per-trial {search.processes}, --gpus-per-trial {gpus:g}: each of several processes takes one "
+            "GPU; give the same number of both, or --gpus-per-trial 0"
+        )
 
 
 def is_private(search: SearchConfig) -> bool:

@@ -17,6 +17,16 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Faults of the disk, which no other trial would escape."""
 
 
+Send = Callable[[Report], None]
+"""Tells the driver where a trial stands."""
+Learn = Callable[[Job, RunConfig, Report, Send], None]
+"""Trains a job's model with these settings; see `learn`."""
+
+
+class LostProcessError(Exception):
+    """A process of a trial that trains in several has died; its others have been ended."""
+
+
 def run_trial(config: dict[str, Any]) -> None:
     """Ray Tune's trainable: train, and report after every epoch.
 
@@ -28,55 +38,11 @@ def run_trial(config: dict[str, Any]) -> None:
 
 def send_to_driver(report: Report) -> None:
     """Tell the driver where the trial stands; returns when it has taken note."""
-    node = get_runtime_context().get_node_id()
+    node = report.node or get_runtime_context().get_node_id()
     tune.report({"epoch": len(report.epochs), "report": report.to_json(), "node": node})
 
 
-def carry_out(job: Job, send: Callable[[Report], None]) -> None:
-    """Train a job's model to its end, whatever comes, and send a report for everything that the driver must know."""
-    report = Report(job.number, job.attempt)
-    listener = Listener(report.notes)
-    logging.getLogger("fgseg").addHandler(listener)
-    try:
-        work(job, report, send)
-    except SupersededError:
-        return
-    except OSError as error:
-        everywhere = error.errno in FULL or isinstance(error, ObjectStoreError)
-        report.halt, report.error = (str(error), None) if everywhere else (None, describe(error))
-        send(report)
-    except Exception as error:  # whatever it is, it ends this trial and not the search
-        report.error = describe(error)
-        send(report)
-    finally:
-        logging.getLogger("fgseg").removeHandler(listener)
-
-
-def work(job: Job, report: Report, send: Callable[[Report], None]) -> None:
-    """Train, and where memory runs out and the job says so, go on with half the micro-batch."""
-    import torch
-
-    from fgseg.gpu import take_share
-    from search.memory import explain_oom, halve
-
-    torch.set_num_threads(job.threads)
-    if job.gpus:
-        take_share(job.gpus)
-    while True:
-        run = build([Layer(f"trial {job.number}", job.settings | report.overrides)])
-        try:
-            return learn(job, run, report, send)
-        except torch.OutOfMemoryError as error:
-            smaller = halve(run) if job.on_oom == "halve" else None
-            if smaller is None:
-                raise MemoryError(explain_oom(run, error)) from None
-            report.overrides = smaller
-            report.notes.append(f"memory ran out; going on with {smaller}")
-        gc.collect()
-        torch.cuda.empty_cache()
-
-
-def learn(job: Job, run: RunConfig, report: Report, send: Callable[[Report], None]) -> None:
+def learn(job: Job, run: RunConfig, report: Report, send: Send) -> None:
     """Train from the folder's newest checkpoint, whose epochs are reported first: the driver may lack them.
 
     Where the job says so, the trained model is then judged on the test split.
@@ -91,12 +57,70 @@ def learn(job: Job, run: RunConfig, report: Report, send: Callable[[Report], Non
         report.epochs.append(result)
         send(report)
 
+    prepare(job)
     history = train(run, job.folder, on_epoch, job.attempt, on_resume)
     if job.test:
         from fgseg.heldout import judge
 
         report.test = judge(run, job.folder, history, job.attempt)
         send(report)
+
+
+def prepare(job: Job) -> None:
+    """Give this process its share of the machine."""
+    import torch
+
+    from fgseg.gpu import take_share
+
+    torch.set_num_threads(job.threads)
+    if job.gpus:
+        take_share(job.gpus)
+
+
+def carry_out(job: Job, send: Send, learn: Learn = learn) -> None:
+    """Train a job's model to its end, whatever comes, and send a report for everything that the driver must know.
+
+    Raises:
+        LostProcessError: one of several processes has died; that is all that leaves here.
+    """
+    report = Report(job.number, job.attempt)
+    listener = Listener(report.notes)
+    logging.getLogger("fgseg").addHandler(listener)
+    try:
+        work(job, report, send, learn)
+    except SupersededError:
+        return
+    except LostProcessError:
+        raise
+    except OSError as error:
+        everywhere = error.errno in FULL or isinstance(error, ObjectStoreError)
+        report.halt, report.error = (str(error), None) if everywhere else (None, describe(error))
+        send(report)
+    except Exception as error:  # whatever it is, it ends this trial and not the search
+        report.error = describe(error)
+        send(report)
+    finally:
+        logging.getLogger("fgseg").removeHandler(listener)
+
+
+def work(job: Job, report: Report, send: Send, learn: Learn) -> None:
+    """Train, and where memory runs out and the job says so, go on with half the micro-batch."""
+    import torch
+
+    from search.memory import explain_oom, halve
+
+    while True:
+        run = build([Layer(f"trial {job.number}", job.settings | report.overrides)])
+        try:
+            return learn(job, run, report, send)
+        except torch.OutOfMemoryError as error:
+            smaller = halve(run, job.processes) if job.on_oom == "halve" else None
+            if smaller is None:
+                raise MemoryError(explain_oom(run, error, job.processes)) from None
+            report.overrides = smaller
+            report.notes.append(f"memory ran out; going on with {smaller}")
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def describe(error: Exception) -> str:

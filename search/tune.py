@@ -87,6 +87,18 @@ class LedgerScheduler(FIFOScheduler):
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
 
+def trainable(resources: Resources) -> Callable[[dict[str, Any]], None]:
+    """What Ray runs for a trial.
+
+    Several processes reserve what they need themselves while their trial only waits; a byte is the least Ray takes.
+    """
+    if resources.processes == 1:
+        return tune.with_resources(run_trial, {"cpu": resources.cpus, "gpu": resources.gpus})
+    from search.group import run_group_trial  # imports torch
+
+    return tune.with_resources(run_group_trial, {"cpu": 0, "memory": 1})
+
+
 def run_trials(
     desk: Desk,
     make_job: Callable[[Ask], Job],
@@ -109,12 +121,12 @@ def run_trials(
     scratch = tempfile.mkdtemp(prefix="fgsearch-")
     try:
         tuner = tune.Tuner(
-            tune.with_resources(run_trial, {"cpu": resources.cpus, "gpu": resources.gpus}),
+            trainable(resources),
             tune_config=tune.TuneConfig(
                 search_alg=LedgerSearcher(desk, make_job, pulse),
                 scheduler=LedgerScheduler(desk),
                 num_samples=-1,
-                reuse_actors=True,
+                reuse_actors=resources.processes == 1,  # several processes must end with their trial
             ),
             run_config=tune.RunConfig(
                 name="trials",

@@ -54,12 +54,18 @@ class Driver:
         raise AssertionError(f"no {pattern!r} in:\n{self.output}")
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that train, found below this run's own process."""
+        """The processes that train, one for each trial."""
+        return self.processes("ray::ImplicitFunc")
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """The processes below this run's own one whose title holds a text."""
         children = psutil.Process(self.process.pid).children(recursive=True)
-        return [p for p in children if "ray::ImplicitFunc" in " ".join(p.cmdline()[:1])]
+        return [p for p in children if title in " ".join(p.cmdline()[:1])]
 
     def kill(self) -> None:
         """kill -9 of the driver, and an end for what it started (its workers end by themselves, but later)."""
+        if self.process.poll() is not None:
+            return
         below = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         self.process.wait()

@@ -8,6 +8,7 @@ import pytest
 import torch
 import two_processes
 from random_frames import some_frames
+from real_search import Driver
 from torch.nn import SyncBatchNorm
 
 from fgseg.checkpoint import Checkpoint, newest_checkpoint
@@ -20,6 +21,8 @@ from fgseg.model import build_model
 from fgseg.processes import ALONE, Processes, own_frames
 from fgseg.store import LocalStore
 from fgseg.train import train
+from search.audit import audit
+from search.ledger import Ledger, State
 
 FAMILIES = ("baseline", "bas", "bas_cp", "slc")
 
@@ -149,3 +152,27 @@ def test_mistake_of_several_processes_is_told_once(environment: dict[str, str], 
     assert outputs[0].startswith("error: train.batch_size: got 3, must be a multiple of 2")
     assert outputs[1] == ""
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.timeout(450)
+def test_trial_that_loses_a_process_ends_whole_and_continues_from_its_checkpoint(
+    environment: dict[str, str], tmp_path: Path
+):
+    storage = tmp_path / "runs"
+    driver = Driver(storage, environment, "--trials", "1", "--processes-per-trial", "2", "--set", "train.epochs=30")
+    try:
+        driver.wait_for(r"trial 000  epoch 2/30", 200)
+        first = driver.processes("ray::RayTrainWorker")
+        assert len(first) == 2
+        first[1].kill()
+        assert driver.finish(200) == 0, driver.output
+    finally:
+        driver.kill()
+    (trial,) = Ledger(f"sqlite:///{storage}/small/study.db", "small").trials()
+    assert (trial.state, trial.attempt, trial.failures) == (State.COMPLETE, 2, 1), driver.output
+    assert [e.epoch for e in trial.epochs] == list(range(1, 31))
+    assert [e.attempt for e in trial.epochs] == sorted(e.attempt for e in trial.epochs)
+    assert {e.attempt for e in trial.epochs} == {1, 2}
+    assert "continued (start number 2)" in driver.output
+    assert not first[0].is_running()
+    assert audit(storage, "small") == []

@@ -5,7 +5,7 @@ import pytest
 from fgseg.config import ConfigError
 from search.config import SearchConfig
 from search.driver import absolute
-from search.resources import share
+from search.resources import Node, share, share_cluster
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,28 @@ from search.resources import share
 def test_gpus_concurrent_trials_and_threads(search: dict, cores: int, cards: int, expected: tuple):
     given = share(SearchConfig(**search), cores, cards, "auto")
     assert (given.gpus, given.concurrent, given.threads) == expected
+
+
+@pytest.mark.parametrize(
+    ("search", "cores", "cards", "expected"),
+    [
+        ({"processes_per_trial": 2}, 2, 0, (2, 0, 1, 1, 2)),
+        ({"processes_per_trial": 2}, 8, 4, (2, 2, 2, 2, 2)),
+        ({"gpus_per_trial": 2}, 32, 4, (2, 2, 2, 8, 2)),
+        ({"gpus_per_trial": 4, "cpus_per_trial": 16}, 32, 8, (16, 4, 2, 4, 4)),
+        ({"gpus_per_trial": 1}, 8, 4, (1, 1, 4, 2, 1)),
+    ],
+)
+def test_processes_share_what_their_trial_gets(search: dict, cores: int, cards: int, expected: tuple):
+    given = share(SearchConfig(**search), cores, cards, "auto")
+    assert (given.cpus, given.gpus, given.concurrent, given.threads, given.processes) == expected
+
+
+def test_processes_of_a_trial_must_fit_on_one_node():
+    nodes = [Node(str(n), "", 0, "", 4, 2) for n in range(3)]
+    assert share_cluster(SearchConfig(gpus_per_trial=2), nodes, "auto").processes == 2
+    with pytest.raises(ConfigError, match=r"--gpus-per-trial 4, --processes-per-trial 4: no trial fits, the largest"):
+        share_cluster(SearchConfig(gpus_per_trial=4), nodes, "auto")
 
 
 def test_fp16_without_a_gpu_is_refused():

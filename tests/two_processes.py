@@ -61,7 +61,7 @@ def group() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def take_step(run: RunConfig) -> dict[str, torch.Tensor]:
     """The gradient of every weight before it is clipped, and the sums of loss and terms, of one real step."""
-    learner = build_learner(run, 7)
+    learner = build_learner(run, 7, current_processes())
     learner.model.eval()  # batch norm by its statistics, and nothing is dropped
     found: dict[str, torch.Tensor] = {}
 
