@@ -21,12 +21,11 @@ from search.comparison import Family, compare
 from search.comparison_page import markdown, print_tables
 from search.ledger import Ledger, State, TrialRecord
 from search.masking import public_address
-from search.plan import REPEATS, Plan, check_identity
+from search.plan import COMPARISONS, REPEATS, Plan, check_identity
 from search.projection import StudyCard
 from search.signals import Signals
 
 DONE, FAULT = 0, 1
-FOLDER = "comparison"
 
 
 def run(plans: Sequence[Plan], name: str, point: str, signals: Signals) -> int:
@@ -96,7 +95,7 @@ def finish(plans: Sequence[Plan], name: str, point: str, console: Console) -> in
         return FAULT
     families = [family(plan, [held[seed] for seed in seeds]) for plan, held in zip(plans, trials, strict=True)]
     comparison = facts(plans, name, point, missing) | compare(families, seeds)
-    folder = join(plans[0].place.storage, FOLDER, name)
+    folder = join(plans[0].place.storage, COMPARISONS, name)
     files = {"comparison.json": json.dumps(comparison, indent=1), "comparison.md": markdown(comparison)}
     for file, text in files.items():
         open_store(folder).put(file, text.encode())

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 REPEATS = "-repeats"
 """Ends the name of a study's sibling, which holds its repeats: the study's own sampler never sees them."""
+COMPARISONS = "comparison"
+"""The folder of a storage that holds comparisons."""
 UNIDENTIFYING = ("data.root", "data.cache", "data.device", "train.compile")
 """Settings that say where data lie or how fast a step is, not what is computed: they may change between runs."""
 
@@ -112,8 +114,9 @@ def make_plan(
     layers = (settings, Layer(f"space {space.name}", space.fixed), Layer("--set", plain))
     name = f"{path.stem}-{space.name}" if study is None else study
     make_place(search.storage, name, search.tracking_uri, search.ledger_url)
-    if name.endswith(REPEATS):
-        raise ConfigError(f"--study: got {name!r}, names that end in {REPEATS} are kept for search.compare")
+    if name.endswith(REPEATS) or name == COMPARISONS:
+        kept = f"{COMPARISONS} and names that end in {REPEATS}"
+        raise ConfigError(f"--study: got {name!r}, {kept} are kept for search.compare; choose another")
     plan = Plan(space, layers, search, name, path.stem)
     check_processes(plan.run, search.processes)
     check_resources(search, plan.run.train.precision)

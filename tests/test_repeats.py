@@ -73,9 +73,10 @@ def test_only_repeats_read_the_test_split():
     assert replace(plan, repeats=tuple(seeds(1))).splits == ("train", "val", "test")
 
 
-def test_search_cannot_take_a_name_that_is_kept_for_repeats():
-    with pytest.raises(ConfigError, match=r"--study: got 'a-repeats', names that end in -repeats are kept"):
-        make_plan("bas", "configs/quickstart.yaml", {}, {}, "a-repeats")
+def test_search_cannot_take_a_name_that_is_kept_for_comparisons():
+    for name in ("a-repeats", "comparison"):
+        with pytest.raises(ConfigError, match=rf"--study: got '{name}', comparison and names that end in -repeats are"):
+            make_plan("bas", "configs/quickstart.yaml", {}, {}, name)
 
 
 @pytest.fixture(scope="module")
