@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench_runs import Row, Watches, search_once, time_no_op, watching
 
 from search.audit import audit
+from search.cluster import surroundings
 from search.place import find_place
 from search.sync import sync
 
@@ -153,6 +154,7 @@ def setup_of(options: argparse.Namespace) -> Setup:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables and the goals that are missed; returns 1 if there are any."""
     options = parse(arguments)
+    os.environ.update(surroundings())
     setup, missed = setup_of(options), []
     print(machine(), flush=True)
     with tempfile.TemporaryDirectory(

@@ -1,4 +1,7 @@
-"""The runs of bench_orchestration.py: `search.run` under stop watches, and Ray Tune alone."""
+"""The runs of bench_orchestration.py: `search.run` under stop watches, and Ray Tune alone.
+
+Ray reads its environment when it is imported, so that is left to the functions.
+"""
 
 import json
 import logging
@@ -13,12 +16,7 @@ from statistics import median
 from typing import Any
 
 import psutil
-import ray
-from bench_replay import no_op, replay
-from ray import tune
 
-import search.tune
-from search.cluster import QUIET
 from search.desk import Desk
 from search.run import main as run_search
 
@@ -128,6 +126,10 @@ def search_once(folder: Path, *, trials: int, at_once: int, epochs: int, epoch_s
         epoch_s: what one lasts, seconds.
         sampler: the setting of that name.
     """
+    from bench_replay import replay
+
+    import search.tune
+
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(at_once)))
     os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"CPU": at_once, "GPU": at_once})
     search.tune.run_trial = replay(epoch_s)
@@ -149,13 +151,16 @@ def tail(path: Path) -> str:
 
 def time_no_op(trials: int, at_once: int) -> float:
     """Seconds from one end to the next of Ray Tune's own trials that do nothing, once all workers are up."""
+    import ray
+    from bench_replay import no_op
+    from ray import tune
+
     moments: list[float] = []
 
     class Note(tune.Callback):
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             moments.append(time.monotonic())
 
-    os.environ.update(QUIET)
     ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     try:
         with tempfile.TemporaryDirectory() as scratch:
