@@ -16,6 +16,7 @@ import pytest
 from fgseg.config import Layer, RunConfig, build
 
 if TYPE_CHECKING:
+    from bucket_server import Bucket
     from postgres_server import Server
 
 ROOT = Path(__file__).parent.parent
@@ -70,6 +71,18 @@ def postgres() -> "Iterator[Server]":
         return
     with running_server(programs) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def bucket() -> "Iterator[Bucket]":
+    """A bucket of the tests' own, and the variables that open it."""
+    from bucket_server import VARIABLES, running_bucket
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in VARIABLES.items():
+            patch.setenv(name, value)
+        with running_bucket() as bucket:
+            yield bucket
 
 
 @pytest.fixture
