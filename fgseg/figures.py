@@ -1,9 +1,15 @@
 """Labels as pictures: in the class colours, over a photo, and what changed between two predictions."""
 
+from collections.abc import Sequence
+from io import BytesIO
+
 import numpy as np
+from PIL import Image
 
 from fgseg.labels import CLASSES, NUM_CLASSES, THIN, VOID
 
+GAP = 6
+"""Pixels between pictures side by side."""
 MENDED, BROKEN = (0, 98, 190), (222, 84, 0)
 """Colours of a change for the better and the worse: blue and vermilion, which no kind of colour blindness mixes up."""
 RIGHT, WRONG, UNJUDGED = (240, 240, 240), (176, 176, 176), (255, 255, 255)
@@ -71,6 +77,34 @@ def shrink(labels: np.ndarray, factor: int) -> np.ndarray:
         seen = counts[c.label] * 2 >= factor
         counts[c.label][seen] += factor**2
     return np.array(kinds, np.uint8)[counts.argmax(0)]
+
+
+def to_width(width: int, photo: np.ndarray, *labels: np.ndarray) -> list[np.ndarray]:
+    """A photo (H, W, 3) and label images (H, W), all uint8, made smaller alike until none is wider than `width`."""
+    factor = -(-photo.shape[1] // width)
+    smaller = [shrink(image, factor) for image in labels]
+    size = photo.shape[1] // factor, photo.shape[0] // factor
+    return [np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS)), *smaller]
+
+
+def strip(panels: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures (h, w, 3) uint8 of one height side by side, a white gap between them."""
+    gap = np.full((panels[0].shape[0], GAP, 3), 255, np.uint8)
+    return np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """A picture (h, w, 3) uint8 as a PNG file of at most 256 colours."""
+    buffer = BytesIO()
+    Image.fromarray(picture).quantize(256).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def encode_jpeg(picture: np.ndarray) -> bytes:
+    """A picture (h, w, 3) uint8 as a JPEG file, colours at full resolution."""
+    buffer = BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=88, subsampling=0)
+    return buffer.getvalue()
 
 
 def palette() -> np.ndarray:

@@ -34,7 +34,8 @@ def train(
 
     Args:
         run: all settings.
-        folder: receives the checkpoints: a path, or the address of a bucket (see fgseg/store.py).
+        folder: receives the checkpoints, and pictures of a few validation frames at the end: a path, or the address of
+            a bucket (see fgseg/store.py).
         on_epoch: called with each newly finished epoch, after its checkpoint is on disk.
         attempt: number of this start of the trial; by default one more than any that worked in the folder.
         on_resume: called once with the epochs that the checkpoint holds, where there is one.
@@ -56,6 +57,7 @@ def train(
     from fgseg.data import load_splits
     from fgseg.learner import build_learner, restore, train_epoch
     from fgseg.model import architecture
+    from fgseg.overlays import put_overlays
     from fgseg.processes import current_processes
 
     processes = current_processes()
@@ -78,6 +80,9 @@ def train(
     while len(history) < run.train.epochs:
         history.append(train_epoch(learner, splits, len(history) + 1, attempt))
         if checkpoints:
+            if len(history) == run.train.epochs:  # before the checkpoint that says that nothing is left to be done
+                with learner.accelerator.autocast():
+                    put_overlays(store, learner.model, splits["val"])
             checkpoints.save(*learner.snapshot(), history, run.train.select)
             on_epoch(history[-1])
     return history

@@ -7,6 +7,7 @@ from fgseg.checkpoint import load_checkpoint
 from fgseg.epoch import EpochResult
 from fgseg.manifest import MANIFEST, Manifest, verified
 from fgseg.outcome import read_outcome
+from fgseg.overlay_files import is_whole, read_overlays
 from fgseg.store import LocalStore, Store, join, open_store
 from search.record import State, TrialRecord
 
@@ -37,8 +38,16 @@ def audit_files(
             store = open_store(join(folder, "trials", name))
             yield from audit_checkpoints(store, known[name])
             yield from audit_outcome(store, known[name])
+            yield from audit_overlays(store, known[name])
     if best is not None and not any(name.startswith(f"trials/{best.number}/checkpoint-") for name in names):
         yield f"trial {best.number}: the best trial has no checkpoint"
+
+
+def audit_overlays(store: Store, record: TrialRecord) -> Iterator[str]:
+    """Whether the pictures of a trial are whole."""
+    for name, data in read_overlays(store).items():
+        if not is_whole(data):
+            yield f"trial {record.number}: the overlay of {name} is damaged"
 
 
 def audit_checkpoints(store: Store, record: TrialRecord) -> Iterator[str]:

@@ -159,7 +159,7 @@ def publish(plan: Plan, comparison: dict[str, Any], files: Mapping[str, str], co
     from search.tracking import TrackingError
     from search.tracking_comparison import write_comparison
 
-    card = StudyCard.of(Ledger(plan.ledger_url, plan.study), plan.place.artifacts)
+    card = StudyCard.of(Ledger(plan.ledger_url, plan.study), plan.place)
     try:
         write_comparison(plan.tracking_uri, card, comparison, files)
     except TrackingError as error:

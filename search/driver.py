@@ -179,7 +179,7 @@ def start(plan: Plan, ledger: Ledger) -> None:
 
 def run(plan: Plan, ledger: Ledger, watch: Watch, console: Console) -> int:
     """Run the open and the missing trials, mirror them in MLflow, and report; returns the exit code."""
-    tracker = Tracker(ledger, plan.tracking_uri, StudyCard.of(ledger, plan.place.artifacts), plan.trial_settings)
+    tracker = Tracker(ledger, plan.tracking_uri, StudyCard.of(ledger, plan.place), plan.trial_settings)
     tracker.start()
     report = ReportWriter(plan.place, tracker.publish)
     code, failure = FAULT, ""

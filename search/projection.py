@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from fgseg.store import join
 from search.masking import public_address
 
 if TYPE_CHECKING:
     from search.facts import StudyFacts
+    from search.place import Place
     from search.record import TrialRecord
 
 Phase = Literal["running", "finished", "interrupted"]
@@ -53,13 +55,17 @@ class StudyCard:
     uid: str = ""
     """Where given, tells apart studies that have one name on a shared server."""
 
+    trials: str = ""
+    """Address of the folder of all trials' files; none of them is shown where it is empty."""
+
     @classmethod
-    def of(cls, study: "StudyFacts", artifacts: str) -> "StudyCard":
+    def of(cls, study: "StudyFacts", place: "Place") -> "StudyCard":
         """The card of a study that has been written down, from the ledger alone."""
         known = study.identity  # repeats have no sampler
         facts: dict[str, str] = {key: str(known[key]) for key in ("version", "data", "sampler") if key in known}
         shown = {key: study.card[key] for key in ("study", "space", "title", "experiment", "settings")}
-        return cls(**shown, artifacts=artifacts, facts=facts, uid=study.uid)
+        trials = join(place.folder, "trials")
+        return cls(**shown, artifacts=place.artifacts, facts=facts, uid=study.uid, trials=trials)
 
     def identity_tags(self) -> dict[str, str]:
         """The tags by which the study's runs are found."""

@@ -49,13 +49,13 @@ def write_report(place: Place, frames: bool = True) -> list[str]:
 
 def report_files(content: "Content") -> dict[str, bytes]:
     """Every file of a report by its name."""
-    from search.report_frames import strip
+    from fgseg.figures import encode_png, strip
     from search.report_html import page
     from search.report_text import markdown
 
     files = {PAGE: page(content).encode(), TEXT: markdown(content).encode()}
     files |= {f"{chart.name}.png": chart.png for chart in content.charts}
-    strips = (strip(list(frame.panels().values())) for frame in content.frames.shown)
+    strips = (encode_png(strip(list(frame.panels().values()))) for frame in content.frames.shown)
     return files | {f"frame-{k}.png": picture for k, picture in enumerate(strips, 1)}
 
 

@@ -1,14 +1,12 @@
 """The validation frames on which the best trial and the start point differ most, as pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
-from PIL import Image
 
 from fgseg.config import ConfigError, Layer, build
-from fgseg.figures import changes, overlay, shrink
+from fgseg.figures import changes, overlay, to_width
 from fgseg.labels import FOREGROUND, VOID
 from fgseg.manifest import list_manifests, read_weights
 from fgseg.store import Store
@@ -21,7 +19,6 @@ CPU_PIXELS, GPU_PIXELS = 2**23, 2**28
 WIDTH = 512
 """Pixels of a picture's width at most."""
 PANELS = ("photo", "truth", "start", "best", "changed pixels")
-GAP = 6
 
 
 @dataclass(frozen=True)
@@ -36,10 +33,7 @@ class ShownFrame:
 
     def panels(self) -> dict[str, np.ndarray]:
         """The pictures in the order of PANELS, (h, w, 3) uint8, none wider than WIDTH."""
-        factor = -(-self.photo.shape[1] // WIDTH)
-        truth, start, best = (shrink(labels, factor) for labels in (self.truth, self.start, self.best))
-        size = truth.shape[1], truth.shape[0]
-        photo = np.asarray(Image.fromarray(self.photo).resize(size, Image.Resampling.LANCZOS))
+        photo, truth, start, best = to_width(WIDTH, self.photo, self.truth, self.start, self.best)
         drawn = [photo, *(overlay(photo // 2, labels, 0.75) for labels in (truth, start, best))]
         return dict(zip(PANELS, [*drawn, changes(truth, start, best)], strict=True))
 
@@ -134,21 +128,3 @@ def difference(truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.n
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """`part / whole`, and 0 where both are 0."""
     return part / np.maximum(whole, 1)
-
-
-def strip(panels: Sequence[np.ndarray]) -> bytes:
-    """Pictures of one height side by side, as a PNG file."""
-    gap = np.full((panels[0].shape[0], GAP, 3), 255, np.uint8)
-    parts = [part for panel in panels for part in (panel, gap)][:-1]
-    return encode(np.concatenate(parts, axis=1), "PNG")
-
-
-def encode(picture: np.ndarray, form: str) -> bytes:
-    """A picture (h, w, 3) uint8 as a file: PNG of at most 256 colours, or JPEG."""
-    buffer = BytesIO()
-    image = Image.fromarray(picture)
-    if form == "PNG":
-        image.quantize(256).save(buffer, "PNG", optimize=True)
-    else:
-        image.save(buffer, form, quality=88, subsampling=0)
-    return buffer.getvalue()

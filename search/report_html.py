@@ -5,11 +5,10 @@ import html
 import time
 from collections.abc import Iterable, Sequence
 
-from fgseg.figures import BROKEN, MENDED, RIGHT, WRONG
+from fgseg.figures import BROKEN, MENDED, RIGHT, WRONG, encode_jpeg, encode_png
 from fgseg.labels import CLASSES, FOREGROUND
 from search.record import State
 from search.report_content import Chart, Content
-from search.report_frames import encode
 from search.report_style import STYLE
 from search.report_tables import (
     Table,
@@ -88,7 +87,7 @@ def frames(content: Content) -> str:
             form = "PNG" if name == "changed pixels" else "JPEG"
             alt = f"{name}: frame {frame.name}"
             kind = ' class="changed"' if form == "PNG" else ""
-            source = data_uri(encode(picture, form), form)
+            source = data_uri(encode_png(picture) if form == "PNG" else encode_jpeg(picture), form)
             figures.append(f"<figure{kind}>{image(source, alt)}<figcaption>{name}</figcaption></figure>")
         text.append(
             f'<div class="frame"><p class="soft"><code>{html.escape(frame.name)}</code></p>{"".join(figures)}</div>'

@@ -127,7 +127,7 @@ def card_of(ledger: Ledger, place: Place) -> StudyCard:
         raise ConfigError(
             f"study {place.study} was never started, so there is nothing to send; run search.run, or delete it"
         )
-    return StudyCard.of(ledger, place.artifacts)
+    return StudyCard.of(ledger, place)
 
 
 def settings_of(ledger: Ledger) -> "TrialSettings":

@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +31,7 @@ from search.projection import (
     study_ending,
     trial_ending,
 )
+from search.tracking_files import SHOWN, log_bytes, log_overlays
 from search.tracking_setup import create_database, environment, fill_database, load_client
 
 if TYPE_CHECKING:
@@ -239,6 +238,9 @@ class Mirror:
         if record.test is not None:
             judged = record.epochs[record.test.epoch - 1]
             self.write_point(run, record.test.metrics(), judged.epoch, judged.wall_time)
+        if record.state == "complete" and self.card.trials and SHOWN not in run.tags:
+            count = log_overlays(self.client, run.run_id, self.card.trials, record.number)
+            self.write_facts(run, {SHOWN: str(count)}, {})
         self.write_status(run, status, ending, last_moment(record))
 
     def write_facts(self, run: KnownRun, tags: Mapping[str, str], params: Mapping[str, Any]) -> None:
@@ -290,12 +292,4 @@ class Mirror:
 
     def write_file(self, name: str, data: bytes) -> None:
         """Keep a file, such as `report/report.html`, with the parent."""
-        self.log_bytes(self.runs[None], name, data)
-
-    def log_bytes(self, run: KnownRun, name: str, data: bytes) -> None:
-        """Keep a file with a run; MLflow takes files from a folder only."""
-        place = PurePosixPath(name)
-        with TemporaryDirectory(prefix="fgsearch-") as folder:
-            path = Path(folder, place.name)
-            path.write_bytes(data)
-            self.client.log_artifact(run.run_id, str(path), None if len(place.parts) == 1 else str(place.parent))
+        log_bytes(self.client, self.runs[None].run_id, name, data)

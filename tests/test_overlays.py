@@ -1,0 +1,69 @@
+"""What a trained model sees, kept with its trial and shown in MLflow."""
+
+import shutil
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import torch
+from fake_ledger import FakeLedger, settings_of, trial
+from kept_study import finished_study
+from PIL import Image
+from random_frames import some_frames
+
+from fgseg.model import build_model
+from fgseg.overlay_files import is_whole, overlay_name, read_overlays
+from fgseg.overlays import put_overlays
+from fgseg.store import LocalStore
+from fgseg.train import train
+from search.audit_files import audit_files
+from search.projection import StudyCard
+from search.tracking import load_client, reconcile
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
+    """A trial's folder with the overlays of five random frames."""
+    store = LocalStore(tmp_path_factory.mktemp("trials") / "0")
+    torch.manual_seed(0)
+    put_overlays(store, build_model("small"), some_frames())
+    return store
+
+
+def test_overlays_are_whole_pictures_of_photo_truth_and_prediction(kept: LocalStore):
+    overlays = read_overlays(kept)
+    assert list(overlays) == ["0.png", "1.png", "3.png", "4.png"]
+    assert all(map(is_whole, overlays.values()))
+    assert {Image.open(BytesIO(png)).size for png in overlays.values()} == {(3 * 128 + 2 * 6, 64)}
+
+
+def test_name_of_any_frame_becomes_one_of_a_file():
+    assert overlay_name(2, "zurich/000 1:a.b") == "overlay-2-zurich_000_1_a.b.png"
+
+
+def test_training_leaves_overlays_after_its_last_epoch_only(tiny, tmp_path: Path):
+    run = tiny(train__epochs=2)
+    seen: list[int] = []
+    train(run, tmp_path, lambda epoch: seen.append(len(read_overlays(LocalStore(tmp_path)))))
+    assert seen == [0, 4]
+
+
+def test_audit_names_an_overlay_that_is_cut_short(tmp_path: Path):
+    place = finished_study(tmp_path)
+    ledger, store = place.open_ledger(), place.trial_store(0)
+    store.put("overlay-1-town.png", b"\x89PNG\r\n\x1a\n half")
+    faults = list(audit_files(place.folder, ledger.trials(), ledger.best(), open_allowed=False))
+    assert faults == ["trial 0: the overlay of town.png is damaged"]
+
+
+def test_mlflow_shows_overlays_with_their_trial_once(kept: LocalStore, tmp_path: Path):
+    uri, trials = f"sqlite:///{tmp_path / 'mlflow.db'}", kept.folder.parent
+    card = StudyCard("s", "bas", "BAS", "q", (tmp_path / "mlartifacts").as_uri(), {}, trials=str(trials))
+    for _ in range(2):
+        reconcile(FakeLedger(trial(0), trial(1, "running")), uri, card, settings_of)
+        shown = sorted(path.name for path in (tmp_path / "mlartifacts").glob("*/artifacts/overlays/*"))
+        assert shown == ["0.png", "1.png", "3.png", "4.png"]
+        shutil.rmtree(trials, ignore_errors=True)  # the second time there is nothing left to be read
+    client = load_client()(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name("q").experiment_id], "tags.`fgseg.kind` = 'trial'")
+    assert {run.data.tags["fgseg.trial"]: run.data.tags.get("fgseg.overlays") for run in runs} == {"0": "4", "1": None}
