@@ -19,7 +19,9 @@ def write_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_four_families_ship_with_baseline_first():
-    assert list(list_spaces()) == ["baseline", "bas", "bas_cp", "slc"]
+    shipped = list(list_spaces())
+    assert shipped[0] == "baseline"
+    assert {"bas", "bas_cp", "slc"} < set(shipped)
 
 
 @pytest.mark.parametrize("name", ["baseline", "bas", "bas_cp", "slc"])
