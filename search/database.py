@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from fgseg.mistakes import ConfigError
@@ -71,9 +71,10 @@ def check_database(url: str) -> None:
         engine.dispose()
 
 
-def first_line(fault: DBAPIError) -> str:
+def first_line(fault: SQLAlchemyError) -> str:
     """What a database complains of, without the explanations that may follow."""
-    return next(iter(str(fault.orig).strip().splitlines()), type(fault.orig).__name__)
+    complaint = getattr(fault, "orig", fault)
+    return next(iter(str(complaint).strip().splitlines()), type(complaint).__name__)
 
 
 def has_database(url: str) -> bool:

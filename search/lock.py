@@ -36,7 +36,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from search.database import has_database, open_engine, patient
+from search.database import first_line, has_database, open_engine, patient
 
 HEARTBEAT_S = 5.0
 """Time between two heartbeats."""
@@ -121,9 +121,7 @@ class StudyLock:
             with self._engine.begin() as connection:
                 connection.execute(delete(LOCKS).where(LOCKS.c.study == self._study, LOCKS.c.token == self._token))
         except SQLAlchemyError as fault:
-            log.warning(
-                "study %s: its lock stays until this process ends (%s)", self._study, getattr(fault, "orig", fault)
-            )
+            log.warning("study %s: its lock stays until this process ends (%s)", self._study, first_line(fault))
         self._engine.dispose()
 
     @patient
@@ -172,7 +170,7 @@ class StudyLock:
                 else:
                     self._lost.set()
             except SQLAlchemyError as fault:
-                log.warning("study %s: no heartbeat written (%s)", self._study, getattr(fault, "orig", fault))
+                log.warning("study %s: no heartbeat written (%s)", self._study, first_line(fault))
 
 
 @patient
