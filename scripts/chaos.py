@@ -19,14 +19,19 @@ MOMENTS = {
     "worker": ("asking", "training", "writing", "reporting"),
     "stop": ("starting", "asking", "training", "writing", "reporting", "telling", "ending"),
     "tracker": ("asking", "training", "reporting"),
+    "node": ("asking", "training", "writing", "reporting"),
+    "head": ("starting", "asking", "training", "writing", "reporting", "telling"),
 }
 """When each kind of fault may happen."""
+CLUSTERED = ("node", "head")
+"""The kinds that break a cluster of several nodes; the others happen to a run with a private one."""
 
 
 def draw_faults(kills: int, seed: int, kind: str) -> list[Fault]:
-    """The faults of a seed; `kind` is one of MOMENTS, or "any"."""
+    """The faults of a seed; `kind` is one of MOMENTS, or "any" of those that need no cluster."""
     draw = random.Random(seed)
-    kinds = [draw.choice(list(MOMENTS)) if kind == "any" else kind for _ in range(kills)]
+    private = [name for name in MOMENTS if name not in CLUSTERED]
+    kinds = [draw.choice(private) if kind == "any" else kind for _ in range(kills)]
     return [Fault(k, draw.choice(MOMENTS[k]), draw.randint(1, 4), draw.random(), draw.random()) for k in kinds]
 
 
@@ -67,7 +72,7 @@ def main() -> int:
     faults = draw_faults(options.kills, options.seed, options.kind)
     folder = (options.storage or Path(tempfile.mkdtemp(prefix="fgsearch-chaos-"))).resolve()
     ray = Path(tempfile.mkdtemp(prefix="fg-", dir="/tmp"))  # a socket's path may have 107 characters only
-    chaos = Chaos(folder, ray, served=options.kind in ("tracker", "any"))
+    chaos = Chaos(folder, ray, served=options.kind in ("tracker", "any"), clustered=options.kind in CLUSTERED)
     failed = len(faults)
     try:
         failed = run(chaos, faults)

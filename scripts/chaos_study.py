@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from chaos_cluster import Cluster
 from chaos_rig import ROOT, Driver, Server, end, is_worker, wait_until
 
 from fgseg.epoch import EpochResult
@@ -32,6 +33,8 @@ SETTINGS = {
 }
 STOP_LIMIT_S = 10.0
 """How long a run may take to stop when it is asked to."""
+NEWS_LIMIT_S = 60.0
+"""How long a run may take to notice that a node's raylet was killed: Ray's own health checks take 15 s."""
 RUN_LIMIT_S = 240.0
 """A run of a few tiny trials that takes longer hangs."""
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -44,7 +47,7 @@ class Fault:
     """What is to happen, and when; drawn from the seed before anything runs."""
 
     kind: str
-    """driver, worker, stop or tracker."""
+    """driver, worker, stop, tracker, node or head."""
     moment: str
     nth: int
     """Which one of several such moments, from 1."""
@@ -61,9 +64,10 @@ class Chaos:
         folder: everything is written below it; must be empty or new.
         ray: a folder of Ray's own with a short path.
         served: whether MLflow is a server instead of a database.
+        clustered: whether it runs on a cluster of a head and two workers instead of a private one.
     """
 
-    def __init__(self, folder: Path, ray: Path, served: bool):
+    def __init__(self, folder: Path, ray: Path, served: bool, clustered: bool):
         self.folder, self.storage = folder, folder / "runs"
         for part in (self.storage, folder / "tmp"):
             part.mkdir(parents=True)
@@ -71,9 +75,12 @@ class Chaos:
         self.environment = os.environ | own | {"PYTHONPATH": str(ROOT)}
         self.server = Server(folder, self.environment) if served else None
         self.uri = self.server.uri if self.server else f"sqlite:///{self.storage / 'mlflow.db'}"
+        self.cluster = Cluster(self.environment, workers=2) if clustered else None
         self.budget = FIRST_TRIALS
         self.driver: Driver | None = None
         self.orphans: list[psutil.Process] = []
+        self.left: list[Cluster] = []
+        """Clusters whose head was killed."""
         self.kept: dict[int, list[EpochResult]] = {}
         """Epochs that were safe at some fault, by trial: none of them may be trained again."""
 
@@ -83,7 +90,11 @@ class Chaos:
             arguments = ["--space", "bas_cp", "--study", STUDY, "--storage", str(self.storage), "--sampler", "random"]
             arguments += ["--trials", str(self.budget), "--max-concurrent", "2", "--tracking-uri", self.uri]
             arguments += [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
-            self.driver = Driver(arguments, self.environment, self.folder / "driver.log")
+            environment = self.environment
+            if self.cluster is not None:
+                arguments += ["--ray-address", self.cluster.address]
+                environment = self.cluster.environment
+            self.driver = Driver(arguments, environment, self.folder / "driver.log")
         return self.driver
 
     def strike(self, fault: Fault) -> tuple[float, list[str]]:
@@ -97,6 +108,8 @@ class Chaos:
             "worker": self.kill_worker,
             "stop": self.stop,
             "tracker": self.kill_tracker,
+            "node": self.kill_node,
+            "head": self.kill_head,
         }
         while True:
             driver = self.start()
@@ -194,6 +207,27 @@ class Chaos:
         self.server.start()
         return []
 
+    def kill_node(self, driver: Driver, fault: Fault) -> list[str]:
+        """kill -9 of a worker's raylet; once the run has told that, another node joins."""
+        assert self.cluster is not None
+        told = driver.count(" is lost; ")
+        workers = self.cluster.workers()
+        workers[int(fault.pick * len(workers))].kill_raylet()
+        noticed = wait_until(lambda: driver.count(" is lost; ") > told or not driver.alive, NEWS_LIMIT_S)
+        self.cluster.add_worker().wait()
+        return [] if noticed else [f"the run has not noticed the loss of a node after {NEWS_LIMIT_S:.0f} s"]
+
+    def kill_head(self, driver: Driver, fault: Fault) -> list[str]:
+        """kill -9 of head and driver; the workers stay behind, while the next run has another cluster."""
+        assert self.cluster is not None
+        for cluster in self.left:
+            cluster.close()
+        self.cluster.head.kill()
+        self.kill(driver)
+        self.left = [self.cluster]
+        self.cluster = Cluster(self.environment, workers=2)
+        return []
+
     def ledger(self) -> Ledger:
         """The study's ledger, read afresh."""
         return Ledger(f"sqlite:///{self.storage / STUDY / 'study.db'}", STUDY)
@@ -253,6 +287,9 @@ class Chaos:
         end(self.orphans)
         if self.server is not None:
             self.server.kill()
+        for cluster in [self.cluster, *self.left]:
+            if cluster is not None:
+                cluster.close()
 
     def standing(self) -> str:
         """What the ledger holds, in a few words."""

@@ -46,6 +46,7 @@ command -v ray >/dev/null || refuse "there is no command ray; activate the envir
 (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && refuse "--port: something listens on $port already; choose another"
 host=${host:-$(hostname -I | cut -d' ' -f1)}
 
+options+=(--dashboard-agent-listen-port 0) # any free one: several nodes may be on one machine
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 token=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
 if [ -z "${RAY_AUTH_TOKEN:-}" ]; then

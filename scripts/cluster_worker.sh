@@ -43,6 +43,7 @@ command -v ray >/dev/null || refuse "there is no command ray; activate the envir
 timeout 5 bash -c "exec 3<>/dev/tcp/${address%:*}/${address##*:}" 2>/dev/null ||
     refuse "--address: nothing answers at $address; start scripts/cluster_head.sh there, or open the port"
 
+options+=(--dashboard-agent-listen-port 0) # any free one: several nodes may be on one machine
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_NUM_REDIS_GET_RETRIES=2
 if [ -z "${RAY_AUTH_TOKEN:-}" ]; then
     export RAY_AUTH_TOKEN_PATH=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +11,7 @@ from pathlib import Path
 
 from search.config import SearchConfig
 from search.nodes import alive_nodes
-from search.resources import Node, Resources, is_private, share, share_cluster
+from search.resources import Node, Resources, answers, is_private, share, share_cluster
 from search.signals import Interrupted
 
 QUIET = {
@@ -20,6 +22,12 @@ QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_WARN_THRESHOLD_S": "5",
 }
+
+
+PERIOD_S = 5.0
+"""How often the cluster is looked at."""
+PATIENCE_S = 20.0
+"""How long its head may be silent."""
 
 
 def surroundings() -> dict[str, str]:
@@ -48,6 +56,7 @@ def cluster(search: SearchConfig, precision: str) -> Iterator[Resources]:
     """
     import ray
 
+    ended = threading.Event()
     try:
         ray.init(
             address=search.ray_address or "local",
@@ -62,34 +71,60 @@ def cluster(search: SearchConfig, precision: str) -> Iterator[Resources]:
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what becomes of a trial is told by us, without a traceback
     try:
+        head = ray.get_runtime_context().gcs_address
+        threading.Thread(target=watch_head, args=(head, ended), daemon=True).start()
         if is_private(search):
             total = ray.cluster_resources()
             yield share(search, total.get("CPU", 0), total.get("GPU", 0), precision)
         else:
             yield share_cluster(search, alive_nodes(), precision)
     finally:
+        ended.set()
         ray.shutdown()
 
 
+def watch_head(address: str, ended: threading.Event) -> None:
+    """End this process once the head has been silent for too long.
+
+    Ray's own calls block then, deaf to signals, until after 60 s Ray ends the process without a word to people.  As
+    after a kill, the same command continues.
+    """
+    heard = time.monotonic()
+    while not ended.wait(PERIOD_S):
+        if answers(address):
+            heard = time.monotonic()
+        elif time.monotonic() - heard > PATIENCE_S and not ended.is_set():
+            print(
+                f"error: the head of the Ray cluster, {address}, has not answered for {PATIENCE_S:.0f} s; run the same "
+                "command again, with the --ray-address of a cluster that runs",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(1)
+
+
 class Pulse:
-    """The nodes of the cluster, asked of Ray at most every few seconds.
+    """The nodes of the cluster, asked of Ray every few seconds.
 
     Args:
         resources: of a trial.
         tell: called with a line for people when a node comes or goes.
     """
 
-    PERIOD_S = 5.0
-
     def __init__(self, resources: Resources, tell: Callable[[str], None]) -> None:
+        import ray
+
         self.resources, self.tell = resources, tell
+        self.head = ray.get_runtime_context().gcs_address
         self.dead: set[str] = set()
         self.known = {node.id: node for node in alive_nodes()}
         self.asked = time.monotonic()
 
     def refresh(self) -> None:
-        """Ask Ray, and tell what has changed."""
+        """Ask Ray, and tell what has changed.  Nothing is asked while the head does not answer: Ray would wait."""
         self.asked = time.monotonic()
+        if not answers(self.head):
+            return
         now = {node.id: node for node in alive_nodes() if node.id not in self.dead}
         for node in self.known.keys() - now.keys():
             self.bury(node)
@@ -105,7 +140,7 @@ class Pulse:
     @property
     def nodes(self) -> list[Node]:
         """The nodes that are alive."""
-        if time.monotonic() - self.asked > self.PERIOD_S:
+        if time.monotonic() - self.asked > PERIOD_S:
             self.refresh()
         return list(self.known.values())
 
@@ -121,6 +156,6 @@ class Pulse:
     def gone(self, node: str) -> bool:
         """Whether a node has died.  Ray finds that out after some 15 s; that nothing listens there shows at once."""
         self.refresh()
-        if node in self.known and not self.known[node].answers():
+        if node in self.known and not answers(f"{self.known[node].address}:{self.known[node].port}"):
             self.bury(node)
         return node not in self.known

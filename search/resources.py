@@ -41,14 +41,6 @@ class Node:
     def __str__(self) -> str:
         return f"node {self.address} ({self.host}, {self.id[:8]})"
 
-    def answers(self) -> bool:
-        """Whether its raylet still takes connections; a frozen one does."""
-        try:
-            socket.create_connection((self.address, self.port), PROBE_S).close()
-        except OSError:
-            return False
-        return True
-
     def fitting(self, cpus: float, gpus: float) -> int:
         """How many trials with these resources fit on it at once."""
         fitting = math.floor(self.cpus / cpus + 1e-9)
@@ -166,3 +158,13 @@ def probe(address: str) -> None:
         raise ConfigError(
             f"--ray-address: nothing answers at {address} ({reason}); start the cluster, or leave the option out"
         ) from None
+
+
+def answers(address: str) -> bool:
+    """Whether something at host:port takes connections; a frozen process does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PROBE_S).close()
+    except OSError:
+        return False
+    return True

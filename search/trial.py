@@ -33,7 +33,9 @@ def run_trial(config: dict[str, Any]) -> None:
     What the training raises is reported as the trial's end, since trying it again would raise it again; only the death
     of the process reaches Ray as an error.
     """
-    carry_out(Job(**config), send_to_driver)
+    job = Job(**config)
+    send_to_driver(Report(job.number, job.attempt))  # says on which node it is, should that die before the first epoch
+    carry_out(job, send_to_driver)
 
 
 def send_to_driver(report: Report) -> None:
