@@ -13,10 +13,8 @@ from dataclasses import asdict
 from typing import Any
 
 import ray
-import torch.distributed as dist
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
-from ray.train.torch import TorchTrainer
 
 from fgseg import config as settings
 from search.job import Job, Report
@@ -69,6 +67,8 @@ def learn_in_group(job: Job, run: settings.RunConfig, report: Report, send: Send
 
 def train_group(job: Job, report: str, mailbox: Any, end: "Future[None]") -> None:
     """Start the processes and wait for their end, which `end` then holds; then close the mailbox."""
+    from ray.train.torch import TorchTrainer  # imports torch, which the driver does without
+
     each = {"CPU": job.cpus / job.processes} | ({"GPU": 1} if job.gpus else {})
     hidden = {} if job.gpus else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
     os.environ.update({key: value for key, value in RAY_TRAIN.items() if key not in os.environ})
@@ -111,8 +111,10 @@ def take_part(config: dict[str, Any]) -> None:
 
 def train_part(job: Job, report: Report, mailbox: Any) -> None:
     """Train this process's part of every batch."""
+    from torch.distributed import get_rank
+
     run = settings.build([settings.Layer(f"trial {job.number}", job.settings | report.overrides)])
-    if dist.get_rank() > 0:
+    if get_rank() > 0:
         from fgseg.train import train
 
         prepare(job)
@@ -143,4 +145,6 @@ def cause_of(error: WorkerGroupError) -> Exception:
 
 def is_broken(error: Exception) -> bool:
     """Whether an exception only says that another process is gone."""
-    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in BROKEN)
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or any(sign in str(error) for sign in BROKEN)

@@ -94,7 +94,7 @@ def trainable(resources: Resources) -> Callable[[dict[str, Any]], None]:
     """
     if resources.processes == 1:
         return tune.with_resources(run_trial, {"cpu": resources.cpus, "gpu": resources.gpus})
-    from search.group import run_group_trial  # imports torch
+    from search.group import run_group_trial  # imports Ray Train
 
     return tune.with_resources(run_group_trial, {"cpu": 0, "memory": 1})
 
