@@ -10,6 +10,7 @@ import torch
 import fgseg.data
 import fgseg.heldout
 import fgseg.train
+from fgseg.object_store import ObjectStoreError
 from search.job import Job, Report
 from search.trial import carry_out
 
@@ -161,3 +162,9 @@ def test_superseded_worker_says_nothing_and_writes_nothing(job: Job):
     sent = reports(job)
     assert [r.error for r in sent] == [None] * len(sent)
     assert sorted(p.name for p in Path(job.folder).iterdir()) == before
+
+
+def test_bucket_that_fails_halts_the_run_and_leaves_the_trial_open(job: Job, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fgseg.train, "train", broken(ObjectStoreError("the object store fails: no answer")))
+    (report,) = reports(job)
+    assert (report.halt, report.error) == ("the object store fails: no answer", None)
