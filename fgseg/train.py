@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Train one model, continuing where an earlier call stopped; also `python -m fgseg.train`."""
 
 import argparse
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fgseg.command_line import MISTAKE, Parser
 from fgseg.config import ConfigError, Layer, RunConfig, build, check_processes, parse_assignments, read_layer
 from fgseg.config_files import find_file
 from fgseg.data import check as check_data
@@ -93,14 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Started by `torchrun` or `accelerate launch`, its processes train one model and the first one speaks for all.
     """
-    parser = argparse.ArgumentParser(prog="python -m fgseg.train", description="Train one model.")
-    parser.add_argument("--config", required=True, help="settings in YAML; its section `search` is not read")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
-    parser.add_argument("--out", required=True, help="folder or s3:// address for checkpoints; continued if it exists")
-    options = parser.parse_args(arguments)
     first = os.environ.get("RANK", "0") == "0"
     say = print if first else silent
     try:
+        options = parse(arguments)
         layers = [read_layer(find_file(options.config), skip="search"), Layer("--set", parse_assignments(options.set))]
         run = build(layers)
         check_data(run.data)
@@ -115,12 +113,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             history = train(run, out, lambda result: say(line(result, run.train.epochs), flush=True))
     except ConfigError as error:
         say(f"error: {error}", file=sys.stderr)
-        return 2
+        return MISTAKE
     except (DivergedError, OSError) as error:
         say(f"error: {error}", file=sys.stderr)
         return 1
     say(f"{len(history)} epochs done; checkpoints in {options.out}")
     return 0
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; raises ConfigError."""
+    parser = Parser(prog="python -m fgseg.train", description="Train one model.")
+    parser.add_argument("--config", required=True, help="settings in YAML; its section `search` is not read")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
+    parser.add_argument("--out", required=True, help="folder or s3:// address for checkpoints; continued if it exists")
+    options: argparse.Namespace = parser.parse_args(arguments)
+    return options
 
 
 def silent(*values: object, **options: object) -> None:
