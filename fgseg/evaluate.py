@@ -81,7 +81,7 @@ def autocast(precision: str, device: str) -> "torch.autocast":
 
 
 def table(scores: Scores, title: str) -> "Table":
-    """The scores as people read them, the mean last."""
+    """The scores as people read them, the mean last; a class that is never predicted has no precision."""
     from rich.table import Table
 
     shown = Table(title=title, title_justify="left")
@@ -89,7 +89,9 @@ def table(scores: Scores, title: str) -> "Table":
     for column in ("IoU", "precision", "recall"):
         shown.add_column(column, justify="right")
     for c in FOREGROUND:
-        shown.add_row(c.name, *(show(value) for value in scores.classes[c.key].values()))
+        found = scores.classes[c.key]
+        others = ("-" if math.isnan(found[name]) else show(found[name]) for name in ("precision", "recall"))
+        shown.add_row(c.name, show(found["iou"]), *others)
     shown.add_row("mIoU", show(scores.miou), style="bold")
     return shown
 

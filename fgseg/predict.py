@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import nn
 
-DONE, INCOMPLETE = 0, 1
+DONE, INCOMPLETE, INTERRUPTED = 0, 1, 130
 QUALITY = 92
 """Of the overlays' JPEG."""
 
@@ -159,12 +159,18 @@ def save(image: "Image.Image", path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 all done, 1 some pictures could not be done, 2 the user's mistake."""
+    """The command line; returns the exit code.
+
+    0 all done, 1 some pictures could not be done, 2 the user's mistake, 130 interrupted.
+    """
     try:
         return run(parse(arguments))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on with the pictures that are left", file=sys.stderr)
+        return INTERRUPTED
     except OSError as error:
         print(f"error: --out: {error.filename} cannot be written ({error.strerror})", file=sys.stderr)
         return INCOMPLETE

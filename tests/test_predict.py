@@ -98,6 +98,26 @@ def test_masks_that_are_there_are_left_unless_overwrite_says_so(
     assert mask_of(tmp_path / "out" / "x.png").shape == FRAME
 
 
+def test_interrupted_call_is_continued_by_the_same_one(
+    model: str, frame: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for name in ("a", "b"):
+        Image.fromarray(frame).save(tmp_path / f"{name}.png")
+    command = [model, str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--out", str(tmp_path / "out")]
+
+    def interrupt(path: Path) -> Image.Image:
+        if path.name == "b.png":
+            raise KeyboardInterrupt
+        return Image.open(path).convert("RGB")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fgseg.predict.open_upright", interrupt)
+        assert main(command) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert main(command) == 0
+    assert "1 of 2 pictures done, 1 there already" in capsys.readouterr().out
+
+
 def test_pictures_with_one_name_are_refused(tmp_path: Path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
