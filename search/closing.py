@@ -2,12 +2,11 @@
 
 import shlex
 import sys
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from fgseg.store import is_local, join
+from fgseg.store import join, open_store
 from search.masking import public_address
 from search.place import MODEL, PAGE
 from search.plan import Plan
@@ -24,7 +23,7 @@ def show_end(plan: Plan, console: Console, summary: Summary, finished: bool) -> 
         console.print()
         console.print(score_table(summary, summary.best))
     lines = {"results": plan.folder, "look": mlflow_command(plan), "continue": continue_command(plan, finished)}
-    if is_local(model) and Path(model).is_dir():
+    if open_store(model).list():
         lines["use"] = shlex.join(["python", "-m", "fgseg.predict", model, "PHOTOS", "--out", "DIR"])
     if PAGE in plan.place.report_store.list():
         lines = {"report": join(plan.folder, "report", PAGE)} | lines

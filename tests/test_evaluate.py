@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -15,6 +16,9 @@ from fgseg.trained import find_trained
 from search.export import export
 from search.ledger import Ledger
 from search.place import Place
+
+if TYPE_CHECKING:
+    from bucket_server import Bucket
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +40,15 @@ def test_scores_are_the_training_s_own_to_the_last_bit(study: tuple[Place, Ledge
         found = json.loads((tmp_path / "scores.json").read_text())
         assert (found["confusion"], found["miou"]) == (last.confusion, last.miou)
         assert {k: v["iou"] for k, v in found["classes"].items()} == last.to_json()["iou"]
+
+
+def test_model_in_a_bucket_is_judged_like_one_on_the_disk(
+    study: tuple[Place, Ledger], config: str, bucket: "Bucket", tmp_path: Path
+):
+    address, written = export(*study, out=bucket.address("models/tiny"))
+    assert written and export(*study, out=address) == (address, False)
+    assert main([address, "--config", config, "--device", "cpu", "--out", str(tmp_path / "scores.json")]) == 0
+    assert json.loads((tmp_path / "scores.json").read_text())["miou"] == study[1].trial(0).epochs[-1].miou
 
 
 def test_table_shows_every_class(study: tuple[Place, Ledger], config: str, capsys: pytest.CaptureFixture[str]):
