@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fgseg.config import ConfigError
+from fgseg.object_store import ObjectStoreError
 from search.command_line import MISTAKE, Parser
 from search.ledger import LedgerError
 from search.masking import public_address
@@ -42,7 +43,7 @@ def audit(
 
     Raises:
         ConfigError: there is no such study or storage.
-        LedgerError: the ledger's database fails.
+        LedgerError, ObjectStoreError: the ledger's database or the bucket fails.
     """
     return list(audit_place(find_place(storage, study, tracking_uri, ledger_url), trials, interrupted, tracking))
 
@@ -157,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
-    except LedgerError as error:
+    except (LedgerError, ObjectStoreError) as error:
         broken = [str(error)]
     for line in broken:
         print(line)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fgseg.config import PATH_NAME, ConfigError
-from fgseg.store import Store, absolute, is_local, join, open_store
+from fgseg.store import Store, absolute, check_store, is_local, join, open_store
 from search.masking import public_address
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def find_place(
             raise ConfigError(f"--storage: no folder {folder}; name the folder of studies")
         if Path(place.folder).resolve() != Path(place.folder):
             raise ConfigError(f"--study: {study} leads out of {folder}; give the storage where it really is")
+    else:
+        check_store(place.storage, "--storage")
     return place
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgseg.config import ConfigError
+from fgseg.object_store import ObjectStoreError
 from fgseg.store import open_store
 from search.command_line import MISTAKE, Parser
 from search.ledger import Ledger, LedgerError, LockedError
@@ -141,7 +142,7 @@ def settings_of(ledger: Ledger) -> "TrialSettings":
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 MLflow or the ledger fails, 2 the user's mistake."""
+    """The command line; returns the exit code: 0 done, 1 MLflow, ledger or bucket fails, 2 the user's mistake."""
     try:
         options = parse(arguments)
         return run(options)
@@ -162,7 +163,7 @@ def run(options: argparse.Namespace) -> int:
         else:
             sync(place)
             print(f"study {place.study}: MLflow at {public_address(place.tracking_uri)} holds everything")
-    except (LedgerError, TrackingError) as error:
+    except (LedgerError, ObjectStoreError, TrackingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAULT
     return DONE

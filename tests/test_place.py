@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
+from bucket_server import Bucket
 from kept_study import begin
 from postgres_server import PASSWORD, Server
 
 from fgseg.config import ConfigError
 from fgseg.store import open_store
 from search import database
+from search.audit import main as audit
 from search.database import check_database
 from search.ledger import Ledger
 from search.mark import MARK, check_mark, leave_mark
@@ -80,6 +82,13 @@ def test_password_may_come_from_the_environment(postgres: Server, monkeypatch: p
 @pytest.mark.parametrize("address", ["postgres://u@h/d", "postgresql://u@h/d", "postgresql+psycopg://u@h/d"])
 def test_every_spelling_of_an_address_is_one_ledger(address: str):
     assert normal_ledger(address) == "postgresql+psycopg://u@h/d"
+
+
+def test_study_in_a_bucket_that_does_not_exist_is_told(bucket: Bucket, capsys: pytest.CaptureFixture[str]):
+    storage = bucket.address("runs").replace("studies", "nowhere")
+    places = ["--storage", storage, "--ledger-url=sqlite:////tmp/none.db", TRACKING]
+    assert audit(["--study=s", *places]) == 2
+    assert capsys.readouterr().err == "error: --storage: there is no bucket nowhere; create it first\n"
 
 
 def test_password_in_a_query_is_masked():
