@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,20 +15,21 @@ from fgseg.data import check as check_data
 from fgseg.data import fingerprint, load_splits
 from fgseg.object_store import ObjectStoreError
 from fgseg.store import check_store, open_store
-from fgseg.weights import VARIANTS, check_weights, fetch_weights
+from fgseg.weights import check_weights, fetch_weights
+from search.assignment import absolute, make_job
 from search.closing import mlflow_command, show_end, study_command
 from search.database import check_database
 from search.desk import Desk
 from search.finish import finish
-from search.job import Job
-from search.ledger import Ask, Ledger, LedgerError, LockedError
+from search.ledger import Ledger, LedgerError, LockedError
 from search.lock import StudyLock
 from search.mark import check_mark, leave_mark
 from search.masking import public_address
+from search.nodes import versions
 from search.plan import Plan, check_identity, differences
 from search.progress import Progress
 from search.report_writer import ReportWriter
-from search.resources import Resources
+from search.resources import is_private
 from search.roll_call import reach
 from search.shelf import Shelf
 from search.signals import CODES, Interrupted, Signals
@@ -247,6 +247,7 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> i
             note=progress.note,
         )
         pulse = Pulse(resources, progress.tell)
+        alike = {} if is_private(plan.search) else versions() | {"data": ledger.identity["data"]}
 
         def must_stop() -> bool:
             if pulse.lost():
@@ -256,7 +257,7 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> i
             return bool(watch.signals.received or desk.fault)
 
         try:
-            run_trials(desk, lambda ask: make_job(plan, resources, ask), resources, pulse, must_stop)
+            run_trials(desk, lambda ask: make_job(plan, resources, alike, ask), resources, pulse, must_stop)
         except Interrupted:
             outlets.console.print("stopping; the open trials can be continued")
     if watch.signals.received:
@@ -264,34 +265,6 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> i
     if desk.fault:
         print(f"error: study {plan.study}: {desk.fault}", file=sys.stderr)
     return FAULT if desk.fault else DONE
-
-
-def make_job(plan: Plan, resources: Resources, ask: Ask) -> Job:
-    """What a worker needs to know about one start of a trial; a repeat is to be judged on the test split as well."""
-    return Job(
-        number=ask.number,
-        attempt=ask.attempt,
-        settings=absolute(plan.trial_settings(ask)),
-        folder=plan.trial_folder(ask.number),
-        threads=resources.threads,
-        gpus=resources.gpus,
-        on_oom=plan.search.on_oom,
-        test=ask.repeat is not None,
-        processes=resources.processes,
-        cpus=resources.cpus,
-    )
-
-
-def absolute(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same settings with paths that hold in a worker, which has another current folder."""
-    paths = {}
-    for key in ("data.root", "data.cache", "model.name"):
-        path = Path(settings[key] or "").expanduser()
-        if settings[key] in VARIANTS and key == "model.name":
-            continue
-        if settings[key] and (path.exists() or key == "data.cache"):  # a hub id names no path
-            paths[key] = str(path.resolve())
-    return settings | paths
 
 
 def study_facts(plan: Plan, ledger: Ledger) -> dict[str, Any]:

@@ -30,6 +30,8 @@ class Job:
     """Processes that train the model together, each on its part of every batch."""
     cpus: float = 1
     """Processor cores that Ray reserves for all of them."""
+    alike: dict[str, str] = field(default_factory=dict)
+    """What the node must have like the driver: versions by library and, as `data`, the fingerprint; empty: anything."""
 
 
 @dataclass

@@ -3,12 +3,13 @@
 import errno
 import gc
 import logging
+import socket
 from collections.abc import Callable
 from typing import Any
 
 from ray import get_runtime_context, tune
 
-from fgseg.config import Layer, RunConfig, build
+from fgseg.config import ConfigError, Layer, RunConfig, build
 from fgseg.epoch import EpochResult, SupersededError
 from fgseg.object_store import ObjectStoreError
 from search.job import Job, Report
@@ -21,6 +22,10 @@ Send = Callable[[Report], None]
 """Tells the driver where a trial stands."""
 Learn = Callable[[Job, RunConfig, Report, Send], None]
 """Trains a job's model with these settings; see `learn`."""
+
+
+class OtherNodeError(Exception):
+    """This node is not what the driver is: what it computes does not belong into the study."""
 
 
 class LostProcessError(Exception):
@@ -89,9 +94,13 @@ def carry_out(job: Job, send: Send, learn: Learn = learn) -> None:
     listener = Listener(report.notes)
     logging.getLogger("fgseg").addHandler(listener)
     try:
+        check_node(job)
         work(job, report, send, learn)
     except SupersededError:
         return
+    except OtherNodeError as error:
+        report.halt = str(error)
+        send(report)
     except LostProcessError:
         raise
     except OSError as error:
@@ -103,6 +112,26 @@ def carry_out(job: Job, send: Send, learn: Learn = learn) -> None:
         send(report)
     finally:
         logging.getLogger("fgseg").removeHandler(listener)
+
+
+def check_node(job: Job) -> None:
+    """Raise OtherNodeError where a node differs: one that joins late has missed the roll call (see roll_call.py)."""
+    if not job.alike:
+        return
+    from fgseg.data import fingerprint, load_splits
+    from search.nodes import versions
+
+    run = build([Layer(f"trial {job.number}", job.settings)])
+    try:
+        data = fingerprint(load_splits(run.data, ("train", "val", "test") if job.test else ("train", "val")))
+    except ConfigError as error:
+        raise OtherNodeError(f"the node {socket.gethostname()} cannot read the data ({error})") from None
+    found = versions() | {"data": data}
+    if found != job.alike:
+        wrong = ", ".join(
+            f"{key} {found.get(key)}, not {value}" for key, value in job.alike.items() if value != found.get(key)
+        )
+        raise OtherNodeError(f"the node {socket.gethostname()} has {wrong}; take it out of the cluster")
 
 
 def work(job: Job, report: Report, send: Send, learn: Learn) -> None:

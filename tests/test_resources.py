@@ -3,8 +3,8 @@
 import pytest
 
 from fgseg.config import ConfigError
+from search.assignment import absolute
 from search.config import SearchConfig
-from search.driver import absolute
 from search.resources import Node, share, share_cluster
 
 

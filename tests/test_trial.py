@@ -12,6 +12,7 @@ import fgseg.heldout
 import fgseg.train
 from fgseg.object_store import ObjectStoreError
 from search.job import Job, Report
+from search.nodes import versions
 from search.trial import carry_out
 
 
@@ -168,3 +169,16 @@ def test_bucket_that_fails_halts_the_run_and_leaves_the_trial_open(job: Job, mon
     monkeypatch.setattr(fgseg.train, "train", broken(ObjectStoreError("the object store fails: no answer")))
     (report,) = reports(job)
     assert (report.halt, report.error) == ("the object store fails: no answer", None)
+
+
+def test_node_that_joined_late_and_differs_stops_the_run_before_it_trains(job: Job):
+    (sent,) = reports(replace(job, alike={"fgsearch": "0.0.1"}))
+    assert sent.halt is not None
+    assert "not 0.0.1" in sent.halt
+    assert sent.epochs == []
+
+
+def test_node_that_is_like_the_drivers_trains(job: Job, tiny):
+    splits = fgseg.data.load_splits(tiny().data, ("train", "val"))
+    sent = reports(replace(job, alike=versions() | {"data": fgseg.data.fingerprint(splits)}))
+    assert (sent[-1].halt, len(sent[-1].epochs)) == (None, 2)
