@@ -47,7 +47,9 @@ def mlflow_command(plan: Plan) -> str:
     address = public_address(plan.tracking_uri)
     if address.startswith("http"):
         return address
-    return f"mlflow server --backend-store-uri {shlex.quote(address)}  # then open http://127.0.0.1:5000"
+    return (
+        f"mlflow server --backend-store-uri {shlex.quote(address)}  # then open http://127.0.0.1:5000, Model training"
+    )
 
 
 def study_command(plan: Plan, module: str) -> str:

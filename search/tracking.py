@@ -238,8 +238,8 @@ class Mirror:
         if record.test is not None:
             judged = record.epochs[record.test.epoch - 1]
             self.write_point(run, record.test.metrics(), judged.epoch, judged.wall_time)
-        if record.state == "complete" and self.card.trials and SHOWN not in run.tags:
-            count = log_overlays(self.client, run.run_id, self.card.trials, record.number)
+        wanted = record.state == "complete" and self.card.trials and SHOWN not in run.tags
+        if wanted and (count := log_overlays(self.client, run.run_id, self.card.trials, record.number)):
             self.write_facts(run, {SHOWN: str(count)}, {})
         self.write_status(run, status, ending, last_moment(record))
 
