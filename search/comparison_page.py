@@ -16,6 +16,8 @@ SHOWN = (
     *("train.epochs", "train.batch_size", "train.lr", "train.select"),
 )
 """Settings that are named at the head of the page."""
+WIDTH = 120
+"""Columns of text where no terminal says how many it has."""
 MEANS = ("mIoU", "mean")
 """What the last row of a table is called."""
 
@@ -48,6 +50,8 @@ def markdown_row(texts: list[str]) -> str:
 
 def print_tables(comparison: dict[str, Any], console: Console) -> None:
     """The same on the terminal."""
+    if not console.is_terminal:
+        console = Console(file=console.file, width=WIDTH)
     for line in introduction(comparison):
         console.print(line, highlight=False, markup=False)
     for page in pages(comparison):
@@ -130,7 +134,7 @@ def method(comparison: dict[str, Any], tests: int) -> str:
     drawn = f"{count(seeds, 'seed')} and {count(comparison['images'], 'frame')}"
     return (
         f"Paired bootstrap over {drawn} ({comparison['resamples']} resamples), Student's t; "
-        f"p corrected for {count(tests, 'comparison')} per row (Holm)."
+        f"p corrected for {count(tests, 'comparison')} per row (Holm), the intervals are not."
     )
 
 
@@ -180,13 +184,16 @@ def pairs_page(comparison: dict[str, Any], titles: dict[str, str]) -> Page:
 def boundary_page(comparison: dict[str, Any]) -> Page:
     """Boundary IoU beside IoU."""
     families = comparison["families"]
-    header = ["Class", *(f"{f['title']}: {kind}" for f in families for kind in ("IoU", "boundary IoU"))]
+    header = ["Class", *(text for f in families for text in (f["title"], "boundary"))]
     rows = [
         [name(row), *(number(f[measure][row]["value"]) for f in families for measure in ("iou", "boundary_iou"))]
         for row in families[0]["iou"]
     ]
     rows[-1][0] = "mean"
-    note = "Boundary IoU counts the rims of the masks only, 2 % of the image's diagonal wide (Cheng et al., 2021)."
+    note = (
+        "Of each family IoU, then boundary IoU, which counts the rims of the masks only, "
+        "2 % of the image's diagonal wide (Cheng et al., 2021)."
+    )
     return Page("IoU and boundary IoU", header, rows, [note])
 
 
