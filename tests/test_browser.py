@@ -1,0 +1,203 @@
+"""MLflow as a person sees it: a real server, a real browser, after the README's search and one of another family.
+
+Screenshots are left in pytest's temporary folder (`browser*/`).
+"""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from conftest import Finished, absent
+
+from fgseg.labels import FOREGROUND
+from search.ledger import Ledger
+from search.record import TrialRecord
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FAMILY = ("--space", "baseline", "--study", "quickstart-baseline", "--trials", "1", "--set", "train.epochs=1")
+SMALL = ("--set", "data.train=8", "--set", "data.height=64", "--set", "data.width=128")
+
+
+@dataclass(frozen=True)
+class Site:
+    """The pages of one server in one browser."""
+
+    browser: Any
+    base: str
+    folder: Path
+
+    @property
+    def text(self) -> str:
+        return str(self.browser.execute_script("return document.body.innerText"))
+
+    def open(self, path: str) -> None:
+        self.browser.get(f"{self.base}/#/{path}{'&' if '?' in path else '?'}workflowType=machine_learning")
+
+    def until(self, holds: Callable[[], Any], limit_s: float = 40) -> Any:
+        end = time.monotonic() + limit_s
+        while not (found := holds()) and time.monotonic() < end:
+            time.sleep(0.2)
+        return found
+
+    def shows(self, *texts: str) -> bool:
+        return bool(self.until(lambda: all(text in self.text for text in texts)))
+
+    def click(self, selector: str, at: int = 0) -> None:
+        find = "return document.querySelectorAll(arguments[0])[arguments[1]]"
+        element = self.until(lambda: self.browser.execute_script(find, selector, at))
+        self.browser.execute_script("arguments[0].click()", element)
+
+    def shot(self, name: str) -> None:
+        self.browser.save_screenshot(str(self.folder / f"{name}.png"))
+
+    def rows(self) -> list[str]:
+        """The names of the runs that the table lists, from above."""
+        cells = "return [...document.querySelectorAll('[role=row]')].sort((a, b) => a.rowIndex - b.rowIndex)"
+        script = cells.replace("a.rowIndex - b.rowIndex", "a.ariaRowIndex - b.ariaRowIndex")
+        script += ".map(r => r.querySelector('a[href*=\"/runs/\"]')).filter(a => a).map(a => a.innerText.trim())"
+        return list(self.browser.execute_script(script))
+
+
+@pytest.fixture(scope="module")
+def storage(quickstart: Finished, search, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of the quickstart, and in it a small study of another family; other tests count the quickstart's."""
+    if not BROWSER or not DRIVER:
+        absent("the browser test needs chromium and chromium-driver")
+    if find_spec("selenium") is None:
+        absent("the browser test needs selenium")
+    assert quickstart.code == 0, quickstart.output
+    copy = tmp_path_factory.mktemp("browser-storage") / "runs"
+    shutil.copytree(quickstart.storage, copy)
+    done = search(copy, *FAMILY, *SMALL)
+    assert done.code == 0, done.output
+    return copy
+
+
+@pytest.fixture(scope="module")
+def trials(storage: Path) -> list[TrialRecord]:
+    """The trials of the quickstart, best first."""
+    records = Ledger(f"sqlite:///{storage / 'quickstart-bas_cp' / 'study.db'}", "quickstart-bas_cp").trials()
+    return sorted(records, key=lambda t: -(t.value or 0))
+
+
+@pytest.fixture(scope="module")
+def site(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("browser")
+    command = [str(Path(sys.executable).parent / "mlflow"), "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{storage / 'mlflow.db'}"]
+    options = webdriver.ChromeOptions()
+    for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(option)
+    options.add_argument("--window-size=1600,1000")
+    options.binary_location = str(BROWSER)
+    with (folder / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        base = f"http://127.0.0.1:{port}"
+        browser = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+        try:
+            site = Site(browser, base, folder)
+            assert site.until(lambda: healthy(base), 60), (folder / "server.log").read_text()
+            yield site
+        finally:
+            browser.quit()
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def healthy(base: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{base}/health", timeout=5) as answer:
+            return bool(answer.read() == b"OK")
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def runs(site: Site) -> dict[str, str]:
+    """The id of every run by its name."""
+    from search.tracking import load_client
+
+    client = load_client()(tracking_uri=site.base)
+    experiment = client.get_experiment_by_name("quickstart").experiment_id
+    return {run.info.run_name: run.info.run_id for run in client.search_runs([experiment])}
+
+
+def test_person_who_chooses_model_training_sees_both_studies_and_their_trials_nested(site: Site):
+    site.browser.get(f"{site.base}/#/experiments/1")
+    assert site.shows("Model training")
+    toggle = "return [...document.querySelectorAll('[role=button]')].find(e => e.innerText == 'Model training')"
+    site.browser.execute_script("arguments[0].click()", site.until(lambda: site.browser.execute_script(toggle)))
+    assert site.shows("quickstart-bas_cp", "quickstart-baseline")
+    assert "bas_cp/000" not in site.text
+    site.shot("studies")
+    unfold = "[...document.querySelectorAll('[role=row]')].find(r => r.innerText.includes('quickstart-bas_cp'))"
+    site.browser.execute_script(f"{unfold}.querySelector('button').click()")
+    assert site.shows("bas_cp/000", "bas_cp/007")
+    site.shot("trials")
+
+
+@pytest.mark.parametrize("metric", ["val/miou", "val/iou/car"])
+@pytest.mark.parametrize("rising", [False, True])
+def test_columns_of_metrics_sort_the_trials(site: Site, trials: list[TrialRecord], metric: str, rising: bool):
+    scores = {f"bas_cp/{t.number:03d}": t.epochs[-1].metrics()[metric] for t in trials}
+    order = sorted(scores, key=lambda name: scores[name], reverse=not rising)
+    query = quote("tags.fgseg.kind = 'trial' and tags.fgseg.space = 'bas_cp'")
+    key = quote(f"metrics.`{metric}`")
+    site.open(f"experiments/1/runs?searchFilter={query}&orderByKey={key}&orderByAsc={str(rising).lower()}")
+    assert site.until(lambda: site.rows() == order), site.rows()
+    site.shot(f"sorted-{metric.replace('/', '-')}-{'up' if rising else 'down'}")
+
+
+def test_page_of_a_trial_shows_state_family_and_settings(site: Site, runs: dict[str, str], trials: list[TrialRecord]):
+    name = f"bas_cp/{trials[0].number:03d}"
+    site.open(f"experiments/1/runs/{runs[name]}")
+    assert site.shows(name, "Finished", "quickstart-bas_cp", "BAS + copy-paste", "copy_paste.prob", "train.lr")
+    assert site.shows("val/miou", *(f"val/iou/{c.key}" for c in FOREGROUND[:2]))
+    site.shot("trial")
+
+
+def test_curves_of_a_trial_have_one_point_an_epoch(site: Site, runs: dict[str, str]):
+    site.open(f"experiments/1/runs/{runs['bas_cp/000']}/model-metrics")
+    drawn = "return [...document.querySelectorAll('.js-plotly-plot')].map(p => p.data[0].x.length)"
+    assert site.until(lambda: len(site.browser.execute_script(drawn)) >= 2)
+    assert set(site.until(lambda: site.browser.execute_script(drawn))) == {5}
+    site.shot("curves")
+
+
+def test_overlays_of_a_trial_are_among_its_artifacts(site: Site, runs: dict[str, str]):
+    site.open(f"experiments/1/runs/{runs['bas_cp/000']}/artifacts/overlays")
+    assert site.shows("overlays", ".png")
+    site.shot("overlays")
+
+
+def test_report_is_among_the_artifacts_of_the_study(site: Site, runs: dict[str, str]):
+    site.open(f"experiments/1/runs/{runs['quickstart-bas_cp']}/artifacts/report")
+    assert site.shows("report.html", "history.png")
+    site.shot("report")
+
+
+def test_two_families_compare_in_one_view_with_parallel_coordinates_and_classes(site: Site, runs: dict[str, str]):
+    chosen = [runs[name] for name in ("bas_cp/000", "bas_cp/001", "baseline/000")]
+    site.open(f"compare-runs?runs={quote(json.dumps(chosen))}&experiments={quote(json.dumps(['1']))}")
+    assert site.shows("Comparing 3 Runs from 1 Experiment", "Parallel Coordinates Plot", "bas_cp/001", "baseline/000")
+    assert site.shows("val/miou", *(f"val/iou/{c.key}" for c in FOREGROUND))
+    site.shot("compare")
