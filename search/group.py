@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
+from ray.tune.trainable import wrap_function
 
 from fgseg import config as settings
 from search.job import Job, Report
@@ -33,9 +34,27 @@ BROKEN = ("Connection closed by peer", "Connection reset by peer")
 """What gloo says in a process when another one has died."""
 
 
+idle = threading.Event()
+"""Set while this process has no group of processes."""
+idle.set()
+
+
 def run_group_trial(config: dict[str, Any]) -> None:
-    """Ray Tune's trainable for a job of several processes; see `search.trial.run_trial`."""
+    """Train a job in several processes; see `search.trial.run_trial`."""
     carry_out(Job(**config), send_to_driver, learn_in_group)
+
+
+class GroupTrial(wrap_function(run_group_trial)):  # type: ignore[misc]
+    """Ray Tune's trainable for jobs of several processes."""
+
+    def cleanup(self) -> None:
+        """End the trial, and wait for its processes.
+
+        Were this process to end first, Ray Train's controller would be killed and what it has reserved stay reserved:
+        its own cleaner asks the dashboard, which a private cluster has not.
+        """
+        super().cleanup()
+        idle.wait(STOP_S)
 
 
 def learn_in_group(job: Job, run: settings.RunConfig, report: Report, send: Send) -> None:
@@ -45,6 +64,7 @@ def learn_in_group(job: Job, run: settings.RunConfig, report: Report, send: Send
         LostProcessError: one of them has died.
         Exception: what the training raised in one of them.
     """
+    idle.clear()
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
     end: Future[None] = Future()
     thread = threading.Thread(target=train_group, args=(job, report.to_json(), mailbox, end), daemon=True)
@@ -63,6 +83,7 @@ def learn_in_group(job: Job, run: settings.RunConfig, report: Report, send: Send
     finally:
         ray.kill(mailbox)  # a process that waits for an answer stops
         thread.join(STOP_S)
+        idle.set()
 
 
 def train_group(job: Job, report: str, mailbox: Any, end: "Future[None]") -> None:

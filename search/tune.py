@@ -87,16 +87,16 @@ class LedgerScheduler(FIFOScheduler):
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
 
-def trainable(resources: Resources) -> Callable[[dict[str, Any]], None]:
+def trainable(resources: Resources) -> Any:
     """What Ray runs for a trial.
 
     Several processes reserve what they need themselves while their trial only waits; a byte is the least Ray takes.
     """
     if resources.processes == 1:
         return tune.with_resources(run_trial, {"cpu": resources.cpus, "gpu": resources.gpus})
-    from search.group import run_group_trial  # imports Ray Train
+    from search.group import GroupTrial  # imports Ray Train
 
-    return tune.with_resources(run_group_trial, {"cpu": 0, "memory": 1})
+    return tune.with_resources(GroupTrial, {"cpu": 0, "memory": 1})
 
 
 def run_trials(
