@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search.api import SearchStoppedError, Study, open_study, run_search
+    from search.api import SearchStoppedError, Study, compare_families, open_study, run_search
 
-__all__ = ["SearchStoppedError", "Study", "open_study", "run_search"]
+__all__ = ["SearchStoppedError", "Study", "compare_families", "open_study", "run_search"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,17 +1,22 @@
-"""The same verbs in Python: `search.run_search`, `search.open_study` and what a `Study` can do."""
+"""The verbs in Python: `search.run_search`, `search.compare_families`, `search.open_study`, and those of a `Study`."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fgseg.store import join, open_store
 from search.audit import audit_place
+from search.compare import name_of, plans_from
+from search.comparison_run import run as compare
 from search.delete import delete
 from search.driver import DONE, drive
 from search.export import export
-from search.place import Place, find_place
-from search.plan import make_plan
+from search.place import PAGE, Place, find_place
+from search.plan import COMPARISONS, make_plan
 from search.record import TrialRecord
+from search.report import write_report
 from search.signals import CODES, Signals
 from search.sync import sync
 
@@ -67,6 +72,11 @@ class Study:
         """Write a trial, by default the best, as a Transformers folder, by default `model` in the study's folder."""
         return export(self.place, self.place.open_ledger(), trial, None if out is None else str(out))[0]
 
+    def report(self) -> str:
+        """Write the report anew; returns the address of its page."""
+        write_report(self.place)
+        return join(self.place.folder, "report", PAGE)
+
     def delete(self) -> None:
         """Remove it whole: ledger, folders, MLflow runs.  Nobody is asked."""
         delete(self.place)
@@ -97,10 +107,7 @@ def run_search(
     plan = make_plan(space, config, settings or {}, search, study)
     with Signals() as signals:
         code = drive(plan, signals)
-    if code in CODES.values():
-        raise KeyboardInterrupt
-    if code != DONE:
-        raise SearchStoppedError(f"study {plan.study} was stopped by a fault; the same call continues it")
+    finish(code, f"study {plan.study}")
     return Study(plan.place)
 
 
@@ -111,3 +118,51 @@ def open_study(
     place = find_place(storage, study, tracking_uri, ledger_url)
     place.open_ledger()
     return Study(place)
+
+
+def compare_families(
+    spaces: Sequence[str],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    point: str = "start",
+    seeds: int = 3,
+    config: str = "configs/quickstart.yaml",
+    studies: Sequence[str] | None = None,
+    name: str | None = None,
+    **search: Any,
+) -> dict[str, Any]:
+    """Train families with several seeds and judge them on the test split, like `python -m search.compare`.
+
+    Args:
+        spaces: approach families, such as ["baseline", "bas_cp"].
+        settings: what `--set` takes, by dotted name.
+        point: "start" of each space, or "best" of each study.
+        seeds: repeats of each family.
+        config: a file of settings.
+        studies: their studies, in the same order; by default `<config>-<space>`.
+        name: of the comparison, by default `<config>-<point>`.
+        search: settings of the search by the names of `SearchConfig`.
+
+    Returns:
+        What `comparison.json` holds: tables, intervals and p-values of each family and each difference.
+
+    Raises:
+        ConfigError, SearchStoppedError, KeyboardInterrupt: as `run_search`.
+    """
+    plans = plans_from(
+        spaces, studies=studies, point=point, seeds=seeds, config=config, assignments=settings or {}, search=search
+    )
+    name = name_of(name, plans, point)
+    with Signals() as signals:
+        finish(compare(plans, name, point, signals), "the comparison")
+    folder = join(plans[0].place.storage, COMPARISONS, name)
+    content: dict[str, Any] = json.loads(open_store(folder).get("comparison.json"))
+    return content
+
+
+def finish(code: int, what: str) -> None:
+    """Raise what the exit code of a command means, unless it is that of success."""
+    if code in CODES.values():
+        raise KeyboardInterrupt
+    if code != DONE:
+        raise SearchStoppedError(f"{what} was stopped by a fault; the same call continues it")

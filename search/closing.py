@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -62,13 +63,22 @@ def study_command(plan: Plan, module: str) -> str:
     return shlex.join(["python", "-m", module, *arguments])
 
 
+def as_called() -> list[str]:
+    """The words of the command that was given; a password never reaches the screen."""
+    program = Path(sys.argv[0])
+    ours = program.parent.name == "search"
+    start = ["python", "-m", f"search.{program.stem}"] if ours else ["python", str(program)]
+    return [*start, *map(public_address, sys.argv[1:])]
+
+
 def continue_command(plan: Plan, finished: bool) -> str:
     """The command that goes on with the study: the same one, with a larger budget if that is used up."""
-    arguments = [public_address(argument) for argument in sys.argv[1:]]  # a password never reaches the screen
-    arguments = [argument for argument in arguments if argument != "--accept-changes"]
-    if finished:
-        arguments = [*without_option(arguments, "--trials"), "--trials", str(2 * plan.search.trials)]
-    return shlex.join(["python", "-m", "search.run", *arguments])
+    words = [word for word in as_called() if word != "--accept-changes"]
+    if not finished:
+        return shlex.join(words)
+    if words[1] != "-m":
+        return "the same call with more trials"
+    return shlex.join([*without_option(words, "--trials"), "--trials", str(2 * plan.search.trials)])
 
 
 def without_option(arguments: list[str], name: str) -> list[str]:

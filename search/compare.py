@@ -3,7 +3,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,14 +27,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def carry_out(options: argparse.Namespace, signals: Signals) -> int:
     """Train what is missing of every family's repeats, then write the comparison; returns the exit code."""
-    plans = plans_from(options)
+    plans = plans_from(
+        options.spaces,
+        studies=options.studies,
+        point=options.point,
+        seeds=options.seeds,
+        config=options.config,
+        assignments=parse_assignments(options.set),
+        search=flags(options),
+    )
     if options.dry_run:
         from search.comparison_run import print_plans
 
         return print_plans(plans)
     from search.comparison_run import run  # imports of seconds come after the mistakes that need none of them
 
-    return run(plans, name_of(options, plans), options.point, signals)
+    return run(plans, name_of(options.name, plans, options.point), options.point, signals)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -43,12 +51,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--spaces", nargs="+", metavar="NAME", required=True, help="approach families, such as baseline bas bas_cp slc")
     add("--studies", nargs="+", metavar="NAME", help="their studies, in the same order (default: <config>-<space>)")
-    add(
-        "--point",
-        choices=POINTS,
-        default="start",
-        help="train each space's start, or its study's best (default: start)",
-    )
+    add("--point", default="start", metavar="POINT", help="train each space's start (default), or its study's best")
     add(
         "--seeds", type=int, default=3, metavar="N", help="repeats of each family, with seeds of their own (default: 3)"
     )
@@ -58,24 +61,44 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def plans_from(options: argparse.Namespace) -> list[Plan]:
-    """The repeats of every family, resolved and checked as far as that needs no data; raises ConfigError."""
-    if options.seeds < 1:
-        raise ConfigError(f"--seeds: got {options.seeds}, must be 1 or more")
-    studies = options.studies or [None] * len(options.spaces)
-    if len(studies) != len(options.spaces):
-        raise ConfigError(
-            f"--studies: got {len(studies)} names for {len(options.spaces)} spaces, one for each is needed"
-        )
-    if len(set(options.spaces)) != len(options.spaces):
-        raise ConfigError(f"--spaces: got {' '.join(options.spaces)}, each may be named once")
-    assignments = parse_assignments(options.set)
+def plans_from(
+    spaces: Sequence[str],
+    *,
+    studies: Sequence[str] | None,
+    point: str,
+    seeds: int,
+    config: str,
+    assignments: Mapping[str, Any],
+    search: Mapping[str, Any],
+) -> list[Plan]:
+    """The repeats of every family, resolved and checked as far as that needs no data.
+
+    Args:
+        spaces: approach families, each once.
+        studies: their studies, in the same order; by default `<config>-<space>`.
+        point: "start" of the space, or "best" of the study.
+        seeds: repeats of each family.
+        config: a file of settings.
+        assignments: `--set` key by value.
+        search: settings of the search by name; None where not given.
+
+    Raises:
+        ConfigError: the first mistake.
+    """
+    if point not in POINTS:
+        raise ConfigError(f"--point: got {point!r}, must be one of: {', '.join(POINTS)}")
+    if seeds < 1:
+        raise ConfigError(f"--seeds: got {seeds}, must be 1 or more")
+    names: Sequence[str | None] = studies or [None] * len(spaces)
+    if len(names) != len(spaces):
+        raise ConfigError(f"--studies: got {len(names)} names for {len(spaces)} spaces, one for each is needed")
+    if len(set(spaces)) != len(spaces):
+        raise ConfigError(f"--spaces: got {' '.join(spaces)}, each may be named once")
     searches = [
-        make_plan(space, options.config, assignments, flags(options), study)
-        for space, study in zip(options.spaces, studies, strict=True)
+        make_plan(space, config, assignments, search, study) for space, study in zip(spaces, names, strict=True)
     ]
     check_alike(searches)
-    return [repeats_of(plan, options.point, options.seeds) for plan in searches]
+    return [repeats_of(plan, point, seeds) for plan in searches]
 
 
 def check_alike(plans: Sequence[Plan]) -> None:
@@ -136,9 +159,9 @@ def comparable(identity: dict[str, Any]) -> dict[str, Any]:
     return {key: identity[key] for key in ("version", "settings")} | {"space": searched}
 
 
-def name_of(options: argparse.Namespace, plans: Sequence[Plan]) -> str:
-    """The name of the comparison, which is that of its folder; raises ConfigError."""
-    name = options.name or f"{plans[0].experiment}-{options.point}"
+def name_of(name: str | None, plans: Sequence[Plan], point: str) -> str:
+    """The name of the comparison, which is that of its folder, by default `<config>-<point>`; raises ConfigError."""
+    name = name or f"{plans[0].experiment}-{point}"
     if not PATH_NAME.fullmatch(name):
         raise ConfigError(f"--name: got {name!r}, must be letters, digits, dots, dashes and underscores")
     return name

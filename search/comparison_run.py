@@ -16,11 +16,10 @@ from fgseg.config import ConfigError
 from fgseg.data import fingerprint, load_splits
 from fgseg.manifest import verified
 from fgseg.store import join, open_store
-from search.closing import mlflow_command
+from search.closing import as_called, mlflow_command
 from search.comparison import Family, compare
 from search.comparison_page import markdown, print_tables
 from search.ledger import Ledger, State, TrialRecord
-from search.masking import public_address
 from search.plan import COMPARISONS, REPEATS, Plan, check_identity
 from search.projection import StudyCard
 from search.signals import Signals
@@ -45,7 +44,7 @@ def run(plans: Sequence[Plan], name: str, point: str, signals: Signals) -> int:
         console.print(f"study {plan.study}: {plan.space.title}, {len(plan.repeats)} seeds", highlight=False)
         code = drive(plan, signals)
         if code != DONE:
-            console.print(f"continue: {command()}", soft_wrap=True, highlight=False, markup=False)
+            console.print(f"continue: {shlex.join(as_called())}", soft_wrap=True, highlight=False, markup=False)
             return code
     return finish(plans, name, point, console)
 
@@ -146,12 +145,7 @@ def facts(plans: Sequence[Plan], name: str, point: str, missing: list[str]) -> d
     shared = {key: value for key, value in plans[0].run.flat().items() if key not in searched}
     origins = budgets(plans) if point == "best" else []
     known = {"name": name, "point": point, "origins": origins, "settings": shared}
-    return known | {"missing": missing, "command": command()}
-
-
-def command() -> str:
-    """The command as it was given; a password never reaches the screen."""
-    return shlex.join(["python", "-m", "search.compare", *(public_address(argument) for argument in sys.argv[1:])])
+    return known | {"missing": missing, "command": shlex.join(as_called())}
 
 
 def publish(plan: Plan, comparison: dict[str, Any], files: Mapping[str, str], console: Console) -> None:

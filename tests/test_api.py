@@ -11,7 +11,7 @@ from kept_study import finished_study
 
 import search
 from fgseg.config import ConfigError
-from search import Study, open_study, run_search
+from search import Study, compare_families, open_study, run_search
 
 
 def example() -> str:
@@ -23,7 +23,7 @@ def example() -> str:
 
 def test_the_example_of_the_readme_runs_as_it_stands(environment: dict[str, str], tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, "-c", example()], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", example()], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^1 complete 0\.\d+ \d", done.stdout, re.MULTILINE), done.stdout
@@ -49,6 +49,18 @@ def test_a_study_in_python_gives_its_trials_as_rows(tmp_path: Path):
 def test_mistakes_are_those_of_the_command(arguments: tuple, message: str):
     with pytest.raises(ConfigError, match=message):
         run_search(*arguments)
+
+
+def test_mistakes_of_a_comparison_are_those_of_its_command(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"--point: got 'better', must be one of: start, best"):
+        compare_families(["bas"], point="better")
+    with pytest.raises(ConfigError, match=r"no study quickstart-bas"):
+        compare_families(["bas"], point="best", storage=str(tmp_path))
+
+
+def test_report_of_a_study_is_written_anew(tmp_path: Path):
+    finished_study(tmp_path)
+    assert "0.3000" in Path(open_study("s", tmp_path).report()).read_text(encoding="utf-8")
 
 
 def test_an_unknown_setting_of_the_search_names_the_nearest():

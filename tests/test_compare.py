@@ -15,7 +15,7 @@ from real_search import Driver
 from fgseg.boundary import boundary_iou
 from fgseg.metrics import class_iou, miou
 from search.audit import audit
-from search.compare import main, parse, plans_from
+from search.compare import main, plans_from
 from search.comparison import ROWS, Family, compare, scores
 from search.comparison_page import markdown
 from search.comparison_run import budgets
@@ -206,7 +206,7 @@ def test_best_of_a_study_on_other_frames_is_refused(capsys, tmp_path: Path, cach
 def test_best_points_come_with_the_number_of_trials_that_were_searched(tmp_path: Path):
     searched(tmp_path, "bas")
     plan = make_plan("bas", CONFIG, {}, {"storage": str(tmp_path)}, None)
-    (repeats,) = plans_from(parse(["--spaces", "bas", "--point", "best", "--storage", str(tmp_path)]))
+    (repeats,) = plans_from(["bas"], None, "best", 3, "configs/quickstart.yaml", {}, {"storage": str(tmp_path)})
     assert repeats.repeats[0].params == plan.space.start
     assert budgets([repeats]) == ["BAS: trial 000 of 1"]
 
