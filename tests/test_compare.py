@@ -143,7 +143,7 @@ def mistake(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) 
         (["--spaces", "bass"], "no search space 'bass' in configs/spaces; did you mean bas?"),
         (["--name", "a/b"], "--name: got 'a/b', must be letters"),
         (["--point", "best"], "--study: no study quickstart-baseline in"),
-        (["--point", "worst"], "argument --point: invalid choice: 'worst'"),
+        (["--point", "worst"], "--point: got 'worst', must be one of: start, best"),
     ],
 )
 def test_mistake_is_told_in_one_line(capsys, tmp_path: Path, arguments: list[str], says: str):
@@ -206,7 +206,15 @@ def test_best_of_a_study_on_other_frames_is_refused(capsys, tmp_path: Path, cach
 def test_best_points_come_with_the_number_of_trials_that_were_searched(tmp_path: Path):
     searched(tmp_path, "bas")
     plan = make_plan("bas", CONFIG, {}, {"storage": str(tmp_path)}, None)
-    (repeats,) = plans_from(["bas"], None, "best", 3, "configs/quickstart.yaml", {}, {"storage": str(tmp_path)})
+    (repeats,) = plans_from(
+        ["bas"],
+        studies=None,
+        point="best",
+        seeds=3,
+        config="configs/quickstart.yaml",
+        assignments={},
+        search={"storage": str(tmp_path)},
+    )
     assert repeats.repeats[0].params == plan.space.start
     assert budgets([repeats]) == ["BAS: trial 000 of 1"]
 
