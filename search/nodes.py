@@ -5,6 +5,7 @@ Ray's client cannot be given a time limit and ends its process when a cluster is
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -149,14 +150,16 @@ def explain(error: Exception) -> str:
 
 def main() -> int:
     """Connect, say which nodes there are, and ask those that the next line on standard input names."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Ray prints news of the cluster on standard output, which is for answers only
     import ray
 
     ray.init(sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)
-    print(json.dumps([asdict(node) for node in alive_nodes()]), flush=True)
+    print(json.dumps([asdict(node) for node in alive_nodes()]), file=answers, flush=True)
     line = sys.stdin.readline()
     order = json.loads(line) if line.strip() else {"question": {}, "ids": []}
     for told in ask_nodes(order["question"], order["ids"]):
-        print(json.dumps(told), flush=True)
+        print(json.dumps(told), file=answers, flush=True)
     return 0
 
 

@@ -1,5 +1,6 @@
 """What is asked of every node before the first trial, and what an address that is no cluster of ours gives."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from fgseg.config import ConfigError
 from fgseg.store import LocalStore
@@ -100,3 +102,11 @@ def test_address_where_something_else_listens_is_refused_within_half_a_minute(
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: --ray-address: what listens at 127.0.0.1:{silent} does not answer as a Ray cluster")
     assert not (tmp_path / "runs").exists()
+
+
+def test_news_that_ray_prints_do_not_come_between_the_answers(tmp_path: Path):
+    (tmp_path / "ray.py").write_text("def init(*a, **k): print('(raylet) a node has died')\n\ndef nodes(): return []\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-m", "search.nodes", "10.0.0.1:6379"]
+    done = subprocess.run(command, env=environment, input="", capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("[]\n", "(raylet) a node has died\n")
