@@ -201,3 +201,21 @@ def test_two_families_compare_in_one_view_with_parallel_coordinates_and_classes(
     assert site.shows("Comparing 3 Runs from 1 Experiment", "Parallel Coordinates Plot", "bas_cp/001", "baseline/000")
     assert site.shows("val/miou", *(f"val/iou/{c.key}" for c in FOREGROUND))
     site.shot("compare")
+
+
+def test_trials_that_are_ticked_compare_in_parallel_coordinates(site: Site):
+    query, key = quote("tags.fgseg.kind = 'trial' and tags.fgseg.space = 'bas_cp'"), quote("metrics.`val/miou`")
+    site.open(f"experiments/1/runs?searchFilter={query}&orderByKey={key}&orderByAsc=false")
+    assert site.until(lambda: len(site.rows()) == 8), site.rows()
+    rows = "[...document.querySelectorAll('[role=row]')].filter(row => row.innerText.includes(arguments[0]))"
+    box = f"return {rows}.map(row => row.querySelector('input[type=checkbox]')).find(box => box)"
+    for name in ("bas_cp/000", "bas_cp/003"):
+        site.browser.execute_script("arguments[0].click()", site.browser.execute_script(box, name))
+    button = "return [...document.querySelectorAll('button')].find(button => button.innerText.trim() == 'Compare')"
+    site.browser.execute_script("arguments[0].click()", site.until(lambda: site.browser.execute_script(button)))
+    assert site.shows("Comparing 2 Runs from 1 Experiment")
+    plots = "return [...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.data[0])"
+    drawn = site.until(lambda: site.browser.execute_script(plots))
+    assert drawn[0]["type"] == "parcoords"
+    assert {"class_weights.pole", "val/miou"} <= {axis["label"] for axis in drawn[0]["dimensions"]}
+    site.shot("ticked")
