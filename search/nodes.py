@@ -122,7 +122,10 @@ def alive_nodes() -> list[Node]:
 
 
 def ask_nodes(question: dict[str, Any], ids: list[str]) -> Iterator[dict[str, Any]]:
-    """Ask all at once; gives each one's answer under its id as they come, what went wrong on the way as a fault."""
+    """Ask all at once; gives each one's answer under its id as they come, what went wrong on the way as a fault.
+
+    A node that has died since it was listed has None for an answer: a search can do without it.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -133,11 +136,13 @@ def ask_nodes(question: dict[str, Any], ids: list[str]) -> Iterator[dict[str, An
         asked[task.remote(question)] = node
     while asked:
         (done,), _ = ray.wait(list(asked), num_returns=1)
+        node, told = asked.pop(done), None
         try:
             told = ray.get(done)
         except Exception as error:  # the node died, or has no or another fgsearch
-            told = asdict(Answer(faults=[explain(error)]))
-        yield {"id": asked.pop(done), "answer": told}
+            if node in [still.id for still in alive_nodes()]:
+                told = asdict(Answer(faults=[explain(error)]))
+        yield {"id": node, "answer": told}
 
 
 def explain(error: Exception) -> str:

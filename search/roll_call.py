@@ -122,15 +122,15 @@ class RollCall:
             raise ConfigError(f"the cluster at {self.address}: {'; '.join(complaints)}")
 
     def collect(self, question: Question) -> dict[Node, Answer]:
-        """Every node's answer; raises ConfigError if the cluster is lost meanwhile."""
+        """The answer of every node that has not died since; raises ConfigError if the cluster is lost meanwhile."""
         assert self.process.stdin is not None and self.process.stdout is not None
         order = {"question": vars(question), "ids": [node.id for node in self.nodes]}
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
-        told = {fields["id"]: Answer(**fields["answer"]) for fields in map(json.loads, self.process.stdout)}
-        if len(told) < len(self.nodes):
+        told = {fields["id"]: fields["answer"] for fields in map(json.loads, self.process.stdout)}
+        if len(told) < len(self.nodes) or not any(told.values()):
             raise ConfigError(f"--ray-address: the cluster at {self.address} was lost while its nodes were asked")
-        return {node: told[node.id] for node in self.nodes}
+        return {node: Answer(**told[node.id]) for node in self.nodes if told[node.id]}
 
 
 def check_written(store: Store, name: str, told: Answer) -> None:
