@@ -75,8 +75,13 @@ def test_wrong_password_is_told_without_it(postgres: Server):
 
 
 def test_password_may_come_from_the_environment(postgres: Server, monkeypatch: pytest.MonkeyPatch):
+    address = f"postgresql+psycopg://fgsearch@127.0.0.1:{postgres.port}/postgres"
+    monkeypatch.setenv("PGPASSWORD", "another")
+    with pytest.raises(ConfigError, match="password authentication failed"):
+        check_database(address)
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
-    check_database(f"postgresql+psycopg://fgsearch@127.0.0.1:{postgres.port}/postgres")
+    check_database(address)
+    assert not Ledger.exists(address, "s")
 
 
 @pytest.mark.parametrize("address", ["postgres://u@h/d", "postgresql://u@h/d", "postgresql+psycopg://u@h/d"])
@@ -115,7 +120,9 @@ def test_marked_folder_is_the_study_s_own_also_after_it_was_moved(shared: Place,
     check_mark(shared, shared.open_ledger())
     Path(shared.storage).rename(tmp_path / "moved")
     moved = elsewhere(shared, str(tmp_path / "moved"))
-    check_mark(moved, moved.open_ledger())
+    ledger = moved.open_ledger()
+    check_mark(moved, ledger)
+    assert ledger.uid in open_store(moved.folder).get(MARK).decode()
 
 
 def test_study_of_a_shared_ledger_is_not_continued_without_its_files(shared: Place, tmp_path: Path):
