@@ -141,3 +141,22 @@ def search(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 def quickstart(search, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The README's main command, run once for every test that looks at what it leaves."""
     return search(tmp_path_factory.mktemp("quickstart") / "runs", "--space", "bas_cp")
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of a finished study; MLflow's migrations are run once for all tests of the audit."""
+    from kept_study import finished_study
+
+    storage = tmp_path_factory.mktemp("original") / "runs"
+    finished_study(storage)
+    return storage
+
+
+@pytest.fixture
+def place(original: Path, tmp_path: Path):
+    """A copy of it to be broken."""
+    from search.place import find_place
+
+    shutil.copytree(original, tmp_path / "runs")
+    return find_place(tmp_path / "runs", "s")

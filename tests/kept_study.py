@@ -14,6 +14,7 @@ from fgseg.config import RunConfig
 from fgseg.epoch import EpochResult
 from fgseg.labels import FOREGROUND
 from fgseg.store import LocalStore
+from search.audit import audit
 from search.ledger import Ledger
 from search.place import Place, find_place
 from search.sync import sync
@@ -83,3 +84,13 @@ def change(database: Path, statement: str, *values: Any) -> None:
 def rewrite_manifest(path: Path, **changes: Any) -> None:
     """Change entries of a checkpoint's manifest."""
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def lines(place: Place, **options: Any) -> list[str]:
+    """What the audit says of a study."""
+    return audit(place.storage, place.study, **options)
+
+
+def named(line: str, found: list[str]) -> bool:
+    """Whether the audit says this; the last digits of a float, as in 0.30000000000000004, are left out."""
+    return any(text.startswith(line) for text in found)

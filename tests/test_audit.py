@@ -3,38 +3,25 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-from kept_study import IDENTITY, SETTINGS, SPACE, begin, change, epoch, finished_study, rewrite_manifest, train
+from kept_study import (
+    IDENTITY,
+    SETTINGS,
+    SPACE,
+    begin,
+    change,
+    epoch,
+    finished_study,
+    lines,
+    named,
+    rewrite_manifest,
+    train,
+)
 
-from search.audit import audit, main
+from search.audit import main
 from search.place import Place, find_place
 from search.sync import sync
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The storage of a finished study; MLflow's migrations are run once for all tests."""
-    storage = tmp_path_factory.mktemp("original") / "runs"
-    finished_study(storage)
-    return storage
-
-
-@pytest.fixture
-def place(original: Path, tmp_path: Path) -> Place:
-    """A copy of it to be broken."""
-    shutil.copytree(original, tmp_path / "runs")
-    return find_place(tmp_path / "runs", "s")
-
-
-def lines(place: Place, **options: Any) -> list[str]:
-    return audit(place.storage, place.study, **options)
-
-
-def named(line: str, found: list[str]) -> bool:
-    """Whether the audit says this; the last digits of a float, as in 0.30000000000000004, are left out."""
-    return any(text.startswith(line) for text in found)
 
 
 def test_finished_study_that_was_moved_is_clean(place: Place):

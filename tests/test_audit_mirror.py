@@ -1,39 +1,11 @@
 """The audit of MLflow: what differs from the ledger is named."""
 
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-from kept_study import change, finished_study
+from kept_study import change, lines, named
 
-from search.audit import audit
-from search.place import Place, find_place
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The storage of a finished study; MLflow's migrations are run once for all tests."""
-    storage = tmp_path_factory.mktemp("original") / "runs"
-    finished_study(storage)
-    return storage
-
-
-@pytest.fixture
-def place(original: Path, tmp_path: Path) -> Place:
-    """A copy of it to be broken."""
-    shutil.copytree(original, tmp_path / "runs")
-    return find_place(tmp_path / "runs", "s")
-
-
-def lines(place: Place, **options: Any) -> list[str]:
-    return audit(place.storage, place.study, **options)
-
-
-def named(line: str, found: list[str]) -> bool:
-    """Whether the audit says this; the last digits of a float, as in 0.30000000000000004, are left out."""
-    return any(text.startswith(line) for text in found)
-
+from search.place import Place
 
 OF_TRIAL = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.trial' AND value = '0')"
 OF_STUDY = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.kind' AND value = 'study')"
