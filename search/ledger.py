@@ -5,22 +5,21 @@ One driver writes (see lock.py), from one thread; `trial` and `trials` may be ca
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
-from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from fgseg.epoch import EpochResult, SupersededError, select_epoch
 from fgseg.outcome import Outcome
 from search.database import LedgerError, engine_options, has_study, patient
-from search.entry import write_missing
 from search.facts import StudyFacts
 from search.fence import current, fenced
+from search.held import HeldStorage
 from search.lock import Holder, LockedError, StudyLock, read_holder
 from search.points import Listed, Sampled, Settings
 from search.record import (
@@ -29,6 +28,7 @@ from search.record import (
     State,
     TrialRecord,
     best_trial,
+    merge_epochs,
     read_attempt,
     read_deaths,
     read_epochs,
@@ -36,7 +36,7 @@ from search.record import (
     read_record,
     read_repeat,
 )
-from search.sampling import build_pruner, build_sampler, decide, write_notes
+from search.sampling import build_pruner, build_sampler, decide
 
 __all__ = ["Ask", "Holder", "Ledger", "LedgerError", "LockedError", "State", "SupersededError", "TrialRecord"]
 
@@ -55,8 +55,9 @@ class Ledger(StudyFacts):
             raise LookupError(f"no study {study} in this storage")
         self._url = url
         self._name = study
-        super().__init__(open_study(url, study))
-        self._storage = self._study._storage
+        self._lock: StudyLock | None = None
+        self._storage = open_storage(url, lambda: self._lock is not None and self._lock.held())
+        super().__init__(optuna.load_study(study_name=study, storage=self._storage))
         self._settings: Settings | None = None
         self._handed: set[int] = set()
         self._kept: dict[int, TrialRecord] = {}
@@ -70,12 +71,16 @@ class Ledger(StudyFacts):
     def create(cls, url: str, study: str) -> "Ledger":
         """Create the study, or load it.  The folder of an SQLite file must exist."""
         if not cls.exists(url, study):
-            open_study(url, study)
+            create_study(url, study)
         return cls(url, study)
 
     def hold(self) -> StudyLock:
-        """The study's lock, a context whose `held()` says if it still is ours; LockedError on entering if it is not."""
-        return StudyLock(self._url, self._name)
+        """The study's lock, a context whose `held()` says if it still is ours; LockedError on entering if it is not.
+
+        While it is, the study is read from memory.
+        """
+        self._lock = StudyLock(self._url, self._name)
+        return self._lock
 
     def holder(self) -> Holder | None:
         """The live driver that holds the study, if any."""
@@ -106,8 +111,6 @@ class Ledger(StudyFacts):
         self._settings = Settings(Sampled(space, trials), epochs, select, pruner != "none")
         if not known:
             self._study.enqueue_trial(dict(start_point))
-        for number in self.open_trials():
-            write_notes(self._study, self._read(number))
 
     def start_repeats(self, repeats: Sequence[Repeat], *, epochs: int, select: str) -> None:
         """The same as `start` for a study of repeats, in which nothing is sampled and no trial is stopped early."""
@@ -125,12 +128,12 @@ class Ledger(StudyFacts):
         number = points.begin(self._study) if number is None else number
         if number is None:
             return None
-        points.complete(self._study, self._read(number))
         trial = self._read(number)
+        entry = points.complete(self._study, trial)
         attempt = read_attempt(trial) + 1
-        if trial.user_attrs.get("length") != self._started.epochs:
-            self._set(trial, "length", self._started.epochs)
-        self._set(trial, "attempt", attempt)
+        entry.facts |= {"length": self._started.epochs, "attempt": attempt}
+        self._storage.enter(trial._trial_id, entry)
+        trial = self._read(number)
         self._handed.add(number)
         return Ask(number, attempt, trial.params, read_overrides(trial), read_repeat(trial))
 
@@ -165,7 +168,9 @@ class Ledger(StudyFacts):
             if len(epochs) > (held := len(read_epochs(trial))):
                 raise SupersededError(f"trial {number} has ended ({State[trial.state.name]}) at epoch {held}")
             return
-        self._kept[number] = replace(read_record(trial), epochs=write_missing(self._storage, trial, epochs))
+        merged, lacking = merge_epochs(trial, epochs)
+        self._storage.enter(trial._trial_id, lacking)
+        self._kept[number] = replace(read_record(trial), epochs=merged)
 
     @fenced
     def override(self, number: int, attempt: int, settings: Mapping[str, Any]) -> None:
@@ -292,8 +297,13 @@ class Ledger(StudyFacts):
         self._storage.set_trial_user_attr(trial._trial_id, key, value)
 
 
+def open_storage(url: str, held: Callable[[], bool]) -> HeldStorage:
+    """Optuna's storage at an address, for a driver that holds the study while `held()` says so."""
+    return HeldStorage(RDBStorage(url, engine_kwargs=engine_options(url)), held)
+
+
 @patient
-def open_study(url: str, study: str) -> Study:
-    """The Optuna study of this name, created if need be."""
-    storage = RDBStorage(url, engine_kwargs=engine_options(url))
-    return optuna.create_study(storage=storage, study_name=study, direction="maximize", load_if_exists=True)
+def create_study(url: str, study: str) -> None:
+    """Make an Optuna study of this name, and the tables around it, unless they are there."""
+    storage = open_storage(url, lambda: False)
+    optuna.create_study(storage=storage, study_name=study, direction="maximize", load_if_exists=True)

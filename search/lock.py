@@ -99,12 +99,13 @@ class StudyLock:
         self._token = uuid.uuid4().hex
         self._released = threading.Event()
         self._lost = threading.Event()
-        self._renewed = time.monotonic()
+        self._renewed = float("-inf")
         self._thread = threading.Thread(target=self._keep, name="study-lock", daemon=True)
 
     def held(self) -> bool:
         """False once another driver took over, or no heartbeat could be written for `TAKEOVER_S`: stop then."""
-        return not self._lost.is_set() and time.monotonic() - self._renewed < TAKEOVER_S
+        ended = self._lost.is_set() or self._released.is_set()
+        return not ended and time.monotonic() - self._renewed < TAKEOVER_S
 
     def __enter__(self) -> "StudyLock":
         self._take()

@@ -6,9 +6,11 @@ from typing import Protocol
 
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.held import Entry
 from search.record import Repeat, read_repeat
+from search.sampling import propose
 
 
 class Points(Protocol):
@@ -20,8 +22,8 @@ class Points(Protocol):
     def begin(self, study: Study) -> int | None:
         """Begin the next trial; returns its number, or None where none is left."""
 
-    def complete(self, study: Study, trial: FrozenTrial) -> None:
-        """Give a trial the values that it lacks: all of a new one's, or some if a driver died while asking."""
+    def complete(self, study: Study, trial: FrozenTrial) -> Entry:
+        """The values that a trial lacks: all of a new one's, or of one whose driver died while asking."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Sampled:
         return max(0, self.trials - begun)
 
     def begin(self, study: Study) -> int | None:
-        """See Points; `Study.ask` with one look at the study, each of which reads the open trials with their epochs."""
+        """See Points; `Study.ask` within a budget."""
         trials, storage = study.get_trials(deepcopy=False), study._storage
         waiting = [t for t in trials if t.state == TrialState.WAITING]
         if len(trials) - len(waiting) >= self.trials:
@@ -47,12 +49,9 @@ class Sampled:
             return waiting[0].number
         return storage.get_trial(storage.create_new_trial(study._study_id)).number
 
-    def complete(self, study: Study, trial: FrozenTrial) -> None:
+    def complete(self, study: Study, trial: FrozenTrial) -> Entry:
         """See Points."""
-        if self.space.keys() - trial.params.keys():
-            entered = Trial(study, trial._trial_id)
-            for name, distribution in self.space.items():
-                entered._suggest(name, distribution)
+        return propose(study, trial, self.space) if self.space.keys() - trial.params.keys() else Entry()
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,8 @@ class Listed:
 
     def missing(self, study: Study) -> Iterator[Repeat]:
         """The repeats that the study lacks, in order."""
-        held = [Repeat(t.params, seed) for t in study.get_trials() if (seed := read_repeat(t)) is not None]
+        trials = study.get_trials(deepcopy=False)
+        held = [Repeat(t.params, seed) for t in trials if (seed := read_repeat(t)) is not None]
         return (repeat for repeat in self.repeats if repeat not in held)
 
     def begin(self, study: Study) -> int | None:
@@ -84,8 +84,9 @@ class Listed:
         storage = study._storage
         return storage.get_trial(storage.create_new_trial(study._study_id, template_trial=template)).number
 
-    def complete(self, study: Study, trial: FrozenTrial) -> None:
+    def complete(self, study: Study, trial: FrozenTrial) -> Entry:
         """See Points."""
+        return Entry()
 
 
 @dataclass(frozen=True)

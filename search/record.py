@@ -1,6 +1,7 @@
 """What the ledger hands out about a trial, and how it is read from Optuna's stored form."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -9,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from fgseg.epoch import EpochResult
 from fgseg.outcome import Outcome
+from search.held import Entry
 
 
 class Kind(StrEnum):
@@ -174,3 +176,19 @@ def read_epochs(trial: FrozenTrial) -> list[EpochResult]:
     """The recorded epochs in order."""
     stored = [value for key, value in trial.user_attrs.items() if key.startswith("epoch/")]
     return sorted(map(EpochResult.from_json, stored), key=lambda epoch: epoch.epoch)
+
+
+def merge_epochs(trial: FrozenTrial, epochs: Sequence[EpochResult]) -> tuple[list[EpochResult], Entry]:
+    """A trial's epochs with those of a history, and what the ledger lacks of them; a recorded one stays as it is.
+
+    Finite mIoUs become intermediate values, for pruners and dashboards.
+
+    Args:
+        trial: as it was just read.
+        epochs: from 1 on.
+    """
+    known = {epoch.epoch: epoch for epoch in read_epochs(trial)}
+    merged = {epoch.epoch: epoch for epoch in epochs} | known
+    facts = {f"epoch/{k}": e.to_json() for k, e in merged.items() if k not in known}
+    values = {k: e.miou for k, e in merged.items() if k not in trial.intermediate_values and math.isfinite(e.miou)}
+    return list(merged.values()), Entry(facts=facts, values=values)

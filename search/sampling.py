@@ -13,7 +13,9 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvin
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from search.held import Entry, HeldStorage
 
 START_POINT = 0
 """Number of the trial at the source's own point; it is never pruned, since every other one is compared with it."""
@@ -135,40 +137,50 @@ def is_same(one: float, other: float, drawn: FloatDistribution | IntDistribution
     return abs(scale(one) - scale(other)) < SAME_POINT * (scale(drawn.high) - scale(drawn.low))
 
 
-class NotebookStorage:
-    """Stands in for a study's storage while a pruner decides: reads pass through, what it notes is kept back."""
+class Notebook:
+    """Stands in for a study's storage while a sampler or pruner thinks: reads pass through, what it writes is noted."""
 
-    def __init__(self, storage: BaseStorage) -> None:
+    def __init__(self, storage: HeldStorage) -> None:
         self.storage = storage
-        self.notes: dict[str, Any] = {}
+        self.entry = Entry()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.storage, name)
 
+    def set_trial_param(self, trial_id: int, name: str, value: float, distribution: BaseDistribution) -> None:
+        self.entry.params[name] = value, distribution
+
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self.notes[key] = value
+        self.entry.notes[key] = value
+
+
+def noting(study: Study) -> tuple[Study, Entry]:
+    """A study on which a sampler or pruner changes nothing, and the entry that gathers what it would have written."""
+    noted, notebook = copy.copy(study), Notebook(cast(HeldStorage, study._storage))
+    noted._storage = cast(BaseStorage, notebook)
+    return noted, notebook.entry
+
+
+def propose(study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> Entry:
+    """What a trial lacks of a point: the sampler's values by dotted name, and its notes."""
+    noted, entry = noting(study)
+    asked = Trial(noted, trial._trial_id)
+    for name, distribution in space.items():
+        asked._suggest(name, distribution)
+    return entry
 
 
 def decide(study: Study, trial: FrozenTrial, epoch: int) -> bool:
     """Whether the study's pruner stops a trial after its latest epoch, by the decision recorded or a new one.
 
     Successive halving counts by notes that it writes to the trial: asked twice about an epoch, it would take the first
-    time for an earlier rung.  So the decision is recorded before the notes, and asking again reads it.
+    time for an earlier rung.  So the decision is recorded together with the notes, and asking again reads it.
     """
-    if f"decision/{epoch}" not in trial.user_attrs:
-        asking, notebook = copy.copy(study), NotebookStorage(study._storage)
-        asking._storage = cast(BaseStorage, notebook)
-        stop = bool(study.pruner.prune(asking, trial)) and trial.number != START_POINT
-        decision = {"stop": stop, "notes": notebook.notes}
-        study._storage.set_trial_user_attr(trial._trial_id, f"decision/{epoch}", decision)
-        trial = study._storage.get_trial(trial._trial_id)
-    write_notes(study, trial)
-    return bool(trial.user_attrs[f"decision/{epoch}"]["stop"])
-
-
-def write_notes(study: Study, trial: FrozenTrial) -> None:
-    """Give an open trial the pruner's notes that it lacks: a driver may have died between a decision and its notes."""
-    for key, decision in trial.user_attrs.items():
-        if key.startswith("decision/"):
-            for name in decision["notes"].keys() - trial.system_attrs.keys():
-                study._storage.set_trial_system_attr(trial._trial_id, name, decision["notes"][name])
+    key = f"decision/{epoch}"
+    if key in trial.user_attrs:
+        return bool(trial.user_attrs[key])
+    noted, entry = noting(study)
+    stop = bool(study.pruner.prune(noted, trial)) and trial.number != START_POINT
+    entry.facts[key] = stop
+    cast(HeldStorage, study._storage).enter(trial._trial_id, entry)
+    return stop

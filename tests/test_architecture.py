@@ -11,7 +11,7 @@ OWNERS = {
     "optuna": {
         "search.importance",
         "search.ledger",
-        "search.entry",
+        "search.held",
         "search.sampling",
         "search.space",
         "search.record",

@@ -380,8 +380,8 @@ def test_another_thread_may_read_while_trials_are_written(tmp_path):
 
 
 def fail_times(monkeypatch: pytest.MonkeyPatch, ledger: Ledger, times: int) -> list[int]:
-    """Make writing attributes fail so many times as SQLite does; returns the calls that were made."""
-    write, calls = ledger._storage.set_trial_user_attr, []
+    """Make writing to a trial fail so many times as SQLite does; returns the calls that were made."""
+    write, calls = ledger._storage.enter, []
 
     def flaky(*args: object) -> None:
         calls.append(1)
@@ -389,7 +389,7 @@ def fail_times(monkeypatch: pytest.MonkeyPatch, ledger: Ledger, times: int) -> l
             raise OperationalError("INSERT", {}, Exception("database is locked"))
         write(*args)
 
-    monkeypatch.setattr(ledger._storage, "set_trial_user_attr", flaky)
+    monkeypatch.setattr(ledger._storage, "enter", flaky)
     monkeypatch.setattr(database, "RETRY_PAUSES_S", (0.0, 0.0))
     return calls
 
@@ -398,7 +398,7 @@ def test_a_busy_database_is_asked_again(tmp_path, monkeypatch):
     ledger = drive(tmp_path)
     calls = fail_times(monkeypatch, ledger, times=2)
     assert take(ledger) == Ask(0, 1, START)
-    assert len(calls) == 4  # two that failed, the trial's length, its attempt
+    assert len(calls) == 3  # two that failed
 
 
 def test_a_database_that_stays_broken_is_told_in_one_line_and_loses_nothing(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Samplers and pruners: new points after every restart, and decisions that a restart cannot change."""
 
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -177,18 +178,26 @@ def test_a_driver_that_dies_before_every_call_prunes_the_same_trials(tmp_path, p
     assert run_study(tmp_path / "broken", pruner, restart=True) == whole
 
 
-def test_a_kill_between_a_decision_and_the_pruners_notes_changes_nothing(tmp_path, monkeypatch):
+def test_a_decision_and_the_pruners_notes_are_written_together_or_not_at_all(tmp_path, monkeypatch):
     ledger = drive(tmp_path, "random", "asha", 8, EPOCHS)
     for number, miou in enumerate((0.5, 0.4)):
         ledger.ask()
         ledger.report(number, 1, history([miou]))
     assert ledger.should_prune(0) is False
-    with monkeypatch.context() as killed:
-        killed.setattr(ledger._storage, "set_trial_system_attr", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    write = ledger._storage._backend._set_trial_attr_without_commit
+
+    def killed(*args: Any) -> None:
+        if args[3] == "completed_rung_0":
+            raise KeyboardInterrupt
+        write(*args)
+
+    with monkeypatch.context() as kill:
+        kill.setattr(ledger._storage._backend, "_set_trial_attr_without_commit", killed)
         with pytest.raises(KeyboardInterrupt):
             ledger.should_prune(1)
     again = drive(tmp_path, "random", "asha", 8, EPOCHS)
-    assert [t.system_attrs.get("completed_rung_0") for t in again._study.trials[:2]] == [0.5, 0.4]
+    assert [t.system_attrs.get("completed_rung_0") for t in again._study.trials[:2]] == [0.5, None]
+    assert "decision/1" not in again._study.trials[1].user_attrs
     assert again.should_prune(1) is True
 
 

@@ -1,0 +1,123 @@
+"""A study's database as the driver that holds the study sees it: read once, then kept in memory beside every write.
+
+Optuna's own storage reads the open trials anew, with all their epochs, at every look, and waits for the disk once for
+every single value.
+"""
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.storages import RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
+from optuna.storages._rdb.models import TrialSystemAttributeModel, TrialUserAttributeModel
+from optuna.trial import FrozenTrial, TrialState
+
+
+@dataclass
+class Entry:
+    """What is written to an open trial at once, all of it or nothing."""
+
+    params: dict[str, tuple[float, BaseDistribution]] = field(default_factory=dict)
+    """Values by name, in Optuna's internal form, of settings that the trial lacks."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """User attributes, as JSON types."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """System attributes, as JSON types: what samplers and pruners remember."""
+    values: dict[int, float] = field(default_factory=dict)
+    """Intermediate values by epoch."""
+
+
+class HeldStorage(_CachedStorage):
+    """Optuna's storage of a study in a database.
+
+    While `held()` says that nobody else writes, what was read or written since then is answered from memory;
+    otherwise everything that can change is read from the database, as Optuna does.
+    """
+
+    def __init__(self, backend: RDBStorage, held: Callable[[], bool]) -> None:
+        super().__init__(backend)
+        self._held = held
+        self._whole: set[int] = set()
+
+    def enter(self, trial_id: int, entry: Entry) -> None:
+        """Write to an open trial in one transaction; raises UpdateFinishedTrialError if it has ended."""
+        backend, session = self._backend, self._backend.scoped_session()
+        try:
+            with session.begin():
+                for name, (value, drawn) in entry.params.items():
+                    backend._set_trial_param_without_commit(session, trial_id, name, value, drawn)
+                for model, facts in ((TrialUserAttributeModel, entry.facts), (TrialSystemAttributeModel, entry.notes)):
+                    for key, fact in facts.items():
+                        backend._set_trial_attr_without_commit(session, model, trial_id, key, fact)
+                for step, value in entry.values.items():
+                    backend._set_trial_intermediate_value_without_commit(session, trial_id, step, value)
+        finally:
+            session.close()
+        self._remember(trial_id, entry)
+
+    def set_trial_param(
+        self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
+    ) -> None:
+        self.enter(trial_id, Entry(params={param_name: (param_value_internal, distribution)}))
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self.enter(trial_id, Entry(facts={key: value}))
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self.enter(trial_id, Entry(notes={key: value}))
+
+    def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
+        self.enter(trial_id, Entry(values={step: intermediate_value}))
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
+        """Begin or end a trial, then read it: its time of day is set by the database's side."""
+        done = super().set_trial_state_values(trial_id, state, values)
+        trial = self._backend.get_trial(trial_id)
+        with self._lock:
+            if trial_id in self._trial_id_to_study_id_and_number:
+                self._add_trials_to_cache(self._trial_id_to_study_id_and_number[trial_id][0], [trial])
+        return bool(done)
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        with self._lock:
+            study_id, number = self._trial_id_to_study_id_and_number.get(trial_id, (-1, -1))
+            if study_id in self._whole and self._held():
+                return duplicate(self._studies[study_id].trials[number])
+        return super().get_trial(trial_id)
+
+    def _read_trials_from_remote_storage(self, study_id: int) -> None:
+        held = self._held()
+        if held and study_id in self._whole:
+            return
+        super()._read_trials_from_remote_storage(study_id)
+        self._whole = {study_id} if held else set()
+
+    def _remember(self, trial_id: int, entry: Entry) -> None:
+        with self._lock:
+            if trial_id not in self._trial_id_to_study_id_and_number:
+                return
+            study_id, number = self._trial_id_to_study_id_and_number[trial_id]
+            trial = duplicate(self._studies[study_id].trials[number])  # others may be reading the one that is there
+            for name, (value, drawn) in entry.params.items():
+                trial.params[name], trial.distributions[name] = drawn.to_external_repr(value), drawn
+            trial.user_attrs.update(stored(entry.facts))
+            trial.system_attrs.update(stored(entry.notes))
+            trial.intermediate_values.update(entry.values)
+            self._studies[study_id].trials[number] = trial
+
+
+def duplicate(trial: FrozenTrial) -> FrozenTrial:
+    """A trial that can be added to without changing the original."""
+    twin = copy.copy(trial)
+    for name in ("_params", "_distributions", "_user_attrs", "_system_attrs", "intermediate_values"):
+        setattr(twin, name, dict(getattr(trial, name)))
+    return twin
+
+
+def stored(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts as they come back from the database."""
+    return {key: json.loads(json.dumps(fact)) for key, fact in facts.items()}

@@ -1,0 +1,121 @@
+"""What the driver that holds a study remembers of it: the same as the database says, for as long as it holds it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from sqlalchemy import event
+from test_sampling import EPOCHS, drive, history
+
+from fgseg.epoch import SupersededError
+from search.ledger import Ledger, State
+from search.lock import StudyLock
+
+
+@pytest.fixture(params=["asha", "none"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
+    return drive(tmp_path, "auto", request.param, 8, EPOCHS)
+
+
+@contextmanager
+def statements(ledger: Ledger) -> Iterator[list[str]]:
+    """The statements that a ledger sends to its database meanwhile."""
+    sent: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        sent.append(statement)
+
+    event.listen(ledger._storage._backend.engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(ledger._storage._backend.engine, "before_cursor_execute", note)
+
+
+def story(ledger: Ledger) -> Iterator[None]:
+    """Everything that a driver can write about trials, stopping after every step."""
+    steps: list[Callable[[], object]] = [
+        ledger.ask,
+        ledger.ask,
+        lambda: ledger.report(0, 1, history([0.5])),
+        lambda: ledger.should_prune(0),
+        lambda: ledger.report(1, 1, history([0.2])),
+        lambda: ledger.should_prune(1),
+        lambda: ledger.override(1, 1, {"train.batch_size": 1}),
+        lambda: ledger.report(0, 1, history([0.5, float("nan"), 0.6])),
+        lambda: ledger.complete(0, 1),
+        lambda: ledger.lost(1, 1, "it died", max_failures=3),
+        ledger.ask,
+        lambda: ledger.prune(1, 2),
+        ledger.ask,
+        lambda: ledger.fail(2, 1, "broken"),
+        ledger.ask,
+    ]
+    for step in steps:
+        step()
+        yield
+
+
+def test_memory_says_after_every_write_what_the_database_says(ledger):
+    with ledger.hold():
+        for _ in story(ledger):
+            fresh = Ledger(ledger._url, "s")
+            assert ledger._study.get_trials() == fresh._study.get_trials()
+            assert str(ledger.trials()) == str(fresh.trials())
+
+
+def test_looking_at_a_study_that_is_held_asks_the_database_nothing(ledger):
+    with ledger.hold():
+        ledger.trials()
+        for _ in story(ledger):
+            with statements(ledger) as sent:
+                ledger._study.get_trials()
+                ledger.trials()
+                ledger.open_trials()
+            assert sent == []
+
+
+def test_what_a_reader_was_given_does_not_change_under_its_hands(ledger):
+    with ledger.hold():
+        ledger.ask()
+        seen = ledger._study.get_trials(deepcopy=False)[0]
+        before = str(seen)
+        ledger.report(0, 1, history([0.5]))
+        assert str(seen) == before
+
+
+def test_without_the_lock_every_look_sees_what_others_wrote(ledger):
+    ledger.ask()
+    other = Ledger(ledger._url, "s")
+    for held in (False, True, False):
+        count = len(ledger.trials())
+        if held:
+            with ledger.hold():
+                assert len(ledger.trials()) == count
+        optuna.load_study(study_name="s", storage=other._storage).ask()
+        assert len(ledger.trials()) == count + 1
+
+
+def test_a_driver_that_lost_the_study_sees_it_at_once(ledger, monkeypatch):
+    with ledger.hold() as lock:
+        ledger.ask()
+        ledger.trials()
+        other = Ledger(ledger._url, "s")
+        other._set(other._study.trials[0], "attempt", 2)
+        ledger.report(0, 1, history([0.1]))  # as long as it holds the study, there is nobody else
+        monkeypatch.setattr(StudyLock, "held", lambda self: False)
+        assert lock.held() is False
+        with pytest.raises(SupersededError):
+            ledger.report(0, 1, history([0.1, 0.2]))
+        other._study.tell(0, state=TrialState.FAIL)
+        assert ledger.trial(0).state is State.FAIL
+
+
+def test_a_trial_that_somebody_else_has_ended_is_not_written_to(ledger):
+    with ledger.hold():
+        ledger.ask()
+        ledger.trials()
+        Ledger(ledger._url, "s")._study.tell(0, state=TrialState.FAIL)
+        with pytest.raises(SupersededError):
+            ledger.report(0, 1, history([0.1]))
