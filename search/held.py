@@ -10,11 +10,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages import RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
-from optuna.storages._rdb.models import TrialSystemAttributeModel, TrialUserAttributeModel
+from optuna.storages._rdb.models import (
+    TrialIntermediateValueModel,
+    TrialModel,
+    TrialParamModel,
+    TrialSystemAttributeModel,
+    TrialUserAttributeModel,
+)
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, Table, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 
 @dataclass
@@ -45,18 +53,11 @@ class HeldStorage(_CachedStorage):
 
     def enter(self, trial_id: int, entry: Entry) -> None:
         """Write to an open trial in one transaction; raises UpdateFinishedTrialError if it has ended."""
-        backend, session = self._backend, self._backend.scoped_session()
-        try:
-            with session.begin():
-                for name, (value, drawn) in entry.params.items():
-                    backend._set_trial_param_without_commit(session, trial_id, name, value, drawn)
-                for model, facts in ((TrialUserAttributeModel, entry.facts), (TrialSystemAttributeModel, entry.notes)):
-                    for key, fact in facts.items():
-                        backend._set_trial_attr_without_commit(session, model, trial_id, key, fact)
-                for step, value in entry.values.items():
-                    backend._set_trial_intermediate_value_without_commit(session, trial_id, step, value)
-        finally:
-            session.close()
+        with self._backend.engine.begin() as connection:
+            query = select(TrialModel.state).where(TrialModel.trial_id == trial_id)
+            self.check_trial_is_updatable(trial_id, connection.execute(query).scalar_one())
+            for table, rows in tables(entry).items():
+                upsert(connection, table, [{"trial_id": trial_id} | row for row in rows])
         self._remember(trial_id, entry)
 
     def set_trial_param(
@@ -108,6 +109,39 @@ class HeldStorage(_CachedStorage):
             trial.system_attrs.update(stored(entry.notes))
             trial.intermediate_values.update(entry.values)
             self._studies[study_id].trials[number] = trial
+
+
+def tables(entry: Entry) -> dict[Table, list[dict[str, Any]]]:
+    """The rows of an entry, by Optuna's tables."""
+    represent = TrialIntermediateValueModel.intermediate_value_to_stored_repr
+    params = [
+        {"param_name": name, "param_value": value, "distribution_json": distribution_to_json(drawn)}
+        for name, (value, drawn) in entry.params.items()
+    ]
+    values = [
+        dict(zip(("step", "intermediate_value", "intermediate_value_type"), (step, *represent(value)), strict=True))
+        for step, value in entry.values.items()
+    ]
+    rows = {
+        TrialParamModel: params,
+        TrialUserAttributeModel: attributes(entry.facts),
+        TrialSystemAttributeModel: attributes(entry.notes),
+        TrialIntermediateValueModel: values,
+    }
+    return {model.__table__: found for model, found in rows.items() if found}
+
+
+def attributes(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of attributes."""
+    return [{"key": key, "value_json": json.dumps(fact)} for key, fact in facts.items()]
+
+
+def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Insert rows; one that is there, by the first two columns, gets the new values of the others."""
+    insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+    key, changed = list(rows[0])[:2], list(rows[0])[2:]
+    new = {name: insert.excluded[name] for name in changed}
+    connection.execute(insert.on_conflict_do_update(index_elements=key, set_=new), rows)
 
 
 def duplicate(trial: FrozenTrial) -> FrozenTrial:

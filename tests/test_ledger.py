@@ -8,10 +8,11 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from sqlalchemy import Connection, Table
 from sqlalchemy.exc import OperationalError
 
 from fgseg.epoch import EpochResult
-from search import database
+from search import database, held
 from search.ledger import Ask, Ledger, LedgerError, State, SupersededError
 
 SPACE = {"copy_paste.prob": FloatDistribution(0.0, 1.0), "loss.ssim": FloatDistribution(0.05, 5.0, log=True)}
@@ -138,12 +139,23 @@ def test_a_recorded_epoch_is_not_replaced(tmp_path):
     assert [epoch.miou for epoch in ledger.trial(0).epochs] == [0.2, 0.3]
 
 
+def kill_before(monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+    """Let the driver die in the middle of an entry, where it comes to a table."""
+    write = held.upsert
+
+    def killed(connection: Connection, to: Table, rows: list[dict[str, object]]) -> None:
+        if to.name == table:
+            raise KeyboardInterrupt
+        write(connection, to, rows)
+
+    monkeypatch.setattr(held, "upsert", killed)
+
+
 def test_an_epoch_and_its_intermediate_value_are_written_together_or_not_at_all(tmp_path, monkeypatch):
     ledger = drive(tmp_path)
     take(ledger)
     with monkeypatch.context() as killed:
-        last = "_set_trial_intermediate_value_without_commit"
-        killed.setattr(ledger._storage._backend, last, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        kill_before(killed, "trial_intermediate_values")
         with pytest.raises(KeyboardInterrupt):
             ledger.report(0, 1, history(0.2))
     again = drive(tmp_path)

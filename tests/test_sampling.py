@@ -1,11 +1,11 @@
 """Samplers and pruners: new points after every restart, and decisions that a restart cannot change."""
 
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
+from test_ledger import kill_before
 
 from fgseg.epoch import EpochResult
 from search.config import SearchConfig
@@ -184,15 +184,8 @@ def test_a_decision_and_the_pruners_notes_are_written_together_or_not_at_all(tmp
         ledger.ask()
         ledger.report(number, 1, history([miou]))
     assert ledger.should_prune(0) is False
-    write = ledger._storage._backend._set_trial_attr_without_commit
-
-    def killed(*args: Any) -> None:
-        if args[3] == "completed_rung_0":
-            raise KeyboardInterrupt
-        write(*args)
-
-    with monkeypatch.context() as kill:
-        kill.setattr(ledger._storage._backend, "_set_trial_attr_without_commit", killed)
+    with monkeypatch.context() as killed:
+        kill_before(killed, "trial_system_attributes")
         with pytest.raises(KeyboardInterrupt):
             ledger.should_prune(1)
     again = drive(tmp_path, "random", "asha", 8, EPOCHS)
