@@ -1,8 +1,11 @@
 """What the workers of bench_orchestration.py do instead of training; without torch, so that 64 of them fit."""
 
 import math
+import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -12,11 +15,36 @@ from fgseg.labels import FOREGROUND
 from search.job import Job, Report
 from search.trial import send_to_driver
 
+GATE_S = 600
+"""How long the processes may take to start."""
 
-def replay(epoch_s: float) -> Callable[[dict[str, Any]], None]:
+
+@dataclass(frozen=True)
+class Gate:
+    """Holds the first trials back until the processes of all are up.
+
+    Two cores start 64 processes in minutes, on a cluster every node starts its own; and a trial that ends before lends
+    its process to one that waits, whose own is ended half started: with short trials they would never all be up.
+    """
+
+    folder: str
+    processes: int
+
+    def wait(self) -> None:
+        """Return once so many processes have been here; raises TimeoutError after `GATE_S`."""
+        mark, began = Path(self.folder, str(os.getpid())), time.monotonic()
+        while not mark.exists() or len(os.listdir(self.folder)) < self.processes:
+            mark.touch()
+            if time.monotonic() - began > GATE_S:
+                raise TimeoutError(f"{len(os.listdir(self.folder))} of {self.processes} processes came up")
+            time.sleep(1)
+
+
+def replay(epoch_s: float, gate: Gate) -> Callable[[dict[str, Any]], None]:
     """A stand-in for search.trial.run_trial: every epoch lasts `epoch_s` seconds, and its IoU comes from a formula."""
 
     def run_trial(config: dict[str, Any]) -> None:
+        gate.wait()
         job = Job(**config)
         report = Report(job.number, job.attempt)
         for number in range(1, job.settings["train.epochs"] + 1):
@@ -42,6 +70,11 @@ def made_up_epoch(job: Job, number: int, started: float) -> EpochResult:
     return EpochResult(number, miou, iou, [[9999] * 7] * 7, 1 / number, terms, 99.0, now - started, now, job.attempt)
 
 
-def no_op(config: dict[str, Any]) -> None:
+def no_op(gate: Gate) -> Callable[[dict[str, Any]], None]:
     """The least that a trial of Ray Tune can do."""
-    tune.report({"epoch": 1})
+
+    def run_trial(config: dict[str, Any]) -> None:
+        gate.wait()
+        tune.report({"epoch": 1})
+
+    return run_trial

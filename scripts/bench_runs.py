@@ -94,7 +94,7 @@ def watching(watches: Watches, rows_at: tuple[int, ...], epochs: int, show: Call
 def take_row(watches: Watches, epochs: int) -> Row:
     """The figures of the last `RECENT` trials."""
     driver = psutil.Process()
-    workers = [worker_mib(p) for p in driver.children(recursive=True) if "ray::" in " ".join(p.cmdline()[:1])]
+    workers = [mib for process in driver.children(recursive=True) if (mib := worker_mib(process))]
     moments = watches.moments[-RECENT:]
     return Row(
         len(watches.moments),
@@ -108,9 +108,10 @@ def take_row(watches: Watches, epochs: int) -> Row:
 
 
 def worker_mib(process: psutil.Process) -> float:
-    """Memory of a process, 0 if it has just gone."""
+    """Memory of a worker's process, 0 if it is none or has just gone."""
     try:
-        return float(process.memory_full_info().pss / 2**20)
+        is_worker = "ray::" in " ".join(process.cmdline()[:1])
+        return float(process.memory_full_info().pss / 2**20) if is_worker else 0.0
     except psutil.Error:
         return 0.0
 
@@ -126,13 +127,15 @@ def search_once(folder: Path, *, trials: int, at_once: int, epochs: int, epoch_s
         epoch_s: what one lasts, seconds.
         sampler: the setting of that name.
     """
-    from bench_replay import replay
+    from bench_replay import Gate, replay
 
     import search.tune
 
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(at_once)))
     os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"CPU": at_once, "GPU": at_once})
-    search.tune.run_trial = replay(epoch_s)
+    gate = folder / "gate"
+    gate.mkdir()
+    search.tune.run_trial = replay(epoch_s, Gate(str(gate), min(at_once, trials)))
     sets = [*TINY, f"train.epochs={epochs}", f"data.cache={folder / 'cache'}"]
     arguments = ["--space", "slc", "--study", "load", "--storage", str(folder), "--trials", str(trials)]
     arguments += ["--sampler", sampler]
@@ -152,7 +155,7 @@ def tail(path: Path) -> str:
 def time_no_op(trials: int, at_once: int) -> float:
     """Seconds from one end to the next of Ray Tune's own trials that do nothing, once all workers are up."""
     import ray
-    from bench_replay import no_op
+    from bench_replay import Gate, no_op
     from ray import tune
 
     moments: list[float] = []
@@ -163,9 +166,9 @@ def time_no_op(trials: int, at_once: int) -> float:
 
     ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     try:
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryDirectory() as gate:
             tune.Tuner(
-                tune.with_resources(no_op, {"cpu": 1}),
+                tune.with_resources(no_op(Gate(gate, min(at_once, trials))), {"cpu": 1}),
                 tune_config=tune.TuneConfig(num_samples=trials, max_concurrent_trials=at_once, reuse_actors=True),
                 run_config=tune.RunConfig(name="no-op", storage_path=scratch, verbose=0, callbacks=[Note()]),
             ).fit()

@@ -14,12 +14,13 @@ from search.nodes import alive_nodes
 from search.resources import Node, Resources, answers, is_private, share, share_cluster
 from search.signals import Interrupted
 
-QUIET = {
+RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even when it is told to be silent
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # trials without a GPU keep the machine's own CUDA_VISIBLE_DEVICES
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "256",  # else a trial waits until the process of the one before has started
     "TUNE_WARN_THRESHOLD_S": "5",
 }
 
@@ -31,13 +32,13 @@ PATIENCE_S = 20.0
 
 
 def surroundings() -> dict[str, str]:
-    """The environment in which Ray is used: quiet, and with token authentication where there is a token at all.
+    """The environment in which Ray is used: our settings, and with token authentication where there is a token at all.
 
     Without RAY_AUTH_MODE, Ray would join a cluster without the token that lies in its own default place.
     """
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     token = named or Path("~/.ray/auth_token").expanduser().is_file()
-    return QUIET | ({"RAY_AUTH_MODE": "token"} if token else {}) | os.environ
+    return RAY_SETTINGS | ({"RAY_AUTH_MODE": "token"} if token else {}) | os.environ
 
 
 @contextmanager

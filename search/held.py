@@ -53,6 +53,8 @@ class HeldStorage(_CachedStorage):
 
     def enter(self, trial_id: int, entry: Entry) -> None:
         """Write to an open trial in one transaction; raises UpdateFinishedTrialError if it has ended."""
+        if not tables(entry):
+            return
         with self._backend.engine.begin() as connection:
             query = select(TrialModel.state).where(TrialModel.trial_id == trial_id)
             self.check_trial_is_updatable(trial_id, connection.execute(query).scalar_one())

@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.text import Text
 
 from search.record import State, TrialRecord
-from search.standing import Goal, clock, time_left
+from search.standing import Goal, Standing, clock, time_left
 
 
 class Progress:
@@ -22,10 +22,10 @@ class Progress:
     """
 
     def __init__(self, console: Console, goal: Goal, records: list[TrialRecord], look: str):
-        self.console, self.goal, self.look = console, goal, look
-        self.records = {r.number: r for r in records}
+        self.console, self.look = console, look
+        self.standing = Standing(goal, records)
         self.started = time.monotonic()
-        self.done_before = goal.epochs_done(records)
+        self.done_before = self.standing.epochs_done
         self.live = (
             Live(console=console, get_renderable=self.view, refresh_per_second=2) if console.is_terminal else None
         )
@@ -45,15 +45,13 @@ class Progress:
 
     def update(self, record: TrialRecord) -> None:
         """Take in what the ledger now holds about a trial."""
-        before = self.records.get(record.number)
-        best = self.goal.best(self.records.values()) if record.ended else None
-        self.records[record.number] = record
-        text = event(before, record, self.goal.epochs)
+        best = self.standing.best
+        before = self.standing.take(record)
+        text = event(before, record, self.standing.goal.epochs)
         if text and (not self.live or record.state is not State.RUNNING):
-            self.say(f"{self.now()}  trial {record.number:03d}  {text}  |  {self.standing()}")
-        if not self.live and record.ended and self.goal.best(self.records.values()) is not best:
-            classes = self.goal.best_classes(self.records.values())
-            self.say(f"{self.now()}  " + "  ".join(f"{name} {text}" for name, text in classes.items()))
+            self.say(f"{self.now()}  trial {record.number:03d}  {text}  |  {self.line()}")
+        if not self.live and self.standing.best is not best:
+            self.say(f"{self.now()}  " + "  ".join(f"{k} {v}" for k, v in self.standing.best_classes().items()))
 
     def note(self, number: int, text: str) -> None:
         """Tell something that a person should know about a trial."""
@@ -71,20 +69,18 @@ class Progress:
         """Time since the run began."""
         return clock(time.monotonic() - self.started)
 
-    def standing(self) -> str:
+    def line(self) -> str:
         """How far the study is, and how long it takes at this run's own pace."""
-        records = self.records.values()
-        new = self.goal.epochs_done(records) - self.done_before
+        new = self.standing.epochs_done - self.done_before
         pace = (time.monotonic() - self.started) / new if new else None
-        return f"{self.goal.standing(records)}, {time_left(self.goal.seconds_left(records, pace))}"
+        return f"{self.standing.line()}, {time_left(self.standing.seconds_left(pace))}"
 
     def view(self) -> Group:
         """What a terminal shows: the study's standing, its running trials, its best trial, where to look."""
-        records = list(self.records.values())
         return Group(
-            Text(self.standing(), style="bold"),
-            self.goal.running_table(records),
-            self.goal.class_table(records),
+            Text(self.line(), style="bold"),
+            self.standing.running_table(),
+            self.standing.class_table(),
             Text(f"look: {self.look}", style="dim"),
         )
 

@@ -1,6 +1,7 @@
 """What MLflow shall say about a study and its trials, purely from the ledger's records: names, tags, states."""
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -96,6 +97,39 @@ class StudyCard:
     def trial_name(self, number: int) -> str:
         """The name of a trial's run, such as `bas_cp/003`."""
         return f"{self.space}/{number:03d}"
+
+
+@dataclass(frozen=True)
+class Point:
+    """The values of some metrics at one step."""
+
+    step: int
+    seconds: float
+    """When they were taken, since 1970."""
+    values: dict[str, float]
+
+    @property
+    def lead(self) -> str:
+        """The metric whose steps say whether a run has the point."""
+        return next(iter(self.values))
+
+    def rows(self) -> list[tuple[str, float, int, int]]:
+        """Metric, value, time and step as MLflow takes them; it takes finite values only."""
+        moment = milliseconds(self.seconds)
+        return [(key, value, moment, self.step) for key, value in self.values.items() if math.isfinite(value)]
+
+
+def epoch_points(record: "TrialRecord") -> list[Point]:
+    """A trial's curves."""
+    return [Point(epoch.epoch, epoch.wall_time, epoch.metrics()) for epoch in record.epochs]
+
+
+def outcome_points(record: "TrialRecord") -> list[Point]:
+    """What the test split said, at the epoch that was judged; nothing as long as it has not been asked."""
+    if record.test is None:
+        return []
+    judged = record.epochs[record.test.epoch - 1]
+    return [Point(judged.epoch, judged.wall_time, record.test.metrics())]
 
 
 def trial_ending(record: "TrialRecord", phase: Phase) -> tuple[str, dict[str, str]]:

@@ -1,6 +1,6 @@
 """Where a study stands, from its records: for the live view of a run and for `search.status` in another shell."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -25,48 +25,74 @@ class Goal:
     changed_batch: bool
     """Whether a trial may be the best whose batch size had to be changed."""
 
-    def best(self, records: Iterable[TrialRecord]) -> TrialRecord | None:
-        """The best trial, None while none has finished."""
-        return best_trial(records, self.changed_batch)
 
-    def epochs_done(self, records: Iterable[TrialRecord]) -> int:
+class Standing:
+    """How far a study is: kept up record by record, so that no news costs more the more trials there are.
+
+    Args:
+        goal: what the study is to reach.
+        records: what its ledger holds.
+    """
+
+    def __init__(self, goal: Goal, records: Iterable[TrialRecord]) -> None:
+        self.goal = goal
+        self.running: dict[int, TrialRecord] = {}
+        self.ended: dict[int, TrialRecord] = {}
+        self.best: TrialRecord | None = None
+        self.failed = self.epochs_done = 0
+        for record in records:
+            self.take(record)
+
+    def take(self, record: TrialRecord) -> TrialRecord | None:
+        """Take in what the ledger now holds about a trial; returns what it held before.  An ended trial stays ended."""
+        number = record.number
+        before = self.ended.get(number) or self.running.pop(number, None)
+        self.epochs_done += self.worth(record) - (self.worth(before) if before else 0)
+        if record.state is State.RUNNING:
+            self.running[number] = record
+        elif number not in self.ended:
+            self.ended[number] = record
+            self.failed += record.state is State.FAIL
+            rivals = sorted([record, *([self.best] if self.best else [])], key=lambda r: r.number)
+            self.best = best_trial(rivals, self.goal.changed_batch)
+        return before
+
+    def worth(self, record: TrialRecord) -> int:
         """Epochs that need not be trained any more; a trial that ended early counts as whole."""
-        return sum(len(r.epochs) if r.state is State.RUNNING else self.epochs for r in records)
+        return len(record.epochs) if record.state is State.RUNNING else self.goal.epochs
 
-    def seconds_left(self, records: Collection[TrialRecord], pace: float | None) -> float | None:
+    def seconds_left(self, pace: float | None) -> float | None:
         """Time left at a pace of so many seconds an epoch; None where there is no pace yet."""
-        missing = max(0, self.trials * self.epochs - self.epochs_done(records))
+        missing = max(0, self.goal.trials * self.goal.epochs - self.epochs_done)
         return None if pace is None else missing * pace
 
-    def standing(self, records: Collection[TrialRecord]) -> str:
-        """How far the study is, in one line: trials, the best so far, failures."""
-        best, failed = self.best(records), sum(r.state is State.FAIL for r in records)
-        parts = [f"{sum(r.state is not State.RUNNING for r in records)}/{self.trials} trials"]
-        parts += [f"best {best.value:.4f} (trial {best.number:03d})"] if best else []
-        parts += [f"{failed} failed"] if failed else []
+    def line(self) -> str:
+        """How far the study is: trials, the best so far, failures."""
+        parts = [f"{len(self.ended)}/{self.goal.trials} trials"]
+        parts += [f"best {self.best.value:.4f} (trial {self.best.number:03d})"] if self.best else []
+        parts += [f"{self.failed} failed"] if self.failed else []
         return ", ".join(parts)
 
-    def best_classes(self, records: Iterable[TrialRecord]) -> dict[str, str]:
+    def best_classes(self) -> dict[str, str]:
         """Number and IoU by class of the best trial, as texts; empty while no trial has finished."""
-        best = self.best(records)
-        if best is None or best.chosen is None:
+        if self.best is None or self.best.chosen is None:
             return {}
-        return {"best trial": f"{best.number:03d}"} | {c.name: show(best.chosen.iou[c.key]) for c in FOREGROUND}
+        iou = self.best.chosen.iou
+        return {"best trial": f"{self.best.number:03d}"} | {c.name: show(iou[c.key]) for c in FOREGROUND}
 
-    def running_table(self, records: Iterable[TrialRecord]) -> Table:
+    def running_table(self) -> Table:
         """The trials that have not ended, each with its latest epoch and its highest mIoU so far."""
         table = Table(box=None, pad_edge=False)
         for column in ("trial", "epoch", "val mIoU", "its best", "train loss", "images/s"):
             table.add_column(column, justify="right")
-        for r in sorted(records, key=lambda r: r.number):
-            if r.state is State.RUNNING:
-                table.add_row(f"{r.number:03d}", f"{len(r.epochs)}/{self.epochs}", *latest(r.epochs))
+        for number, record in sorted(self.running.items()):
+            table.add_row(f"{number:03d}", f"{len(record.epochs)}/{self.goal.epochs}", *latest(record.epochs))
         return table
 
-    def class_table(self, records: Iterable[TrialRecord]) -> Table:
+    def class_table(self) -> Table:
         """The best trial class by class; without rows while no trial has finished."""
         table = Table(box=None, pad_edge=False)
-        if classes := self.best_classes(records):
+        if classes := self.best_classes():
             for name in classes:
                 table.add_column(name, justify="right")
             table.add_row(*classes.values())

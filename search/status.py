@@ -16,7 +16,7 @@ from search.ledger import Ledger, LedgerError
 from search.masking import public_address
 from search.place import add_place, place_from
 from search.record import State
-from search.standing import goal_of, recent_pace, time_left
+from search.standing import Standing, goal_of, recent_pace, time_left
 
 DONE, FAULT = 0, 1
 PERIOD_S = 2.0
@@ -32,15 +32,16 @@ def view(ledger: Ledger, name: str, look: str) -> Group:
         look: where MLflow has it.
     """
     records, holder = ledger.trials(), ledger.holder()
-    goal = goal_of(ledger)
-    left = time_left(goal.seconds_left(records, recent_pace(records, time.time()))) if holder else "nobody works on it"
+    standing = Standing(goal_of(ledger), records)
+    pace = recent_pace(records, time.time())
+    left = time_left(standing.seconds_left(pace)) if holder else "nobody works on it"
     driver = f"runs on {holder.host}, process {holder.pid}" if holder else "no driver runs"
     failures = [Text(f"trial {r.number:03d} FAILED: {r.reason}") for r in records if r.state is State.FAIL]
     return Group(
         Text(f"{name}: {driver}", style="bold"),
-        Text(f"{goal.standing(records)}, {left}"),
-        goal.running_table(records),
-        goal.class_table(records),
+        Text(f"{standing.line()}, {left}"),
+        standing.running_table(),
+        standing.class_table(),
         *failures,
         Text(f"look: {look}", style="dim"),
     )

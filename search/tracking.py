@@ -5,7 +5,6 @@ With search.registry the sole importer of mlflow.  Importing this file is cheap:
 """
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,12 +21,15 @@ from search.projection import (
     PASSING_TAGS,
     LedgerReader,
     Phase,
+    Point,
     StudyCard,
     TrialSettings,
     as_text,
+    epoch_points,
     explain,
     last_moment,
     milliseconds,
+    outcome_points,
     study_ending,
     trial_ending,
 )
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("search.tracking")
 
 PARAMS_PER_REQUEST = 100
+POINTS_PER_REQUEST = 20
+"""Epochs in a request, which may hold 1000 values."""
 LEADS = ("val/miou", "test/miou")
 """The metrics whose steps say which points a run has."""
 
@@ -222,7 +226,7 @@ class Mirror:
         if best is not None and best.chosen is not None:
             finished = [r for r in records if r.state != "running"]
             values = {key: value for key, value in best.chosen.metrics().items() if key.startswith("val/")}
-            self.write_point(run, values, len(finished), max(map(last_moment, finished)))
+            self.write_points(run, [Point(len(finished), max(map(last_moment, finished)), values)])
         self.write_status(run, status, ending, max(map(last_moment, records), default=time.time()))
 
     def write_trial(self, record: "TrialRecord", phase: Phase) -> None:
@@ -233,11 +237,8 @@ class Mirror:
         # A driver killed while asking leaves a trial without all of its params, and params can never be corrected.
         asked = record.attempt > 0 or record.state != "running"
         self.write_facts(run, tags | ending, self.trial_settings(record) if asked else {})
-        for result in record.epochs:
-            self.write_point(run, result.metrics(), result.epoch, result.wall_time)
-        if record.test is not None:
-            judged = record.epochs[record.test.epoch - 1]
-            self.write_point(run, record.test.metrics(), judged.epoch, judged.wall_time)
+        self.write_points(run, epoch_points(record))
+        self.write_points(run, outcome_points(record))
         wanted = record.state == "complete" and self.card.trials and SHOWN not in run.tags
         if wanted and (count := log_overlays(self.client, run.run_id, self.card.trials, record.number)):
             self.write_facts(run, {SHOWN: str(count)}, {})
@@ -256,18 +257,20 @@ class Mirror:
         run.tags |= {tag.key: tag.value for tag in new_tags}
         run.params |= {param.key for param in new_params}
 
-    def write_point(self, run: KnownRun, values: Mapping[str, float], step: int, seconds: float) -> None:
-        """Log the finite values of one step in one request, unless the run has that step of the first of them."""
+    def write_points(self, run: KnownRun, points: Sequence[Point]) -> None:
+        """Log points of the same metrics, leaving out those whose step the run has of the first of them."""
         from mlflow.entities import Metric
 
-        lead = next(iter(values))
+        if not points:
+            return
+        lead = points[0].lead
         if lead not in run.steps:
             run.steps[lead] = {metric.step for metric in self.client.get_metric_history(run.run_id, lead)}
-        if step not in run.steps[lead]:
-            moment = milliseconds(seconds)
-            metrics = [Metric(key, value, moment, step) for key, value in values.items() if math.isfinite(value)]
-            self.client.log_batch(run.run_id, metrics=metrics)
-            run.steps[lead].add(step)
+        missing = [point for point in points if point.step not in run.steps[lead]]
+        for first in range(0, len(missing), POINTS_PER_REQUEST):
+            batch = missing[first : first + POINTS_PER_REQUEST]
+            self.client.log_batch(run.run_id, metrics=[Metric(*row) for point in batch for row in point.rows()])
+            run.steps[lead] |= {point.step for point in batch}
 
     def write_status(self, run: KnownRun, status: str, ending: Mapping[str, str], ended: float) -> None:
         """Close or reopen a run, and take away the tags of an ending that no longer holds."""

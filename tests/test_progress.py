@@ -10,7 +10,7 @@ from fgseg.epoch import EpochResult
 from fgseg.labels import FOREGROUND
 from search.progress import Progress, event
 from search.record import State, TrialRecord
-from search.standing import Goal, clock, recent_pace
+from search.standing import Goal, Standing, clock, recent_pace
 
 GOAL = Goal(trials=2, epochs=5, changed_batch=False)
 EPOCH = EpochResult(1, 0.25, {c.key: 0.25 for c in FOREGROUND}, [[1]], 1.5, {}, 20.0, 1.0, 1.0, 1)
@@ -66,8 +66,23 @@ def test_terminal_shows_the_running_trials_the_best_by_class_and_where_to_look()
 
 def test_trial_that_ended_early_counts_as_whole_for_the_time_left():
     pruned = replace(BEGUN, state=State.PRUNED, reason="pruned at epoch 1")
-    assert GOAL.epochs_done([pruned]) == 5
-    assert GOAL.seconds_left([pruned], pace=2.0) == 10.0
+    standing = Standing(GOAL, [BEGUN])
+    assert (standing.epochs_done, standing.seconds_left(pace=2.0)) == (1, 18.0)
+    assert standing.take(pruned) == BEGUN
+    assert (standing.epochs_done, standing.seconds_left(pace=2.0)) == (5, 10.0)
+
+
+def test_standing_kept_up_record_by_record_is_that_of_all_records_together():
+    ends = [replace(DONE, number=n, value=v) for n, v in ((4, 0.3), (1, 0.2), (3, 0.3), (0, 0.1))]
+    ends += [replace(BEGUN, number=2, state=State.FAIL, reason="broken", ended=2.0)]
+    standing = Standing(GOAL, [])
+    for done in range(len(ends)):
+        standing.take(replace(BEGUN, number=ends[done].number))
+        for _ in range(2):  # told twice, counted once
+            standing.take(ends[done])
+            assert vars(standing) == vars(Standing(GOAL, ends[: done + 1]))
+    assert standing.best is ends[2]  # the earliest of equals
+    assert standing.line() == "5/2 trials, best 0.3000 (trial 003), 1 failed"
 
 
 def test_pace_is_taken_from_the_latest_epochs_and_slows_while_one_is_long_in_coming():
