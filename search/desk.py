@@ -1,11 +1,15 @@
 """Between Ray's trials and the ledger's: who works on what, and what each event means for the books."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 
 from fgseg.epoch import SupersededError
 from search.job import Report
 from search.ledger import Ask, Ledger, LedgerError, State
+
+MOST_MOVES = 5
+"""How many nodes may die under a trial before their deaths count as its own: it may be what kills them."""
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ class Desk:
         self.max_failures, self.max_failed_trials = max_failures, max_failed_trials
         self.notify, self.note = notify, note
         self.live: dict[str, Ask] = {}
+        self.moved: Counter[int] = Counter()
         self.noted: set[tuple[int, str]] = set()
         self.failed_in_a_row = 0
         self.fault: str | None = None
@@ -93,10 +98,14 @@ class Desk:
             self.fault = str(error)
 
     def take_back(self, trial_id: str) -> None:
-        """Let a trial be asked again whose node died: that was no fault of its own, and counts for nothing."""
-        ask = self.live.pop(trial_id, None)
+        """Let a trial be asked again whose node died: that counts for nothing, unless it happens again and again."""
+        ask = self.live.get(trial_id)
         if ask is None or self.fault:
             return
+        self.moved[ask.number] += 1
+        if self.moved[ask.number] > MOST_MOVES:
+            return self.close(trial_id, None, died=True)
+        del self.live[trial_id]
         try:
             self.ledger.take_back(ask.number, ask.attempt)
         except LedgerError as error:

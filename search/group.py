@@ -48,11 +48,7 @@ class GroupTrial(wrap_function(run_group_trial)):  # type: ignore[misc]
     """Ray Tune's trainable for jobs of several processes."""
 
     def cleanup(self) -> None:
-        """End the trial, and wait for its processes.
-
-        Were this process to end first, Ray Train's controller would be killed and what it has reserved stay reserved:
-        its own cleaner asks the dashboard, which a private cluster has not.
-        """
+        """End the trial, and wait for its processes: Ray Train's controller would be killed with this one."""
         super().cleanup()
         idle.wait(STOP_S)
 
@@ -72,7 +68,8 @@ def learn_in_group(job: Job, run: settings.RunConfig, report: Report, send: Send
     try:
         while (letter := ray.get(mailbox.receive.remote())) is not None:
             latest = Report.from_json(letter)
-            report.epochs, report.test, report.node = latest.epochs, latest.test, latest.node
+            report.epochs, report.test = latest.epochs, latest.test
+            report.node, report.reserved = latest.node, latest.reserved
             report.notes[:] = latest.notes
             send(report)
         end.result()
@@ -141,10 +138,16 @@ def train_part(job: Job, report: Report, mailbox: Any) -> None:
         prepare(job)
         train(run, job.folder)
         return
-    report.node = ray.get_runtime_context().get_node_id()
+    context = ray.get_runtime_context()
+    report.node, report.reserved = context.get_node_id(), context.get_placement_group_id()
     listener = Listener(report.notes)
     logging.getLogger("fgseg").addHandler(listener)
-    learn(job, run, report, lambda latest: ray.get(mailbox.send.remote(latest.to_json())))
+
+    def send(latest: Report) -> None:
+        ray.get(mailbox.send.remote(latest.to_json()))
+
+    send(report)  # says where it is, and what has to be given back should it die before the first epoch
+    learn(job, run, report, send)
 
 
 def portable(error: Exception) -> Exception:

@@ -49,6 +49,8 @@ class Report:
     """What the test split said, of a repeat that has been trained to its end."""
     node: str | None = None
     """Ray's id of the node on which several processes train; one process is where it reports."""
+    reserved: str | None = None
+    """Ray's id of the placement group that several processes train in; one process needs none."""
     error: str | None = None
     """Why the trial has failed."""
     halt: str | None = None

@@ -46,7 +46,7 @@ def run_trial(config: dict[str, Any]) -> None:
 def send_to_driver(report: Report) -> None:
     """Tell the driver where the trial stands; returns when it has taken note."""
     node = report.node or get_runtime_context().get_node_id()
-    tune.report({"epoch": len(report.epochs), "report": report.to_json(), "node": node})
+    tune.report({"epoch": len(report.epochs), "report": report.to_json(), "node": node, "reserved": report.reserved})
 
 
 def learn(job: Job, run: RunConfig, report: Report, send: Send) -> None:

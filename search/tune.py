@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from ray import tune
+from ray import PlacementGroupID, tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -40,7 +40,7 @@ class LedgerSearcher(Searcher):
     def __init__(self, desk: Desk, make_job: Callable[[Ask], Job], pulse: Pulse):
         super().__init__(metric="epoch", mode="max")
         self.desk, self.make_job, self.pulse = desk, make_job, pulse
-        self.places: dict[str, str] = {}
+        self.places: dict[str, tuple[str, str | None]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles the searcher for a restore that is never made; the ledger is what lasts."""
@@ -55,11 +55,13 @@ class LedgerSearcher(Searcher):
         return None if self.desk.live else Searcher.FINISHED  # a live trial may die and have to be asked again
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self.places[trial_id] = result["node"]
+        self.places[trial_id] = result["node"], result["reserved"]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        place = self.places.pop(trial_id, None)
-        if error and place is not None and self.pulse.gone(place):
+        node, reserved = self.places.pop(trial_id, (None, None))
+        if reserved is not None:
+            release(reserved)
+        if error and node is not None and self.pulse.gone(node):
             self.desk.take_back(trial_id)
         else:
             self.desk.close(trial_id, Report.from_json(result["report"]) if result else None, died=error)
@@ -69,6 +71,17 @@ class LedgerSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, see __getstate__."""
+
+
+def release(reserved: str) -> None:
+    """Give back what the processes of an ended trial had reserved; nothing if that has been done.
+
+    A placement group outlives Ray Train's controller if that is killed: Ray Train's own cleaner asks the dashboard,
+    which a private cluster has not.
+    """
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(reserved))))
 
 
 class LedgerScheduler(FIFOScheduler):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fgseg.epoch import EpochResult
-from search.desk import Desk
+from search.desk import MOST_MOVES, Desk
 from search.job import Report
 from search.ledger import Ask, Ledger, LedgerError, State
 from search.space import load_space
@@ -177,3 +177,12 @@ def test_report_travels_as_text_and_comes_back_the_same():
     back = Report.from_json(sent.to_json())
     assert (back.number, back.attempt, back.overrides, back.notes) == (3, 2, {"train.batch_size": 1}, ["note"])
     assert math.isnan(back.epochs[0].iou["fence"])
+
+
+def test_trial_under_which_node_after_node_dies_fails_in_the_end(desk):
+    for move in range(1, MOST_MOVES + 3):
+        assert take(desk, "t").number == 0
+        desk.take_back("t")
+        assert desk.ledger.trial(0).failures == max(0, move - MOST_MOVES)
+    assert desk.ledger.trial(0).state is State.FAIL
+    assert take(desk, "t").number == 1

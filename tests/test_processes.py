@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import two_processes
@@ -159,20 +160,24 @@ def test_trial_that_loses_a_process_ends_whole_and_continues_from_its_checkpoint
     environment: dict[str, str], tmp_path: Path
 ):
     storage = tmp_path / "runs"
-    driver = Driver(storage, environment, "--trials", "1", "--processes-per-trial", "2", "--set", "train.epochs=30")
+    own = ["--trials", "1", "--processes-per-trial", "2", "--max-failures", "3", "--set", "train.epochs=60"]
+    driver = Driver(storage, environment, *own)
+    killed: list[list[psutil.Process]] = []
     try:
-        driver.wait_for(r"trial 000  epoch 2/30", 200)
-        first = driver.processes("ray::RayTrainWorker")
-        assert len(first) == 2
-        first[1].kill()
+        for kind, count in (("ray::RayTrainWorker", 2), ("ray::TrainController", 1), ("ray::GroupTrial", 1)):
+            start = rf"continued \(start number {len(killed) + 1}\)" if killed else "started"
+            driver.wait_for(rf"{start}[\s\S]*epoch \d+/60", 200)
+            processes = driver.processes(kind)
+            assert len(processes) == count, driver.processes("ray::")
+            killed.append(processes)
+            processes[-1].kill()
         assert driver.finish(200) == 0, driver.output
     finally:
         driver.kill()
     (trial,) = Ledger(f"sqlite:///{storage}/small/study.db", "small").trials()
-    assert (trial.state, trial.attempt, trial.failures) == (State.COMPLETE, 2, 1), driver.output
-    assert [e.epoch for e in trial.epochs] == list(range(1, 31))
+    assert (trial.state, trial.attempt, trial.failures) == (State.COMPLETE, 4, 3), driver.output
+    assert [e.epoch for e in trial.epochs] == list(range(1, 61))
     assert [e.attempt for e in trial.epochs] == sorted(e.attempt for e in trial.epochs)
-    assert {e.attempt for e in trial.epochs} == {1, 2}
-    assert "continued (start number 2)" in driver.output
-    assert not first[0].is_running()
+    assert {e.attempt for e in trial.epochs} == {1, 2, 3, 4}
+    assert not any(process.is_running() for processes in killed for process in processes)
     assert audit(storage, "small") == []
