@@ -8,6 +8,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json
@@ -19,9 +20,10 @@ from optuna.storages._rdb.models import (
     TrialParamModel,
     TrialSystemAttributeModel,
     TrialUserAttributeModel,
+    TrialValueModel,
 )
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Table, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 
@@ -37,6 +39,12 @@ class Entry:
     """System attributes, as JSON types: what samplers and pruners remember."""
     values: dict[int, float] = field(default_factory=dict)
     """Intermediate values by epoch."""
+    ending: TrialState | None = None
+    """How the trial ends with this entry; None leaves it open."""
+    value: float | None = None
+    """The value of a trial that ends as COMPLETE."""
+    when: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """When this is written.  Optuna's tables have it in UTC, its trials in local time, both without a time zone."""
 
 
 class HeldStorage(_CachedStorage):
@@ -53,13 +61,16 @@ class HeldStorage(_CachedStorage):
 
     def enter(self, trial_id: int, entry: Entry) -> None:
         """Write to an open trial in one transaction; raises UpdateFinishedTrialError if it has ended."""
-        if not tables(entry):
+        if not (entry.ending or tables(entry)):
             return
         with self._backend.engine.begin() as connection:
             query = select(TrialModel.state).where(TrialModel.trial_id == trial_id)
             self.check_trial_is_updatable(trial_id, connection.execute(query).scalar_one())
             for table, rows in tables(entry).items():
                 upsert(connection, table, [{"trial_id": trial_id} | row for row in rows])
+            if entry.ending is not None:
+                ended = {"state": entry.ending, "datetime_complete": entry.when.replace(tzinfo=None)}
+                connection.execute(update(TrialModel.__table__).where(TrialModel.trial_id == trial_id).values(ended))
         self._remember(trial_id, entry)
 
     def set_trial_param(
@@ -110,6 +121,9 @@ class HeldStorage(_CachedStorage):
             trial.user_attrs.update(stored(entry.facts))
             trial.system_attrs.update(stored(entry.notes))
             trial.intermediate_values.update(entry.values)
+            if entry.ending is not None:
+                trial.state, trial.value = entry.ending, entry.value
+                trial.datetime_complete = entry.when.astimezone().replace(tzinfo=None)
             self._studies[study_id].trials[number] = trial
 
 
@@ -124,11 +138,13 @@ def tables(entry: Entry) -> dict[Table, list[dict[str, Any]]]:
         dict(zip(("step", "intermediate_value", "intermediate_value_type"), (step, *represent(value)), strict=True))
         for step, value in entry.values.items()
     ]
+    final = [] if entry.value is None else [TrialValueModel.value_to_stored_repr(entry.value)]
     rows = {
         TrialParamModel: params,
         TrialUserAttributeModel: attributes(entry.facts),
         TrialSystemAttributeModel: attributes(entry.notes),
         TrialIntermediateValueModel: values,
+        TrialValueModel: [{"objective": 0, "value": value, "value_type": kind} for value, kind in final],
     }
     return {model.__table__: found for model, found in rows.items() if found}
 

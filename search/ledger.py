@@ -19,7 +19,7 @@ from fgseg.outcome import Outcome
 from search.database import LedgerError, engine_options, has_study, patient
 from search.facts import StudyFacts
 from search.fence import current, fenced
-from search.held import HeldStorage
+from search.held import Entry, HeldStorage
 from search.lock import Holder, LockedError, StudyLock, read_holder
 from search.points import Listed, Sampled, Settings
 from search.record import (
@@ -256,11 +256,8 @@ class Ledger(StudyFacts):
             self._handed.discard(number)
 
     def _end(self, trial: FrozenTrial, state: TrialState, value: float | None = None, **facts: Any) -> None:
-        if trial.state.is_finished():
-            return
-        for key, fact in facts.items():
-            self._set(trial, key, fact)
-        self._study.tell(trial.number, value, state=state, skip_if_finished=True)
+        if not trial.state.is_finished():
+            self._storage.enter(trial._trial_id, Entry(facts=facts, ending=state, value=value))
 
     @patient
     def trial(self, number: int) -> TrialRecord:

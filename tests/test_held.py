@@ -1,5 +1,6 @@
 """What the driver that holds a study remembers of it: the same as the database says, for as long as it holds it."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,12 +58,31 @@ def story(ledger: Ledger) -> Iterator[None]:
         yield
 
 
-def test_memory_says_after_every_write_what_the_database_says(ledger):
+@pytest.fixture
+def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A time zone in which local time is not the database's."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_memory_says_after_every_write_what_the_database_says(ledger, far_east):
     with ledger.hold():
         for _ in story(ledger):
             fresh = Ledger(ledger._url, "s")
             assert ledger._study.get_trials() == fresh._study.get_trials()
             assert str(ledger.trials()) == str(fresh.trials())
+
+
+def test_moments_are_the_same_in_every_time_zone(ledger, far_east, monkeypatch):
+    with ledger.hold():
+        list(story(ledger))
+        written = [(t.started, t.ended) for t in ledger.trials()]
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    assert [(t.started, t.ended) for t in Ledger(ledger._url, "s").trials()] == written
 
 
 def test_looking_at_a_study_that_is_held_asks_the_database_nothing(ledger):
