@@ -93,17 +93,23 @@ def audit_books(folder: Path, trials: int) -> list[str]:
 def scaling(setup: Setup, folder: Path) -> list[str]:
     """Run trials of fixed length on more and more simulated GPUs; returns the goals that are missed."""
     print("| GPUs | trials | from a trial's end to the next start on its GPU | efficiency |\n|---|---|---|---|")
-    efficiency = 0.0
-    for size in setup.sizes:
-        place = folder / str(size)
-        place.mkdir()
-        search_once(place, trials=3 * size, at_once=size, epochs=2, epoch_s=setup.length_s / 2, sampler="random")
-        spans = busy_spans(place)
-        efficiency = steady_share(spans, size)
-        gap = setup.length_s * (1 / efficiency - 1)
-        print(f"| {size} | {3 * size} | {gap:.2f} s | {efficiency:.3f} |", flush=True)
+    efficiency = [share_used(setup, folder / str(size), size, setup.length_s) for size in setup.sizes][-1]
+    size = setup.sizes[-1]
+    print("the same, all GPUs ending their trials at the same moment:")
+    share_used(setup, folder / "together", size, spread_s=0.0)
     missed = setup.judged and efficiency < EFFICIENCY
-    return [f"efficiency {efficiency:.3f} on {setup.sizes[-1]} GPUs, must be {EFFICIENCY}"] if missed else []
+    return [f"efficiency {efficiency:.3f} on {size} GPUs, must be {EFFICIENCY}"] if missed else []
+
+
+def share_used(setup: Setup, place: Path, size: int, spread_s: float) -> float:
+    """Run three trials a GPU, print the row of the table, and return the share of the GPUs' time that they use."""
+    place.mkdir()
+    search_once(
+        place, trials=3 * size, at_once=size, epochs=2, epoch_s=setup.length_s / 2, sampler="random", spread_s=spread_s
+    )
+    used = steady_share(busy_spans(place), size)
+    print(f"| {size} | {3 * size} | {setup.length_s * (1 / used - 1):.2f} s | {used:.3f} |", flush=True)
+    return used
 
 
 def busy_spans(folder: Path) -> list[tuple[float, float]]:
@@ -116,6 +122,7 @@ def steady_share(spans: list[tuple[float, float]], size: int) -> float:
     """Share of the GPUs' time that trials use, from when every GPU has had one until no more begin.
 
     The start of the processes is left out: here two cores start 64 of them, on a cluster every node starts its own.
+    As there, the first trials begin one after the other.
     """
     begin, end = spans[size - 1][0], spans[-1][0]
     used = sum(max(0.0, min(b, end) - max(a, begin)) for a, b in spans)

@@ -29,15 +29,20 @@ class Gate:
 
     folder: str
     processes: int
+    spread_s: float = 0.0
+    """Over how long the first trials then begin, one after the other; 0: all at once."""
 
     def wait(self) -> None:
         """Return once so many processes have been here; raises TimeoutError after `GATE_S`."""
         mark, began = Path(self.folder, str(os.getpid())), time.monotonic()
-        while not mark.exists() or len(os.listdir(self.folder)) < self.processes:
-            mark.touch()
+        if mark.exists():
+            return
+        mark.touch()
+        while len(here := sorted(os.listdir(self.folder))) < self.processes:
             if time.monotonic() - began > GATE_S:
-                raise TimeoutError(f"{len(os.listdir(self.folder))} of {self.processes} processes came up")
-            time.sleep(1)
+                raise TimeoutError(f"{len(here)} of {self.processes} processes came up")
+            time.sleep(0.5)
+        time.sleep(self.spread_s * here.index(mark.name) / self.processes)
 
 
 def replay(epoch_s: float, gate: Gate) -> Callable[[dict[str, Any]], None]:

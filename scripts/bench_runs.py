@@ -116,7 +116,9 @@ def worker_mib(process: psutil.Process) -> float:
         return 0.0
 
 
-def search_once(folder: Path, *, trials: int, at_once: int, epochs: int, epoch_s: float, sampler: str) -> float:
+def search_once(
+    folder: Path, *, trials: int, at_once: int, epochs: int, epoch_s: float, sampler: str, spread_s: float = 0.0
+) -> float:
     """A whole `search.run` on `at_once` simulated GPUs, with replaying workers; returns its seconds.
 
     Args:
@@ -126,6 +128,7 @@ def search_once(folder: Path, *, trials: int, at_once: int, epochs: int, epoch_s
         epochs: of a trial.
         epoch_s: what one lasts, seconds.
         sampler: the setting of that name.
+        spread_s: over how long the first trials begin.
     """
     from bench_replay import Gate, replay
 
@@ -135,7 +138,7 @@ def search_once(folder: Path, *, trials: int, at_once: int, epochs: int, epoch_s
     os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"CPU": at_once, "GPU": at_once})
     gate = folder / "gate"
     gate.mkdir()
-    search.tune.run_trial = replay(epoch_s, Gate(str(gate), min(at_once, trials)))
+    search.tune.run_trial = replay(epoch_s, Gate(str(gate), min(at_once, trials), spread_s))
     sets = [*TINY, f"train.epochs={epochs}", f"data.cache={folder / 'cache'}"]
     arguments = ["--space", "slc", "--study", "load", "--storage", str(folder), "--trials", str(trials)]
     arguments += ["--sampler", sampler]
