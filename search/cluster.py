@@ -6,13 +6,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
 from search.config import SearchConfig
 from search.nodes import alive_nodes
 from search.resources import Node, Resources, answers, is_private, share, share_cluster
-from search.signals import Interrupted
 
 RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even when it is told to be silent
@@ -42,7 +42,7 @@ def surroundings() -> dict[str, str]:
 
 
 @contextmanager
-def cluster(search: SearchConfig, precision: str) -> Iterator[Resources]:
+def cluster(search: SearchConfig, precision: str, install_handlers: Callable[[], None]) -> Iterator[Resources]:
     """Start or join a cluster; gives what each trial gets, and leaves or ends the cluster at the end.
 
     The `surroundings` must be in the environment before anything imports Ray, which reads them then.
@@ -50,38 +50,55 @@ def cluster(search: SearchConfig, precision: str) -> Iterator[Resources]:
     Args:
         search: address of the cluster, and what a trial shall get.
         precision: the setting `train.precision`.
+        install_handlers: sets this command's signal handlers again, which Ray replaces when it starts and when it ends.
 
     Raises:
         ConfigError: not even one trial fits, or fp16 is asked for where trials have no GPU.
-        Interrupted: SIGTERM came while Ray started.
     """
     import ray
 
     ended = threading.Event()
-    try:
-        ray.init(
-            address=search.ray_address or "local",
-            include_dashboard=False if search.ray_address is None else None,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            _temp_dir=os.environ.get("RAY_TMPDIR") if search.ray_address is None else None,
-        )
-    except SystemExit:  # Ray's own handler of SIGTERM
-        raise Interrupted from None
+    with ThreadPoolExecutor(1) as thread:  # the system ends the processes of a private cluster with this very thread
+        keep_handlers(thread.submit(start, search), install_handlers)
+        try:
+            head = ray.get_runtime_context().gcs_address
+            threading.Thread(target=watch_head, args=(head, ended), daemon=True).start()
+            if is_private(search):
+                total = ray.cluster_resources()
+                yield share(search, total.get("CPU", 0), total.get("GPU", 0), precision)
+            else:
+                yield share_cluster(search, alive_nodes(), precision)
+        finally:
+            ended.set()
+            keep_handlers(thread.submit(ray.shutdown), install_handlers)
+
+
+def start(search: SearchConfig) -> None:
+    """Start or join the cluster, quietly."""
+    import ray
+
+    ray.init(
+        address=search.ray_address or "local",
+        include_dashboard=False if search.ray_address is None else None,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        _temp_dir=os.environ.get("RAY_TMPDIR") if search.ray_address is None else None,
+    )
     ray._private.worker._worker_logs_enabled = False  # of a node that dies it would print the last lines of its log
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what becomes of a trial is told by us, without a traceback
-    try:
-        head = ray.get_runtime_context().gcs_address
-        threading.Thread(target=watch_head, args=(head, ended), daemon=True).start()
-        if is_private(search):
-            total = ray.cluster_resources()
-            yield share(search, total.get("CPU", 0), total.get("GPU", 0), precision)
-        else:
-            yield share_cluster(search, alive_nodes(), precision)
-    finally:
-        ended.set()
-        ray.shutdown()
+
+
+def keep_handlers(done: "Future[None]", install_handlers: Callable[[], None]) -> None:
+    """Wait until Ray has started or ended in its own thread; meanwhile this one keeps the command's signal handlers.
+
+    Ray's core takes that of SIGTERM for itself when it starts, and leaves none when it ends, a second before it is
+    done; a signal would end the command at once, with whatever was still to be written.
+    """
+    while not done.done():
+        wait([done], timeout=0.002)
+        install_handlers()
+    done.result()
 
 
 def watch_head(address: str, ended: threading.Event) -> None:

@@ -221,9 +221,8 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> i
 
     with (
         Progress(outlets.console, goal_of(ledger), ledger.trials(), mlflow_command(plan)) as progress,
-        cluster(plan.search, plan.run.train.precision) as resources,
+        cluster(plan.search, plan.run.train.precision, watch.signals.install) as resources,
     ):
-        watch.signals.install()  # Ray has set a handler of its own
         ledger.equip({"cpus": resources.cpus, "gpus": resources.gpus})
 
         def changed(number: int) -> None:

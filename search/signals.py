@@ -32,7 +32,7 @@ class Signals:
             signal.signal(number, handler)
 
     def install(self) -> None:
-        """Set the handlers; to be called again after Ray has set its own."""
+        """Set the handlers; to be called again where Ray may have set its own."""
         for number in CODES:
             signal.signal(number, self.handle)
 
