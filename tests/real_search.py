@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -59,8 +60,11 @@ class Driver:
 
     def processes(self, title: str) -> list[psutil.Process]:
         """The processes below this run's own one whose title holds a text."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [p for p in children if title in " ".join(p.cmdline()[:1])]
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.Error):  # it has just ended
+                found += [process] if title in " ".join(process.cmdline()[:1]) else []
+        return found
 
     def kill(self) -> None:
         """kill -9 of the driver, and an end for what it started (its workers end by themselves, but later)."""
