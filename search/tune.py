@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -18,12 +19,20 @@ from search.resources import Resources
 from search.signals import Interrupted
 from search.trial import run_trial
 
+ASKING_S = 1.0
+"""How long a turn of Ray Tune's loop asks for trials before it looks at events again; one ask may take half of it."""
 
-class Interruption(tune.Callback):
-    """Ends the experiment at a moment when nothing is being written."""
+
+class Turns(tune.Callback):
+    """The turns of Ray Tune's loop; ends the experiment between two of them, when nothing is being written."""
 
     def __init__(self, must_stop: Callable[[], bool]):
         self.must_stop = must_stop
+        self.began = time.monotonic()
+
+    def may_ask(self) -> bool:
+        """Whether this turn has time for another trial."""
+        return time.monotonic() - self.began < ASKING_S
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: see LedgerSearcher."""
@@ -32,14 +41,15 @@ class Interruption(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self.must_stop():
             raise Interrupted
+        self.began = time.monotonic()
 
 
 class LedgerSearcher(Searcher):
     """Ray Tune's view of the ledger: what to run next, and what became of it."""
 
-    def __init__(self, desk: Desk, make_job: Callable[[Ask], Job], pulse: Pulse):
+    def __init__(self, desk: Desk, make_job: Callable[[Ask], Job], pulse: Pulse, turns: Turns):
         super().__init__(metric="epoch", mode="max")
-        self.desk, self.make_job, self.pulse = desk, make_job, pulse
+        self.desk, self.make_job, self.pulse, self.turns = desk, make_job, pulse, turns
         self.places: dict[str, tuple[str, str | None]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -47,7 +57,7 @@ class LedgerSearcher(Searcher):
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if len(self.desk.live) >= self.pulse.capacity():
+        if len(self.desk.live) >= self.pulse.capacity() or (self.desk.live and not self.turns.may_ask()):
             return None
         ask = self.desk.hand_out(trial_id)
         if ask is not None:
@@ -131,12 +141,12 @@ def run_trials(
     Raises:
         Interrupted: `must_stop` said so; the open trials stay open.
     """
-    scratch = tempfile.mkdtemp(prefix="fgsearch-")
+    scratch, turns = tempfile.mkdtemp(prefix="fgsearch-"), Turns(must_stop)
     try:
         tuner = tune.Tuner(
             trainable(resources),
             tune_config=tune.TuneConfig(
-                search_alg=LedgerSearcher(desk, make_job, pulse),
+                search_alg=LedgerSearcher(desk, make_job, pulse, turns),
                 scheduler=LedgerScheduler(desk),
                 num_samples=-1,
                 reuse_actors=resources.processes == 1,  # several processes must end with their trial
@@ -145,7 +155,7 @@ def run_trials(
                 name="trials",
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[Interruption(must_stop)],
+                callbacks=[turns],
                 failure_config=tune.FailureConfig(max_failures=0),  # the ledger hands a dead trial out again
             ),
         )
