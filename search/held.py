@@ -26,6 +26,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Table, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from search.database import engine_options
+
 
 @dataclass
 class Entry:
@@ -125,6 +127,11 @@ class HeldStorage(_CachedStorage):
                 trial.state, trial.value = entry.ending, entry.value
                 trial.datetime_complete = entry.when.astimezone().replace(tzinfo=None)
             self._studies[study_id].trials[number] = trial
+
+
+def open_storage(url: str, held: Callable[[], bool]) -> HeldStorage:
+    """The storage at an address, for a driver that holds the study while `held()` says so."""
+    return HeldStorage(RDBStorage(url, engine_kwargs=engine_options(url)), held)
 
 
 def tables(entry: Entry) -> dict[Table, list[dict[str, Any]]]:

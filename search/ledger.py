@@ -5,21 +5,20 @@ One driver writes (see lock.py), from one thread; `trial` and `trials` may be ca
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from fgseg.epoch import EpochResult, SupersededError, select_epoch
 from fgseg.outcome import Outcome
-from search.database import LedgerError, engine_options, has_study, patient
+from search.database import LedgerError, has_study, patient
 from search.facts import StudyFacts
 from search.fence import current, fenced
-from search.held import Entry, HeldStorage
+from search.held import Entry, open_storage
 from search.lock import Holder, LockedError, StudyLock, read_holder
 from search.points import Listed, Sampled, Settings
 from search.record import (
@@ -292,11 +291,6 @@ class Ledger(StudyFacts):
 
     def _set(self, trial: FrozenTrial, key: str, value: Any) -> None:
         self._storage.set_trial_user_attr(trial._trial_id, key, value)
-
-
-def open_storage(url: str, held: Callable[[], bool]) -> HeldStorage:
-    """Optuna's storage at an address, for a driver that holds the study while `held()` says so."""
-    return HeldStorage(RDBStorage(url, engine_kwargs=engine_options(url)), held)
 
 
 @patient
