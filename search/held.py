@@ -6,7 +6,8 @@ every single value.
 
 import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -63,17 +64,31 @@ class HeldStorage(_CachedStorage):
 
     def enter(self, trial_id: int, entry: Entry) -> None:
         """Write to an open trial in one transaction; raises UpdateFinishedTrialError if it has ended."""
-        if not (entry.ending or tables(entry)):
+        rows = tables(entry)
+        if not (entry.ending or rows):
             return
-        with self._backend.engine.begin() as connection:
+        with self._doubting(), self._backend.engine.begin() as connection:
             query = select(TrialModel.state).where(TrialModel.trial_id == trial_id)
             self.check_trial_is_updatable(trial_id, connection.execute(query).scalar_one())
-            for table, rows in tables(entry).items():
-                upsert(connection, table, [{"trial_id": trial_id} | row for row in rows])
+            for table, lines in rows.items():
+                upsert(connection, table, [{"trial_id": trial_id} | line for line in lines])
             if entry.ending is not None:
                 ended = {"state": entry.ending, "datetime_complete": entry.when.replace(tzinfo=None)}
                 connection.execute(update(TrialModel.__table__).where(TrialModel.trial_id == trial_id).values(ended))
         self._remember(trial_id, entry)
+
+    @contextmanager
+    def _doubting(self) -> Iterator[None]:
+        """Forget what is remembered if a write fails: it may have reached the database all the same."""
+        try:
+            yield
+        except BaseException:
+            self._whole = set()
+            raise
+
+    def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        with self._doubting():
+            return int(super().create_new_trial(study_id, template_trial))
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
@@ -91,8 +106,9 @@ class HeldStorage(_CachedStorage):
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
         """Begin or end a trial, then read it: its time of day is set by the database's side."""
-        done = super().set_trial_state_values(trial_id, state, values)
-        trial = self._backend.get_trial(trial_id)
+        with self._doubting():
+            done = super().set_trial_state_values(trial_id, state, values)
+            trial = self._backend.get_trial(trial_id)
         with self._lock:
             if trial_id in self._trial_id_to_study_id_and_number:
                 self._add_trials_to_cache(self._trial_id_to_study_id_and_number[trial_id][0], [trial])

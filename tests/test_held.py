@@ -9,9 +9,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 from test_sampling import EPOCHS, drive, history
 
 from fgseg.epoch import SupersededError
+from search import database
 from search.ledger import Ledger, State
 from search.lock import StudyLock
 
@@ -130,6 +132,30 @@ def test_a_driver_that_lost_the_study_sees_it_at_once(ledger, monkeypatch):
             ledger.report(0, 1, history([0.1, 0.2]))
         other._study.tell(0, state=TrialState.FAIL)
         assert ledger.trial(0).state is State.FAIL
+
+
+def lose_answer(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
+    """Let one write reach the database and its answer be lost, as when a server's connection breaks."""
+    write = getattr(owner, name)
+
+    def broken(*args: object) -> None:
+        write(*args)
+        monkeypatch.setattr(owner, name, write)
+        raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
+
+    monkeypatch.setattr(owner, name, broken)
+    monkeypatch.setattr(database, "RETRY_PAUSES_S", (0.0, 0.0))
+
+
+def test_a_write_whose_answer_is_lost_is_found_when_it_is_repeated(ledger, monkeypatch):
+    with ledger.hold():
+        lose_answer(monkeypatch, ledger._storage._backend, "_create_new_trial")
+        assert [ledger.ask().number for _ in range(3)] == [0, 1, 2]
+        ledger.report(0, 1, history([0.5, 0.5, 0.6]))
+        lose_answer(monkeypatch, ledger._storage._backend.engine.dialect, "do_commit")
+        ledger.complete(0, 1)
+        assert [t.state for t in ledger.trials()] == [State.COMPLETE, State.RUNNING, State.RUNNING]
+        assert ledger._study.get_trials() == Ledger(ledger._url, "s")._study.get_trials()
 
 
 def test_a_trial_that_somebody_else_has_ended_is_not_written_to(ledger):
