@@ -1,4 +1,4 @@
-"""What the ledger alone takes with many trials open: python scripts/bench_ledger.py [--open 64 1000] [--ended 5000]
+"""What the ledger alone takes with many trials open: python scripts/bench_ledger.py [--open 64 1000] [--ended 1000]
 
 One process asks, reports and ends trials as the driver does; Ray and MLflow do not run.  `--ledger-url` measures an
 empty database on a server instead of an SQLite file.

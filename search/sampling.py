@@ -176,7 +176,7 @@ def decide(study: Study, trial: FrozenTrial, epoch: int) -> bool:
     Successive halving counts by notes that it writes to the trial: asked twice about an epoch, it would take the first
     time for an earlier rung.  So the decision is recorded together with the notes, and asking again reads it.
     """
-    key = f"decision/{epoch}"
+    key = f"stop/{epoch}"
     if key in trial.user_attrs:
         return bool(trial.user_attrs[key])
     noted, entry = noting(study)

@@ -190,7 +190,7 @@ def test_a_decision_and_the_pruners_notes_are_written_together_or_not_at_all(tmp
             ledger.should_prune(1)
     again = drive(tmp_path, "random", "asha", 8, EPOCHS)
     assert [t.system_attrs.get("completed_rung_0") for t in again._study.trials[:2]] == [0.5, None]
-    assert "decision/1" not in again._study.trials[1].user_attrs
+    assert "stop/1" not in again._study.trials[1].user_attrs
     assert again.should_prune(1) is True
 
 
