@@ -45,13 +45,14 @@ class Standing:
 
     def take(self, record: TrialRecord) -> TrialRecord | None:
         """Take in what the ledger now holds about a trial; returns what it held before.  An ended trial stays ended."""
-        number = record.number
-        before = self.ended.get(number) or self.running.pop(number, None)
+        if record.number in self.ended:
+            return self.ended[record.number]
+        before = self.running.pop(record.number, None)
         self.epochs_done += self.worth(record) - (self.worth(before) if before else 0)
         if record.state is State.RUNNING:
-            self.running[number] = record
-        elif number not in self.ended:
-            self.ended[number] = record
+            self.running[record.number] = record
+        else:
+            self.ended[record.number] = record
             self.failed += record.state is State.FAIL
             rivals = sorted([record, *([self.best] if self.best else [])], key=lambda r: r.number)
             self.best = best_trial(rivals, self.goal.changed_batch)
