@@ -42,6 +42,9 @@ class Site:
         return str(self.browser.execute_script("return document.body.innerText"))
 
     def open(self, path: str) -> None:
+        """Load a page anew: MLflow 3.17 may stop with "Something went wrong" where only the address's fragment changes
+        from one run's artifacts to another's."""
+        self.browser.get("about:blank")
         self.browser.get(f"{self.base}/#/{path}{'&' if '?' in path else '?'}workflowType=machine_learning")
 
     def until(self, holds: Callable[[], Any], limit_s: float = 40) -> Any:
