@@ -22,6 +22,10 @@ PASSING_TAGS = ("fgseg.reason", "fgseg.pruned", "fgseg.interrupted")
 """Tags that say how a run ended, and go when it goes on."""
 LONGEST_TAG = 5000
 """What every kind of MLflow store takes."""
+SOURCE = {"mlflow.source.name": "fgsearch", "mlflow.source.type": "LOCAL"}
+"""For MLflow's column *Source*."""
+DIGEST_LENGTH = 12
+"""Hexadecimal digits of the data's fingerprint that are shown; MLflow takes 36."""
 
 
 class LedgerReader(Protocol):
@@ -36,6 +40,17 @@ class LedgerReader(Protocol):
 
 TrialSettings = Callable[["TrialRecord"], dict[str, Any]]
 """Gives the dotted model settings of a trial, which become its params."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What runs read, for MLflow's column *Dataset*."""
+
+    name: str
+    """The reader, and the folder that it reads where it reads one."""
+    digest: str
+    settings: dict[str, Any]
+    """The `data.*` settings, without that prefix."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +91,14 @@ class StudyCard:
         """The tags of the parent, those of its ending left out."""
         note = f"Study {self.study}: {self.title}. Shows the best trial's metrics, one step per finished trial."
         own = {"fgseg.space": self.space, "fgseg.kind": "study", "mlflow.note.content": note}
-        return self.identity_tags() | own | {f"fgseg.{key}": value for key, value in self.facts.items()}
+        return self.identity_tags() | own | SOURCE | {f"fgseg.{key}": value for key, value in self.facts.items()}
 
     def trial_tags(self, record: "TrialRecord", parent_id: str) -> dict[str, str]:
         """The tags of a trial, those of its ending left out."""
         changed = {"fgseg.changed_batch": json.dumps(record.overrides)} if record.overrides else {}
         return (
             self.identity_tags()
+            | SOURCE
             | changed
             | {
                 "fgseg.space": self.space,
@@ -93,6 +109,16 @@ class StudyCard:
                 "mlflow.note.content": f"Trial {record.number} of study {self.study}: {self.title}.",
             }
         )
+
+    @property
+    def data(self) -> "Data | None":
+        """What the study's trials train and validate on; None before its fingerprint is known."""
+        settings = {k.removeprefix("data."): v for k, v in self.settings.items() if k.startswith("data.")}
+        if "data" not in self.facts or not settings:
+            return None
+        root = public_address(str(settings.get("root") or "")).rstrip("/")
+        name = " ".join(filter(None, (settings["reader"], root.rpartition("/")[2])))
+        return Data(name, self.facts["data"][:DIGEST_LENGTH], settings | {"root": root})
 
     def trial_name(self, number: int) -> str:
         """The name of a trial's run, such as `bas_cp/003`."""

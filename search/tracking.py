@@ -33,7 +33,7 @@ from search.projection import (
     study_ending,
     trial_ending,
 )
-from search.tracking_files import SHOWN, log_bytes, log_overlays
+from search.tracking_files import SHOWN, log_bytes, log_data, log_overlays
 from search.tracking_setup import create_database, environment, fill_database, load_client
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ class KnownRun:
     status: str
     tags: dict[str, str]
     params: set[str]
+    has_data: bool
     steps: dict[str, set[int]] = field(default_factory=dict)
 
 
@@ -170,7 +171,9 @@ class Mirror:
             if number in known:
                 self.client.delete_run(run.info.run_id)
             else:
-                known[number] = KnownRun(run.info.run_id, run.info.status, tags, set(run.data.params))
+                known[number] = KnownRun(
+                    run.info.run_id, run.info.status, tags, set(run.data.params), bool(run.inputs.dataset_inputs)
+                )
         return known
 
     def search_runs(self) -> "Iterator[Run]":
@@ -211,7 +214,7 @@ class Mirror:
         if number not in self.runs:
             created = self.client.create_run(self.experiment_id, milliseconds(started), tags, name)
             self.runs[number] = KnownRun(
-                created.info.run_id, "RUNNING", dict(tags), set(), {lead: set() for lead in LEADS}
+                created.info.run_id, "RUNNING", dict(tags), set(), False, {lead: set() for lead in LEADS}
             )
         return self.runs[number]
 
@@ -223,6 +226,7 @@ class Mirror:
         status, ending = study_ending(records, phase)
         best_tag = {} if best is None else {"fgseg.best_trial": str(best.number)}
         self.write_facts(run, self.card.parent_tags() | best_tag | ending, self.card.settings)
+        self.write_data(run)
         if best is not None and best.chosen is not None:
             finished = [r for r in records if r.state != "running"]
             values = {key: value for key, value in best.chosen.metrics().items() if key.startswith("val/")}
@@ -237,6 +241,7 @@ class Mirror:
         # A driver killed while asking leaves a trial without all of its params, and params can never be corrected.
         asked = record.attempt > 0 or record.state != "running"
         self.write_facts(run, tags | ending, self.trial_settings(record) if asked else {})
+        self.write_data(run)
         self.write_points(run, epoch_points(record))
         self.write_points(run, outcome_points(record))
         wanted = record.state == "complete" and self.card.trials and SHOWN not in run.tags
@@ -256,6 +261,13 @@ class Mirror:
             self.client.log_batch(run.run_id, tags=new_tags)
         run.tags |= {tag.key: tag.value for tag in new_tags}
         run.params |= {param.key for param in new_params}
+
+    def write_data(self, run: KnownRun) -> None:
+        """Name what a run reads, once."""
+        data = self.card.data
+        if data is not None and not run.has_data:
+            log_data(self.client, run.run_id, data)
+            run.has_data = True
 
     def write_points(self, run: KnownRun, points: Sequence[Point]) -> None:
         """Log points of the same metrics, leaving out those whose step the run has of the first of them."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from search.masking import public_address
-from search.projection import StudyCard, explain
+from search.projection import SOURCE, StudyCard, explain
 from search.tracking import TrackingError
 from search.tracking_read import pages
 from search.tracking_setup import environment, load_client
@@ -39,7 +39,7 @@ def write(client: Any, uri: str, card: StudyCard, comparison: dict[str, Any], fi
     query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     run = next(pages(client.search_runs, [number], query), None)
     if run is None:
-        run = client.create_run(number, tags=tags, run_name=f"comparison {comparison['name']}")
+        run = client.create_run(number, tags=tags | SOURCE, run_name=f"comparison {comparison['name']}")
     for key, value in figures(comparison).items():
         if run.data.metrics.get(key) != value:
             client.log_metric(run.info.run_id, key, value, step=len(comparison["seeds"]))

@@ -1,5 +1,6 @@
 """MLflow as people see it: runs, tags, params, points and states, after restarts and interruptions."""
 
+import json
 import math
 import shutil
 import subprocess
@@ -18,6 +19,9 @@ from search.record import State, TrialRecord
 from search.tracking import StudyCard, Tracker, reconcile
 from search.tracking_setup import create_database, fill_database, load_client
 
+SETTINGS = {"train.lr": 6e-5, "train.epochs": 3, "train.select": "last"}
+READ = {"data.reader": "folder", "data.root": "s3://me:secret@bucket/streets/", "data.train": 8}
+
 
 class Server:
     """A fresh SQLite tracking database, and what can be read back from it."""
@@ -30,8 +34,8 @@ class Server:
             title="Boundary-aware",
             experiment="quickstart",
             artifacts=(folder / "mlartifacts").as_uri(),
-            settings={"train.lr": 6e-5, "train.epochs": 3, "train.select": "last"},
-            facts={"version": "1"},
+            settings=SETTINGS,
+            facts={"version": "1", "data": "0123456789abcdef" * 4},
         )
 
     @property
@@ -93,6 +97,18 @@ def test_runs_carry_the_tags_by_which_they_are_found(server: Server) -> None:
     expected = shared | {"fgseg.kind": "study", "fgseg.best_trial": "3", "fgseg.version": "1"}
     assert expected.items() <= server.parent().data.tags.items()
     assert "Boundary-aware" in run.data.tags["mlflow.note.content"]
+
+
+def test_runs_name_the_data_that_they_read_and_what_wrote_them(server: Server) -> None:
+    server.card = replace(server.card, settings=SETTINGS | READ)
+    ledger = FakeLedger(trial(0))
+    for _ in range(2):
+        server.reconcile(ledger)
+    for run in (server.parent(), *server.runs("trial")):
+        assert run.data.tags["mlflow.source.name"] == "fgsearch"
+        (entry,) = run.inputs.dataset_inputs
+        assert (entry.dataset.name, entry.dataset.digest) == ("folder streets", "0123456789ab")
+        assert json.loads(entry.dataset.source) == {"reader": "folder", "root": "s3://***@bucket/streets", "train": 8}
 
 
 def test_settings_become_dotted_params_as_they_read_in_json(server: Server) -> None:
