@@ -100,9 +100,11 @@ class LocalStore:
                     found[path.relative_to(self.folder).as_posix()] = path.lstat().st_size
         return found
 
+    @patient
     def delete(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)
 
+    @patient
     def clear(self, keep: str | None = None) -> None:
         """The same; links are removed and never followed."""
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
@@ -115,6 +117,7 @@ class LocalStore:
         if keep is None and self.folder.is_dir():
             self.folder.rmdir()
 
+    @patient
     def sweep(self) -> None:
         for path in self.folder.glob(f"*{self.SUFFIX}"):
             path.unlink(missing_ok=True)

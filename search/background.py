@@ -34,7 +34,7 @@ class BackgroundWriter:
         self._numbers: set[int | None] = set()
         self._files: dict[str, bytes] = {}
         self._closing: Phase | None = None
-        self._written = False
+        self._written = self._left = False
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
 
     def start(self) -> None:
@@ -67,6 +67,12 @@ class BackgroundWriter:
             self._thread.join(timeout_s)
         return self._written
 
+    def leave(self) -> None:
+        """End without a last pass: the mirror is another driver's now.  Returns at once."""
+        with self._changed:
+            self._left = True
+            self._changed.notify()
+
     @property
     def running(self) -> bool:
         """Whether the thread is at work; after `stop` only if it is still waiting for an answer."""
@@ -77,6 +83,8 @@ class BackgroundWriter:
         failures = closing_failures = 0
         while not self._written and closing_failures < LAST_TRIES:
             numbers, files, closing = self._take(wait=writer is not None)
+            if self._left:
+                return
             try:
                 writer = self._write(writer, numbers, files, closing)
                 failures, self._written = 0, closing is not None
@@ -89,7 +97,7 @@ class BackgroundWriter:
     def _take(self, wait: bool) -> tuple[set[int | None], dict[str, bytes], Phase | None]:
         with self._changed:
             if wait:
-                self._changed.wait_for(lambda: self._numbers or self._files or self._closing)
+                self._changed.wait_for(lambda: self._numbers or self._files or self._closing or self._left)
             taken = self._numbers, self._files, self._closing
             self._numbers, self._files = set(), {}
             return taken
@@ -113,4 +121,4 @@ class BackgroundWriter:
             if self._closing is not None:
                 self._changed.wait(FIRST_RETRY_S)
             else:
-                self._changed.wait_for(lambda: self._closing is not None, delay_s)
+                self._changed.wait_for(lambda: self._closing is not None or self._left, delay_s)

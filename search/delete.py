@@ -9,6 +9,7 @@ from fgseg.config import ConfigError
 from fgseg.store import open_store
 from search.command_line import MISTAKE, Parser
 from search.ledger import Ledger, LedgerError, State
+from search.mark import check_owner
 from search.masking import public_address
 from search.place import LEDGER, Place, add_place, confirm, place_from
 from search.sync import hold
@@ -24,24 +25,23 @@ def delete(place: Place, tracking: bool = True) -> None:
         tracking: whether its MLflow runs go as well.
 
     Raises:
-        ConfigError: there is no such study, or a driver holds it.
+        ConfigError: there is no such study, a driver holds it, or its folder holds the files of another one.
         TrackingError: MLflow could not be reached; nothing of the storage is removed then.
     """
     ledger, store = place.open_ledger(), open_store(place.folder)
     with hold(ledger):
+        check_owner(place, ledger)
         if tracking:
             from search.registry import delete_versions
             from search.tracking_read import delete_runs
 
             delete_versions(place.tracking_uri, place.study, ledger.uid)
             delete_runs(place.tracking_uri, place.study, ledger.uid)
+        store.clear(keep=None if place.shared_ledger else LEDGER)
         if place.shared_ledger:
-            store.clear()
             ledger.erase()
-        else:
-            store.clear(keep=LEDGER)
-    # The lock is a row of the ledger, so it goes first.
-    store.clear()
+    if not place.shared_ledger:
+        store.clear()  # the ledger, once its lock, which is a row of it, is gone
 
 
 def describe(place: Place, ledger: Ledger, tracking: bool) -> str:
@@ -67,6 +67,7 @@ def run(options: argparse.Namespace) -> int:
     """Ask, and delete; raises ConfigError."""
     place, tracking = place_from(options), not options.no_tracking
     ledger = place.open_ledger()
+    check_owner(place, ledger)
     hold(ledger).close()  # whoever has to stop a driver first need not be asked
     from search.tracking import TrackingError  # once the mistakes that need no MLflow are told
 

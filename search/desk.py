@@ -96,14 +96,15 @@ class Desk:
             log.info("trial %d: %s", ask.number, error)
         except LedgerError as error:
             self.fault = str(error)
+        except Exception as error:  # Ray would swallow it, and the trial stay open
+            self.fault = f"trial {ask.number}: {type(error).__name__}: {error}; run the same command again"
 
     def take_back(self, trial_id: str) -> None:
         """Let a trial be asked again whose node died: that counts for nothing, unless it happens again and again."""
         ask = self.live.get(trial_id)
         if ask is None or self.fault:
             return
-        self.moved[ask.number] += 1
-        if self.moved[ask.number] > MOST_MOVES:
+        if self.moves_too_often(ask):
             return self.close(trial_id, None, died=True)
         del self.live[trial_id]
         try:
@@ -111,8 +112,17 @@ class Desk:
         except LedgerError as error:
             self.fault = str(error)
 
+    def moves_too_often(self, ask: Ask) -> bool:
+        """Count a start that ended through no fault of the trial's; whether it may no longer be that."""
+        self.moved[ask.number] += 1
+        return self.moved[ask.number] > MOST_MOVES
+
     def settle(self, ask: Ask, report: Report) -> None:
-        """Enter the end of a trial whose function returned or was stopped by the pruner."""
+        """Enter the end of a trial whose function returned or was stopped by the pruner.
+
+        One that returned before its end gave way to a later start that its folder knows of and the ledger does not,
+        say since it was restored from a backup: the trial is asked again, until its number is past that.
+        """
         self.enter(ask, report)
         if report.error is not None:
             self.ledger.fail(ask.number, ask.attempt, report.error)
@@ -120,10 +130,17 @@ class Desk:
             self.ledger.complete(ask.number, ask.attempt)
         elif self.ledger.should_prune(ask.number):
             self.ledger.prune(ask.number, ask.attempt)
+        elif self.moves_too_often(ask):
+            self.ledger.lost(ask.number, ask.attempt, "its folder belongs to a later start", self.max_failures)
+        else:
+            self.ledger.take_back(ask.number, ask.attempt)
 
     def enter(self, ask: Ask, report: Report) -> None:
-        """Bring the ledger up to a report; repeating it changes nothing."""
-        if report.overrides != ask.overrides:
+        """Bring the ledger up to a report; repeating it changes nothing.
+
+        A report holds what this start changed, the ask what earlier ones did.
+        """
+        if report.overrides and report.overrides != ask.overrides:
             self.ledger.override(ask.number, ask.attempt, report.overrides)
         self.ledger.report(ask.number, ask.attempt, report.epochs)
         if report.test is not None:

@@ -28,6 +28,7 @@ from search.masking import public_address
 from search.nodes import versions
 from search.plan import Plan, check_identity, differences
 from search.progress import Progress
+from search.projection import StudyCard, settings_of
 from search.report_writer import ReportWriter
 from search.resources import is_private
 from search.roll_call import reach
@@ -35,7 +36,7 @@ from search.shelf import Shelf
 from search.signals import CODES, Interrupted, Signals
 from search.standing import goal_of
 from search.summary import summarise
-from search.tracking import StudyCard, Tracker
+from search.tracking import Tracker
 
 DONE, FAULT = 0, 1
 PROBE = "write-test"
@@ -78,6 +79,7 @@ def drive(plan: Plan, signals: Signals) -> int:
         ledger = Ledger.create(plan.ledger_url, plan.study)
         with ledger.hold() as lock:
             check_mark(plan.place, ledger)  # again: another driver may have begun the study meanwhile
+            check_identity(ledger.identity, identity, plan)
             if changes := differences(ledger.identity, identity):
                 ledger.accept(identity, changes, time.time())
             ledger.write_down(identity, study_facts(plan, ledger), budget(plan, ledger))
@@ -179,19 +181,24 @@ def start(plan: Plan, ledger: Ledger) -> None:
 
 def run(plan: Plan, ledger: Ledger, watch: Watch, console: Console) -> int:
     """Run the open and the missing trials, mirror them in MLflow, and report; returns the exit code."""
-    tracker = Tracker(ledger, plan.tracking_uri, StudyCard.of(ledger, plan.place), plan.trial_settings)
+    tracker = Tracker(ledger, plan.tracking_uri, StudyCard.of(ledger, plan.place), settings_of(ledger))
     tracker.start()
     report = ReportWriter(plan.place, tracker.publish)
-    code, failure = FAULT, ""
+    code, failure, synced = FAULT, "", True
     try:
         code = run_missing(plan, ledger, watch, Outlets(console, tracker, report))
-        if not plan.repeats and code not in CODES.values():
+        if watch.lock.held() and not plan.repeats and code not in CODES.values():
             with console.status("writing the report"):
                 failure = report.finish(lambda: bool(watch.signals.received))
     finally:
         report.stop()
         stopped = code in CODES.values()
-        synced = tracker.stop(timeout_s=3 if stopped else CLOSING_S, interrupted=stopped)
+        if watch.lock.held():
+            synced = tracker.stop(timeout_s=3 if stopped else CLOSING_S, interrupted=stopped)
+        else:
+            tracker.leave()
+    if not watch.lock.held():
+        return code  # all that follows is the other driver's to say
     if not plan.repeats:
         summary = summarise(ledger)
         if summary.best is not None and not watch.signals.received:
@@ -210,8 +217,11 @@ def run(plan: Plan, ledger: Ledger, watch: Watch, console: Console) -> int:
 
 def run_missing(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> int:
     """Hand trials to Ray until the budget is used up; returns the exit code."""
-    shelf = Shelf(plan.search, plan.trial_folder)
-    shelf.tidy(ledger.trials())
+    shelf = Shelf(plan.search.keep_checkpoints, plan.trial_folder)
+    try:
+        shelf.tidy(ledger.trials())
+    except OSError as error:
+        outlets.console.print(f"warning: {error}; checkpoints that nobody needs stay", highlight=False, markup=False)
     if ledger.nothing_left():
         return DONE
     from search.cluster import Pulse, cluster, surroundings
@@ -234,7 +244,7 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> i
             if record.ended:
                 try:
                     shelf.tidy(ledger.trials())
-                except ObjectStoreError as error:
+                except OSError as error:
                     desk.fault = f"{error}; mend that, then run the same command again"
 
         desk = Desk(
@@ -261,6 +271,8 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> i
             outlets.console.print("stopping; the open trials can be continued")
     if watch.signals.received:
         return watch.signals.code
+    if not desk.fault and (left := ledger.open_trials()):
+        desk.fault = f"trials {left} are still open; run the same command again"
     if desk.fault:
         print(f"error: study {plan.study}: {desk.fault}", file=sys.stderr)
     return FAULT if desk.fault else DONE

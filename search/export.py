@@ -19,9 +19,9 @@ from fgseg.trained import CONFIG
 from search.command_line import MISTAKE, Parser
 from search.ledger import Ledger, LedgerError
 from search.place import MODEL, Place, add_place, place_from
-from search.projection import StudyCard, public_address
+from search.projection import StudyCard, public_address, settings_of
 from search.record import State, TrialRecord
-from search.sync import card_of, settings_of
+from search.sync import card_of
 
 DONE, FAULT = 0, 1
 ORIGIN = "origin.json"

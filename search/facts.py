@@ -50,6 +50,7 @@ class StudyFacts:
         with suppress(KeyError):
             optuna.delete_study(study_name=self._study.study_name, storage=self._study._storage)
 
+    @patient
     def equip(self, resources: Mapping[str, float]) -> None:
         """Record what each trial gets of the machine, by `cpus` and `gpus`."""
         self._study.set_user_attr("resources", dict(resources))

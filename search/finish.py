@@ -10,13 +10,10 @@ from search.closing import study_command
 from search.export import export, read_origin
 from search.ledger import Ledger
 from search.masking import public_address
-from search.place import Place
+from search.place import REGISTERED, Place
 from search.plan import Plan
 from search.registry import REGISTER_S, register
 from search.tracking import TrackingError
-
-REGISTERED = "registered.txt"
-"""Says in which MLflow the exported model is registered, so that a run that changes nothing need not ask."""
 
 
 def finish(plan: Plan, ledger: Ledger, console: Console, stop: Callable[[], bool]) -> None:

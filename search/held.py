@@ -6,7 +6,7 @@ every single value.
 
 import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from sqlalchemy import Connection, Table, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from search.database import engine_options
+from search.lock import StudyLock
 
 
 @dataclass
@@ -53,17 +54,25 @@ class Entry:
 class HeldStorage(_CachedStorage):
     """Optuna's storage of a study in a database.
 
-    While `held()` says that nobody else writes, what was read or written since then is answered from memory;
+    While its lock is held, so that nobody else writes, what was read or written since then is answered from memory;
     otherwise everything that can change is read from the database, as Optuna does.
+
+    Attributes:
+        lock: of the study.  Once it is there, nothing is written after another driver has taken it.
     """
 
-    def __init__(self, backend: RDBStorage, held: Callable[[], bool]) -> None:
+    def __init__(self, backend: RDBStorage) -> None:
         super().__init__(backend)
-        self._held = held
+        self.lock: StudyLock | None = None
         self._whole: set[int] = set()
 
     def enter(self, trial_id: int, entry: Entry) -> None:
-        """Write to an open trial in one transaction; raises UpdateFinishedTrialError if it has ended."""
+        """Write to an open trial in one transaction.
+
+        Raises:
+            UpdateFinishedTrialError: it has ended.
+            SupersededError: another driver has taken the study over; nothing was written.
+        """
         rows = tables(entry)
         if not (entry.ending or rows):
             return
@@ -75,6 +84,8 @@ class HeldStorage(_CachedStorage):
             if entry.ending is not None:
                 ended = {"state": entry.ending, "datetime_complete": entry.when.replace(tzinfo=None)}
                 connection.execute(update(TrialModel.__table__).where(TrialModel.trial_id == trial_id).values(ended))
+            if self.lock is not None:
+                self.lock.confirm(connection)
         self._remember(trial_id, entry)
 
     @contextmanager
@@ -86,9 +97,23 @@ class HeldStorage(_CachedStorage):
             self._whole = set()
             raise
 
+    def _held(self) -> bool:
+        return self.lock is not None and self.lock.held()
+
+    def _confirm(self) -> None:
+        if self.lock is not None:
+            with self._backend.engine.begin() as connection:
+                self.lock.confirm(connection)
+
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
+        """Create a trial; if Optuna, repeating a call whose answer was lost, made two, both are known."""
+        self._confirm()
         with self._doubting():
-            return int(super().create_new_trial(study_id, template_trial))
+            trial_id = int(super().create_new_trial(study_id, template_trial))
+        known = self._trial_id_to_study_id_and_number[trial_id][1]
+        if len(self._studies[study_id].trials) != known + 1:
+            self._whole = set()
+        return trial_id
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
@@ -106,6 +131,7 @@ class HeldStorage(_CachedStorage):
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
         """Begin or end a trial, then read it: its time of day is set by the database's side."""
+        self._confirm()
         with self._doubting():
             done = super().set_trial_state_values(trial_id, state, values)
             trial = self._backend.get_trial(trial_id)
@@ -145,9 +171,9 @@ class HeldStorage(_CachedStorage):
             self._studies[study_id].trials[number] = trial
 
 
-def open_storage(url: str, held: Callable[[], bool]) -> HeldStorage:
-    """The storage at an address, for a driver that holds the study while `held()` says so."""
-    return HeldStorage(RDBStorage(url, engine_kwargs=engine_options(url)), held)
+def open_storage(url: str) -> HeldStorage:
+    """The storage at an address."""
+    return HeldStorage(RDBStorage(url, engine_kwargs=engine_options(url)))
 
 
 def tables(entry: Entry) -> dict[Table, list[dict[str, Any]]]:

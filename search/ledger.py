@@ -54,8 +54,7 @@ class Ledger(StudyFacts):
             raise LookupError(f"no study {study} in this storage")
         self._url = url
         self._name = study
-        self._lock: StudyLock | None = None
-        self._storage = open_storage(url, lambda: self._lock is not None and self._lock.held())
+        self._storage = open_storage(url)
         super().__init__(optuna.load_study(study_name=study, storage=self._storage))
         self._settings: Settings | None = None
         self._handed: set[int] = set()
@@ -76,10 +75,10 @@ class Ledger(StudyFacts):
     def hold(self) -> StudyLock:
         """The study's lock, a context whose `held()` says if it still is ours; LockedError on entering if it is not.
 
-        While it is, the study is read from memory.
+        While it is, the study is read from memory; nothing about a trial is written before or afterwards.
         """
-        self._lock = StudyLock(self._url, self._name)
-        return self._lock
+        self._storage.lock = StudyLock(self._url, self._name)
+        return self._storage.lock
 
     def holder(self) -> Holder | None:
         """The live driver that holds the study, if any."""
@@ -277,12 +276,13 @@ class Ledger(StudyFacts):
                 self._kept[trial.number] = record
         return record
 
-    def best(self) -> TrialRecord | None:
+    def best(self, among: Sequence[TrialRecord] | None = None) -> TrialRecord | None:
         """The COMPLETE trial with the highest value, the earliest of equals; None if there is none.
 
-        Trials with overrides are left out unless the study's card says `allow_changed_batch`.
+        Trials with overrides are left out unless the study's card says `allow_changed_batch`.  `among` are the study's
+        trials where they have been read already.
         """
-        return best_trial(self.trials(), self.card.get("allow_changed_batch", False))
+        return best_trial(self.trials() if among is None else among, self.card.get("allow_changed_batch", False))
 
     def _read(self, number: int) -> FrozenTrial:
         self._kept.pop(number, None)  # the caller may be about to change the trial
@@ -296,5 +296,5 @@ class Ledger(StudyFacts):
 @patient
 def create_study(url: str, study: str) -> None:
     """Make an Optuna study of this name, and the tables around it, unless they are there."""
-    storage = open_storage(url, lambda: False)
+    storage = open_storage(url)
     optuna.create_study(storage=storage, study_name=study, direction="maximize", load_if_exists=True)

@@ -1,7 +1,7 @@
 """The study's lock: one row in the ledger's database, kept alive by a heartbeat, so that one driver runs a study.
 
-A holder on this host is judged by its process, a holder elsewhere by its heartbeat.  A database server tells the time
-of every heartbeat by its own clock; hosts that share an SQLite file must agree on the time to well within `TAKEOVER_S`.
+A holder whose process can be seen from here is judged by it, any other by its heartbeat.  A database server tells the
+time of every heartbeat by its own clock; hosts that share an SQLite file must agree on it to well within `TAKEOVER_S`.
 """
 
 import logging
@@ -11,6 +11,7 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +19,7 @@ import psutil
 from sqlalchemy import (
     Column,
     ColumnElement,
+    Connection,
     Double,
     Engine,
     Integer,
@@ -36,6 +38,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from fgseg.epoch import SupersededError
 from search.database import first_line, has_database, open_engine, patient
 
 HEARTBEAT_S = 5.0
@@ -68,6 +71,7 @@ class Holder:
     """Who holds a study."""
 
     host: str
+    """Where its process can be seen: see `surroundings`."""
     pid: int
     started: float
     """When its process began, unix seconds; tells it from a later process of the same number."""
@@ -78,9 +82,14 @@ class Holder:
     age_s: float
     """Seconds since then, when it was read."""
 
+    @property
+    def name(self) -> str:
+        """The host's name."""
+        return self.host.partition("/")[0]
+
     def is_alive(self) -> bool:
         """Whether the lock must be respected."""
-        if self.host != socket.gethostname():
+        if self.host != surroundings():
             return self.age_s <= TAKEOVER_S
         try:
             process = psutil.Process(self.pid)
@@ -105,11 +114,24 @@ class StudyLock:
     def held(self) -> bool:
         """False once another driver took over, or no heartbeat could be written for `TAKEOVER_S`: stop then."""
         ended = self._lost.is_set() or self._released.is_set()
-        return not ended and time.monotonic() - self._renewed < TAKEOVER_S
+        return not ended and uptime() - self._renewed < TAKEOVER_S
+
+    def confirm(self, connection: Connection) -> None:
+        """Ask the database whether the lock is still ours, and let nobody take it before the transaction ends.
+
+        With SQLite that holds from the transaction's first write on.
+
+        Raises:
+            SupersededError: another driver has taken the study over, while this process slept perhaps.
+        """
+        ours = select(LOCKS.c.token).where(LOCKS.c.study == self._study, LOCKS.c.token == self._token)
+        if connection.execute(ours.with_for_update(read=True)).one_or_none() is None:
+            self._lost.set()
+            raise SupersededError("another driver has taken the study over")
 
     def __enter__(self) -> "StudyLock":
         self._take()
-        self._renewed = time.monotonic()
+        self._renewed = uptime()
         self._thread.start()
         return self
 
@@ -134,7 +156,7 @@ class StudyLock:
 
     def _row(self) -> dict[str, Any]:
         started = psutil.Process().create_time()
-        host, now = socket.gethostname(), clock(self._engine)
+        host, now = surroundings(), clock(self._engine)
         return {"host": host, "pid": os.getpid(), "started": started, "token": self._token, "heartbeat": now}
 
     def _insert(self) -> bool:
@@ -151,7 +173,7 @@ class StudyLock:
             return False
         if holder.is_alive() and holder.token != self._token:
             raise LockedError(
-                f"study {self._study} is in use by process {holder.pid} on host {holder.host} (last heartbeat "
+                f"study {self._study} is in use by process {holder.pid} on host {holder.name} (last heartbeat "
                 f"{holder.age_s:.0f} s ago); wait for it, stop it, or choose another --study"
             )
         return self._update(holder.token, holder.heartbeat)
@@ -164,7 +186,7 @@ class StudyLock:
 
     def _keep(self) -> None:
         while not (self._released.wait(HEARTBEAT_S) or not self.held()):
-            asked = time.monotonic()
+            asked = uptime()
             try:
                 if self._update(self._token, float("inf")):
                     self._renewed = asked
@@ -192,6 +214,23 @@ def read_row(engine: Engine, study: str) -> Holder | None:
     with engine.connect() as connection:
         row = connection.execute(select(*columns, age).where(LOCKS.c.study == study)).one_or_none()
     return Holder(**row._mapping) if row else None
+
+
+def surroundings() -> str:
+    """Where a process number says which process is meant: the host's name and, on Linux, its boot and namespace.
+
+    Two containers may have one host's name, and neither sees the other's processes.
+    """
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    try:
+        return f"{socket.gethostname()}/{boot.read_text().strip()}/{namespace.readlink()}"
+    except OSError:
+        return socket.gethostname()
+
+
+def uptime() -> float:
+    """Seconds since some moment, those included in which the machine slept, where the system counts them."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def clock(engine: Engine) -> ColumnElement[float]:

@@ -21,23 +21,34 @@ def check_mark(place: Place, ledger: Ledger | None) -> None:
     A folder without a mark is taken for the study's own where nothing speaks against it: a driver that died at once
     has left none.
     """
-    store = open_store(place.folder)
-    mark = json.loads(store.get(MARK))["uid"] if MARK in store.list() else None
-    uid = ledger.uid if ledger else ""
-    foreign = mark is not None and mark != uid
-    if place.shared_ledger and mark is None:
-        begun = bool(ledger and ledger.trials())
-        if begun:
+    if place.shared_ledger and MARK not in open_store(place.folder).list():
+        if ledger and ledger.trials():
             raise ConfigError(
                 f"--storage: the files of study {place.study} are not in {place.folder}; give the storage that it was "
                 "begun with, or choose another --study"
             )
-        foreign = LEDGER in store.list() or bool(open_store(join(place.folder, "trials")).folders())
-    if foreign:
-        raise ConfigError(
-            f"--storage: {place.folder} holds a study that is not in the ledger {public_address(place.ledger_url)}; "
-            "give the --ledger-url that it was begun with, choose another --study, or remove that folder"
-        )
+        if open_store(join(place.folder, "trials")).folders():
+            raise foreign(place)
+    check_owner(place, ledger)
+
+
+def check_owner(place: Place, ledger: Ledger | None) -> None:
+    """Raise ConfigError where a study's folder says that it is another one's; arguments as for `check_mark`."""
+    store = open_store(place.folder)
+    names = store.list()
+    if MARK in names:
+        if json.loads(store.get(MARK))["uid"] != (ledger.uid if ledger else ""):
+            raise foreign(place)
+    elif place.shared_ledger and LEDGER in names:
+        raise foreign(place)
+
+
+def foreign(place: Place) -> ConfigError:
+    """Says that a folder's files are not those of the study that is meant."""
+    return ConfigError(
+        f"--storage: {place.folder} holds a study that is not in the ledger {public_address(place.ledger_url)}; "
+        "give the --ledger-url that it was begun with, choose another --study, or remove that folder"
+    )
 
 
 def leave_mark(place: Place, ledger: Ledger) -> None:

@@ -23,6 +23,8 @@ PAGE = "report.html"
 """The page of a study's report, in the folder `report` of the study's."""
 MODEL = "model"
 """The folder, in a study's, of the best trial's exported model."""
+REGISTERED = "registered.txt"
+"""Says, in that folder, in which MLflow the model is registered, so that a run that changes nothing need not ask."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def make_place(storage: str, study: str, tracking_uri: str | None, ledger_url: s
         raise ConfigError(f"--storage: {error}") from None
     if not local:
         check_companions(tracking_uri, ledger_url)
+    check_tracking(tracking_uri or "")
     tracking = tracking_uri or f"sqlite:///{join(home, 'mlflow.db')}"
     return Place(home, study, tracking, normal_ledger(ledger_url) if ledger_url else None)
 
@@ -134,6 +137,13 @@ def check_companions(tracking_uri: str | None, ledger_url: str | None) -> None:
         )
     if not str(tracking_uri).startswith(("http://", "https://", "sqlite:///")):
         raise ConfigError("--tracking-uri: with an s3:// storage give an MLflow server (http://) or sqlite:///FILE")
+
+
+def check_tracking(uri: str) -> None:
+    """Raise ConfigError for an address of MLflow whose password could not be masked."""
+    authority, _, path = uri.partition("://")[2].partition("/")
+    if authority and "@" in path.partition("?")[0]:
+        raise ConfigError("--tracking-uri: / and @ in a user's name or password must be percent-encoded (%2F, %40)")
 
 
 def normal_ledger(url: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -35,11 +35,21 @@ class LedgerReader(Protocol):
 
     def trials(self) -> "list[TrialRecord]": ...
 
-    def best(self) -> "TrialRecord | None": ...
+    def best(self, among: "Sequence[TrialRecord] | None" = None) -> "TrialRecord | None": ...
 
 
 TrialSettings = Callable[["TrialRecord"], dict[str, Any]]
 """Gives the dotted model settings of a trial, which become its params."""
+
+
+def settings_of(study: "StudyFacts") -> TrialSettings:
+    """Gives what `Plan.trial_settings` gave when a trial ended: the study's settings then, its own point and seed."""
+
+    def settings(record: "TrialRecord") -> dict[str, Any]:
+        own = study.settings_of(record.number) | record.params | record.overrides
+        return own | {"train.seed": own["train.seed"] + record.seed}
+
+    return settings
 
 
 @dataclass(frozen=True)

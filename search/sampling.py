@@ -116,7 +116,8 @@ class QuasiRandomThenGP(GPSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        shared = super().infer_relative_search_space(study, trial)
+        found = super().infer_relative_search_space(study, trial)
+        shared = {name: drawn for name, drawn in found.items() if name in self._space}  # some may be fixed by now
         point = super().sample_relative(study, trial, shared)
         # The process never hears of failed trials: it would propose a point that breaks again and again.
         if not point or self._has_failed(study, point):

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 
 from fgseg.manifest import keep_only, list_manifests
 from fgseg.store import open_store
-from search.config import SearchConfig
 from search.record import State, TrialRecord
 
 START_POINT = 0
@@ -14,20 +13,20 @@ class Shelf:
     """Deletes checkpoints that nobody will ask for, once the ledger says that their trial has ended.
 
     Args:
-        search: how many of the best trials keep the weights of their selected epoch, and which may be the best.
+        count: of the best trials that keep the weights of their selected epoch.
         folder_of: the address of a trial's folder by its number.
     """
 
-    def __init__(self, search: SearchConfig, folder_of: Callable[[int], str]):
-        self.search, self.folder_of = search, folder_of
+    def __init__(self, count: int, folder_of: Callable[[int], str]):
+        self.count, self.folder_of = count, folder_of
         self.tidied: dict[int, bool] = {}
 
     def tidy(self, trials: Sequence[TrialRecord]) -> None:
         """Bring the folders of ended trials in line with the ledger; repeating it changes nothing."""
-        allowed = self.search.allow_changed_batch
-        comparable = [t for t in trials if t.value is not None and (allowed or not t.overrides)]
-        ranked = sorted(comparable, key=lambda t: (-(t.value or 0), t.number))
-        kept = {t.number for t in ranked[: self.search.keep_checkpoints]} | {START_POINT}
+        ranked = sorted((t for t in trials if t.value is not None), key=lambda t: (-(t.value or 0), t.number))
+        # Trials with a changed batch beside the others: a later run may allow one of them to be the best.
+        unchanged = [t for t in ranked if not t.overrides]
+        kept = {t.number for best in (ranked, unchanged) for t in best[: self.count]} | {START_POINT}
         for trial in trials:
             stays = trial.number in kept and trial.state is State.COMPLETE
             if trial.state is not State.RUNNING and self.tidied.get(trial.number) is not stays:

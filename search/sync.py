@@ -8,20 +8,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from fgseg.config import ConfigError
 from fgseg.object_store import ObjectStoreError
-from fgseg.store import open_store
+from fgseg.store import join, open_store
 from search.command_line import MISTAKE, Parser
 from search.ledger import Ledger, LedgerError, LockedError
 from search.masking import public_address
-from search.place import Place, add_place, confirm, place_from
-from search.projection import StudyCard
-from search.record import TrialRecord
-
-if TYPE_CHECKING:
-    from search.projection import TrialSettings
+from search.place import MODEL, REGISTERED, Place, add_place, confirm, place_from
+from search.projection import StudyCard, settings_of
 
 DONE, FAULT = 0, 1
 
@@ -41,8 +36,9 @@ def sync(place: Place) -> None:
 def rebuild(place: Place, yes: bool) -> str:
     """Write MLflow anew from the ledger; returns in one line what was done, or nothing if the user said no.
 
-    A SQLite database is moved aside and every study of the storage is written into a fresh one.  On a server the runs
-    of this study alone are deleted and written again, which is asked first unless `yes`.
+    A SQLite database is moved aside and every study of the storage is written into a fresh one, whose registry the
+    next run of each fills again.  On a server the runs of this study alone are deleted and written again, which is
+    asked first unless `yes`.
 
     Raises:
         ConfigError, TrackingError: as `sync`; the databases are not touched if a study of the storage is in use.
@@ -81,6 +77,7 @@ def rebuild_database(place: Place) -> str:
             leftover.unlink()  # of a call that was killed
         for other, ledger in zip(places, ledgers, strict=True):
             write(other, ledger)
+            open_store(join(other.folder, MODEL)).delete(REGISTERED)
         backup = move_aside(path)
         unfinished.rename(path)
         unfinished.with_name(f".{unfinished.name}.lock").unlink(missing_ok=True)
@@ -129,16 +126,6 @@ def card_of(ledger: Ledger, place: Place) -> StudyCard:
             f"study {place.study} was never started, so there is nothing to send; run search.run, or delete it"
         )
     return StudyCard.of(ledger, place)
-
-
-def settings_of(ledger: Ledger) -> "TrialSettings":
-    """Gives what `Plan.trial_settings` gives: the study's settings, the trial's own point and changes, its own seed."""
-
-    def settings(record: TrialRecord) -> dict[str, Any]:
-        own = ledger.settings_of(record.number) | record.params | record.overrides
-        return own | {"train.seed": own["train.seed"] + record.seed}
-
-    return settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,6 +4,7 @@ With search.registry the sole importer of mlflow.  Importing this file is cheap:
 `Tracker()` and `reconcile`.
 """
 
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ from search.projection import (
     study_ending,
     trial_ending,
 )
-from search.tracking_files import SHOWN, log_bytes, log_data, log_overlays
+from search.tracking_files import SHOWN, log_bytes, log_overlays
 from search.tracking_setup import create_database, environment, fill_database, load_client
 
 if TYPE_CHECKING:
@@ -220,8 +221,8 @@ class Mirror:
 
     def write_study(self, phase: Phase) -> None:
         """The parent: settings, validation metrics of the best trial (step: trials finished so far), and its state."""
-        best = self.ledger.best()
-        records = self.ledger.trials()  # read after the best one, which is then among the finished
+        records = self.ledger.trials()
+        best = self.ledger.best(records)
         run = self.open_study(records)
         status, ending = study_ending(records, phase)
         best_tag = {} if best is None else {"fgseg.best_trial": str(best.number)}
@@ -263,10 +264,14 @@ class Mirror:
         run.params |= {param.key for param in new_params}
 
     def write_data(self, run: KnownRun) -> None:
-        """Name what a run reads, once."""
+        """Name what a run reads, as a dataset of MLflow's."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
         data = self.card.data
         if data is not None and not run.has_data:
-            log_data(self.client, run.run_id, data)
+            dataset = Dataset(data.name, data.digest, "fgsearch", json.dumps(data.settings, sort_keys=True))
+            purpose = InputTag("mlflow.data.context", "train, val")
+            self.client.log_inputs(run.run_id, [DatasetInput(dataset, [purpose])])
             run.has_data = True
 
     def write_points(self, run: KnownRun, points: Sequence[Point]) -> None:

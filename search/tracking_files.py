@@ -1,13 +1,11 @@
-"""What goes with a run in MLflow: the report with the study, overlays with each trial, the data that it reads."""
+"""Files beside a run in MLflow: the report with the study, overlays with each trial."""
 
-import json
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from fgseg.overlay_files import read_overlays
 from fgseg.store import join, open_store
-from search.projection import Data
 
 SHOWN = "fgseg.overlays"
 """Tag of a trial's run: how many overlays it has.  Set after they are written, so that none is written twice."""
@@ -35,12 +33,3 @@ def log_overlays(client: Any, run_id: str, trials: str, number: int) -> int:
     for name, data in overlays.items():
         log_bytes(client, run_id, f"overlays/{name}", data)
     return len(overlays)
-
-
-def log_data(client: Any, run_id: str, data: Data) -> None:
-    """Name the data that a run reads, as a dataset of MLflow's; repeating it changes nothing."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    source = json.dumps(data.settings, sort_keys=True)
-    dataset = Dataset(data.name, data.digest, source_type="fgsearch", source=source)
-    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "train, val")])])

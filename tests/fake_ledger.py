@@ -1,5 +1,6 @@
 """A ledger of made-up trials, for tests of what reads one."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,8 +53,8 @@ class FakeLedger:
     def trials(self) -> list[TrialRecord]:
         return list(self.records.values())
 
-    def best(self) -> TrialRecord | None:
-        complete = [r for r in self.records.values() if r.value is not None]
+    def best(self, among: Sequence[TrialRecord] | None = None) -> TrialRecord | None:
+        complete = [r for r in among or self.records.values() if r.value is not None]
         return max(complete, key=lambda r: r.value or 0.0, default=None)
 
 

@@ -6,6 +6,7 @@ import pytest
 from kept_study import change, lines, named
 
 from search.place import Place
+from search.sync import sync
 
 OF_TRIAL = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.trial' AND value = '0')"
 OF_STUDY = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.kind' AND value = 'study')"
@@ -91,3 +92,18 @@ def test_open_trial_that_mlflow_calls_finished_is_named_also_after_an_interrupti
     statement = "UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = 0"
     change(Path(place.folder) / "study.db", statement)
     assert "trial 0: MLflow says FINISHED, must be KILLED (fgseg.interrupted: true)" in lines(place, interrupted=True)
+
+
+def test_changed_batch_that_is_allowed_to_be_the_best_later_is_no_fault(place: Place):
+    ledger = place.open_ledger()
+    database = Path(place.folder) / "study.db"
+    change(
+        database,
+        "INSERT INTO trial_user_attributes (trial_id, key, value_json) SELECT trial_id, 'overrides', ? FROM trials "
+        "WHERE number = 0",
+        '{"train.batch_size": 1}',
+    )
+    assert place.open_ledger().best() is None
+    ledger.write_down({}, ledger.card | {"allow_changed_batch": True}, 3)
+    sync(place)
+    assert lines(place) == []

@@ -152,7 +152,8 @@ def test_changed_batch_is_kept_for_later_starts_and_out_of_the_best(tmp_path: Pa
     later = make_desk(open_ledger(tmp_path))
     again = take(later, "b")
     assert again.overrides == {"train.batch_size": 1}
-    later.close("b", report(again, 3, overrides={"train.batch_size": 1}), died=False)
+    later.close("b", report(again, 3), died=False)  # a start that changes nothing says so
+    assert later.ledger.trial(0).overrides == {"train.batch_size": 1}
     assert later.ledger.trial(0).state is State.COMPLETE
     assert later.ledger.best() is None
     later.ledger.write_down({}, {"allow_changed_batch": True}, budget=6)
@@ -186,3 +187,24 @@ def test_trial_under_which_node_after_node_dies_fails_in_the_end(desk):
         assert desk.ledger.trial(0).failures == max(0, move - MOST_MOVES)
     assert desk.ledger.trial(0).state is State.FAIL
     assert take(desk, "t").number == 1
+
+
+def test_trial_whose_folder_belongs_to_a_later_start_is_asked_again(desk: Desk):
+    """A worker that finds a later claim in its folder gives way without a word: the ledger may be an older copy."""
+    ask = take(desk, "a")
+    desk.record("a", report(ask, 1))
+    desk.close("a", report(ask, 1), died=False)
+    again = take(desk, "b")
+    assert (again.number, again.attempt) == (ask.number, ask.attempt + 1)
+    assert desk.ledger.trial(0).failures == 0
+    for _ in range(MOST_MOVES + 2):
+        desk.close("b", report(again, 1), died=False)
+        again = take(desk, "b")
+    assert desk.ledger.trial(0).state is State.FAIL
+
+
+def test_mistake_of_our_own_at_the_end_of_a_trial_ends_the_run_instead_of_vanishing(desk: Desk, monkeypatch):
+    ask = take(desk, "a")
+    monkeypatch.setattr(desk.ledger, "complete", lambda *args: {}["missing"])
+    desk.close("a", report(ask, 3), died=False)
+    assert desk.fault == "trial 0: KeyError: 'missing'; run the same command again"

@@ -8,14 +8,14 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from sqlalchemy import event
+from sqlalchemy import event, update
 from sqlalchemy.exc import OperationalError
 from test_sampling import EPOCHS, drive, history
 
 from fgseg.epoch import SupersededError
 from search import database
 from search.ledger import Ledger, State
-from search.lock import StudyLock
+from search.lock import LOCKS, StudyLock
 
 
 @pytest.fixture(params=["asha", "none"])
@@ -165,3 +165,37 @@ def test_a_trial_that_somebody_else_has_ended_is_not_written_to(ledger):
         Ledger(ledger._url, "s")._study.tell(0, state=TrialState.FAIL)
         with pytest.raises(SupersededError):
             ledger.report(0, 1, history([0.1]))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda ledger: ledger.report(0, 1, history([0.1])),
+        lambda ledger: ledger.fail(0, 1, "broken"),
+        lambda ledger: ledger.ask(),
+    ],
+)
+def test_a_driver_that_slept_while_another_took_the_study_writes_nothing(ledger, write):
+    with ledger.hold() as lock:
+        ledger.ask()
+        with ledger._storage._backend.engine.begin() as connection:
+            connection.execute(update(LOCKS).values(token="theirs"))
+        before = Ledger(ledger._url, "s")._study.get_trials()
+        assert lock.held()  # its next heartbeat will tell
+        with pytest.raises(SupersededError, match="another driver has taken the study over"):
+            write(ledger)
+        assert not lock.held()
+        assert Ledger(ledger._url, "s")._study.get_trials() == before
+
+
+def test_a_trial_that_was_created_twice_is_known_both_times(ledger, monkeypatch):
+    """As Optuna does when a server's connection breaks after a commit: it repeats the whole transaction."""
+    backend = ledger._storage._backend
+    create = backend._create_new_trial
+    with ledger.hold():
+        ledger.ask()
+        monkeypatch.setattr(backend, "_create_new_trial", lambda *args: (create(*args), create(*args))[1])
+        numbers = [ledger.ask().number]
+        monkeypatch.setattr(backend, "_create_new_trial", create)
+        numbers += [ledger.ask().number for _ in range(6)]
+        assert sorted(numbers) == [1, 2, 3, 4, 5, 6, 7] and ledger.ask() is None

@@ -132,9 +132,16 @@ def test_a_stopped_holder_on_this_host_still_holds(ledger, other):
 
 
 def test_a_process_number_used_again_is_not_the_holder(ledger):
-    leave_row(ledger, host=socket.gethostname(), pid=os.getpid(), started=psutil.Process().create_time() - 100)
+    leave_row(ledger, host=lock.surroundings(), pid=os.getpid(), started=psutil.Process().create_time() - 100)
     with ledger.hold() as held:
         assert held.held()
+
+
+def test_a_process_of_a_container_with_this_hosts_name_is_judged_by_its_heartbeat(ledger):
+    name = socket.gethostname()
+    leave_row(ledger, host=f"{name}/boot/pid:[1]", pid=2**22 + 1)
+    with pytest.raises(LockedError, match=rf"by process 4194305 on host {name} \(last heartbeat 3 s"), ledger.hold():
+        pass
 
 
 def test_a_holder_on_another_host_is_respected_while_its_heart_beats(ledger):

@@ -36,6 +36,10 @@ TRACKING = "--tracking-uri=http://127.0.0.1:9"
         (["--storage=gs://b/runs"], "--storage: gs:// is no storage that is known; give a path or s3://bucket/prefix"),
         (["--ledger-url=mysql://user:secret@h/db"], "--ledger-url: must be postgresql://USER@HOST/DATABASE or sqlite"),
         (["--ledger-url=postgresql://user:sec/ret@h/db"], "--ledger-url: must be postgresql://USER@HOST/DATABASE or"),
+        (
+            ["--tracking-uri=postgresql://user:sec/ret@h/db"],
+            "--tracking-uri: / and @ in a user's name or password must",
+        ),
         (["--ledger-url=sqlite:////nowhere/study.db"], "--ledger-url: the folder of sqlite:////nowhere/study.db does"),
         ([LEDGER], "--ledger-url: postgresql+psycopg://***@127.0.0.1:1/db cannot be used (connection failed: "),
     ],

@@ -82,6 +82,18 @@ def test_the_gaussian_process_does_not_insist_on_a_point_that_failed(tmp_path):
             assert max(abs(ask.params[key] - failed.params[key]) for key in SPACE) > 0.005
 
 
+def test_setting_that_was_fixed_since_is_left_out_of_what_is_compared_with_failed_points(tmp_path):
+    ledger = drive(tmp_path)
+    for _ in range(5):
+        finish(ledger)
+    broken = ledger.ask()
+    ledger.fail(broken.number, broken.attempt, "out of memory")
+    later = Ledger(ledger._url, "s")
+    rest = {"b": SPACE["b"]}
+    later.start(rest, {"b": 0.5}, trials=12, sampler="gp", pruner="none", epochs=1, seed=7, select="last")
+    assert set(later.ask().params) == {"b"}
+
+
 def who_proposes(monkeypatch: pytest.MonkeyPatch) -> list[type]:
     """Grows by the class of each sampler that proposes a point."""
     asked: list[type] = []

@@ -6,7 +6,6 @@ from pathlib import Path
 from fgseg.epoch import EpochResult
 from fgseg.manifest import Manifest, list_manifests
 from fgseg.store import LocalStore
-from search.config import SearchConfig
 from search.record import State, TrialRecord
 from search.shelf import Shelf
 
@@ -34,7 +33,7 @@ def kept(folder: Path) -> dict[int, list[int]]:
 
 
 def shelf(folder: Path, keep: int = 1) -> Shelf:
-    return Shelf(SearchConfig(keep_checkpoints=keep), lambda number: str(folder / str(number)))
+    return Shelf(keep, lambda number: str(folder / str(number)))
 
 
 def test_best_trials_and_the_start_point_keep_their_selected_epoch(tmp_path: Path):
@@ -64,3 +63,10 @@ def test_best_epoch_is_kept_where_it_stands_for_the_trial(tmp_path: Path):
     write_checkpoints(tmp_path, range(1))
     shelf(tmp_path).tidy([trial(0, 0.1, selected=1)])
     assert kept(tmp_path) == {0: [1]}
+
+
+def test_best_trial_is_kept_whether_changed_batches_count_or_not(tmp_path: Path):
+    write_checkpoints(tmp_path, range(4))
+    changed = replace(trial(3, 0.4), overrides={"train.batch_size": 1})
+    shelf(tmp_path).tidy([trial(0, 0.1), trial(1, 0.3), trial(2, 0.2), changed])
+    assert kept(tmp_path) == {0: [2], 1: [2], 2: [], 3: [2]}

@@ -14,8 +14,10 @@ from fgseg.config import ConfigError
 from search import delete as deleting
 from search import sync as syncing
 from search.audit import audit
-from search.place import Place, find_place
+from search.mark import leave_mark
+from search.place import REGISTERED, Place, find_place, make_place
 from search.plan import make_plan
+from search.projection import settings_of
 from search.tracking import TrackingError
 from search.tracking_read import read_runs
 
@@ -118,6 +120,14 @@ def test_rebuild_that_was_killed_leaves_the_old_database_and_starts_again(
     clean(again)
 
 
+def test_rebuild_lets_the_next_run_register_the_models_again(place: Place):
+    note = Path(place.folder) / "model" / REGISTERED
+    note.parent.mkdir()
+    note.write_text(place.tracking_uri)
+    syncing.rebuild(place, yes=True)
+    assert not note.exists()
+
+
 def test_rebuild_moves_an_unfinished_write_along_with_its_database(place: Place):
     (Path(place.storage) / "mlflow.db-journal").touch()
     syncing.rebuild(place, yes=True)
@@ -149,7 +159,7 @@ def test_settings_of_a_trial_are_those_that_its_own_run_wrote(tmp_path: Path):
     ledger.write_down({}, {"settings": plan.run.flat()}, 1)
     missing = plan.space.search.keys() - record.params.keys()
     record = replace(record, params=record.params | {key: plan.space.start[key] for key in missing})
-    assert syncing.settings_of(ledger)(record) == plan.trial_settings(record)
+    assert settings_of(ledger)(record) == plan.trial_settings(record)
 
 
 def test_study_without_a_card_has_nothing_to_send(place: Place, capsys: pytest.CaptureFixture[str]):
@@ -204,6 +214,25 @@ def test_deleting_that_was_cut_short_is_completed_by_the_same_command(place: Pla
     assert (Path(place.folder) / "study.db").exists()
     deleting.delete(place)
     assert not Path(place.folder).exists()
+
+
+def test_deleting_a_study_of_another_ledger_leaves_the_files_of_its_name(place: Place, tmp_path: Path):
+    there = make_place(str(tmp_path / "team"), "s", None, f"sqlite:///{tmp_path}/team.db")
+    begin(tmp_path / "team")
+    (tmp_path / "team" / "s" / "study.db").rename(tmp_path / "team.db")
+    leave_mark(there, there.open_ledger())
+    mixed = replace(there, storage=place.storage)
+    before = sorted(Path(place.folder).rglob("*"))
+    for mark in (False, True):
+        if mark:
+            leave_mark(place, place.open_ledger())
+            before = sorted(Path(place.folder).rglob("*"))
+        with pytest.raises(ConfigError, match=r"runs/s holds a study that is not in the ledger"):
+            deleting.delete(mixed)
+        assert sorted(Path(place.folder).rglob("*")) == before
+    assert call(deleting, mixed, "--yes", "--ledger-url", str(mixed.shared_ledger)) == 2
+    deleting.delete(there)
+    assert not Path(there.folder).exists()
 
 
 def test_deleting_does_not_follow_links_out_of_the_storage(place: Place, tmp_path: Path):

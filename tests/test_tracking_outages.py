@@ -89,6 +89,21 @@ def test_after_an_outage_everything_is_written_and_no_file_is_forgotten() -> Non
     assert len(errors) == 4
 
 
+@pytest.mark.parametrize("failures", [0, 10**9])
+def test_a_mirror_that_is_another_drivers_is_left_as_it_is(failures: int) -> None:
+    flaky, failed = FlakyWriter(failures), threading.Event()
+    writer = BackgroundWriter(lambda: flaky, lambda error: failed.set())
+    writer.start()
+    deadline = time.monotonic() + 10
+    while not (flaky.calls or failed.is_set()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    writer.leave()
+    while writer.running and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not writer.running
+    assert flaky.calls == ([] if failures else ["running"])
+
+
 def test_a_server_that_is_back_when_the_study_ends_gets_everything() -> None:
     flaky = FlakyWriter(failures=10**9)
     failed = threading.Semaphore(0)
