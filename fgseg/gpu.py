@@ -1,7 +1,13 @@
-"""How much of a GPU this process may use, where several trials share one."""
+"""How much of a GPU this process may use, where several trials share one, and whether it ran out."""
+
+import os
 
 import torch
 
+BESIDE_TENSORS = 2**30
+"""Bytes of a card that a process takes beside what torch's allocator counts: CUDA's context, code, recorded graphs."""
+NO_MEMORY = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""What CUDA's libraries say where torch's own allocator had no part."""
 RESIDENT_PART = 0.5
 """Largest part of a trial's memory that frames may take; the model and its activations need the rest."""
 
@@ -9,7 +15,8 @@ RESIDENT_PART = 0.5
 def take_share(fraction: float) -> None:
     """Let this process use at most a part of the current GPU's memory; without a GPU nothing happens.
 
-    Beyond it an allocation fails in this process alone, instead of in whichever trial on the card comes next.
+    Beyond it an allocation fails in this process alone, instead of in whichever trial on the card comes next.  What
+    CUDA itself needs in the process is taken off the share.
 
     Args:
         fraction: in (0, 1], such as 0.25 where four trials share a card; more than 1 GPU counts as 1.
@@ -20,14 +27,36 @@ def take_share(fraction: float) -> None:
     if fraction <= 0:
         raise ValueError(f"gpu share: got {fraction}, must be above 0; 0.25 lets four trials share a card")
     if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(min(fraction, 1.0))
+        torch.cuda.set_per_process_memory_fraction(share_of_tensors(fraction, torch.cuda.mem_get_info()[1]))
+
+
+def share_of_tensors(fraction: float, total: int) -> float:
+    """The part of a card of `total` bytes that tensors may fill, where a process may use `fraction` of it."""
+    return 1.0 if fraction >= 1 else max(fraction / 2, fraction - BESIDE_TENSORS / total)
+
+
+def hide_gpus() -> None:
+    """Let this process, which must not have used a GPU yet, and those that it starts see none."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def usable_bytes(device: torch.device) -> int:
-    """Bytes of a GPU that this process may still take: of its share and of what is free on the card, the smaller."""
-    free, total = torch.cuda.mem_get_info(device)
-    share = torch.cuda.get_per_process_memory_fraction(device)
-    return remaining(free, total, share, torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device))
+    """Bytes of a GPU that this process may still take: of its share and of what is free on the card, the smaller.
+
+    What the allocator keeps for later goes back to the card first; what then is left is a recorded step's own.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(index)
+    share = torch.cuda.get_per_process_memory_fraction(index)
+    return remaining(free, total, share, torch.cuda.memory_reserved(index))
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error means that memory ran out; CUDA's libraries have errors of their own beside torch's."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
 
 
 def reset_peak(device: torch.device) -> None:
@@ -44,19 +73,18 @@ def peak_gib(device: torch.device) -> float | None:
     return torch.cuda.max_memory_reserved(device) / 2**30 if device.type == "cuda" else None
 
 
-def remaining(free: int, total: int, share: float, allocated: int, reserved: int) -> int:
+def remaining(free: int, total: int, share: float, reserved: int) -> int:
     """Bytes that a process may still take.
 
     Args:
         free, total: bytes of the card.
-        share: part of the card that the process may use, in (0, 1].
-        allocated, reserved: bytes that its tensors hold, and that its allocator took from the card for them.
+        share: part of the card that the process's tensors may fill, in (0, 1].
+        reserved: bytes that its allocator holds.
 
     Returns:
         At least 0.
     """
-    unused = reserved - allocated
-    return max(0, min(int(share * total) - allocated, free + unused))
+    return max(0, min(int(share * total) - reserved, free))
 
 
 def fits(needed: int, usable: int) -> bool:

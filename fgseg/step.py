@@ -24,7 +24,9 @@ Several processes are given the same whole batches; each computes its own frames
 
 
 class Step:
-    """Forward, backward, clipping, AdamW and schedule.  Nothing in it waits for the device.
+    """Forward, backward, clipping, AdamW and schedule.
+
+    Nothing in it waits for the device, but synchronised batch norm where several GPUs train one model.
 
     Attributes:
         sums: (1 + terms,) float32, the loss and its unweighted terms times images, summed until they are zeroed; with

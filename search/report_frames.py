@@ -63,12 +63,12 @@ def choose_frames(summary: Summary, store_of: Callable[[int], Store]) -> Frames:
         return compare(summary, summary.start, summary.best, store_of)
     except FileNotFoundError as error:
         return Frames((), f"The weights of trial 000 or of the best are gone ({error}).")
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, ValueError, RuntimeError) as error:  # the last where a GPU is full of trials
         return Frames((), f"The frames cannot be predicted: {error}.")
 
 
 def compare(summary: Summary, start: TrialRecord, best: TrialRecord, store_of: Callable[[int], Store]) -> Frames:
-    """The work of `choose_frames`; raises FileNotFoundError, ConfigError or ValueError."""
+    """The work of `choose_frames`; raises FileNotFoundError, ConfigError, ValueError or RuntimeError."""
     import torch
     from safetensors.torch import load
 

@@ -77,11 +77,13 @@ def prepare(job: Job) -> None:
     """Give this process its share of the machine."""
     import torch
 
-    from fgseg.gpu import take_share
+    from fgseg.gpu import hide_gpus, take_share
 
     torch.set_num_threads(job.threads)
     if job.gpus:
         take_share(job.gpus)
+    else:
+        hide_gpus()
 
 
 def carry_out(job: Job, send: Send, learn: Learn = learn) -> None:
@@ -138,13 +140,16 @@ def work(job: Job, report: Report, send: Send, learn: Learn) -> None:
     """Train, and where memory runs out and the job says so, go on with half the micro-batch."""
     import torch
 
+    from fgseg.gpu import ran_out
     from search.memory import explain_oom, halve
 
     while True:
         run = build([Layer(f"trial {job.number}", job.settings | report.overrides)])
         try:
             return learn(job, run, report, send)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not ran_out(error):
+                raise
             smaller = halve(run, job.processes) if job.on_oom == "halve" else None
             if smaller is None:
                 raise MemoryError(explain_oom(run, error, job.processes)) from None

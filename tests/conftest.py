@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from fgseg.config import Layer, RunConfig, build
 
@@ -34,6 +35,27 @@ TINY = {
     "copy_paste.prob": 0.5,
     "train.compile": "off",  # where there is a GPU as well: compiling takes longer than these trainings
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cpu_only() -> Iterator[None]:
+    """Tests and the processes that they start see no GPU, so that they are the same everywhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        if torch.cuda.is_available():
+            torch.cuda.init()
+            torch.cuda.device_count()  # remembered, for those tests that ask for `gpu`
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """A GPU; without one the test is skipped, whose CPU twin runs everywhere."""
+    if not torch.cuda.is_initialized():
+        pytest.skip("needs a GPU; its CPU twin runs everywhere")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    return torch.device("cuda")
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,9 @@ from fgseg.batches import train_batches
 from fgseg.config import ConfigError
 from fgseg.data import FrameSet, load_splits
 from fgseg.frames import MappedFrames, ResidentFrames, place
-from fgseg.gpu import fits, remaining, take_share
+from fgseg.gpu import fits, ran_out, remaining, share_of_tensors, take_share, usable_bytes
 
 CPU = torch.device("cpu")
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; its CPU twin is above")
 
 
 def test_resident_frames_give_the_batches_of_mapped_ones(tiny):
@@ -26,11 +25,52 @@ def test_resident_frames_give_the_batches_of_mapped_ones(tiny):
 
 
 def test_process_may_take_what_its_share_and_the_card_leave():
-    card = {"total": 80, "allocated": 10, "reserved": 15}
-    assert remaining(free=60, share=1.0, **card) == 65  # 60 free, and 5 that the allocator has in hand
-    assert remaining(free=60, share=0.25, **card) == 10
-    assert remaining(free=2, share=0.25, **card) == 7
+    card = {"total": 80, "reserved": 15}
+    assert remaining(free=60, share=1.0, **card) == 60
+    assert remaining(free=60, share=0.25, **card) == 5
+    assert remaining(free=2, share=0.25, **card) == 2
     assert remaining(free=60, share=0.1, **card) == 0
+
+
+def test_usable_memory_is_that_of_the_current_gpu_where_a_device_has_no_number(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def answer(value):
+        def ask(device):
+            asked.append(torch.cuda._utils._get_device_index(device))  # as torch reads it: a number is needed
+            return value
+
+        return ask
+
+    answers = {
+        "mem_get_info": (60, 80),
+        "get_per_process_memory_fraction": 0.5,
+        "memory_reserved": 15,
+    }
+    for name, value in answers.items():
+        monkeypatch.setattr(torch.cuda, name, answer(value))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    assert usable_bytes(torch.device("cuda")) == usable_bytes(torch.device("cuda:1")) == 25
+    assert asked == [3] * 3 + [1] * 3
+
+
+@pytest.mark.parametrize(("fraction", "part"), [(1.0, 1.0), (2.0, 1.0), (0.25, 0.25 - 1 / 80), (0.02, 0.01)])
+def test_share_of_tensors_leaves_room_for_what_cuda_needs(fraction: float, part: float):
+    assert share_of_tensors(fraction, 80 * 2**30) == pytest.approx(part)
+
+
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (torch.OutOfMemoryError("Tried to allocate 2.00 GiB"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("CUDA error: out of memory"), False),
+    ],
+)
+def test_memory_that_ran_out_is_known_by_every_name(error: Exception, memory: bool):
+    assert ran_out(error) is memory
 
 
 def test_frames_may_fill_half_of_what_is_usable():
@@ -73,23 +113,21 @@ def test_frames_that_cannot_be_on_a_gpu_are_told(monkeypatch: pytest.MonkeyPatch
         place({"train": some_frames()}, "gpu", torch.device("cuda"))
 
 
-@needs_gpu
-def test_frames_on_a_gpu_are_those_of_the_host(tiny):
+def test_frames_on_a_gpu_are_those_of_the_host(tiny, gpu: torch.device):
     splits = load_splits(tiny().data, ("val",))
     index = torch.tensor([2, 0])
-    gpu = place(splits, "gpu", torch.device("cuda"))["val"]
-    host = place(splits, "ram", torch.device("cuda"))["val"]
-    assert isinstance(gpu, ResidentFrames)
-    for a, b in zip(gpu.take(index.cuda()), host.take(index), strict=True):
+    resident = place(splits, "gpu", gpu)["val"]
+    host = place(splits, "ram", gpu)["val"]
+    assert isinstance(resident, ResidentFrames)
+    for a, b in zip(resident.take(index.cuda()), host.take(index), strict=True):
         assert a.is_cuda and torch.equal(a, b)
 
 
-@needs_gpu
-def test_share_of_a_gpu_is_enforced():
+def test_share_of_a_gpu_is_enforced(gpu: torch.device):
     total = torch.cuda.mem_get_info()[1]
     take_share(0.1)
     try:
         with pytest.raises(torch.OutOfMemoryError):
-            torch.empty(int(0.2 * total), dtype=torch.uint8, device="cuda")
+            torch.empty(int(0.2 * total), dtype=torch.uint8, device=gpu)
     finally:
         take_share(1.0)
