@@ -6,8 +6,8 @@ import torch
 
 BESIDE_TENSORS = 2**30
 """Bytes of a card that a process takes beside what torch's allocator counts: CUDA's context, code, recorded graphs."""
-NO_MEMORY = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")
-"""What CUDA's libraries say where torch's own allocator had no part."""
+NO_MEMORY = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
+"""What CUDA's libraries say where torch's own allocator had no part, and the CPU's allocator."""
 RESIDENT_PART = 0.5
 """Largest part of a trial's memory that frames may take; the model and its activations need the rest."""
 
@@ -53,7 +53,7 @@ def usable_bytes(device: torch.device) -> int:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error means that memory ran out; CUDA's libraries have errors of their own beside torch's."""
+    """Whether an error means that memory ran out: torch's own, or one of the CPU's or of CUDA's libraries."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)

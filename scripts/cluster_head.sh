@@ -9,7 +9,7 @@ usage: scripts/cluster_head.sh [--host ADDRESS] [--port N] [--cpus N] [--gpus N]
   --host ADDRESS       address by which the other machines reach this one (default: its first)
   --port N             port of the cluster, outside 10002-19999, which Ray gives to its workers (default: 6379)
   --cpus N, --gpus N   what trials may use of this machine (default: all; 0 and 0 for a head that runs none)
-  --dashboard-port N   port of the dashboard on 127.0.0.1 (default: 8265)
+  --dashboard-port N   port of the dashboard, which needs ray[default], on 127.0.0.1 (default: 8265)
   --temp-dir DIR       Ray's own files, a short path (default: Ray's, /tmp/ray)
 
 The token that lets machines into the cluster is in RAY_AUTH_TOKEN, or in the file RAY_AUTH_TOKEN_PATH (default:

@@ -70,11 +70,8 @@ def put_all(store: Store, files: dict[str, bytes]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 done, 1 the ledger fails, 2 the user's mistake."""
-    parser = Parser(prog="python -m search.report", description=__doc__)
-    add_place(parser)
-    parser.add_argument("--no-frames", action="store_true", help="leave out the pictures of validation frames")
     try:
-        return run(parser.parse_args(arguments))
+        return run(parse(arguments))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
@@ -93,6 +90,14 @@ def run(options: argparse.Namespace) -> int:
         print(f"study {place.study}: no trial has finished yet")
     print(f"report: {join(place.folder, 'report', PAGE)}")
     return DONE
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; raises ConfigError."""
+    parser = Parser(prog="python -m search.report", description=__doc__)
+    add_place(parser)
+    parser.add_argument("--no-frames", action="store_true", help="leave out the pictures of validation frames")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

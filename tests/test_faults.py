@@ -209,6 +209,60 @@ def test_loss_that_is_not_finite_fails_the_trial_with_epoch_and_term(start, tmp_
     clean(storage)
 
 
+BROKEN = """
+import sys, time
+from importlib.machinery import PathFinder
+
+class Breaking:
+    def find_spec(self, name, path=None, target=None):
+        spec = PathFinder.find_spec(name, path) if name == "fgseg.learner" else None
+        if spec:
+            load = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: (load(module), break_fit(module))
+        return spec
+
+def break_fit(module):
+    import torch
+    fit = module.fit
+    def broken(learner, frames, epoch):
+        number = learner.run.train.seed - 42
+        if number == 0 and epoch == 2 and learner.run.train.batch_size > 1:
+            raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB")
+        if number == 0 and epoch == 3:
+            time.sleep(2)  # to be killed in
+        if number == 1 and epoch == 3:
+            raise ValueError("the third epoch\\nis not to be")
+        return fit(learner, frames, epoch)
+    module.fit = broken
+
+sys.meta_path.insert(0, Breaking())
+"""
+"""In trial 0 memory runs out for batches of two, and trial 1 raises."""
+
+
+def test_memory_that_runs_out_under_a_trial_and_another_that_raises(environment: dict[str, str], tmp_path: Path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "sitecustomize.py").write_text(BROKEN)
+    broken = environment | {"PYTHONPATH": f"{tmp_path / 'broken'}:{environment['PYTHONPATH']}"}
+    storage = tmp_path / "runs"
+    driver = Driver(storage, broken, "--trials", "3", "--max-concurrent", "1", "--on-oom", "halve")
+    try:
+        driver.wait_for(r"trial 000  epoch 2/4")
+        for worker in driver.workers():
+            worker.kill()
+        assert driver.finish() == 0, driver.output
+    finally:
+        driver.kill()
+    changed, raised, best = trials(storage)
+    halved = {"train.batch_size": 1, "train.accumulation": 2}
+    assert (changed.state, changed.overrides, changed.attempt) == (State.COMPLETE, halved, 2)
+    assert driver.output.count("note: memory ran out; going on with") == 1
+    assert (raised.state, raised.reason) == (State.FAIL, "ValueError: the third epoch is not to be")
+    assert (best.state, best.value, len(raised.epochs)) == (State.COMPLETE, best.value, 2)
+    assert Ledger(f"sqlite:///{storage}/small/study.db", "small").best() == best
+    clean(storage)
+
+
 def test_mlflow_server_that_never_answers_costs_a_warning_only(start, tmp_path: Path):
     storage = tmp_path / "runs"
     with socket.socket() as probe:

@@ -24,7 +24,7 @@ FRAME_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LABEL_ENDING = ".png"
 LABEL_OF = {c.name: c.label for c in CLASSES} | {c.key: c.label for c in CLASSES} | {"void": VOID}
 """The names that an id table may use."""
-EXAMPLE = "`ids: {0: background, 7: pole, 255: void}`"
+EXAMPLE = "`ids: {0: background, 5: fence, 7: pole, 8: traffic_sign, 9: traffic_light, 11: car, 12: vegetation}`"
 
 
 class FolderReader:
