@@ -114,8 +114,7 @@ def place(splits: Mapping[str, FrameSet], setting: str, device: torch.device) ->
         del _kept[stale]
     missing = {name: frames for name, frames in splits.items() if keys[name] not in _kept}
     needed = sum(frames.images.nbytes + frames.labels.nbytes for frames in missing.values())
-    usable = usable_bytes(device)
-    if not fits(needed, usable):
+    if missing and not fits(needed, usable := usable_bytes(device)):
         if setting == "gpu":
             raise ConfigError(
                 f"data.device: got gpu, the frames take {needed / 2**30:.1f} GiB and this trial may use "

@@ -154,7 +154,7 @@ def test_person_who_chooses_model_training_sees_both_studies_and_their_trials_ne
     site.shot("studies")
     unfold = "[...document.querySelectorAll('[role=row]')].find(r => r.innerText.includes('quickstart-bas_cp'))"
     site.browser.execute_script(f"{unfold}.querySelector('button').click()")
-    assert site.shows("bas_cp/000", "bas_cp/007")
+    assert site.shows("bas_cp/000", "bas_cp/007", "streets (", "fgsearch")
     site.shot("trials")
 
 
