@@ -55,7 +55,7 @@ class Desk:
                 self.live[trial_id] = ask
                 self.notify(ask.number)
             return ask
-        except LedgerError as error:
+        except (LedgerError, SupersededError) as error:
             self.fault = str(error)
             return None
 

@@ -4,11 +4,13 @@ import math
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from fgseg.epoch import EpochResult
 from search.desk import MOST_MOVES, Desk
 from search.job import Report
 from search.ledger import Ask, Ledger, LedgerError, State
+from search.lock import LOCKS
 from search.space import load_space
 
 EPOCHS = 3
@@ -208,3 +210,11 @@ def test_mistake_of_our_own_at_the_end_of_a_trial_ends_the_run_instead_of_vanish
     monkeypatch.setattr(desk.ledger, "complete", lambda *args: {}["missing"])
     desk.close("a", report(ask, 3), died=False)
     assert desk.fault == "trial 0: KeyError: 'missing'; run the same command again"
+
+
+def test_study_that_another_driver_has_taken_gets_no_more_trials_from_this_one(desk: Desk):
+    with desk.ledger.hold():
+        with desk.ledger._storage._backend.engine.begin() as connection:
+            connection.execute(update(LOCKS).values(token="theirs"))
+        assert desk.hand_out("a") is None
+    assert desk.fault == "another driver has taken the study over"
