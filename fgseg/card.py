@@ -34,6 +34,8 @@ ORIGINS = {
     "folder": "A data set of the user's own, read by its table of ids.",
     "hub": "A Hugging Face data set with the ids of Cityscapes.",
 }
+CAUTION = """A search chooses among its trials by these very frames, so they flatter.  `python -m search.compare` judges
+on others."""
 PLACES = ("data.root", "data.cache", "data.device", "model.name")
 """Settings that name places of one machine; they are nobody's business where the model goes."""
 
@@ -59,12 +61,20 @@ def model_card(title: str, origin: str, run: RunConfig, result: EpochResult) -> 
     )
     sections = {
         "Licence": licence(run.model.name),
-        "Data": f"{ORIGINS[data.reader]} {data.train} frames of {data.height}x{data.width} to train on, {data.val} to "
+        "Data": f"{origin_of(run)} {data.train} frames of {data.height}x{data.width} to train on, {data.val} to "
         "validate on.",
-        f"Scores on the validation frames, epoch {result.epoch}": score_table(result),
+        f"Scores on the validation frames, epoch {result.epoch}": f"{score_table(result)}\n\n{CAUTION}",
         "Settings": settings_table(run),
     }
     return "\n".join([head, *(f"## {name}\n\n{text}\n" for name, text in sections.items())])
+
+
+def origin_of(run: RunConfig) -> str:
+    """What the frames are, in a sentence; a data set on the hub is named, a folder of one machine is not."""
+    root = run.data.root
+    if run.data.reader == "hub" and root and not Path(root).expanduser().exists():
+        return f"The Hugging Face data set `{root}`, with the ids of Cityscapes; its licence holds."
+    return ORIGINS[run.data.reader]
 
 
 def licence_id(run: RunConfig) -> str:

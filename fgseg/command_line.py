@@ -39,3 +39,8 @@ class Parser(argparse.ArgumentParser):
                     action.completer = completers[action.dest]  # type: ignore[attr-defined]
             argcomplete.autocomplete(self)
         return super().parse_args(args, namespace)
+
+
+def told(error: OSError) -> str:
+    """What the system, or a bucket, refused, in one line."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)

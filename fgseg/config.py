@@ -1,5 +1,6 @@
 """Every setting of one model: names, units, ranges and defaults; and the reading of settings from files and flags."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -143,8 +144,12 @@ class Layer:
     values: Mapping[str, Any]
 
 
-def build(layers: Sequence[Layer]) -> RunConfig:
+def build(layers: Sequence[Layer], whole: bool = True) -> RunConfig:
     """Lay settings over each other, later ones on top, and check the result.
+
+    Args:
+        layers: from below.
+        whole: whether these are all; else the weights of the loss may come from layers that are not there yet.
 
     Raises:
         ConfigError: an unknown name (the nearest one is offered), a wrong type or a value out of range.
@@ -158,7 +163,7 @@ def build(layers: Sequence[Layer]) -> RunConfig:
         run = RunConfig.model_validate(nest(merged))
     except ValidationError as error:
         raise ConfigError(explain(error, RunConfig, origins)) from None
-    if not any(run.loss.model_dump().values()):
+    if whole and not any(run.loss.model_dump().values()):
         raise ConfigError("loss: every weight is 0, at least one must be above 0; set loss.cross_entropy, for example")
     if run.data.reader != "streets" and run.data.root is None:
         raise ConfigError(
@@ -193,17 +198,37 @@ def read_layer(path: Path, skip: str | None = None) -> Layer:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises ConfigError where there is none."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); name a YAML file"
         ) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
         problem = getattr(error, "problem", None) or "not YAML"
         raise ConfigError(f"{path}:{line}: {problem}; a settings file is a YAML mapping") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: got {type(content).__name__}, must be a mapping of sections such as `train:`")
+    return content
+
+
+class StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, for which a key that is given twice is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value]
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise yaml.MarkedYAMLError(
+                    problem=f"{name} is given twice", problem_mark=node.value[place][0].start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str) -> Any:
+    """What a YAML text means; raises YAMLError, and ValueError for what looks like a date or number and is none."""
+    content = yaml.load(text, StrictLoader)
+    json.dumps(content, default=str, skipkeys=True)  # an anchor that holds itself is a ValueError here
     return content
 
 
@@ -219,20 +244,20 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ConfigError(f"--set {text}: must read key=value, such as --set train.epochs=3")
         try:
-            values[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            values[key.strip()] = load_yaml(value)
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise ConfigError(f"--set {text}: the value is not YAML; quote it, as in --set '{key}=\"...\"'") from None
     return values
 
 
 def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn sections within sections into dotted names."""
+    """Turn sections within sections into dotted names; raises ConfigError for a name that is given in both forms."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
+        found = flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        if doubled := found.keys() & flat.keys():
+            raise ConfigError(f"{min(doubled)}: is given twice, dotted and in its section; keep one")
+        flat |= found
     return flat
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fgseg.command_line import MISTAKE, Parser
+from fgseg.command_line import MISTAKE, Parser, told
 from fgseg.config import ConfigError, Layer, RunConfig, build, parse_assignments, read_layer
 from fgseg.config_files import find_file
 from fgseg.data import check as check_data
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
     except OSError as error:
-        print(f"error: --out: {error.filename} cannot be written ({error.strerror})", file=sys.stderr)
+        print(f"error: {told(error)}", file=sys.stderr)
         return FAULT
 
 

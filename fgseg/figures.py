@@ -1,5 +1,6 @@
 """Labels as pictures: in the class colours, over a photo, and what changed between two predictions."""
 
+import math
 from collections.abc import Sequence
 from io import BytesIO
 
@@ -8,6 +9,8 @@ from PIL import Image
 
 from fgseg.labels import CLASSES, NUM_CLASSES, THIN, VOID
 
+ROWS = 256
+"""Rows of a photo that are painted at a time."""
 GAP = 6
 """Pixels between pictures side by side."""
 MENDED, BROKEN = (0, 98, 190), (222, 84, 0)
@@ -35,8 +38,12 @@ def overlay(image: np.ndarray, labels: np.ndarray, opacity: float = 0.5) -> np.n
     strength = np.zeros(256, np.float32)
     strength[1:NUM_CLASSES] = opacity
     strength[[c.label for c in THIN]] = 1 - (1 - opacity) / 2
-    weight = strength[labels][..., None]
-    return (image * (1 - weight) + PALETTE[labels] * weight).round().astype(np.uint8)
+    laid = np.empty_like(image)
+    for top in range(0, len(image), ROWS):  # the fractions of a whole photo would take ten times its memory
+        rows = slice(top, top + ROWS)
+        weight = strength[labels[rows]][..., None]
+        laid[rows] = (image[rows] * (1 - weight) + PALETTE[labels[rows]] * weight).round()
+    return laid
 
 
 def changes(truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -80,8 +87,12 @@ def shrink(labels: np.ndarray, factor: int) -> np.ndarray:
 
 
 def to_width(width: int, photo: np.ndarray, *labels: np.ndarray) -> list[np.ndarray]:
-    """A photo (H, W, 3) and label images (H, W), all uint8, made smaller alike until none is wider than `width`."""
-    factor = -(-photo.shape[1] // width)
+    """A photo (H, W, 3) and label images (H, W), all uint8, made smaller alike.
+
+    None is wider than `width` afterwards, nor has more pixels than a picture of this width and half that height.
+    """
+    height, across = photo.shape[:2]
+    factor = math.ceil(max(across / width, math.sqrt(height * across / (width * width / 2))))
     smaller = [shrink(image, factor) for image in labels]
     size = photo.shape[1] // factor, photo.shape[0] // factor
     return [np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.LANCZOS)), *smaller]

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import nn
@@ -30,21 +31,40 @@ def build_model(name: str) -> SegformerForSemanticSegmentation:
             replaced by a new one with random weights, as in the source.
 
     Raises:
-        ConfigError: the name is none of these, or the hub cannot be reached.
+        ConfigError: the name is none of these, its weights are not those of a SegFormer, or the hub cannot be reached.
     """
     check_weights(name)
     if name in VARIANTS:
         return commute_head(SegformerForSemanticSegmentation(scratch_config(name)))
     fetch_weights(name)
-    with quiet():
-        model = SegformerForSemanticSegmentation.from_pretrained(
-            str(Path(name).expanduser()) if is_folder(name) else name,
-            num_labels=len(CLASSES),
-            id2label=ID2LABEL,
-            label2id=LABEL2ID,
-            ignore_mismatched_sizes=True,
-        )
+    try:
+        with quiet():
+            model, loaded = SegformerForSemanticSegmentation.from_pretrained(
+                str(Path(name).expanduser()) if is_folder(name) else name,
+                num_labels=len(CLASSES),
+                id2label=ID2LABEL,
+                label2id=LABEL2ID,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                dtype=torch.float32,  # what is stored in half precision is trained in full all the same
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ConfigError(
+            f"model.name: {name} cannot be loaded ({str(error).splitlines()[0]}); fetch it anew"
+        ) from None
+    check_encoder(name, loaded)
     return commute_head(model)
+
+
+def check_encoder(name: str, loaded: dict[str, Any]) -> None:
+    """Raise ConfigError where a checkpoint lacks weights of the encoder, which would be random ones unnoticed."""
+    keys = [*loaded["missing_keys"], *(key if isinstance(key, str) else key[0] for key in loaded["mismatched_keys"])]
+    random = sorted(key for key in keys if key.startswith("segformer."))
+    if random:
+        raise ConfigError(
+            f"model.name: {name} has no fitting {random[0]} (nor {len(random) - 1} more of the encoder's weights); "
+            "name a SegFormer as save_pretrained writes it"
+        )
 
 
 def architecture(model: nn.Module) -> dict[str, Any]:

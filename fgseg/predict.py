@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fgseg.command_line import MISTAKE, Parser
+from fgseg.command_line import MISTAKE, Parser, told
 from fgseg.config import ConfigError
 from fgseg.data.folder import FRAME_ENDINGS
 from fgseg.trained import Trained, at_hand
@@ -44,24 +44,31 @@ def find_photos(paths: Sequence[Path], out: Path) -> list[Photo]:
         out: the folder of masks; those of a folder's pictures keep their places below it.
 
     Raises:
-        ConfigError: a path is not there, a folder has no pictures, or two pictures would have the same mask.
+        ConfigError: a path is not there, a folder has no pictures, two pictures would have the same mask, or a mask or
+            an overlay would take the place of one of the pictures.
     """
     photos: dict[Path, Photo] = {}
     for path in paths:
-        found = pictures_below(path) if path.is_dir() else [(path, Path(path.name))]
+        found = pictures_below(path, out) if path.is_dir() else [(path, Path(path.name))]
         for file, place in found:
             stem = out / place.with_suffix("")
             photo = Photo(file, stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}_overlay.jpg"))
             other = photos.setdefault(photo.mask, photo)
             if other.path.absolute() != file.absolute():
                 raise ConfigError(f"{file}: would have the same mask as {other.path}; rename one, or use another --out")
+    taken = {photo.path.resolve() for photo in photos.values()}
+    for photo in photos.values():
+        for result in (photo.mask, photo.overlay):
+            if result.resolve() in taken:
+                raise ConfigError(f"--out: {result} is one of the pictures, which would be lost; use another folder")
     return list(photos.values())
 
 
-def pictures_below(folder: Path) -> list[tuple[Path, Path]]:
-    """The pictures below a folder, hidden ones left out: where each is, and its place in the folder."""
+def pictures_below(folder: Path, out: Path) -> list[tuple[Path, Path]]:
+    """The pictures below a folder, hidden ones and those below `out` left out: where each is, and its place in it."""
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in FRAME_ENDINGS and p.is_file())
-    found = [(p, p.relative_to(folder)) for p in files]
+    inside = out.resolve() if out.resolve() != folder.resolve() else None
+    found = [(p, p.relative_to(folder)) for p in files if inside is None or inside not in p.resolve().parents]
     shown = [(p, place) for p, place in found if not any(part.startswith(".") for part in place.parts)]
     if not shown:
         raise ConfigError(f"{folder}: has no pictures (*{', *'.join(FRAME_ENDINGS)}); name pictures or their folder")
@@ -101,22 +108,23 @@ def predict(
         except ConfigError as error:
             faults.append(str(error))
         else:
-            write(photo, image, labels_of(image, model, found.size, device, scale))
+            try:
+                write(photo, image, labels_of(image, model, found.size, device, scale))
+            except OSError as error:
+                if error.errno is not None:
+                    raise
+                faults.append(f"{photo.path}: no overlay can be made ({error})")  # a JPEG's side has 65,500 pixels
         tell(photo)
     return faults
 
 
 def open_upright(path: Path) -> "Image.Image":
     """A picture as people see it: turned as its EXIF data say, in RGB; raises ConfigError where it is none."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    from fgseg.data.files import DECODING_ERRORS, decode, to_rgb, undecodable
+    from fgseg.data.files import to_rgb, upright
 
-    try:
-        upright = ImageOps.exif_transpose(decode(str(path)))
-    except DECODING_ERRORS as error:
-        raise undecodable(str(path), error) from None
-    return Image.fromarray(to_rgb(upright, str(path)))
+    return Image.fromarray(to_rgb(upright(str(path)), str(path)))
 
 
 def labels_of(
@@ -172,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; the same command goes on with the pictures that are left", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
-        print(f"error: --out: {error.filename} cannot be written ({error.strerror})", file=sys.stderr)
+        print(f"error: {told(error)}", file=sys.stderr)
         return INCOMPLETE
 
 

@@ -132,9 +132,16 @@ def is_local(address: str) -> bool:
 
 
 def absolute(address: str) -> str:
-    """The same address wherever it is read: a path from the root with links resolved; others without a last slash."""
+    """The same address wherever it is read: a path from the root with links resolved; others without a last slash.
+
+    Raises:
+        ConfigError: it is no path, or a kind of storage that is unknown.
+    """
     if is_local(address):
-        return str(Path(address).expanduser().resolve())
+        try:
+            return str(Path(address).expanduser().resolve())
+        except (RuntimeError, ValueError, OSError) as error:  # nobody's home, a NUL, a loop of links
+            raise ConfigError(f"{address!r} is no path ({error}); name a folder") from None
     path, mark, query = address.partition("?")
     return path.rstrip("/") + mark + query
 
@@ -170,8 +177,11 @@ def check_store(address: str, option: str) -> None:
 
 def check_folder(folder: Path) -> None:
     """Raise ConfigError unless a folder can be written to, or be made."""
-    while not folder.exists():
-        folder = folder.parent
+    try:
+        while not folder.exists():
+            folder = folder.parent
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be looked at ({error.strerror}); choose another folder") from None
     if not folder.is_dir():
         raise ConfigError(f"{folder} is a file; name a folder")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -12,7 +12,7 @@ from fgseg.command_line import MISTAKE, Parser
 from fgseg.config import ConfigError, Layer, RunConfig, build, check_processes, parse_assignments, read_layer
 from fgseg.config_files import find_file
 from fgseg.data import check as check_data
-from fgseg.epoch import DivergedError, EpochResult, show
+from fgseg.epoch import DivergedError, EpochResult, SupersededError, show
 from fgseg.labels import FOREGROUND
 from fgseg.store import absolute, check_store, open_store
 from fgseg.trained import SETTINGS, describe_trial
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         say(f"error: {error}", file=sys.stderr)
         return MISTAKE
-    except (DivergedError, OSError) as error:
+    except (DivergedError, SupersededError, OSError) as error:
         say(f"error: {error}", file=sys.stderr)
         return 1
     say(f"{len(history)} epochs done; checkpoints in {options.out}")

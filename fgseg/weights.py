@@ -1,5 +1,6 @@
 """Where a model's first weights come from: random, a folder or the hub.  Needs no torch: mistakes answer fast."""
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def check_weights(name: str, where: str = "model.name") -> None:
         where: what the name was given as, for messages.
 
     Raises:
-        ConfigError: neither a variant, nor a folder with weights, nor of the form of a hub id.
+        ConfigError: neither a variant, nor a folder with a SegFormer's weights, nor of the form of a hub id.
     """
     if name in VARIANTS:
         return
@@ -60,12 +61,23 @@ def check_weights(name: str, where: str = "model.name") -> None:
         raise ConfigError(
             f"{where}: no folder {name}; name a folder of weights, a hub id or one of {', '.join(VARIANTS)}"
         )
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{where}: {name} has no config.json; name a folder written by save_pretrained")
+    check_kind(folder, name, where)
     if not any((folder / file).is_file() for file in WEIGHT_FILES):
         raise ConfigError(
             f"{where}: {name} has no weights; it must hold model.safetensors, as save_pretrained writes it"
         )
+
+
+def check_kind(folder: Path, name: str, where: str) -> None:
+    """Raise ConfigError unless the `config.json` in a folder is that of a SegFormer."""
+    try:
+        kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except FileNotFoundError:
+        raise ConfigError(f"{where}: {name} has no config.json; name a folder written by save_pretrained") from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{where}: the config.json of {name} cannot be read ({error}); fetch it anew") from None
+    if kind != "segformer":
+        raise ConfigError(f"{where}: {name} is a model of type {kind}, must be a SegFormer; name another")
 
 
 def fetch_weights(name: str, where: str = "model.name") -> Path | None:
@@ -79,17 +91,19 @@ def fetch_weights(name: str, where: str = "model.name") -> Path | None:
         The folder of a hub checkpoint, None for other names.
 
     Raises:
-        ConfigError: the hub cannot be reached, or knows no such model.
+        ConfigError: the hub cannot be reached, knows no such model, or it is no SegFormer.
     """
     if name in VARIANTS or is_folder(name):
         return None
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
     except Exception as error:  # the hub client raises many kinds, its HTTP library's among them
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"{where}: {name} is neither cached nor could it be fetched from the hub ({reason}); check the id and "
             "the network, name a folder of weights, or use b0 to start from random weights"
         ) from None
+    check_kind(folder, name, where)
+    return folder

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from search.place import Place
+from search.plan import UNIDENTIFYING
 from search.summary import Summary, summarise
 
 FAMILY = "baseline"
@@ -27,6 +28,13 @@ def find_baseline(place: Place, summary: Summary) -> Baseline:
     found = summarise(other.open_ledger())
     if found.data != summary.data:
         return Baseline(reason=f"Study {name} was made on other frames, so it is not compared.")
-    if found.settings.get("train.epochs") != summary.settings.get("train.epochs"):
-        return Baseline(reason=f"Study {name} trains for another number of epochs, so it is not compared.")
+    if other_recipe := differing(found, summary):
+        return Baseline(reason=f"Study {name} has another {other_recipe}, so it is not compared.")
     return Baseline(found) if found.best else Baseline(reason=f"Study {name} has no finished trial yet.")
+
+
+def differing(one: Summary, other: Summary) -> str:
+    """The first setting of model or training in which two studies differ, but for those that either searches."""
+    free = {*one.ranges, *other.ranges, *UNIDENTIFYING}
+    keys = [k for k in one.settings if k.split(".")[0] in ("model", "train", "augment") and k not in free]
+    return next((key for key in keys if one.settings[key] != other.settings.get(key)), "")

@@ -42,14 +42,14 @@ def surroundings() -> dict[str, str]:
 
 
 @contextmanager
-def cluster(search: SearchConfig, precision: str, install_handlers: Callable[[], None]) -> Iterator[Resources]:
+def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], None]) -> Iterator[Resources]:
     """Start or join a cluster; gives what each trial gets, and leaves or ends the cluster at the end.
 
     The `surroundings` must be in the environment before anything imports Ray, which reads them then.
 
     Args:
         search: address of the cluster, and what a trial shall get.
-        precision: the setting `train.precision`.
+        needed: see `search.resources.gpu_needed`.
         install_handlers: sets this command's signal handlers again, which Ray replaces when it starts and when it ends.
 
     Raises:
@@ -65,9 +65,9 @@ def cluster(search: SearchConfig, precision: str, install_handlers: Callable[[],
             threading.Thread(target=watch_head, args=(head, ended), daemon=True).start()
             if is_private(search):
                 total = ray.cluster_resources()
-                yield share(search, total.get("CPU", 0), total.get("GPU", 0), precision)
+                yield share(search, total.get("CPU", 0), total.get("GPU", 0), needed)
             else:
-                yield share_cluster(search, alive_nodes(), precision)
+                yield share_cluster(search, alive_nodes(), needed)
         finally:
             ended.set()
             keep_handlers(thread.submit(ray.shutdown), install_handlers)

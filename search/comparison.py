@@ -76,7 +76,13 @@ def compare(families: Sequence[Family], seeds: Sequence[int], resamples: int = R
         families: judged under the same seeds, in the same order, on the same images.
         seeds: S, as added to `train.seed`.
         resamples: of the bootstrap.
+
+    Raises:
+        ValueError: they were not.
     """
+    shapes = {family.confusion.shape[:2] for family in families}
+    if len(shapes) > 1:
+        raise ValueError(f"families were judged on different seeds or images: {sorted(shapes)}")
     by_seed = [scores(family.counts.sum(1)) for family in families]
     resampled = bootstrap([family.counts for family in families], scores, resamples)
     values = [scores_table(each) for each in by_seed]

@@ -20,7 +20,7 @@ from search.closing import as_called, mlflow_command
 from search.comparison import Family, compare
 from search.comparison_page import markdown, print_tables
 from search.ledger import Ledger, State, TrialRecord
-from search.plan import COMPARISONS, REPEATS, Plan, check_identity
+from search.plan import COMPARISONS, REPEATS, UNIDENTIFYING, Plan, check_identity
 from search.projection import StudyCard
 from search.signals import Signals
 
@@ -81,41 +81,73 @@ def budgets(plans: Sequence[Plan]) -> list[str]:
 
 def finish(plans: Sequence[Plan], name: str, point: str, console: Console) -> int:
     """Write the comparison from what the ledgers hold; returns the exit code."""
-    trials = [finished_repeats(plan) for plan in plans]
-    seeds = [seed for seed in range(len(plans[0].repeats)) if all(seed in held for held in trials)]
-    missing = [
-        f"{plan.space.title}: seed {seed} has no finished trial" + (", so that this seed is left out of all families")
-        for plan, held in zip(plans, trials, strict=True)
-        for seed in range(len(plan.repeats))
-        if seed not in held
-    ]
+    held = {plan.study: finished_repeats(plan) for plan in plans}
+    missing = [line for plan in plans for line in what_is_missing(plan, held[plan.study])]
+    compared = [plan for plan in plans if held[plan.study]]
+    seeds = [s for s in range(len(plans[0].repeats)) if compared and all(s in held[plan.study] for plan in compared)]
     if not seeds:
-        print(f"error: comparison {name}: no seed has finished in every family", file=sys.stderr)
+        print(f"error: comparison {name}: no seed has finished in every family", *missing, sep="\n", file=sys.stderr)
         return FAULT
-    families = [family(plan, [held[seed] for seed in seeds]) for plan, held in zip(plans, trials, strict=True)]
-    comparison = facts(plans, name, point, missing) | compare(families, seeds)
+    families = [family(plan, [held[plan.study][seed] for seed in seeds]) for plan in compared]
+    comparison = facts(compared, name, point, missing) | compare(families, seeds)
     folder = join(plans[0].place.storage, COMPARISONS, name)
     files = {"comparison.json": json.dumps(comparison, indent=1), "comparison.md": markdown(comparison)}
     for file, text in files.items():
         open_store(folder).put(file, text.encode())
     print_tables(comparison, console)
-    publish(plans[0], comparison, files, console)
+    publish(compared[0], comparison, files, console)
     console.print(f"comparison: {join(folder, 'comparison.md')}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"look:       {mlflow_command(plans[0])}", soft_wrap=True, highlight=False, markup=False)
     return DONE
 
 
 def finished_repeats(plan: Plan) -> dict[int, TrialRecord]:
-    """The judged repeats of a plan by seed; those whose batch was changed under way only if the plan allows it."""
-    wanted = [(repeat.params, repeat.seed) for repeat in plan.repeats]
+    """The judged repeats of a plan by seed, trained under its settings.
+
+    Those whose batch was changed under way count only if the plan allows it.
+    """
+    ledger = Ledger(plan.ledger_url, plan.study)
     return {
         record.seed: record
-        for record in Ledger(plan.ledger_url, plan.study).trials()
-        if (record.params, record.repeat) in wanted
-        and record.state is State.COMPLETE
+        for record in repeats_of(plan, ledger)
+        if record.state is State.COMPLETE
         and record.test is not None
         and (plan.search.allow_changed_batch or not record.overrides)
+        and not other_settings(plan, ledger, record)
     }
+
+
+def repeats_of(plan: Plan, ledger: Ledger) -> list[TrialRecord]:
+    """The trials of a study of repeats that are those of a plan."""
+    wanted = [(repeat.params, repeat.seed) for repeat in plan.repeats]
+    return [record for record in ledger.trials() if (record.params, record.repeat) in wanted]
+
+
+def other_settings(plan: Plan, ledger: Ledger, record: TrialRecord) -> str:
+    """The first setting that was another one when a repeat was trained; empty where none was."""
+    then, now = ledger.settings_of(record.number), plan.run.flat()
+    free = {*plan.space.search, *UNIDENTIFYING}
+    return next((key for key in now if key not in free and then.get(key, now[key]) != now[key]), "")
+
+
+def what_is_missing(plan: Plan, held: Mapping[int, TrialRecord]) -> list[str]:
+    """Each seed of a family that has no part in the comparison, and why, in a line."""
+    ledger = Ledger(plan.ledger_url, plan.study)
+    records = {record.seed: record for record in repeats_of(plan, ledger)}
+    lines = []
+    for seed in sorted(set(range(len(plan.repeats))) - held.keys()):
+        record = records.get(seed)
+        changed = other_settings(plan, ledger, record) if record else ""
+        reason = "has no trial" if record is None else (record.reason or f"is {record.state}")
+        if record and record.state is State.COMPLETE:
+            reason = f"was trained with another {changed}" if changed else "has another batch size"
+        lines.append(f"{plan.space.title}: seed {seed} {reason}, so that this seed is left out of all families")
+    if not held:
+        lines.append(
+            f"{plan.space.title}: no seed is left, so that the family is left out; "
+            f"`python -m search.delete --study {plan.study}` lets it be trained again"
+        )
+    return lines
 
 
 def family(plan: Plan, records: Sequence[TrialRecord]) -> Family:

@@ -30,7 +30,7 @@ from search.plan import Plan, check_identity, differences
 from search.progress import Progress
 from search.projection import StudyCard, settings_of
 from search.report_writer import ReportWriter
-from search.resources import is_private
+from search.resources import gpu_needed, is_private
 from search.roll_call import reach
 from search.shelf import Shelf
 from search.signals import CODES, Interrupted, Signals
@@ -106,7 +106,7 @@ def check(plan: Plan, console: Console) -> dict[str, Any]:
     check_data(settings.data)
     check_weights(settings.model.name)
     check_store(plan.folder, "--storage")
-    with reach(plan.search, settings.train.precision) as cluster:
+    with reach(plan.search, gpu_needed(settings)) as cluster:
         with console.status("reading the data") as status:
             splits = load_splits(settings.data, plan.splits, decoding(console, status))
         identity = plan.identity | {"data": fingerprint(splits)}
@@ -212,7 +212,7 @@ def run(plan: Plan, ledger: Ledger, watch: Watch, console: Console) -> int:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     if watch.signals.received:
         return watch.signals.code
-    return FAULT if code == DONE and ledger.best() is None else code
+    return FAULT if code == DONE and not plan.repeats and ledger.best() is None else code
 
 
 def run_missing(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> int:
@@ -231,7 +231,7 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> i
 
     with (
         Progress(outlets.console, goal_of(ledger), ledger.trials(), mlflow_command(plan)) as progress,
-        cluster(plan.search, plan.run.train.precision, watch.signals.install) as resources,
+        cluster(plan.search, gpu_needed(plan.run), watch.signals.install) as resources,
     ):
         ledger.equip({"cpus": resources.cpus, "gpus": resources.gpus})
 
@@ -256,7 +256,7 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> i
             note=progress.note,
         )
         pulse = Pulse(resources, progress.tell)
-        alike = {} if is_private(plan.search) else versions() | {"data": ledger.identity["data"]}
+        alike = ({} if is_private(plan.search) else versions()) | {"data": ledger.identity["data"]}
 
         def must_stop() -> bool:
             if pulse.lost():

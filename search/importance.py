@@ -20,12 +20,12 @@ def importance(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> di
         ranges: the searched settings.
 
     Returns:
-        Empty where fewer than FEWEST trials have all settings, all have one mIoU, or fewer than two settings are
-        searched.
+        Empty where fewer than FEWEST trials have all settings within the ranges, all have one mIoU, or fewer than two
+        settings are searched.
 
     Source: Hutter, Hoos and Leyton-Brown 2014, as Optuna computes it, over the trials' own ranges.
     """
-    usable = [t for t in trials if t.value is not None and ranges.keys() <= t.params.keys()]
+    usable = [t for t in trials if t.value is not None and within(t.params, ranges)]
     if len(usable) < FEWEST or len(ranges) < 2 or len({t.value for t in usable}) == 1:
         return {}
     import optuna
@@ -41,6 +41,11 @@ def importance(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> di
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         found = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {key: float(share) for key, share in found.items()}
+
+
+def within(params: Mapping[str, float], ranges: Mapping[str, Range]) -> bool:
+    """Whether a point has a value in every range; those of before a range was narrowed may have none."""
+    return all(key in params and r.low <= params[key] <= r.high for key, r in ranges.items())
 
 
 def caution(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> str:

@@ -19,6 +19,8 @@ LEDGER = "study.db"
 KINDS = re.compile(r"sqlite:///.+|postgres(?:ql)?(?:\+psycopg)?://(?:[^\s'\"/@]*@)?[^\s'\"@]*")
 """What an address of a ledger may look like: nothing in it that would keep its password from being masked."""
 
+TAKEN = ("mlartifacts", "mlflow.db")
+"""What MLflow has in a storage."""
 PAGE = "report.html"
 """The page of a study's report, in the folder `report` of the study's."""
 MODEL = "model"
@@ -116,6 +118,8 @@ def make_place(storage: str, study: str, tracking_uri: str | None, ledger_url: s
         raise ConfigError(
             f"--study: got {study!r}, must be letters, digits, dots, dashes and underscores (it names a folder)"
         )
+    if study in TAKEN:
+        raise ConfigError(f"--study: got {study!r}, which is MLflow's in a storage; choose another")
     try:
         home, local = absolute(storage), is_local(storage)
     except ConfigError as error:

@@ -15,7 +15,7 @@ from fgseg.mistakes import explain
 from fgseg.store import join
 from search.config import SearchConfig
 from search.place import Place, make_place
-from search.resources import check_resources
+from search.resources import check_resources, gpu_needed
 from search.space import Space, load_space, override
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ REPEATS = "-repeats"
 """Ends the name of a study's sibling, which holds its repeats: the study's own sampler never sees them."""
 COMPARISONS = "comparison"
 """The folder of a storage that holds comparisons."""
+LARGEST_SEED = 2**31 - 1
+"""What `train.seed` may be at most."""
 UNIDENTIFYING = ("data.root", "data.cache", "data.device", "train.compile")
 """Settings that say where data lie or how fast a step is, not what is computed: they may change between runs."""
 
@@ -109,7 +111,8 @@ def make_plan(
     content = read_yaml(path)
     search = read_search(content.pop("search", None) or {}, path, flags)
     settings = Layer(str(path), flatten_settings(content))
-    build([settings, Layer("--set", {k: v for k, v in assignments.items() if not k.startswith("search.")})])
+    given = Layer("--set", {k: v for k, v in assignments.items() if not k.startswith("search.")})
+    build([settings, given], whole=False)
     space, plain = override(load_space(space_name), assignments)
     layers = (settings, Layer(f"space {space.name}", space.fixed), Layer("--set", plain))
     name = f"{path.stem}-{space.name}" if study is None else study
@@ -118,9 +121,25 @@ def make_plan(
         kept = f"{COMPARISONS} and names that end in {REPEATS}"
         raise ConfigError(f"--study: got {name!r}, {kept} are kept for search.compare; choose another")
     plan = Plan(space, layers, search, name, path.stem)
-    check_processes(plan.run, search.processes)
-    check_resources(search, plan.run.train.precision)
+    check_trials(plan)
+    check_resources(search, gpu_needed(plan.run))
     return plan
+
+
+def check_trials(plan: Plan) -> None:
+    """Raise ConfigError where some trial could not be begun, whatever its point."""
+    check_processes(plan.run, plan.search.processes)
+    if plan.search.processes > 1 and "train.batch_size" in plan.space.search:
+        raise ConfigError(
+            "train.batch_size: is searched, but each of several processes takes an equal part of every batch; "
+            "fix it by --set train.batch_size=..."
+        )
+    last = plan.run.train.seed + plan.search.trials
+    if last > LARGEST_SEED:
+        raise ConfigError(
+            f"train.seed: got {plan.run.train.seed}, which every trial adds its number to, must be at most "
+            f"{LARGEST_SEED - plan.search.trials}; lower it"
+        )
 
 
 def read_search(section: Any, path: Path, flags: Mapping[str, Any]) -> SearchConfig:

@@ -188,7 +188,8 @@ def mark_axis(axes: Axes, at: float, low: float, high: float) -> None:
 
 
 def position(value: float, r: Range) -> float:
-    """Where a value lies in its range, from 0 to 1."""
+    """Where a value lies in its range, from 0 to 1; at an end where the range was narrowed since."""
+    value = min(max(value, r.low), r.high)
     if r.high == r.low:
         return 0.5
     if r.log:

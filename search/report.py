@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fgseg.command_line import told
 from fgseg.config import ConfigError
 from fgseg.store import Store, join
 from search.baseline import find_baseline
@@ -83,8 +84,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         write_report(place, frames=not options.no_frames)
         best = summarise(place.open_ledger()).best
-    except LedgerError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (LedgerError, OSError) as error:
+        print(f"error: {told(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return FAULT
     if best is None:
         print(f"study {place.study}: no trial has finished yet")

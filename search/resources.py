@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgseg.config import ConfigError
+from fgseg.config import ConfigError, RunConfig
 from search.config import SearchConfig
 
 PROBE_S = 5.0
@@ -47,38 +47,45 @@ class Node:
         return min(fitting, math.floor(self.gpus / gpus + 1e-9)) if gpus > 0 else fitting
 
 
-def share(search: SearchConfig, cores: float, cards: float, precision: str) -> Resources:
+def gpu_needed(run: RunConfig) -> str:
+    """The setting that needs a GPU, as messages begin; empty where none does."""
+    if run.train.precision == "fp16":
+        return "train.precision: got fp16"
+    return "data.device: got gpu" if run.data.device == "gpu" else ""
+
+
+def share(search: SearchConfig, cores: float, cards: float, needed: str = "") -> Resources:
     """Divide processor cores and GPUs among trials.
 
     Args:
         search: what a trial shall get.
         cores: processor cores in all.
         cards: GPUs in all.
-        precision: the setting `train.precision`.
+        needed: see `gpu_needed`.
 
     Raises:
-        ConfigError: no trial fits, or fp16 is asked for where a trial has no GPU.
+        ConfigError: no trial fits, or a setting needs a GPU where a trial has none.
     """
     cpus, gpus = cpus_of_trial(search), gpus_of_trial(search, cards)
     fitting = Node("", "", 0, "", cores, cards).fitting(cpus, gpus)
-    check_share(search, gpus, fitting, f"there are {cores:g} cores and {cards:g} GPUs", precision)
+    check_share(search, gpus, fitting, f"there are {cores:g} cores and {cards:g} GPUs", needed)
     concurrent = min(fitting, search.trials, search.max_concurrent or fitting)
     threads = max(1, int(cores / concurrent / search.processes))
     return Resources(cpus, gpus, concurrent, threads, search.processes)
 
 
-def share_cluster(search: SearchConfig, nodes: Sequence[Node], precision: str) -> Resources:
+def share_cluster(search: SearchConfig, nodes: Sequence[Node], needed: str = "") -> Resources:
     """What a trial gets of a cluster, whose nodes may come and go: as many threads as cores, whoever else is there.
 
     `concurrent` is the most that may ever run at once; how many do is up to the nodes of the moment.
 
     Raises:
-        ConfigError: no trial fits on any node, or fp16 is asked for where a trial has no GPU.
+        ConfigError: no trial fits on any node, or a setting needs a GPU where a trial has none.
     """
     cpus, gpus = cpus_of_trial(search), gpus_of_trial(search, sum(node.gpus for node in nodes))
     fitting = sum(node.fitting(cpus, gpus) for node in nodes)
     largest = f"the largest of {len(nodes)} nodes has {max((n.cpus for n in nodes), default=0):g} cores"
-    check_share(search, gpus, fitting, f"{largest}, and {max((n.gpus for n in nodes), default=0):g} GPUs", precision)
+    check_share(search, gpus, fitting, f"{largest}, and {max((n.gpus for n in nodes), default=0):g} GPUs", needed)
     concurrent = min(search.trials, search.max_concurrent or search.trials)
     return Resources(cpus, gpus, concurrent, max(1, int(cpus / search.processes)), search.processes)
 
@@ -93,19 +100,19 @@ def gpus_of_trial(search: SearchConfig, cards: float) -> float:
     return search.gpus_per_trial if search.gpus_per_trial is not None else min(1.0, cards) * search.processes
 
 
-def check_share(search: SearchConfig, gpus: float, fitting: int, found: str, precision: str) -> None:
-    """Raise ConfigError if no trial fits, or a trial without a GPU is to compute in fp16."""
+def check_share(search: SearchConfig, gpus: float, fitting: int, found: str, needed: str) -> None:
+    """Raise ConfigError if no trial fits, or a trial without a GPU has a setting that needs one."""
     if fitting < 1:
         several = f", --processes-per-trial {search.processes}" if search.processes > 1 else ""
         raise ConfigError(
             f"--cpus-per-trial {cpus_of_trial(search):g}, --gpus-per-trial {gpus:g}{several}: no trial fits, {found}; "
             "lower them"
         )
-    if precision == "fp16" and gpus == 0:
-        raise ConfigError("train.precision: got fp16, which needs a GPU, and trials have none; use auto, bf16 or no")
+    if needed and gpus == 0:
+        raise ConfigError(f"{needed}, which needs a GPU, and trials have none; use auto")
 
 
-def check_resources(search: SearchConfig, precision: str) -> None:
+def check_resources(search: SearchConfig, needed: str) -> None:
     """Find out without starting anything whether a trial fits.
 
     Raises:
@@ -114,7 +121,7 @@ def check_resources(search: SearchConfig, precision: str) -> None:
     """
     check_gpus(search)
     if is_private(search):
-        share(search, os.cpu_count() or 1, count_gpus(), precision)
+        share(search, os.cpu_count() or 1, count_gpus(), needed)
     elif search.ray_address is not None and search.ray_address != "auto":
         probe(search.ray_address)
 

@@ -28,7 +28,7 @@ ALIKE = 0.8
 
 
 @contextmanager
-def reach(search: SearchConfig, precision: str) -> Iterator["RollCall | None"]:
+def reach(search: SearchConfig, needed: str) -> Iterator["RollCall | None"]:
     """A roll call of the cluster that the search shall join; None for a private one, which is this machine.
 
     Raises:
@@ -38,7 +38,7 @@ def reach(search: SearchConfig, precision: str) -> Iterator["RollCall | None"]:
         yield None
         return
     with RollCall(search.ray_address) as call:
-        share = share_cluster(search, call.nodes, precision)
+        share = share_cluster(search, call.nodes, needed)
         call.nodes = [node for node in call.nodes if node.fitting(share.cpus, share.gpus)]
         yield call
 

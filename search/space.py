@@ -101,7 +101,8 @@ def load_space(name: str) -> Space:
     content = read_yaml(path)
     ranges = content.get("search") or {}
     content["search"] = nest_ranges(ranges) if isinstance(ranges, Mapping) else ranges
-    content["fixed"] = flatten(content.get("fixed") or {})
+    fixed = content.get("fixed") or {}
+    content["fixed"] = flatten(fixed) if isinstance(fixed, Mapping) else fixed
     try:
         parsed = SpaceFile.model_validate(content)
     except ValidationError as error:

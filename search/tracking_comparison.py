@@ -37,11 +37,14 @@ def write(client: Any, uri: str, card: StudyCard, comparison: dict[str, Any], fi
     place = None if uri.startswith("http") else card.artifacts
     number = found.experiment_id if found else client.create_experiment(card.experiment, artifact_location=place)
     query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    shown = figures(comparison)
     run = next(pages(client.search_runs, [number], query), None)
+    if run is not None and run.data.metrics != shown:
+        client.delete_run(run.info.run_id)  # a metric can neither be taken back nor lose its last step
+        run = None
     if run is None:
         run = client.create_run(number, tags=tags | SOURCE, run_name=f"comparison {comparison['name']}")
-    for key, value in figures(comparison).items():
-        if run.data.metrics.get(key) != value:
+        for key, value in shown.items():
             client.log_metric(run.info.run_id, key, value, step=len(comparison["seeds"]))
     for name, text in files.items():
         client.log_text(run.info.run_id, text, name)

@@ -117,23 +117,29 @@ def carry_out(job: Job, send: Send, learn: Learn = learn) -> None:
 
 
 def check_node(job: Job) -> None:
-    """Raise OtherNodeError where a node differs: one that joins late has missed the roll call (see roll_call.py)."""
+    """Raise OtherNodeError where a node differs: one that joins late has missed the roll call (see roll_call.py).
+
+    On the driver's own machine only the data can: somebody has changed them since the run began.
+    """
     if not job.alike:
         return
     from fgseg.data import fingerprint, load_splits
     from search.nodes import versions
 
     run = build([Layer(f"trial {job.number}", job.settings)])
+    alone = job.alike.keys() == {"data"}
     try:
         data = fingerprint(load_splits(run.data, ("train", "val", "test") if job.test else ("train", "val")))
     except ConfigError as error:
+        if alone:
+            raise  # the trial fails with the reason
         raise OtherNodeError(f"the node {socket.gethostname()} cannot read the data ({error})") from None
     found = versions() | {"data": data}
-    if found != job.alike:
-        wrong = ", ".join(
-            f"{key} {found.get(key)}, not {value}" for key, value in job.alike.items() if value != found.get(key)
-        )
-        raise OtherNodeError(f"the node {socket.gethostname()} has {wrong}; take it out of the cluster")
+    wrong = [f"{key} {found.get(key)}, not {value}" for key, value in job.alike.items() if value != found.get(key)]
+    if wrong and alone:
+        raise OtherNodeError(f"the data have changed since the study began ({wrong[0]}); put them back")
+    if wrong:
+        raise OtherNodeError(f"the node {socket.gethostname()} has {', '.join(wrong)}; take it out of the cluster")
 
 
 def work(job: Job, report: Report, send: Send, learn: Learn) -> None:

@@ -117,10 +117,12 @@ def test_a_validation_split_without_a_class_names_it_every_time(tmp_path):
     for label in (root / "gtFine" / "val").rglob("*.png"):
         save(stripes((7, 13, 26, 21, 7, 7, 19)), label)
     cfg = settings("cityscapes", root, tmp_path / "cache")
-    expected = "data.val: the 2 validation frames hold no pole, no traffic sign; raise data.val or change data.seed"
+    expected = "data.val: its 2 frames hold no pole, no traffic sign; raise data.val or change data.seed"
     assert error_of(cfg) == expected
     assert error_of(cfg) == expected
-    assert len(data.load_splits(cfg, names=["train", "test"])) == 2
+    with pytest.raises(ConfigError, match=r"^data\.test: its 2 frames hold no pole, no traffic sign; raise"):
+        data.load_splits(cfg, names=["test"])
+    assert len(data.load_splits(cfg, names=["train"])) == 1
 
 
 @pytest.mark.parametrize(

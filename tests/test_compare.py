@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fake_ledger import epoch
+from kept_study import change
 from real_search import Driver
 
 from fgseg.boundary import boundary_iou
@@ -242,3 +243,16 @@ def test_comparison_that_was_killed_is_continued_and_the_books_are_clean(tmp_pat
         (run,) = client.search_runs([experiment], "tags.`fgseg.kind` = 'comparison'")
         assert sorted(f.path for f in client.list_artifacts(run.info.run_id)) == ["comparison.json", "comparison.md"]
         assert run.data.metrics["test/gain/bas"] == written["against_baseline"][0]["iou"]["mean"]["value"]
+    change(
+        storage / "quickstart-bas-repeats" / "study.db",
+        "UPDATE trials SET state = 'FAIL' WHERE number >= 0",
+    )
+    lone = Driver(storage, environment, "--seeds", "1", command=line_of)
+    assert lone.finish() == 0, lone.output
+    assert "search.delete --study quickstart-bas-repeats" in " ".join(lone.output.split())
+    with reaching(f"sqlite:///{storage / 'mlflow.db'}") as client:
+        (run,) = client.search_runs([experiment], "tags.`fgseg.kind` = 'comparison'")
+        assert set(run.data.metrics) == {"test/miou/baseline"}
+    longer = Driver(storage, environment, "--set", "train.epochs=3", "--accept-changes", command=line_of)
+    assert longer.finish() == 1, longer.output
+    assert "was trained with another train.epochs" in " ".join(longer.output.split())

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from small_data import noise, save, stripes, write_cityscapes
 
 from fgseg.config import ConfigError
 from search.driver import make_folder
-from search.plan import check_identity, differences, make_plan
+from search.plan import check_identity, check_trials, differences, make_plan
 from search.run import main
+from search.space import Range
 
 ROOT = Path(__file__).parent.parent
 
@@ -83,8 +85,65 @@ def test_data_are_checked_before_the_model(told, tmp_path: Path):
 
 def test_checkpoint_folder_without_weights_is_told(told, tmp_path: Path):
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "segformer"}')
     assert "has no weights; it must hold model.safetensors" in told(f"--set=model.name={tmp_path / 'model'}")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ('{"model_type": "mask2former"}', "is a model of type mask2former, must be a SegFormer"),
+        ("{", "the config.json of"),
+        ("[]", "the config.json of"),
+    ],
+)
+def test_checkpoint_folder_of_another_model_is_told(told, tmp_path: Path, config: str, message: str):
+    (tmp_path / "config.json").write_text(config)
+    assert message in told(f"--set=model.name={tmp_path}")
+
+
+def test_setting_that_is_given_twice_is_told(told, tmp_path: Path):
+    settings = tmp_path / "mine.yaml"
+    settings.write_text("train:\n  epochs: 3\nloss: {ssim: 1}\ntrain:\n  lr: 1e-3\n")
+    assert f"{settings}:4: train is given twice" in told(f"--config={settings}")
+    settings.write_text("train: {epochs: 3}\ntrain.epochs: 4\n")
+    assert "train.epochs: is given twice, dotted and in its section; keep one" in told(f"--config={settings}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set=data.root=2024-13-45"], "--set data.root=2024-13-45: the value is not YAML"),
+        (["--set=train.lr=&a {b: *a}"], "the value is not YAML"),
+        (["--set=train.seed=2147483640"], "train.seed: got 2147483640, which every trial adds its number to"),
+        (
+            ["--set=data.device=gpu", "--gpus-per-trial=0"],
+            "data.device: got gpu, which needs a GPU, and trials have none",
+        ),
+        (["--set=data.train=1000001"], "data.train: got 1000001, there are 1000000 streets for a split"),
+        (["--study=mlartifacts"], "--study: got 'mlartifacts', which is MLflow's in a storage"),
+        (["--storage=~nobody-of-this-name/runs"], "--storage: '~nobody-of-this-name/runs' is no path"),
+        (
+            ["--set=data.reader=folder", "--set=data.root=~nobody-of-this-name"],
+            "data.root: '~nobody-of-this-name' cannot",
+        ),
+    ],
+)
+def test_odd_mistake_is_told_in_one_line_as_well(told, arguments: list[str], message: str):
+    assert message in told(*arguments)
+
+
+def test_batch_size_is_not_searched_by_several_processes():
+    plan = make_plan("bas", "configs/quickstart.yaml", {}, {"processes_per_trial": 2}, None)
+    searched = replace(plan.space, search={**plan.space.search, "train.batch_size": Range(low=1, high=8, start=2)})
+    with pytest.raises(ConfigError, match="train.batch_size: is searched, but each of several processes takes"):
+        check_trials(replace(plan, space=searched))
+
+
+def test_terms_of_a_family_without_cross_entropy_are_a_search():
+    assert make_plan("bas", "configs/quickstart.yaml", {"loss.cross_entropy": 0}, {}, None).run.loss.cross_entropy == 0
+    with pytest.raises(ConfigError, match="loss: every weight is 0"):
+        make_plan("baseline", "configs/quickstart.yaml", {"loss.cross_entropy": 0}, {}, None)
 
 
 def test_split_larger_than_the_data_is_told(told, tmp_path: Path):

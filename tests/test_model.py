@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from fgseg.config import ConfigError
@@ -107,3 +108,19 @@ def test_name_that_is_no_model_is_told(name: str, message: str):
 def test_real_checkpoint_loads_with_a_new_head(shared: Path):
     model = build_model(str(shared / "checkpoint" / "segformer-b0-cityscapes256"))
     assert model(torch.randn(1, 3, 64, 128)).logits.shape == (1, 7, 16, 32)
+
+
+def test_weights_in_half_precision_are_trained_in_full(tmp_path: Path):
+    SegformerForSemanticSegmentation.from_pretrained(save_nineteen_classes(tmp_path)).half().save_pretrained(tmp_path)
+    assert {p.dtype for p in build_model(str(tmp_path)).parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("damage", ["renamed", "truncated"])
+def test_weights_that_are_not_the_encoders_are_told_instead_of_replaced(tmp_path: Path, damage: str):
+    weights = save_nineteen_classes(tmp_path) / "model.safetensors"
+    if damage == "renamed":
+        save_file({f"module.{key}": value for key, value in load_file(weights).items()}, weights, {"format": "pt"})
+    else:
+        weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match="has no fitting segformer" if damage == "renamed" else "cannot be loaded"):
+        build_model(str(tmp_path))

@@ -118,6 +118,24 @@ def test_interrupted_call_is_continued_by_the_same_one(
     assert "1 of 2 pictures done, 1 there already" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("names", [("a.png",), ("a.jpg", "a_overlay.jpg")])
+def test_pictures_are_never_overwritten_by_what_is_predicted_of_them(tmp_path: Path, names: tuple[str, ...]):
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=rf"--out: .*{names[-1]} is one of the pictures, which would be lost"):
+        find_photos([tmp_path], tmp_path)
+
+
+def test_masks_below_the_photos_are_no_photos(tmp_path: Path):
+    (tmp_path / "a.jpg").touch()
+    first = find_photos([tmp_path], tmp_path / "masks")
+    (tmp_path / "masks").mkdir()
+    for photo in first:
+        photo.mask.touch()
+        photo.overlay.touch()
+    assert find_photos([tmp_path], tmp_path / "masks") == first
+
+
 def test_pictures_with_one_name_are_refused(tmp_path: Path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

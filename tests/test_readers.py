@@ -152,8 +152,22 @@ def test_checking_a_hub_folder_does_not_import_torch(tmp_path):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="real frames are not here")
+def test_photos_are_turned_as_their_exif_data_say(tmp_path):
+    root = write_folder(tmp_path / "data")
+    turned = settings("folder", root, tmp_path / "cache")
+    before = data.load_splits(turned)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # to be turned by 180 degrees
+    for photo in (root / "images").rglob("*.png"):
+        with Image.open(photo) as image:
+            image.transpose(Image.Transpose.ROTATE_180).save(photo, exif=exif)
+    after = data.load_splits(turned)
+    for one, other in zip(before.values(), after.values(), strict=True):
+        assert np.array_equal(one.images, other.images) and np.array_equal(one.labels, other.labels)
+
+
 def test_real_frames_load_and_hold_every_class(tmp_path):
-    cfg = settings("cityscapes", REAL, tmp_path, train=4, val=16, test=2, height=128, width=256)
+    cfg = settings("cityscapes", REAL, tmp_path, train=4, val=16, test=16, height=128, width=256)
     started = time.perf_counter()
     data.check(cfg)
     assert time.perf_counter() - started < 1.0  # the promise of check, over 3,460 pairs of files

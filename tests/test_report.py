@@ -19,7 +19,7 @@ from search import report
 from search.baseline import Baseline, find_baseline
 from search.importance import FEWEST, caution, importance
 from search.place import Place
-from search.plots import ticks
+from search.plots import position, ticks
 from search.record import TrialRecord
 from search.report import report_files, write_report
 from search.report_content import Content, build_content
@@ -127,6 +127,15 @@ def test_importance_finds_the_setting_that_decides():
     assert sum(shares.values()) == pytest.approx(1)
 
 
+def test_points_of_before_a_range_was_narrowed_have_no_part_in_the_importance():
+    ranges = {key: Range(low=0, high=1, start=0.5) for key in ("a", "b")}
+    inside = [trial(n, params={"a": n / 10, "b": 0.5 + n / 30}, value=n / 10) for n in range(FEWEST)]
+    outside = trial(FEWEST, params={"a": 4.0, "b": 0.5}, value=0.9)
+    assert importance([*inside, outside], ranges) == importance(inside, ranges) != {}
+    assert importance([*inside[1:], outside], ranges) == {}
+    assert position(4.0, ranges["a"]) == 1 and position(0.0, Range(low=0.1, high=1, log=True, start=0.5)) == 0
+
+
 def test_importance_of_equal_trials_is_unknown():
     equal = [replace(trial(k), value=0.5, params={"loss.ssim": 1.0, "copy_paste.prob": 0.1 * k}) for k in range(9)]
     assert importance(equal, RANGES) == {}
@@ -181,6 +190,8 @@ def test_frames_are_left_out_with_a_reason():
 def test_wide_photos_are_shown_smaller_in_whole_steps():
     big = ShownFrame("x", np.zeros((520, 1040, 3), np.uint8), *(np.zeros((520, 1040), np.uint8) for _ in range(3)))
     assert {picture.shape for picture in big.panels().values()} == {(173, 346, 3)}
+    tall = ShownFrame("x", np.zeros((1024, 512, 3), np.uint8), *(np.zeros((1024, 512), np.uint8) for _ in range(3)))
+    assert {picture.shape for picture in tall.panels().values()} == {(512, 256, 3)}
 
 
 @pytest.fixture
@@ -195,6 +206,10 @@ def test_baseline_is_the_study_of_that_family_on_the_same_frames(kept: Place):
     found = find_baseline(kept, mine).summary
     assert found and found.best and found.best.value == pytest.approx(0.3)
     assert "other frames" in find_baseline(kept, replace(mine, data="beef")).reason
+    recipe = replace(mine, settings=mine.settings | {"model.name": "b0"})
+    assert find_baseline(kept, recipe).reason == "Study x-baseline has another model.name, so it is not compared."
+    placed = replace(mine, settings=mine.settings | {"train.compile": "off", "loss.ssim": 3.0})
+    assert find_baseline(kept, placed).summary is not None
     assert find_baseline(other, replace(mine, space="baseline")) == Baseline()
 
 

@@ -20,7 +20,7 @@ from search.resources import Node, share, share_cluster
     ],
 )
 def test_gpus_concurrent_trials_and_threads(search: dict, cores: int, cards: int, expected: tuple):
-    given = share(SearchConfig(**search), cores, cards, "auto")
+    given = share(SearchConfig(**search), cores, cards)
     assert (given.gpus, given.concurrent, given.threads) == expected
 
 
@@ -35,20 +35,20 @@ def test_gpus_concurrent_trials_and_threads(search: dict, cores: int, cards: int
     ],
 )
 def test_processes_share_what_their_trial_gets(search: dict, cores: int, cards: int, expected: tuple):
-    given = share(SearchConfig(**search), cores, cards, "auto")
+    given = share(SearchConfig(**search), cores, cards)
     assert (given.cpus, given.gpus, given.concurrent, given.threads, given.processes) == expected
 
 
 def test_processes_of_a_trial_must_fit_on_one_node():
     nodes = [Node(str(n), "", 0, "", 4, 2) for n in range(3)]
-    assert share_cluster(SearchConfig(gpus_per_trial=2), nodes, "auto").processes == 2
+    assert share_cluster(SearchConfig(gpus_per_trial=2), nodes).processes == 2
     with pytest.raises(ConfigError, match=r"--gpus-per-trial 4, --processes-per-trial 4: no trial fits, the largest"):
-        share_cluster(SearchConfig(gpus_per_trial=4), nodes, "auto")
+        share_cluster(SearchConfig(gpus_per_trial=4), nodes)
 
 
 def test_fp16_without_a_gpu_is_refused():
     with pytest.raises(ConfigError, match=r"train\.precision: got fp16, which needs a GPU"):
-        share(SearchConfig(), 4, 0, "fp16")
+        share(SearchConfig(), 4, 0, "train.precision: got fp16")
 
 
 def test_folder_named_like_a_variant_does_not_hide_it(tmp_path, monkeypatch: pytest.MonkeyPatch):

@@ -64,11 +64,11 @@ def test_node_that_writes_to_a_place_of_its_own_is_found_out(tmp_path: Path):
 
 def test_trial_that_fits_on_no_single_node_is_refused_although_the_sum_would_carry_it():
     with pytest.raises(ConfigError, match=r"no trial fits, the largest of 2 nodes has 4 cores, and 1 GPUs"):
-        share_cluster(SearchConfig(cpus_per_trial=6), [node(1), node(2)], "auto")
+        share_cluster(SearchConfig(cpus_per_trial=6), [node(1), node(2)])
 
 
 def test_trials_of_a_cluster_have_threads_by_their_cores_and_may_be_as_many_as_the_budget():
-    given = share_cluster(SearchConfig(cpus_per_trial=2, trials=30), [node(1), node(2)], "auto")
+    given = share_cluster(SearchConfig(cpus_per_trial=2, trials=30), [node(1), node(2)])
     assert (given.cpus, given.gpus, given.threads, given.concurrent) == (2, 1, 2, 30)
 
 

@@ -26,7 +26,7 @@ from fgseg.config import ConfigError, DataConfig
 from fgseg.data.reader import Frame, FrameSet, Progress, Reader
 from fgseg.labels import FOREGROUND, NUM_CLASSES, UnknownIdError, remap
 
-FORMAT = 1
+FORMAT = 2
 """To be raised with every change of what the files hold or how frames are resized."""
 ARRAYS = ("images.npy", "labels.npy")
 
@@ -50,7 +50,7 @@ def load(reader: Reader, cfg: DataConfig, split: str, frames: Sequence[Frame], p
         progress: called while building only.
 
     Raises:
-        ConfigError: a frame or label is wrong (its file named), a `val` split lacks one of the six classes, or the
+        ConfigError: a frame or label is wrong (its file named), `val` or `test` lacks one of the six classes, or the
             cache folder cannot be written.
     """
     base = Path(cfg.cache).expanduser() if cfg.cache else Path(user_cache_dir("fgsearch"))
@@ -60,8 +60,8 @@ def load(reader: Reader, cfg: DataConfig, split: str, frames: Sequence[Frame], p
         with told_as_cache_errors(base):
             tell = partial(progress, split) if progress else None
             entry = build_once(folder, reader, cfg, frames, tell)
-    if split == "val":
-        check_classes(entry.pixels, len(frames))
+    if split in ("val", "test"):
+        check_classes(split, entry.pixels, len(frames))
     return entry.frames
 
 
@@ -197,11 +197,10 @@ def span(table: Mapping[int, int]) -> str:
     return f"{ids[0]}..{ids[-1]}" if len(ids) == ids[-1] - ids[0] + 1 else ", ".join(map(str, ids))
 
 
-def check_classes(pixels: Sequence[int], frames: int) -> None:
-    """Raise ConfigError where the validation frames lack one of the six classes, which then could not be scored."""
+def check_classes(split: str, pixels: Sequence[int], frames: int) -> None:
+    """Raise ConfigError where the frames of a split lack one of the six classes, which then could not be scored."""
     absent = [c.name for c in FOREGROUND if pixels[c.label] == 0]
     if absent:
         raise ConfigError(
-            f"data.val: the {frames} validation frames hold no {', no '.join(absent)}; "
-            "raise data.val or change data.seed"
+            f"data.{split}: its {frames} frames hold no {', no '.join(absent)}; raise data.{split} or change data.seed"
         )

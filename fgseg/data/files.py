@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fgseg.config import ConfigError, DataConfig
 from fgseg.data.reader import Frame
@@ -28,9 +28,13 @@ def root_folder(cfg: DataConfig) -> Path:
     """The folder in data.root; raises ConfigError where there is none."""
     if cfg.root is None:
         raise ConfigError(f"data.root: got nothing, the reader {cfg.reader} needs a folder; add --set data.root=DIR")
-    root = Path(cfg.root).expanduser()
-    if not root.is_dir():
-        problem = "is not a folder" if root.exists() else "does not exist"
+    try:
+        root = Path(cfg.root).expanduser()
+        there, folder = root.exists(), root.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"data.root: {cfg.root!r} cannot be looked at ({error}); name another folder") from None
+    if not folder:
+        problem = "is not a folder" if there else "does not exist"
         raise ConfigError(f"data.root: {cfg.root} {problem}; name the folder of the data set")
     return root
 
@@ -102,8 +106,20 @@ def pair(images: Path, labels: Path, part: str, endings: tuple[str, ...], label_
 
 
 def read_pair(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-    """Decode a frame of `pair`: (H, W, 3) uint8 RGB and (H, W) integer ids; raises ConfigError naming the file."""
-    return to_rgb(decode(frame.image), frame.image), to_ids(decode(frame.label), frame.label)
+    """Decode a frame of `pair`: (H, W, 3) uint8 RGB and (H, W) integer ids; raises ConfigError naming the file.
+
+    A photo is turned as its EXIF data say, as people saw it who labelled it.
+    """
+    return to_rgb(upright(frame.image), frame.image), to_ids(decode(frame.label), frame.label)
+
+
+def upright(path: str) -> Image.Image:
+    """Decode an image file as people see it; raises ConfigError naming the file."""
+    image = decode(path)
+    try:
+        return ImageOps.exif_transpose(image)
+    except DECODING_ERRORS as error:
+        raise undecodable(path, error) from None
 
 
 def decode(path: str) -> Image.Image:

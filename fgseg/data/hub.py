@@ -54,7 +54,7 @@ class HubReader:
         """What `datasets` loads for the root; raises ConfigError where it can not."""
         try:
             return datasets.load_dataset(self.root) if self.remote else datasets.load_from_disk(self.root)
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # the library raises many kinds, and those of what it reads with
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         if self.remote:
             raise ConfigError(

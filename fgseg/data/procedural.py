@@ -2,12 +2,14 @@
 
 import numpy as np
 
-from fgseg.config import DataConfig
+from fgseg.config import ConfigError, DataConfig
 from fgseg.data.reader import Frame
 from fgseg.data.streets import RELEASE, render
 from fgseg.labels import CLASSES, VOID
 
-FIRST_INDEX = {"train": 0, "val": 1_000_000, "test": 2_000_000}
+MOST = 1_000_000
+"""Scenes of a split."""
+FIRST_INDEX = {"train": 0, "val": MOST, "test": 2 * MOST}
 """Where the scenes of each split begin: far apart, so that no split depends on the size of another.
 
 Every fourth scene holds all classes, and so does therefore the first of each split.
@@ -25,8 +27,11 @@ class StreetsReader:
         self.cfg = cfg
 
     def splits(self) -> dict[str, list[Frame]]:
-        """See `Reader.splits`; raises nothing."""
+        """See `Reader.splits`."""
         counts = {name: getattr(self.cfg, name) for name in FIRST_INDEX}
+        for name, count in counts.items():
+            if count > MOST:
+                raise ConfigError(f"data.{name}: got {count}, there are {MOST} streets for a split; lower it")
         return {name: [self.frame(FIRST_INDEX[name] + i) for i in range(count)] for name, count in counts.items()}
 
     def frame(self, index: int) -> Frame:
