@@ -19,6 +19,7 @@ import psutil
 
 from search.desk import Desk
 from search.run import main as run_search
+from search.tracking import Mirror
 
 RECENT = 50
 """Trials over which a figure "at the Nth trial" is taken."""
@@ -34,6 +35,8 @@ class Watches:
     end_s: list[float] = field(default_factory=list)
     moments: list[float] = field(default_factory=list)
     """When each trial ended, in seconds."""
+    written: list[tuple[float, float]] = field(default_factory=list)
+    """When MLflow's thread had written something, and how many seconds that took."""
     rows: list["Row"] = field(default_factory=list)
 
 
@@ -46,18 +49,24 @@ class Row:
     worker_mib: float
     """Of the median worker, what it shares with others divided among them."""
     epoch_ms: float
+    tracking_ms: float
+    """What MLflow's thread, beside the driver's, takes for an epoch, waiting for its turn included."""
     ask_s: float
     end_ms: float
     trial_s: float
-    """Seconds from one trial's end to the next one's."""
+    """Seconds from one trial's end to the next one's, before the last trials come to their ends."""
 
 
 @contextmanager
-def watching(watches: Watches, rows_at: tuple[int, ...], epochs: int, show: Callable[[Row], None]) -> Iterator[None]:
+def watching(
+    watches: Watches, rows_at: tuple[int, ...], epochs: int, at_once: int, show: Callable[[Row], None]
+) -> Iterator[None]:
     """Time every event that the desk enters into the books, tracking and display included.
 
-    A row is taken, and shown, when as many trials have ended as `rows_at` says; `epochs` are a trial's.
+    A row is taken, and shown, when as many trials have ended as `rows_at` says; `epochs` are a trial's, of which
+    `at_once` run.
     """
+    write = Mirror.write_changes
     plain = {name: getattr(Desk, name) for name in ("hand_out", "record", "close")}
 
     def timed(call: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
@@ -76,9 +85,15 @@ def watching(watches: Watches, rows_at: tuple[int, ...], epochs: int, show: Call
         timed_close(*arguments, **named)
         watches.moments.append(time.monotonic())
         if len(watches.moments) in rows_at:
-            watches.rows.append(take_row(watches, epochs))
+            watches.rows.append(take_row(watches, epochs, at_once))
             show(watches.rows[-1])
 
+    def write_changes(*arguments: Any) -> None:
+        started = time.monotonic()
+        write(*arguments)
+        watches.written.append((time.monotonic(), time.monotonic() - started))
+
+    Mirror.write_changes = write_changes
     Desk.hand_out, Desk.record, Desk.close = (
         timed(plain["hand_out"], watches.ask_s),
         timed(plain["record"], watches.epoch_s),
@@ -87,20 +102,23 @@ def watching(watches: Watches, rows_at: tuple[int, ...], epochs: int, show: Call
     try:
         yield
     finally:
+        Mirror.write_changes = write
         for name, call in plain.items():
             setattr(Desk, name, call)
 
 
-def take_row(watches: Watches, epochs: int) -> Row:
-    """The figures of the last `RECENT` trials."""
+def take_row(watches: Watches, epochs: int, at_once: int) -> Row:
+    """The figures of the last `RECENT` trials; their pace while others were still to begin."""
     driver = psutil.Process()
     workers = [mib for process in driver.children(recursive=True) if (mib := worker_mib(process))]
-    moments = watches.moments[-RECENT:]
+    moments = watches.moments[: max(2, len(watches.moments) - at_once)][-RECENT:]
+    recent = sum(seconds for moment, seconds in watches.written if moments[0] < moment <= moments[-1])
     return Row(
         len(watches.moments),
         driver.memory_info().rss / 2**20,
         median(workers or [0]),
         1000 * median(watches.epoch_s[-RECENT * epochs :]),
+        1000 * recent / (epochs * max(1, len(moments) - 1)),
         median(watches.ask_s[-RECENT:]),
         1000 * median(watches.end_s[-RECENT:]),
         (moments[-1] - moments[0]) / max(1, len(moments) - 1),
@@ -177,5 +195,5 @@ def time_no_op(trials: int, at_once: int) -> float:
             ).fit()
     finally:
         ray.shutdown()
-    moments = moments[-RECENT:]
+    moments = moments[: max(2, len(moments) - at_once)][-RECENT:]
     return (moments[-1] - moments[0]) / max(1, len(moments) - 1)

@@ -80,12 +80,18 @@ class Chaos:
         self.driver: Driver | None = None
         self.orphans: list[psutil.Process] = []
         self.left: list[Cluster] = []  # without a head
+        self.ended = False
+        """Whether the run that was last at work was ended by us."""
+        self.crashes: list[str] = []
         self.kept: dict[int, list[EpochResult]] = {}
         """Epochs that were safe at some fault, by trial: none of them may be trained again."""
 
     def start(self) -> Driver:
         """The run at work, started if there is none."""
         if self.driver is None or not self.driver.alive:
+            code = 0 if self.driver is None or self.ended else self.driver.wait(0)
+            self.crashes += [f"the run before ended by itself with exit code {code}"] if code else []
+            self.ended = False
             arguments = ["--space", "bas_cp", "--study", STUDY, "--storage", str(self.storage), "--sampler", "random"]
             arguments += ["--trials", str(self.budget), "--max-concurrent", "2", "--tracking-uri", self.uri]
             arguments += [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
@@ -148,6 +154,7 @@ class Chaos:
     def kill(self, driver: Driver) -> None:
         """kill -9 of the driver; what it leaves behind is noted, and what an earlier one left is ended."""
         end(self.orphans)
+        self.ended = True
         self.orphans = driver.send(signal.SIGKILL)
         driver.wait(STOP_LIMIT_S)
 
@@ -173,6 +180,7 @@ class Chaos:
     def stop(self, driver: Driver, fault: Fault) -> list[str] | None:
         """Ctrl-C or SIGTERM, which must end the run in time, with its exit code and nothing open in MLflow."""
         number = signal.SIGINT if fault.pick < 0.5 else signal.SIGTERM
+        self.ended = True
         self.orphans += driver.send(number)
         began = time.monotonic()
         code = driver.wait(3 * STOP_LIMIT_S)
@@ -249,11 +257,12 @@ class Chaos:
         """What is wrong after a fault; notes which epochs are safe from now on."""
         records = self.records()
         problems = audit(self.storage, STUDY, self.uri, trials=self.budget, interrupted=True) if records else []
-        problems += self.done_again(records)
+        problems += self.done_again(records) + self.crashes
+        self.crashes = []
         for record in records:
             manifests = list_manifests(LocalStore(self.storage / STUDY / "trials" / str(record.number)))
             written = [m.history for m in manifests[:1] if record.state is State.RUNNING]
-            self.kept[record.number] = max([record.epochs, *written], key=len)
+            self.kept[record.number] = max([self.kept.get(record.number, []), record.epochs, *written], key=len)
         return problems
 
     def done_again(self, records: list[TrialRecord]) -> list[str]:
@@ -280,7 +289,7 @@ class Chaos:
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
         )
         said = (done.stdout + done.stderr).strip().splitlines()
-        return self.done_again(self.records()) + (said if done.returncode else [])
+        return self.crashes + self.done_again(self.records()) + (said if done.returncode else [])
 
     def close(self) -> None:
         """End every process that was started."""

@@ -47,6 +47,7 @@ command -v ray >/dev/null || refuse "there is no command ray; activate the envir
 host=${host:-$(hostname -I | cut -d' ' -f1)}
 
 options+=(--dashboard-agent-listen-port 0) # any free one: several nodes may be on one machine
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # trials lose no more than their epoch: nothing to wait for
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 token=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
 if [ -z "${RAY_AUTH_TOKEN:-}" ]; then
@@ -81,6 +82,7 @@ search:  python -m search.run --space bas_cp --storage /shared/runs --ray-addres
 TEXT
 status=0
 wait "$node" || status=$?
-[ -z "$stopped" ] || { wait "$node" || true; exit 0; } # the first wait ended with the signal
+while [ -n "$stopped" ] && kill -0 "$node" 2>/dev/null; do wait "$node" || true; done # a signal ends a wait
+[ -z "$stopped" ] || exit 0
 echo "error: this node has ended by itself (exit code $status); its logs are in ${temp:-/tmp/ray}/session_latest/logs" >&2
 exit 1

@@ -44,6 +44,7 @@ timeout 5 bash -c "exec 3<>/dev/tcp/${address%:*}/${address##*:}" 2>/dev/null ||
     refuse "--address: nothing answers at $address; start scripts/cluster_head.sh there, or open the port"
 
 options+=(--dashboard-agent-listen-port 0) # any free one: several nodes may be on one machine
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # trials lose no more than their epoch: nothing to wait for
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_NUM_REDIS_GET_RETRIES=2
 if [ -z "${RAY_AUTH_TOKEN:-}" ]; then
     export RAY_AUTH_TOKEN_PATH=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
@@ -70,6 +71,7 @@ search:  python -m search.run --space bas_cp --storage /shared/runs --ray-addres
 TEXT
 status=0
 wait "$node" || status=$?
-[ -z "$stopped" ] || { wait "$node" || true; exit 0; } # the first wait ended with the signal
+while [ -n "$stopped" ] && kill -0 "$node" 2>/dev/null; do wait "$node" || true; done # a signal ends a wait
+[ -z "$stopped" ] || exit 0
 echo "error: this node has ended by itself (exit code $status); its logs are in ${temp:-/tmp/ray}/session_latest/logs" >&2
 exit 1

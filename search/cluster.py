@@ -2,12 +2,13 @@
 
 import logging
 import os
+import secrets
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from search.config import SearchConfig
@@ -17,6 +18,7 @@ from search.resources import Node, Resources, answers, is_private, share, share_
 RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even when it is told to be silent
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # trials without a GPU keep the machine's own CUDA_VISIBLE_DEVICES
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # else Ray starts a trial of a drained node again, behind our back
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -57,8 +59,8 @@ def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], No
     """
     import ray
 
-    ended = threading.Event()
-    with ThreadPoolExecutor(1) as thread:  # the system ends the processes of a private cluster with this very thread
+    ended, place = threading.Event(), on_loopback() if is_private(search) else nullcontext()
+    with place, ThreadPoolExecutor(1) as thread:  # the system ends a private cluster's processes with this very thread
         keep_handlers(thread.submit(start, search), install_handlers)
         try:
             head = ray.get_runtime_context().gcs_address
@@ -69,8 +71,32 @@ def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], No
             else:
                 yield share_cluster(search, alive_nodes(), needed)
         finally:
-            ended.set()
+            if is_private(search):
+                ended.set()  # its head is about to go
             keep_handlers(thread.submit(ray.shutdown), install_handlers)
+            ended.set()
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let Ray's servers listen on 127.0.0.1 only, as on Windows and macOS: else Ray takes an address of the network.
+
+    The token that lets processes in, which Ray would make readable for everyone, is made here where there is none.
+    """
+    from ray._private import ray_constants
+
+    token = Path("~/.ray/auth_token").expanduser()
+    with suppress(OSError):
+        token.parent.mkdir(exist_ok=True)
+        with os.fdopen(os.open(token, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        ray_constants.ENABLE_RAY_CLUSTER = True
 
 
 def start(search: SearchConfig) -> None:

@@ -20,10 +20,20 @@ from ray.tune.trainable import wrap_function
 from fgseg import config as settings
 from search.job import Job, Report
 from search.mailbox import Mailbox
-from search.trial import Listener, LostProcessError, Send, carry_out, describe, learn, prepare, send_to_driver
+from search.trial import (
+    Listener,
+    LostProcessError,
+    Send,
+    carry_out,
+    check_node,
+    describe,
+    learn,
+    prepare,
+    send_to_driver,
+)
 
-START_TRIES = 3
-"""How often Ray Train tries to start the processes, each time for a minute."""
+START_TRIES = 600
+"""How often Ray Train tries to start the processes, each time for a minute: other searches may have the cluster."""
 STOP_S = 20.0
 """How long the end of a trial waits for that of its processes; what is left then ends with the trial's own process."""
 RAY_TRAIN = {
@@ -87,12 +97,19 @@ def train_group(job: Job, report: str, mailbox: Any, end: "Future[None]") -> Non
     """Start the processes and wait for their end, which `end` then holds; then close the mailbox."""
     from ray.train.torch import TorchTrainer  # imports torch, which the driver does without
 
+    class Trainer(TorchTrainer):
+        """Without a process on the head that gives back what the others have reserved: the driver does that."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            found = super()._create_default_callbacks()
+            return [callback for callback in found if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
     each = {"CPU": job.cpus / job.processes} | ({"GPU": 1} if job.gpus else {})
     hidden = {} if job.gpus else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
     os.environ.update({key: value for key, value in RAY_TRAIN.items() if key not in os.environ})
     try:
         with tempfile.TemporaryDirectory(prefix="fgsearch-") as scratch:
-            TorchTrainer(
+            Trainer(
                 take_part,
                 train_loop_config={"job": asdict(job), "report": report, "mailbox": mailbox},
                 scaling_config=ScalingConfig(
@@ -132,6 +149,7 @@ def train_part(job: Job, report: Report, mailbox: Any) -> None:
     from torch.distributed import get_rank
 
     run = settings.build([settings.Layer(f"trial {job.number}", job.settings | report.overrides)])
+    check_node(job)
     if get_rank() > 0:
         from fgseg.train import train
 

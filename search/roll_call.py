@@ -10,7 +10,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -125,8 +125,9 @@ class RollCall:
         """The answer of every node that has not died since; raises ConfigError if the cluster is lost meanwhile."""
         assert self.process.stdin is not None and self.process.stdout is not None
         order = {"question": vars(question), "ids": [node.id for node in self.nodes]}
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended with the cluster
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
         told = {fields["id"]: fields["answer"] for fields in map(json.loads, self.process.stdout)}
         if len(told) < len(self.nodes) or not any(told.values()):
             raise ConfigError(f"--ray-address: the cluster at {self.address} was lost while its nodes were asked")

@@ -45,8 +45,8 @@ def run_trial(config: dict[str, Any]) -> None:
 
 def send_to_driver(report: Report) -> None:
     """Tell the driver where the trial stands; returns when it has taken note."""
-    node = report.node or get_runtime_context().get_node_id()
-    tune.report({"epoch": len(report.epochs), "report": report.to_json(), "node": node, "reserved": report.reserved})
+    nodes = [get_runtime_context().get_node_id(), *([report.node] if report.node else [])]
+    tune.report({"epoch": len(report.epochs), "report": report.to_json(), "nodes": nodes, "reserved": report.reserved})
 
 
 def learn(job: Job, run: RunConfig, report: Report, send: Send) -> None:
@@ -96,7 +96,8 @@ def carry_out(job: Job, send: Send, learn: Learn = learn) -> None:
     listener = Listener(report.notes)
     logging.getLogger("fgseg").addHandler(listener)
     try:
-        check_node(job)
+        if job.processes == 1:  # else each process does that where it is (see group.py)
+            check_node(job)
         work(job, report, send, learn)
     except SupersededError:
         return

@@ -50,7 +50,7 @@ class LedgerSearcher(Searcher):
     def __init__(self, desk: Desk, make_job: Callable[[Ask], Job], pulse: Pulse, turns: Turns):
         super().__init__(metric="epoch", mode="max")
         self.desk, self.make_job, self.pulse, self.turns = desk, make_job, pulse, turns
-        self.places: dict[str, tuple[str, str | None]] = {}
+        self.places: dict[str, tuple[list[str], str | None]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles the searcher for a restore that is never made; the ledger is what lasts."""
@@ -65,13 +65,13 @@ class LedgerSearcher(Searcher):
         return None if self.desk.live else Searcher.FINISHED  # a live trial may die and have to be asked again
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self.places[trial_id] = result["node"], result["reserved"]
+        self.places[trial_id] = result["nodes"], result["reserved"]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        node, reserved = self.places.pop(trial_id, (None, None))
+        nodes, reserved = self.places.pop(trial_id, ([], None))
         if reserved is not None:
             release(reserved)
-        if error and node is not None and self.pulse.gone(node):
+        if error and any(self.pulse.gone(node) for node in nodes):
             self.desk.take_back(trial_id)
         else:
             self.desk.close(trial_id, Report.from_json(result["report"]) if result else None, died=error)

@@ -118,7 +118,7 @@ def test_setting_that_is_given_twice_is_told(told, tmp_path: Path):
         (["--set=train.seed=2147483640"], "train.seed: got 2147483640, which every trial adds its number to"),
         (
             ["--set=data.device=gpu", "--gpus-per-trial=0"],
-            "data.device: got gpu, which needs a GPU, and trials have none",
+            "data.device: got gpu, which needs a GPU, and trials",
         ),
         (["--set=data.train=1000001"], "data.train: got 1000001, there are 1000000 streets for a split"),
         (["--study=mlartifacts"], "--study: got 'mlartifacts', which is MLflow's in a storage"),
@@ -136,7 +136,7 @@ def test_odd_mistake_is_told_in_one_line_as_well(told, arguments: list[str], mes
 def test_batch_size_is_not_searched_by_several_processes():
     plan = make_plan("bas", "configs/quickstart.yaml", {}, {"processes_per_trial": 2}, None)
     searched = replace(plan.space, search={**plan.space.search, "train.batch_size": Range(low=1, high=8, start=2)})
-    with pytest.raises(ConfigError, match="train.batch_size: is searched, but each of several processes takes"):
+    with pytest.raises(ConfigError, match=r"train\.batch_size: is searched, but each of several processes takes"):
         check_trials(replace(plan, space=searched))
 
 

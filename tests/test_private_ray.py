@@ -1,0 +1,30 @@
+"""The private Ray of a run: nobody else can reach it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+LISTENING = """
+import os, psutil
+from search.cluster import cluster, surroundings
+from search.config import SearchConfig
+os.environ.update(surroundings())
+with cluster(SearchConfig(), "", lambda: None):
+    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+        for connection in process.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                print("listens", connection.laddr.ip)
+print("variable", os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"))
+"""
+
+
+def test_private_ray_listens_on_loopback_only_and_its_token_is_ours_alone(environment: dict[str, str], tmp_path: Path):
+    own = {key: value for key, value in environment.items() if not key.startswith("RAY_AUTH")} | {"HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENING], env=own, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    *addresses, variable = done.stdout.splitlines()
+    assert set(addresses) <= {"listens 127.0.0.1", "listens ::ffff:127.0.0.1", "listens ::1"}
+    assert len(addresses) > 3
+    assert variable == "variable None"
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
