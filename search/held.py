@@ -28,7 +28,7 @@ from sqlalchemy import Connection, Table, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from search.database import engine_options
-from search.lock import StudyLock
+from search.lock import LOCKS, StudyLock
 
 
 @dataclass
@@ -77,15 +77,15 @@ class HeldStorage(_CachedStorage):
         if not (entry.ending or rows):
             return
         with self._doubting(), self._backend.engine.begin() as connection:
-            query = select(TrialModel.state).where(TrialModel.trial_id == trial_id)
-            self.check_trial_is_updatable(trial_id, connection.execute(query).scalar_one())
             for table, lines in rows.items():
                 upsert(connection, table, [{"trial_id": trial_id} | line for line in lines])
             if entry.ending is not None:
                 ended = {"state": entry.ending, "datetime_complete": entry.when.replace(tzinfo=None)}
-                connection.execute(update(TrialModel.__table__).where(TrialModel.trial_id == trial_id).values(ended))
-            if self.lock is not None:
-                self.lock.confirm(connection)
+                open_still = (TrialModel.trial_id == trial_id, TrialModel.state == TrialState.RUNNING)
+                done = connection.execute(update(TrialModel.__table__).where(*open_still).values(ended)).rowcount
+                self.check_trial_is_updatable(trial_id, TrialState.RUNNING if done else entry.ending)
+            # Last, when the database lets nobody else write: what was written above is taken back if it may not be.
+            self._check(connection, trial_id, ends=entry.ending is not None)
         self._remember(trial_id, entry)
 
     @contextmanager
@@ -96,6 +96,17 @@ class HeldStorage(_CachedStorage):
         except BaseException:
             self._whole = set()
             raise
+
+    def _check(self, connection: Connection, trial_id: int, ends: bool) -> None:
+        """Raise unless a trial is open, or has just been ended, and the study is ours."""
+        query = select(TrialModel.state).where(TrialModel.trial_id == trial_id)
+        if self.lock is not None:
+            query = query.join(LOCKS, self.lock.ours()).with_for_update(read=True)
+        state = connection.execute(query).scalar_one_or_none()
+        if self.lock is not None and state is None:
+            self.lock.lose()
+        if not ends:
+            self.check_trial_is_updatable(trial_id, state)
 
     def _held(self) -> bool:
         return self.lock is not None and self.lock.held()

@@ -13,7 +13,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 from sqlalchemy import (
@@ -124,10 +124,18 @@ class StudyLock:
         Raises:
             SupersededError: another driver has taken the study over, while this process slept perhaps.
         """
-        ours = select(LOCKS.c.token).where(LOCKS.c.study == self._study, LOCKS.c.token == self._token)
-        if connection.execute(ours.with_for_update(read=True)).one_or_none() is None:
-            self._lost.set()
-            raise SupersededError("another driver has taken the study over")
+        row = select(LOCKS.c.token).where(self.ours()).with_for_update(read=True)
+        if connection.execute(row).one_or_none() is None:
+            self.lose()
+
+    def ours(self) -> ColumnElement[bool]:
+        """What is true of the lock's row in `LOCKS` for as long as it is ours."""
+        return (LOCKS.c.study == self._study) & (LOCKS.c.token == self._token)
+
+    def lose(self) -> NoReturn:
+        """Take note that it no longer is; raises SupersededError."""
+        self._lost.set()
+        raise SupersededError("another driver has taken the study over")
 
     def __enter__(self) -> "StudyLock":
         self._take()

@@ -134,6 +134,8 @@ class KnownRun:
     tags: dict[str, str]
     params: set[str]
     has_data: bool
+    has_params: bool = False
+    """Whether all of its params are known to be there."""
     steps: dict[str, set[int]] = field(default_factory=dict)
 
 
@@ -215,7 +217,7 @@ class Mirror:
         if number not in self.runs:
             created = self.client.create_run(self.experiment_id, milliseconds(started), tags, name)
             self.runs[number] = KnownRun(
-                created.info.run_id, "RUNNING", dict(tags), set(), False, {lead: set() for lead in LEADS}
+                created.info.run_id, "RUNNING", dict(tags), set(), False, False, {lead: set() for lead in LEADS}
             )
         return self.runs[number]
 
@@ -241,7 +243,8 @@ class Mirror:
         status, ending = trial_ending(record, phase)
         # A driver killed while asking leaves a trial without all of its params, and params can never be corrected.
         asked = record.attempt > 0 or record.state != "running"
-        self.write_facts(run, tags | ending, self.trial_settings(record) if asked else {})
+        self.write_facts(run, tags | ending, self.trial_settings(record) if asked and not run.has_params else {})
+        run.has_params |= asked
         self.write_data(run)
         self.write_points(run, epoch_points(record))
         self.write_points(run, outcome_points(record))

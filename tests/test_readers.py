@@ -14,6 +14,7 @@ from fgseg.data import files
 from fgseg.labels import VOID
 
 READERS = ("streets", "cityscapes", "folder", "hub")
+
 REAL = Path(__file__).parents[2] / "shared" / "data" / "cityscapes256"
 
 

@@ -178,6 +178,14 @@ def test_node_that_joined_late_and_differs_stops_the_run_before_it_trains(job: J
     assert sent.epochs == []
 
 
+def test_data_that_changed_since_the_run_began_stop_it_before_the_next_trial_trains(job: Job, tiny):
+    (sent,) = reports(replace(job, alike={"data": "f00d"}))
+    assert sent.halt is not None and sent.epochs == []
+    assert sent.halt.startswith("the data have changed since the study began (data ")
+    data = fgseg.data.fingerprint(fgseg.data.load_splits(tiny().data, ("train", "val")))
+    assert len(reports(replace(job, alike={"data": data}))[-1].epochs) == 2
+
+
 def test_node_that_is_like_the_drivers_trains(job: Job, tiny):
     splits = fgseg.data.load_splits(tiny().data, ("train", "val"))
     sent = reports(replace(job, alike=versions() | {"data": fgseg.data.fingerprint(splits)}))
