@@ -35,7 +35,7 @@ def view(ledger: Ledger, name: str, look: str) -> Group:
     standing = Standing(goal_of(ledger), records)
     pace = recent_pace(records, time.time())
     left = time_left(standing.seconds_left(pace)) if holder else "nobody works on it"
-    driver = f"runs on {holder.host}, process {holder.pid}" if holder else "no driver runs"
+    driver = f"runs on {holder.name}, process {holder.pid}" if holder else "no driver runs"
     failures = [Text(f"trial {r.number:03d} FAILED: {r.reason}") for r in records if r.state is State.FAIL]
     return Group(
         Text(f"{name}: {driver}", style="bold"),

@@ -152,7 +152,6 @@ def test_checking_a_hub_folder_does_not_import_torch(tmp_path):
     assert run_python(code) == "False\n"
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="real frames are not here")
 def test_photos_are_turned_as_their_exif_data_say(tmp_path):
     root = write_folder(tmp_path / "data")
     turned = settings("folder", root, tmp_path / "cache")
@@ -167,6 +166,7 @@ def test_photos_are_turned_as_their_exif_data_say(tmp_path):
         assert np.array_equal(one.images, other.images) and np.array_equal(one.labels, other.labels)
 
 
+@pytest.mark.skipif(not REAL.is_dir(), reason="real frames are not here")
 def test_real_frames_load_and_hold_every_class(tmp_path):
     cfg = settings("cityscapes", REAL, tmp_path, train=4, val=16, test=16, height=128, width=256)
     started = time.perf_counter()

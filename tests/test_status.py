@@ -1,6 +1,8 @@
 """What another shell sees of a study."""
 
+import os
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ def test_status_names_the_driver_at_work_and_the_running_trials(tmp_path: Path, 
         train(ledger, tmp_path / "s", epochs=2)
         assert status.main(["--study", "s", "--storage", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"s: runs on \S+, process \d+", shown)
+    assert f"s: runs on {socket.gethostname()}, process {os.getpid()}\n" in shown
     assert re.search(r"000 +2/3 +0\.2000 +0\.2000 +0\.7000 +9\.5", shown)
     assert "left" in shown
 
