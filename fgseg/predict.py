@@ -67,8 +67,8 @@ def find_photos(paths: Sequence[Path], out: Path) -> list[Photo]:
 def pictures_below(folder: Path, out: Path) -> list[tuple[Path, Path]]:
     """The pictures below a folder, hidden ones and those below `out` left out: where each is, and its place in it."""
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in FRAME_ENDINGS and p.is_file())
-    inside = out.resolve() if out.resolve() != folder.resolve() else None
-    found = [(p, p.relative_to(folder)) for p in files if inside is None or inside not in p.resolve().parents]
+    inside = folder.resolve() in out.resolve().parents
+    found = [(p, p.relative_to(folder)) for p in files if not (inside and out.resolve() in p.resolve().parents)]
     shown = [(p, place) for p, place in found if not any(part.startswith(".") for part in place.parts)]
     if not shown:
         raise ConfigError(f"{folder}: has no pictures (*{', *'.join(FRAME_ENDINGS)}); name pictures or their folder")

@@ -136,6 +136,13 @@ def test_masks_below_the_photos_are_no_photos(tmp_path: Path):
     assert find_photos([tmp_path], tmp_path / "masks") == first
 
 
+def test_masks_may_lie_above_the_photos(tmp_path: Path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    (photo,) = find_photos([tmp_path / "photos"], tmp_path)
+    assert photo.mask == tmp_path / "a.png"
+
+
 def test_pictures_with_one_name_are_refused(tmp_path: Path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
