@@ -234,28 +234,7 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> i
         cluster(plan.search, gpu_needed(plan.run), watch.signals.install) as resources,
     ):
         ledger.equip({"cpus": resources.cpus, "gpus": resources.gpus})
-
-        def changed(number: int) -> None:
-            record = ledger.trial(number)
-            outlets.tracker.notify(number)
-            progress.update(record)
-            if not plan.repeats:
-                outlets.report.turn(record.ended is not None)
-            if record.ended:
-                try:
-                    shelf.tidy(ledger.trials())
-                except OSError as error:
-                    desk.fault = f"{error}; mend that, then run the same command again"
-
-        desk = Desk(
-            ledger,
-            epochs=plan.run.train.epochs,
-            max_failures=plan.search.max_failures,
-            max_failed_trials=plan.search.max_failed_trials,
-            notify=changed,
-            note=progress.note,
-        )
-        pulse = Pulse(resources, progress.tell)
+        desk, pulse = open_desk(plan, ledger, shelf, outlets, progress), Pulse(resources, progress.tell)
         alike = ({} if is_private(plan.search) else versions()) | {"data": ledger.identity["data"]}
 
         def must_stop() -> bool:
@@ -269,8 +248,37 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> i
             run_trials(desk, lambda ask: make_job(plan, resources, alike, ask), resources, pulse, must_stop)
         except Interrupted:
             outlets.console.print("stopping; the open trials can be continued")
-    if watch.signals.received:
-        return watch.signals.code
+    return watch.signals.code if watch.signals.received else outcome(plan, ledger, desk)
+
+
+def open_desk(plan: Plan, ledger: Ledger, shelf: Shelf, outlets: Outlets, progress: Progress) -> Desk:
+    """The desk of a run, which tells everyone what has changed."""
+
+    def changed(number: int) -> None:
+        record = ledger.trial(number)
+        outlets.tracker.notify(number)
+        progress.update(record)
+        if not plan.repeats:
+            outlets.report.turn(record.ended is not None)
+        if record.ended:
+            try:
+                shelf.tidy(ledger.trials())
+            except OSError as error:
+                desk.fault = f"{error}; mend that, then run the same command again"
+
+    desk = Desk(
+        ledger,
+        epochs=plan.run.train.epochs,
+        max_failures=plan.search.max_failures,
+        max_failed_trials=plan.search.max_failed_trials,
+        notify=changed,
+        note=progress.note,
+    )
+    return desk
+
+
+def outcome(plan: Plan, ledger: Ledger, desk: Desk) -> int:
+    """The exit code of a run that nobody interrupted; its fault is told."""
     if not desk.fault and (left := ledger.open_trials()):
         desk.fault = f"trials {left} are still open; run the same command again"
     if desk.fault:
