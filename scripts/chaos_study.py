@@ -10,17 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from chaos_books import STUDY, Books
 from chaos_cluster import Cluster
 from chaos_rig import ROOT, Driver, Server, end, is_worker, wait_until
 
-from fgseg.epoch import EpochResult
-from fgseg.manifest import list_manifests
-from fgseg.store import LocalStore
-from search.audit import audit
-from search.ledger import Ledger, State, TrialRecord
 from search.tracking_read import read_runs
 
-STUDY, EPOCHS = "chaos", 3
+EPOCHS = 3
 FIRST_TRIALS, MORE_TRIALS = 4, 4
 """The budget, and what is added when a study is complete before its time."""
 SETTINGS = {
@@ -83,8 +79,7 @@ class Chaos:
         self.ended = False
         """Whether the run that was last at work was ended by us."""
         self.crashes: list[str] = []
-        self.kept: dict[int, list[EpochResult]] = {}
-        """Epochs that were safe at some fault, by trial: none of them may be trained again."""
+        self.books = Books(self.storage, self.uri)
 
     def start(self) -> Driver:
         """The run at work, started if there is none."""
@@ -171,10 +166,10 @@ class Chaos:
         workers = driver.workers()
         if not workers:
             return None
-        before = self.deaths()
+        before = self.books.deaths()
         end([workers[int(fault.pick * len(workers))]])
         # One that had just ended its trial is not missed, which is why waiting in vain is no problem.
-        wait_until(lambda: self.deaths() > before or not driver.alive, 10)
+        wait_until(lambda: self.books.deaths() > before or not driver.alive, 10)
         return []
 
     def stop(self, driver: Driver, fault: Fault) -> list[str] | None:
@@ -199,9 +194,9 @@ class Chaos:
 
     def left_running(self, driver: Driver) -> list[str]:
         """Runs that a stopped driver left RUNNING in MLflow without a word."""
-        if not self.records() or driver.count("warning: MLflow at") or driver.count("before a trial ran"):
+        if not self.books.records() or driver.count("warning: MLflow at") or driver.count("before a trial ran"):
             return []
-        runs = read_runs(self.uri, STUDY, self.ledger().uid)
+        runs = read_runs(self.uri, STUDY, self.books.ledger().uid)
         return [f"MLflow: the run of trial {run.number} is still RUNNING" for run in runs if run.status == "RUNNING"]
 
     def kill_tracker(self, driver: Driver, fault: Fault) -> list[str]:
@@ -238,44 +233,10 @@ class Chaos:
         self.cluster = Cluster(self.environment, workers=2)
         return []
 
-    def ledger(self) -> Ledger:
-        """The study's ledger, read afresh."""
-        return Ledger(f"sqlite:///{self.storage / STUDY / 'study.db'}", STUDY)
-
-    def records(self) -> list[TrialRecord]:
-        """All trials; none before there is a study."""
-        try:
-            return self.ledger().trials()
-        except LookupError:
-            return []
-
-    def deaths(self) -> int:
-        """How many attempts' processes died so far."""
-        return sum(record.failures for record in self.records())
-
     def check(self) -> list[str]:
-        """What is wrong after a fault; notes which epochs are safe from now on."""
-        records = self.records()
-        problems = audit(self.storage, STUDY, self.uri, trials=self.budget, interrupted=True) if records else []
-        problems += self.done_again(records) + self.crashes
-        self.crashes = []
-        for record in records:
-            manifests = list_manifests(LocalStore(self.storage / STUDY / "trials" / str(record.number)))
-            written = [m.history for m in manifests[:1] if record.state is State.RUNNING]
-            self.kept[record.number] = max([self.kept.get(record.number, []), record.epochs, *written], key=len)
-        return problems
-
-    def done_again(self, records: list[TrialRecord]) -> list[str]:
-        """Epochs that were safe, and have been trained again or are gone."""
-        problems = []
-        for record in records:
-            safe = self.kept.get(record.number, [])
-            for kept, booked in zip(safe, record.epochs, strict=False):
-                if kept.wall_time != booked.wall_time:
-                    problems.append(f"trial {record.number}: epoch {kept.epoch} was trained again")
-            if record.state is State.COMPLETE and len(record.epochs) < len(safe):
-                problems.append(f"trial {record.number}: epoch {len(safe)} is gone")
-        return problems
+        """What is wrong after a fault."""
+        crashes, self.crashes = self.crashes, []
+        return self.books.check(self.budget) + crashes
 
     def finish(self) -> list[str]:
         """Let the study come to its end, and audit it as a person would."""
@@ -289,7 +250,7 @@ class Chaos:
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
         )
         said = (done.stdout + done.stderr).strip().splitlines()
-        return self.crashes + self.done_again(self.records()) + (said if done.returncode else [])
+        return self.crashes + self.books.done_again(self.books.records()) + (said if done.returncode else [])
 
     def close(self) -> None:
         """End every process that was started."""
@@ -300,10 +261,3 @@ class Chaos:
             self.server.kill()
         for cluster in [*self.left, *([self.cluster] if self.cluster else [])]:
             cluster.close()
-
-    def standing(self) -> str:
-        """What the ledger holds, in a few words."""
-        records = self.records()
-        states = [record.state for record in records]
-        parts = [f"{states.count(state)} {state}" for state in State if state in states]
-        return f"{', '.join(parts) or 'no trial'}; {sum(len(record.epochs) for record in records)} epochs"
