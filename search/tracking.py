@@ -1,55 +1,21 @@
 """MLflow as a projection of the ledger: written for people, and rebuilt from it at any time.
 
-With search.registry the sole importer of mlflow.  Importing this file is cheap: MLflow itself (1.1 s) is imported by
-`Tracker()` and `reconcile`.
+When that happens, and what becomes of faults; mirror.py does it.  Importing this file is cheap: MLflow itself (1.1 s)
+is imported by `Tracker()` and `reconcile`.
 """
 
-import json
 import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from fgseg.config import nest
 from search.background import BackgroundWriter
 from search.masking import public_address
-from search.projection import (
-    PASSING_TAGS,
-    LedgerReader,
-    Phase,
-    Point,
-    StudyCard,
-    TrialSettings,
-    as_text,
-    epoch_points,
-    explain,
-    last_moment,
-    milliseconds,
-    outcome_points,
-    study_ending,
-    trial_ending,
-)
-from search.tracking_files import SHOWN, log_bytes, log_overlays
-from search.tracking_setup import create_database, environment, fill_database, load_client
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-
-    from search.record import TrialRecord
+from search.mirror import Mirror
+from search.projection import LedgerReader, Phase, StudyCard, TrialSettings, explain
+from search.tracking_setup import environment, load_client
 
 LOG = logging.getLogger("search.tracking")
-
-PARAMS_PER_REQUEST = 100
-POINTS_PER_REQUEST = 20
-"""Epochs in a request, which may hold 1000 values."""
-LEADS = ("val/miou", "test/miou")
-"""The metrics whose steps say which points a run has."""
 
 
 class TrackingError(Exception):
@@ -123,196 +89,3 @@ def reconcile(
         except Exception as error:
             # `from None`, since MLflow's own message may hold the address with its password.
             raise TrackingError(f"MLflow at {public_address(uri)}: {explain(error)}") from None
-
-
-@dataclass
-class KnownRun:
-    """One run as last read from or written to the server; `steps` holds the logged steps of the metrics asked for."""
-
-    run_id: str
-    status: str
-    tags: dict[str, str]
-    params: set[str]
-    has_data: bool
-    has_params: bool = False
-    """Whether all of its params are known to be there."""
-    steps: dict[str, set[int]] = field(default_factory=dict)
-
-
-class Mirror:
-    """The study's runs on one server, and what was read of them.  Its methods raise whatever MLflow raises."""
-
-    def __init__(self, ledger: LedgerReader, uri: str, card: StudyCard, trial_settings: TrialSettings):
-        client = load_client()
-        create_database(uri, lambda whole: fill_database(whole, card.artifacts))
-        self.client: MlflowClient = client(tracking_uri=uri)
-        self.ledger = ledger
-        self.card = card
-        self.trial_settings = trial_settings
-        self.experiment_id = self.find_experiment(None if uri.startswith("http") else card.artifacts)
-        self.runs = self.find_runs()
-        self.has_settings = False
-
-    def find_experiment(self, artifacts: str | None) -> str:
-        """The id of the card's experiment, created or brought back if need be."""
-        found = self.client.get_experiment_by_name(self.card.experiment)
-        if found is None:
-            return str(self.client.create_experiment(self.card.experiment, artifact_location=artifacts))
-        if found.lifecycle_stage == "deleted":
-            self.client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
-
-    def find_runs(self) -> dict[int | None, KnownRun]:
-        """The study's runs by trial number, the parent under None; a second run for one trial is deleted.
-
-        A second one can arise when the server carries out a request after the client gave up on it.
-        """
-        known: dict[int | None, KnownRun] = {}
-        for run in sorted(self.search_runs(), key=lambda r: (r.info.start_time, r.info.run_id)):
-            tags = dict(run.data.tags)
-            number = None if tags.get("fgseg.kind") == "study" else int(tags["fgseg.trial"])
-            if number in known:
-                self.client.delete_run(run.info.run_id)
-            else:
-                known[number] = KnownRun(
-                    run.info.run_id, run.info.status, tags, set(run.data.params), bool(run.inputs.dataset_inputs)
-                )
-        return known
-
-    def search_runs(self) -> "Iterator[Run]":
-        """Every run that carries the study's tags, page by page."""
-        query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in self.card.identity_tags().items())
-        token = None
-        while True:
-            page = self.client.search_runs([self.experiment_id], query, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
-
-    def write_all(self, phase: Phase) -> None:
-        """Bring every run in line with the ledger: the parent is opened first and closed last."""
-        records = self.ledger.trials()
-        self.open_study(records)
-        for record in records:
-            self.write_trial(record, phase)
-        self.write_study(phase)
-        self.write_settings()
-
-    def write_changes(self, numbers: set[int | None]) -> None:
-        """Bring some trials in line with the ledger, and the parent if one of them has ended or None is among them."""
-        records = [self.ledger.trial(number) for number in numbers if number is not None]
-        for record in records:
-            self.write_trial(record, "running")
-        if None in numbers or any(record.state != "running" for record in records):
-            self.write_study("running")
-
-    def open_study(self, records: "Sequence[TrialRecord]") -> KnownRun:
-        """The parent run; a new one begins with the first trial."""
-        started = min((r.started for r in records), default=time.time())
-        return self.open_run(None, self.card.study, self.card.parent_tags(), started)
-
-    def open_run(self, number: int | None, name: str, tags: dict[str, str], started: float) -> KnownRun:
-        """The run of a trial (or the parent) with these tags, created if it is not there yet."""
-        if number not in self.runs:
-            created = self.client.create_run(self.experiment_id, milliseconds(started), tags, name)
-            self.runs[number] = KnownRun(
-                created.info.run_id, "RUNNING", dict(tags), set(), False, False, {lead: set() for lead in LEADS}
-            )
-        return self.runs[number]
-
-    def write_study(self, phase: Phase) -> None:
-        """The parent: settings, validation metrics of the best trial (step: trials finished so far), and its state."""
-        records = self.ledger.trials()
-        best = self.ledger.best(records)
-        run = self.open_study(records)
-        status, ending = study_ending(records, phase)
-        best_tag = {} if best is None else {"fgseg.best_trial": str(best.number)}
-        self.write_facts(run, self.card.parent_tags() | best_tag | ending, self.card.settings)
-        self.write_data(run)
-        if best is not None and best.chosen is not None:
-            finished = [r for r in records if r.state != "running"]
-            values = {key: value for key, value in best.chosen.metrics().items() if key.startswith("val/")}
-            self.write_points(run, [Point(len(finished), max(map(last_moment, finished)), values)])
-        self.write_status(run, status, ending, max(map(last_moment, records), default=time.time()))
-
-    def write_trial(self, record: "TrialRecord", phase: Phase) -> None:
-        """One trial: tags, params, the epochs that are missing, and its state, in this order."""
-        tags = self.card.trial_tags(record, self.runs[None].run_id)
-        run = self.open_run(record.number, self.card.trial_name(record.number), tags, record.started)
-        status, ending = trial_ending(record, phase)
-        # A driver killed while asking leaves a trial without all of its params, and params can never be corrected.
-        asked = record.attempt > 0 or record.state != "running"
-        self.write_facts(run, tags | ending, self.trial_settings(record) if asked and not run.has_params else {})
-        run.has_params |= asked
-        self.write_data(run)
-        self.write_points(run, epoch_points(record))
-        self.write_points(run, outcome_points(record))
-        wanted = record.state == "complete" and self.card.trials and SHOWN not in run.tags
-        if wanted and (count := log_overlays(self.client, run.run_id, self.card.trials, record.number)):
-            self.write_facts(run, {SHOWN: str(count)}, {})
-        self.write_status(run, status, ending, last_moment(record))
-
-    def write_facts(self, run: KnownRun, tags: Mapping[str, str], params: Mapping[str, Any]) -> None:
-        """Set the tags that differ and the params that are missing; a param that is there stays as it is."""
-        from mlflow.entities import Param, RunTag
-
-        new_tags = [RunTag(key, value) for key, value in tags.items() if run.tags.get(key) != value]
-        new_params = [Param(key, as_text(value)) for key, value in params.items() if key not in run.params]
-        for first in range(0, len(new_params), PARAMS_PER_REQUEST):
-            self.client.log_batch(run.run_id, params=new_params[first : first + PARAMS_PER_REQUEST])
-        if new_tags:
-            self.client.log_batch(run.run_id, tags=new_tags)
-        run.tags |= {tag.key: tag.value for tag in new_tags}
-        run.params |= {param.key for param in new_params}
-
-    def write_data(self, run: KnownRun) -> None:
-        """Name what a run reads, as a dataset of MLflow's."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        data = self.card.data
-        if data is not None and not run.has_data:
-            dataset = Dataset(data.name, data.digest, "fgsearch", json.dumps(data.settings, sort_keys=True))
-            purpose = InputTag("mlflow.data.context", "train, val")
-            self.client.log_inputs(run.run_id, [DatasetInput(dataset, [purpose])])
-            run.has_data = True
-
-    def write_points(self, run: KnownRun, points: Sequence[Point]) -> None:
-        """Log points of the same metrics, leaving out those whose step the run has of the first of them."""
-        from mlflow.entities import Metric
-
-        if not points:
-            return
-        lead = points[0].lead
-        if lead not in run.steps:
-            run.steps[lead] = {metric.step for metric in self.client.get_metric_history(run.run_id, lead)}
-        missing = [point for point in points if point.step not in run.steps[lead]]
-        for first in range(0, len(missing), POINTS_PER_REQUEST):
-            batch = missing[first : first + POINTS_PER_REQUEST]
-            self.client.log_batch(run.run_id, metrics=[Metric(*row) for point in batch for row in point.rows()])
-            run.steps[lead] |= {point.step for point in batch}
-
-    def write_status(self, run: KnownRun, status: str, ending: Mapping[str, str], ended: float) -> None:
-        """Close or reopen a run, and take away the tags of an ending that no longer holds."""
-        for key in PASSING_TAGS:
-            if key in run.tags and key not in ending:
-                self.client.delete_tag(run.run_id, key)
-                del run.tags[key]
-        if status == run.status:
-            return
-        if status == "RUNNING":
-            self.client.update_run(run.run_id, status=status)
-        else:
-            self.client.set_terminated(run.run_id, status, milliseconds(ended))
-        run.status = status
-
-    def write_settings(self) -> None:
-        """Keep the resolved settings with the parent as `settings.yaml`, once per connection."""
-        if not self.has_settings:
-            text = yaml.safe_dump(nest(self.card.settings), sort_keys=False, allow_unicode=True)
-            self.client.log_text(self.runs[None].run_id, text, "settings.yaml")
-            self.has_settings = True
-
-    def write_file(self, name: str, data: bytes) -> None:
-        """Keep a file, such as `report/report.html`, with the parent."""
-        log_bytes(self.client, self.runs[None].run_id, name, data)

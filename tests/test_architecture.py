@@ -19,7 +19,7 @@ OWNERS = {
         "search.facts",
         "search.points",
     },
-    "mlflow": {"search.tracking", "search.tracking_setup", "search.registry"},
+    "mlflow": {"search.mirror", "search.tracking_setup", "search.registry"},
     "datasets": {"fgseg.data.hub"},
 }
 """Each heavy library, and the files that may import it."""
