@@ -7,8 +7,8 @@ from torch import Tensor
 
 from fgseg.augment import copy_paste, flip
 from fgseg.config import RunConfig
+from fgseg.distributed import ALONE, Processes
 from fgseg.frames import Frames
-from fgseg.processes import ALONE, Processes
 from fgseg.processor import IMAGENET_MEAN, IMAGENET_STD
 
 

@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 
 from fgseg.config import RunConfig
-from fgseg.epoch import EpochResult, show
 from fgseg.labels import CLASSES, FOREGROUND
+from fgseg.results import EpochResult, show
 from fgseg.weights import VARIANTS, is_folder
 
 HEAD = """---

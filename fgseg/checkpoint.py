@@ -10,9 +10,9 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from fgseg.epoch import EpochResult, SupersededError, select_epoch
+from fgseg.distributed import Processes
 from fgseg.manifest import Manifest, claim_attempt, digest, keep_only, list_manifests, newest_attempt, verified
-from fgseg.processes import Processes
+from fgseg.results import EpochResult, SupersededError, select_epoch
 from fgseg.store import Store
 
 log = logging.getLogger(__name__)

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fgseg.command_line import MISTAKE, Parser, told
+from fgseg.cli import MISTAKE, Parser, told
 from fgseg.config import ConfigError, Layer, RunConfig, build, parse_assignments, read_layer
 from fgseg.config_files import find_file
 from fgseg.data import check as check_data
 from fgseg.data import load_splits
-from fgseg.epoch import show
 from fgseg.labels import FOREGROUND
+from fgseg.results import show
 from fgseg.trained import Trained, at_hand
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def carry_out(options: argparse.Namespace) -> int:
         raise ConfigError("--split: there are no test frames; add --set data.test=N, or use --split val")
     check_data(run.data)
     with at_hand(options.model) as found:
-        from fgseg.device import find_device  # torch takes seconds to import: mistakes come first
+        from fgseg.devices import find_device  # torch takes seconds to import: mistakes come first
 
         scores = score(found, run, options.split, find_device(options.device))
     from rich.console import Console

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fgseg.config import ConfigError
 from fgseg.data import FrameSet
-from fgseg.gpu import fits, usable_bytes
+from fgseg.devices import fits, usable_bytes
 
 
 class Frames(Protocol):
@@ -96,7 +96,7 @@ def place(splits: Mapping[str, FrameSet], setting: str, device: torch.device) ->
     Args:
         splits: by name.
         setting: `data.device`: gpu, ram, or auto, which takes the GPU where all splits together fit into half of the
-            memory that this process may still use there (see `fgseg.gpu.take_share`).
+            memory that this process may still use there (see `fgseg.devices.take_share`).
         device: that of the model.
 
     Returns:

@@ -13,7 +13,6 @@ from fgseg.boundary import boundary_counts, boundary_iou
 from fgseg.checkpoint import Checkpoints
 from fgseg.config import RunConfig
 from fgseg.data import load_splits
-from fgseg.epoch import EpochResult, select_epoch
 from fgseg.frames import MappedFrames
 from fgseg.judge import count
 from fgseg.labels import FOREGROUND
@@ -21,6 +20,7 @@ from fgseg.learner import build_learner
 from fgseg.manifest import digest, list_manifests, read_weights
 from fgseg.metrics import class_iou, confusion_counts, miou
 from fgseg.outcome import COUNTS, OUTCOME, Outcome
+from fgseg.results import EpochResult, select_epoch
 from fgseg.store import Store, open_store
 
 

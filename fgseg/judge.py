@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from fgseg.batches import eval_batches, normalise
+from fgseg.devices import usable_bytes
+from fgseg.distributed import ALONE, Processes
 from fgseg.frames import Frames
-from fgseg.gpu import usable_bytes
 from fgseg.metrics import confusion_counts, predicted_labels
-from fgseg.processes import ALONE, Processes
 
 CPU_PIXELS, GPU_PIXELS = 2**19, 2**23
 """Pixels judged at a time: on the CPU larger batches leave its caches, on a GPU these fill it."""

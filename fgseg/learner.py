@@ -22,16 +22,15 @@ from fgseg.checkpoint import Checkpoint
 from fgseg.compiled import CompiledStep, wants_compiling
 from fgseg.config import ConfigError, RunConfig
 from fgseg.data import FrameSet
-from fgseg.epoch import DivergedError, EpochResult
+from fgseg.devices import keep_freed_memory, peak_gib, peak_memory_gib, reset_peak
+from fgseg.distributed import ALONE, Processes
 from fgseg.frames import Frames, place
-from fgseg.gpu import peak_gib, reset_peak
 from fgseg.judge import evaluate
 from fgseg.labels import NUM_CLASSES
 from fgseg.losses import HybridLoss
-from fgseg.memory import keep_freed_memory, peak_memory_gib
 from fgseg.metrics import class_iou, miou
 from fgseg.model import build_model
-from fgseg.processes import ALONE, Processes
+from fgseg.results import DivergedError, EpochResult
 from fgseg.step import Step
 
 

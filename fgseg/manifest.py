@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from fgseg.epoch import EpochResult
+from fgseg.results import EpochResult
 from fgseg.store import Store
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fgseg.command_line import MISTAKE, Parser, told
+from fgseg.cli import MISTAKE, Parser, told
 from fgseg.config import ConfigError
 from fgseg.data.folder import FRAME_ENDINGS
 from fgseg.trained import Trained, at_hand
@@ -207,7 +207,7 @@ def work(found: Trained, photos: Sequence[Photo], options: argparse.Namespace) -
     """Predict, where there is anything to do; returns why photos could not be done."""
     if not photos:
         return []
-    from fgseg.device import find_device  # torch takes seconds to import: mistakes come first
+    from fgseg.devices import find_device  # torch takes seconds to import: mistakes come first
 
     device = find_device(options.device)
     return show(photos, lambda tell: predict(found, photos, device, options.scale, tell))

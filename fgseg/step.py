@@ -13,8 +13,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from fgseg.batches import normalise
+from fgseg.distributed import join_gradients, own_frames
 from fgseg.losses import HybridLoss
-from fgseg.processes import join_gradients, own_frames
 
 Group = Sequence[tuple[Tensor, Tensor]]
 """The batches of one optimizer step: images (B, 3, H, W) uint8 and labels (B, H, W) uint8 each.

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fgseg.command_line import MISTAKE, Parser
+from fgseg.cli import MISTAKE, Parser
 from fgseg.config import ConfigError, Layer, RunConfig, build, check_processes, parse_assignments, read_layer
 from fgseg.config_files import find_file
 from fgseg.data import check as check_data
-from fgseg.epoch import DivergedError, EpochResult, SupersededError, show
 from fgseg.labels import FOREGROUND
+from fgseg.results import DivergedError, EpochResult, SupersededError, show
 from fgseg.store import absolute, check_store, open_store
 from fgseg.trained import SETTINGS, describe_trial
 from fgseg.weights import check_weights
@@ -57,10 +57,10 @@ def train(
         shared_checkpoint,
     )  # torch takes seconds to import: mistakes come first
     from fgseg.data import load_splits
+    from fgseg.distributed import current_processes
     from fgseg.learner import build_learner, restore, train_epoch
     from fgseg.model import architecture
     from fgseg.overlays import put_overlays
-    from fgseg.processes import current_processes
 
     processes = current_processes()
     check_processes(run, processes.size)
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = absolute(options.out)
         if first:
             check_settings(run, out)
-        from fgseg.processes import joined_processes  # imports torch
+        from fgseg.distributed import joined_processes  # imports torch
 
         with joined_processes():
             history = train(run, out, lambda result: say(line(result, run.train.epochs), flush=True))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fgseg.config import ConfigError, RunConfig
-from fgseg.epoch import select_epoch
 from fgseg.labels import CLASSES
 from fgseg.manifest import Manifest, list_manifests, read_weights
+from fgseg.results import select_epoch
 from fgseg.store import REMOTE, LocalStore, Store, local_files
 from fgseg.weights import VARIANTS, check_weights, fetch_weights
 

@@ -15,12 +15,11 @@ from torch import Tensor
 from fgseg.batches import train_batches
 from fgseg.config import Layer, RunConfig, build
 from fgseg.data import load_splits
+from fgseg.devices import keep_freed_memory, take_share
 from fgseg.frames import Frames, place
-from fgseg.gpu import take_share
 from fgseg.judge import evaluate
 from fgseg.learner import Learner, build_learner
 from fgseg.losses import HybridLoss
-from fgseg.memory import keep_freed_memory
 from fgseg.weights import VARIANTS
 
 FAMILIES = {

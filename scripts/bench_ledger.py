@@ -21,7 +21,7 @@ from bench_replay import made_up_epoch
 from optuna.samplers import RandomSampler
 from optuna.trial import create_trial
 
-from fgseg.epoch import EpochResult
+from fgseg.results import EpochResult
 from search.job import Job
 from search.ledger import Ask, Ledger
 from search.space import Space, load_space

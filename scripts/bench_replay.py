@@ -10,8 +10,8 @@ from typing import Any
 
 from ray import tune
 
-from fgseg.epoch import EpochResult
 from fgseg.labels import FOREGROUND
+from fgseg.results import EpochResult
 from search.job import Job, Report
 from search.trial import send_to_driver
 

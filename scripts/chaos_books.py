@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fgseg.epoch import EpochResult
 from fgseg.manifest import list_manifests
+from fgseg.results import EpochResult
 from fgseg.store import LocalStore
 from search.audit import audit
 from search.ledger import Ledger, State, TrialRecord

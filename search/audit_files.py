@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterator, Sequence
 
 from fgseg.checkpoint import load_checkpoint
-from fgseg.epoch import EpochResult
 from fgseg.manifest import MANIFEST, Manifest, verified
 from fgseg.outcome import read_outcome
 from fgseg.overlay_files import is_whole, read_overlays
+from fgseg.results import EpochResult
 from fgseg.store import LocalStore, Store, join, open_store
 from search.record import State, TrialRecord
 

@@ -5,8 +5,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import Any, get_args
 
-from fgseg.command_line import MISTAKE, Completer
-from fgseg.command_line import Parser as FgsegParser
+from fgseg.cli import MISTAKE, Completer
+from fgseg.cli import Parser as FgsegParser
 from fgseg.config import ConfigError
 from fgseg.store import absolute, is_local
 from search.config import SearchConfig

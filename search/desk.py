@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 
-from fgseg.epoch import SupersededError
+from fgseg.results import SupersededError
 from search.job import Report
 from search.ledger import Ask, Ledger, LedgerError, State
 

@@ -11,9 +11,9 @@ from typing import Any
 import fgseg
 from fgseg.card import model_card
 from fgseg.config import ConfigError, Layer, build
-from fgseg.epoch import EpochResult, select_epoch
 from fgseg.export import model_files, replace_files
 from fgseg.manifest import Manifest, list_manifests, read_weights
+from fgseg.results import EpochResult, select_epoch
 from fgseg.store import absolute, is_local, join, open_store
 from fgseg.trained import CONFIG
 from search.command_line import MISTAKE, Parser

@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial
 
-from fgseg.epoch import SupersededError
+from fgseg.results import SupersededError
 from search.database import patient
 from search.record import read_attempt
 

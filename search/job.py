@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fgseg.epoch import EpochResult
 from fgseg.outcome import Outcome
+from fgseg.results import EpochResult
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from fgseg.epoch import EpochResult, SupersededError, select_epoch
 from fgseg.outcome import Outcome
+from fgseg.results import EpochResult, SupersededError, select_epoch
 from search.database import LedgerError, has_study, patient
 from search.facts import StudyFacts
 from search.fence import current, fenced

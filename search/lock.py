@@ -38,7 +38,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from fgseg.epoch import SupersededError
+from fgseg.results import SupersededError
 from search.database import first_line, has_database, open_engine, patient
 
 HEARTBEAT_S = 5.0

@@ -8,8 +8,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from fgseg.epoch import EpochResult
 from fgseg.outcome import Outcome
+from fgseg.results import EpochResult
 from search.held import Entry
 
 

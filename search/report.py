@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fgseg.command_line import told
+from fgseg.cli import told
 from fgseg.config import ConfigError
 from fgseg.store import Store, join
 from search.baseline import find_baseline

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from fgseg.epoch import show
 from fgseg.labels import FOREGROUND
+from fgseg.results import show
 from search.baseline import Baseline
 from search.record import State, TrialRecord
 from search.summary import ENDINGS, Summary, rows

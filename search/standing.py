@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from fgseg.epoch import EpochResult, select_epoch, show
 from fgseg.labels import FOREGROUND
+from fgseg.results import EpochResult, select_epoch, show
 from search.facts import StudyFacts
 from search.record import State, TrialRecord, best_trial
 

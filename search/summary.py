@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fgseg.epoch import EpochResult, select_epoch, show
 from fgseg.labels import FOREGROUND
+from fgseg.results import EpochResult, select_epoch, show
 from search.ledger import Ledger
 from search.record import State, TrialRecord
 from search.space import Range

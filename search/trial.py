@@ -10,8 +10,8 @@ from typing import Any
 from ray import get_runtime_context, tune
 
 from fgseg.config import ConfigError, Layer, RunConfig, build
-from fgseg.epoch import EpochResult, SupersededError
 from fgseg.object_store import ObjectStoreError
+from fgseg.results import EpochResult, SupersededError
 from search.job import Job, Report
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -77,7 +77,7 @@ def prepare(job: Job) -> None:
     """Give this process its share of the machine."""
     import torch
 
-    from fgseg.gpu import hide_gpus, take_share
+    from fgseg.devices import hide_gpus, take_share
 
     torch.set_num_threads(job.threads)
     if job.gpus:
@@ -147,7 +147,7 @@ def work(job: Job, report: Report, send: Send, learn: Learn) -> None:
     """Train, and where memory runs out and the job says so, go on with half the micro-batch."""
     import torch
 
-    from fgseg.gpu import ran_out
+    from fgseg.devices import ran_out
     from search.memory import explain_oom, halve
 
     while True:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from fgseg.epoch import EpochResult
 from fgseg.labels import FOREGROUND
+from fgseg.results import EpochResult
 from search.record import State, TrialRecord
 
 START = 1_700_000_000.0

@@ -6,7 +6,7 @@ from conftest import TINY
 from kept_study import IDENTITY, SPACE
 
 from fgseg.config import Layer, RunConfig, build
-from fgseg.epoch import EpochResult
+from fgseg.results import EpochResult
 from fgseg.store import join
 from fgseg.train import train
 from search.ledger import Ledger

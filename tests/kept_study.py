@@ -11,8 +11,8 @@ from optuna.distributions import FloatDistribution
 
 from fgseg.checkpoint import Checkpoints
 from fgseg.config import RunConfig
-from fgseg.epoch import EpochResult
 from fgseg.labels import FOREGROUND
+from fgseg.results import EpochResult
 from fgseg.store import LocalStore
 from search.audit import audit
 from search.ledger import Ledger

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fgseg.checkpoint import Checkpoints, newest_checkpoint
-from fgseg.epoch import EpochResult, SupersededError
+from fgseg.results import EpochResult, SupersededError
 from fgseg.store import LocalStore
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from fgseg.epoch import EpochResult
+from fgseg.results import EpochResult
 from search.desk import MOST_MOVES, Desk
 from search.job import Report
 from search.ledger import Ask, Ledger, LedgerError, State

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ray.train import WorkerGroupError
 
-from fgseg.epoch import SupersededError
+from fgseg.results import SupersededError
 from search.group import RaisedError, cause_of, portable
 from search.job import Job, Report
 from search.mailbox import Mailbox

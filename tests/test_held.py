@@ -12,7 +12,7 @@ from sqlalchemy import event, update
 from sqlalchemy.exc import OperationalError
 from test_sampling import EPOCHS, drive, history
 
-from fgseg.epoch import SupersededError
+from fgseg.results import SupersededError
 from search import database
 from search.ledger import Ledger, State
 from search.lock import LOCKS, StudyLock

@@ -11,7 +11,7 @@ from optuna.distributions import FloatDistribution
 from sqlalchemy import Connection, Table
 from sqlalchemy.exc import OperationalError
 
-from fgseg.epoch import EpochResult
+from fgseg.results import EpochResult
 from search import database, held
 from search.ledger import Ask, Ledger, LedgerError, State, SupersededError
 

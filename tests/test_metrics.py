@@ -12,9 +12,9 @@ from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as evalu
 from PIL import Image
 from torch import Tensor
 
-from fgseg.epoch import show
 from fgseg.labels import CLASSES, FOREGROUND, VOID
 from fgseg.metrics import class_iou, confusion_counts, iou_from_confusion, miou
+from fgseg.results import show
 
 SOURCE_TABLES = {
     "baseline": ((0.3438, 0.8964, 0.8968, 0.3119, 0.5653, 0.4583), 0.5788),

@@ -17,7 +17,7 @@ from transformers import pipeline
 from fgseg.batches import normalise
 from fgseg.config import ConfigError
 from fgseg.data import load_splits
-from fgseg.device import find_device
+from fgseg.devices import find_device
 from fgseg.predict import find_photos, main
 from fgseg.tiles import labels_at, starts, tiled_logits, working_size
 from search.export import export

@@ -14,12 +14,12 @@ from torch.nn import SyncBatchNorm
 
 from fgseg.checkpoint import Checkpoint, newest_checkpoint
 from fgseg.config import ConfigError, check_processes
-from fgseg.epoch import EpochResult
+from fgseg.distributed import ALONE, Processes, own_frames
 from fgseg.frames import MappedFrames
 from fgseg.judge import evaluate
 from fgseg.labels import VOID
 from fgseg.model import build_model
-from fgseg.processes import ALONE, Processes, own_frames
+from fgseg.results import EpochResult
 from fgseg.store import LocalStore
 from fgseg.train import train
 from search.audit import audit

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from fgseg.epoch import EpochResult
 from fgseg.labels import FOREGROUND
+from fgseg.results import EpochResult
 from search.progress import Progress, event
 from search.record import State, TrialRecord
 from search.standing import Goal, Standing, clock, recent_pace

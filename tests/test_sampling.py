@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from test_ledger import kill_before
 
-from fgseg.epoch import EpochResult
+from fgseg.results import EpochResult
 from search.config import SearchConfig
 from search.ledger import Ask, Ledger, State
 from search.sampling import GP_TRIALS

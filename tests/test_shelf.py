@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from fgseg.epoch import EpochResult
 from fgseg.manifest import Manifest, list_manifests
+from fgseg.results import EpochResult
 from fgseg.store import LocalStore
 from search.record import State, TrialRecord
 from search.shelf import Shelf

@@ -14,8 +14,8 @@ from test_checkpoint import history, save
 from fgseg import patience
 from fgseg.checkpoint import Checkpoints, newest_checkpoint
 from fgseg.config import ConfigError
-from fgseg.epoch import SupersededError
 from fgseg.object_store import ObjectStoreError
+from fgseg.results import SupersededError
 from fgseg.store import Store, absolute, check_store, join, local_files, open_store
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fgseg.epoch import DivergedError, EpochResult
 from fgseg.learner import build_learner, check_finite
+from fgseg.results import DivergedError, EpochResult
 from fgseg.train import main, train
 
 

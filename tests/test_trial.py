@@ -74,7 +74,7 @@ def test_repeat_that_died_before_it_was_judged_is_judged_alike_by_its_next_start
 
 def test_share_of_a_gpu_is_taken_before_training(job: Job, monkeypatch: pytest.MonkeyPatch):
     shares: list[float] = []
-    monkeypatch.setattr("fgseg.gpu.take_share", shares.append)
+    monkeypatch.setattr("fgseg.devices.take_share", shares.append)
     monkeypatch.setattr(fgseg.train, "train", broken())
     reports(replace(job, gpus=0.25))
     reports(job)

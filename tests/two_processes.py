@@ -13,9 +13,9 @@ from unittest import mock
 import torch
 
 from fgseg.config import Layer, RunConfig, build
+from fgseg.distributed import current_processes, joined_processes
 from fgseg.labels import VOID
 from fgseg.learner import build_learner
-from fgseg.processes import current_processes, joined_processes
 from fgseg.train import main as train_command
 from fgseg.train import train
 from search.space import list_spaces, load_space

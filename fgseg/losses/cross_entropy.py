@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fgseg.distributed import ALONE, Processes
 from fgseg.labels import VOID
-from fgseg.processes import ALONE, Processes
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None, processes: Processes = ALONE) -> Tensor:

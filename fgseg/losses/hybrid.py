@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fgseg.distributed import ALONE, Processes
 from fgseg.labels import NUM_CLASSES, VOID
 from fgseg.losses.cross_entropy import cross_entropy
 from fgseg.losses.lovasz import lovasz
 from fgseg.losses.soft_iou import soft_iou
 from fgseg.losses.ssim import ssim
-from fgseg.processes import ALONE, Processes
 
 
 @dataclass

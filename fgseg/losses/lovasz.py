@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from fgseg.distributed import ALONE, Processes
 from fgseg.labels import VOID
-from fgseg.processes import ALONE, Processes
 
 
 def lovasz(probs: Tensor, labels: Tensor, processes: Processes = ALONE) -> Tensor:

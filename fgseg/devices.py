@@ -1,8 +1,14 @@
 """How much of a GPU this process may use, where several trials share one, and whether it ran out."""
 
+import ctypes
 import os
+import re
+import resource
+import sys
 
 import torch
+
+from fgseg.config import ConfigError
 
 BESIDE_TENSORS = 2**30
 """Bytes of a card that a process takes beside what torch's allocator counts: CUDA's context, code, recorded graphs."""
@@ -90,3 +96,54 @@ def remaining(free: int, total: int, share: float, reserved: int) -> int:
 def fits(needed: int, usable: int) -> bool:
     """Whether frames of so many bytes may live on a GPU of which so many are usable."""
     return needed <= RESIDENT_PART * usable
+
+
+def find_device(name: str) -> str:
+    """`cpu`, or a GPU of this machine as torch names it.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:<number>`, or `auto`: a GPU where there is one.
+
+    Raises:
+        ConfigError: another name, or a GPU that this machine has not.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda" if count else "cpu"
+    if name == "cpu":
+        return name
+    form = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if form is None:
+        raise ConfigError(f"--device: got {name!r}, must be cpu, cuda, cuda:<number> or auto")
+    if int(form[1] or 0) >= count:
+        raise ConfigError(f"--device: got {name}, this machine has {count} GPUs; use cpu or auto")
+    return name
+
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+"""Options of glibc's mallopt(3)."""
+
+
+def keep_freed_memory() -> bool:
+    """Let this process reuse freed tensors' memory instead of returning it to the system; glibc only.
+
+    A step allocates the same large tensors as the one before.  By default each comes as fresh pages, which the system
+    clears one by one: on the CPU that takes a third of a hybrid loss's time.  The process never shrinks.
+
+    Returns:
+        Whether the allocator took the settings; where it did not (another C library), nothing changes.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    options = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}
+    taken = [mallopt(option, value) for option, value in options.items()]
+    return all(taken)
+
+
+def peak_memory_gib() -> float:
+    """Most memory that this process has held at a time since it began, in GiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, KiB elsewhere
