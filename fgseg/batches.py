@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fgseg.augment import copy_paste, flip
-from fgseg.config import RunConfig
+from fgseg.config.settings import RunConfig
 from fgseg.distributed import ALONE, Processes
 from fgseg.frames import Frames
 from fgseg.processor import IMAGENET_MEAN, IMAGENET_STD

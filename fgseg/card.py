@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from fgseg.config import RunConfig
+from fgseg.config.settings import RunConfig
 from fgseg.labels import CLASSES, FOREGROUND
 from fgseg.results import EpochResult, show
 from fgseg.weights import VARIANTS, is_folder

@@ -5,8 +5,8 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from fgseg.config import RunConfig
-from fgseg.mistakes import ConfigError
+from fgseg.config.errors import ConfigError
+from fgseg.config.settings import RunConfig
 
 MISTAKE = 2
 """The exit code of a call that was refused before anything happened."""

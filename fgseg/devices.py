@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 
 BESIDE_TENSORS = 2**30
 """Bytes of a card that a process takes beside what torch's allocator counts: CUDA's context, code, recorded graphs."""

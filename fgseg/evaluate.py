@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fgseg.cli import MISTAKE, Parser, told
-from fgseg.config import ConfigError, Layer, RunConfig, build, parse_assignments, read_layer
-from fgseg.config_files import find_file
+from fgseg.config.errors import ConfigError
+from fgseg.config.files import find_file
+from fgseg.config.loading import Layer, build, parse_assignments, read_layer
+from fgseg.config.settings import RunConfig
 from fgseg.data import check as check_data
 from fgseg.data import load_splits
 from fgseg.labels import FOREGROUND

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.data import FrameSet
 from fgseg.devices import fits, usable_bytes
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fgseg.boundary import boundary_counts, boundary_iou
 from fgseg.checkpoint import Checkpoints
-from fgseg.config import RunConfig
+from fgseg.config.settings import RunConfig
 from fgseg.data import load_splits
 from fgseg.frames import MappedFrames
 from fgseg.judge import count

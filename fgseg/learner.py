@@ -20,7 +20,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from fgseg.batches import train_batches
 from fgseg.checkpoint import Checkpoint
 from fgseg.compiled import CompiledStep, wants_compiling
-from fgseg.config import ConfigError, RunConfig
+from fgseg.config.errors import ConfigError
+from fgseg.config.settings import RunConfig
 from fgseg.data import FrameSet
 from fgseg.devices import keep_freed_memory, peak_gib, peak_memory_gib, reset_peak
 from fgseg.distributed import ALONE, Processes

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.utils import logging as transformers_logging
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.head import commute_head
 from fgseg.labels import CLASSES
 from fgseg.trained import CONFIG, Trained

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from fgseg.mistakes import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.patience import patient
 
 if TYPE_CHECKING:

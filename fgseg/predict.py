@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fgseg.cli import MISTAKE, Parser, told
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.data.folder import FRAME_ENDINGS
 from fgseg.trained import Trained, at_hand
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from fgseg.mistakes import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.object_store import ObjectStore, check_bucket
 from fgseg.patience import patient
 

@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fgseg.cli import MISTAKE, Parser
-from fgseg.config import ConfigError, Layer, RunConfig, build, check_processes, parse_assignments, read_layer
-from fgseg.config_files import find_file
+from fgseg.config.errors import ConfigError
+from fgseg.config.files import find_file
+from fgseg.config.loading import Layer, build, check_processes, parse_assignments, read_layer
+from fgseg.config.settings import RunConfig
 from fgseg.data import check as check_data
 from fgseg.labels import FOREGROUND
 from fgseg.results import DivergedError, EpochResult, SupersededError, show
@@ -51,14 +53,11 @@ def train(
         DivergedError: the loss became NaN or infinite; it names epoch and term.
         SupersededError: a higher attempt works in the folder.
     """
-    from fgseg.checkpoint import (
-        Checkpoints,
-        newest_attempt,
-        shared_checkpoint,
-    )  # torch takes seconds to import: mistakes come first
+    from fgseg.checkpoint import Checkpoints, shared_checkpoint  # torch takes seconds to import: mistakes come first
     from fgseg.data import load_splits
     from fgseg.distributed import current_processes
     from fgseg.learner import build_learner, restore, train_epoch
+    from fgseg.manifest import newest_attempt
     from fgseg.model import architecture
     from fgseg.overlays import put_overlays
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgseg.config import ConfigError, RunConfig
+from fgseg.config.errors import ConfigError
+from fgseg.config.settings import RunConfig
 from fgseg.labels import CLASSES
 from fgseg.manifest import Manifest, list_manifests, read_weights
 from fgseg.results import select_epoch

@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgseg.config import ConfigError
-from fgseg.mistakes import check_name
+from fgseg.config.errors import ConfigError, check_name
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ import source_recipe as source
 from bench_jobs import FAMILIES
 from bench_train import machine
 
-from fgseg.config import Layer, RunConfig, build
+from fgseg.config.loading import Layer, build
+from fgseg.config.settings import RunConfig
 from fgseg.data import FrameSet, load_splits
 from fgseg.labels import CLASSES
 from fgseg.train import train

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fgseg.batches import train_batches
-from fgseg.config import Layer, RunConfig, build
+from fgseg.config.loading import Layer, build
+from fgseg.config.settings import RunConfig
 from fgseg.data import load_splits
 from fgseg.devices import keep_freed_memory, take_share
 from fgseg.frames import Frames, place

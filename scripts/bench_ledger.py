@@ -23,7 +23,8 @@ from optuna.trial import create_trial
 
 from fgseg.results import EpochResult
 from search.job import Job
-from search.ledger import Ask, Ledger
+from search.ledger import Ledger
+from search.record import Ask
 from search.space import Space, load_space
 
 EPOCHS = 15

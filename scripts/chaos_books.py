@@ -6,7 +6,8 @@ from fgseg.manifest import list_manifests
 from fgseg.results import EpochResult
 from fgseg.store import LocalStore
 from search.audit import audit
-from search.ledger import Ledger, State, TrialRecord
+from search.ledger import Ledger
+from search.record import State, TrialRecord
 
 STUDY = "chaos"
 

@@ -7,8 +7,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from fgseg.config import RunConfig
-from fgseg.mistakes import describe
+from fgseg.config.errors import describe
+from fgseg.config.settings import RunConfig
 from search.config import SearchConfig
 from search.space import Range, SpaceFile
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fgseg.config import ConfigError
+from fgseg.cli import MISTAKE
+from fgseg.config.errors import ConfigError
 from fgseg.object_store import ObjectStoreError
-from search.command_line import MISTAKE, Parser
-from search.ledger import LedgerError
+from search.command_line import Parser
+from search.database import LedgerError
 from search.masking import public_address
 from search.place import Place, add_place, find_place, place_from
 from search.record import Kind, State, TrialRecord

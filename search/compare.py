@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fgseg.config import PATH_NAME, ConfigError, parse_assignments
+from fgseg.config.errors import ConfigError
+from fgseg.config.loading import PATH_NAME, parse_assignments
 from search.command_line import Parser, add_settings, flags, obey
 from search.plan import REPEATS, Plan, differences, make_plan
 from search.signals import Signals

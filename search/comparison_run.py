@@ -12,16 +12,17 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load as load_safetensors
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.data import fingerprint, load_splits
 from fgseg.manifest import verified
 from fgseg.store import join, open_store
 from search.closing import as_called, mlflow_command
 from search.comparison import Family, compare
 from search.comparison_page import markdown, print_tables
-from search.ledger import Ledger, State, TrialRecord
+from search.ledger import Ledger
 from search.plan import COMPARISONS, REPEATS, UNIDENTIFYING, Plan, check_identity
 from search.projection import StudyCard
+from search.record import State, TrialRecord
 from search.signals import Signals
 
 DONE, FAULT = 0, 1

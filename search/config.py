@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from fgseg.config import Section
+from fgseg.config.settings import Section
 
 
 class SearchConfig(Section):

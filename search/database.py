@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from fgseg.mistakes import ConfigError
+from fgseg.config.errors import ConfigError
 from search.masking import public_address
 
 RETRY_PAUSES_S = (0.1, 0.5, 2.0)

@@ -5,13 +5,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fgseg.config import ConfigError
+from fgseg.cli import MISTAKE
+from fgseg.config.errors import ConfigError
 from fgseg.store import open_store
-from search.command_line import MISTAKE, Parser
-from search.ledger import Ledger, LedgerError, State
+from search.command_line import Parser
+from search.database import LedgerError
+from search.ledger import Ledger
 from search.mark import check_owner
 from search.masking import public_address
 from search.place import LEDGER, Place, add_place, confirm, place_from
+from search.record import State
 from search.sync import hold
 
 DONE, FAULT = 0, 1

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.data import check as check_data
 from fgseg.data import fingerprint, load_splits
 from fgseg.object_store import ObjectStoreError
@@ -18,11 +18,11 @@ from fgseg.store import check_store, open_store
 from fgseg.weights import check_weights, fetch_weights
 from search.assignment import absolute, make_job
 from search.closing import mlflow_command, show_end, study_command
-from search.database import check_database
+from search.database import LedgerError, check_database
 from search.desk import Desk
 from search.finish import finish
-from search.ledger import Ledger, LedgerError, LockedError
-from search.lock import StudyLock
+from search.ledger import Ledger
+from search.lock import LockedError, StudyLock
 from search.mark import check_mark, leave_mark
 from search.masking import public_address
 from search.nodes import versions

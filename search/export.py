@@ -10,16 +10,20 @@ from typing import Any
 
 import fgseg
 from fgseg.card import model_card
-from fgseg.config import ConfigError, Layer, build
+from fgseg.cli import MISTAKE
+from fgseg.config.errors import ConfigError
+from fgseg.config.loading import Layer, build
 from fgseg.export import model_files, replace_files
 from fgseg.manifest import Manifest, list_manifests, read_weights
 from fgseg.results import EpochResult, select_epoch
 from fgseg.store import absolute, is_local, join, open_store
 from fgseg.trained import CONFIG
-from search.command_line import MISTAKE, Parser
-from search.ledger import Ledger, LedgerError
+from search.command_line import Parser
+from search.database import LedgerError
+from search.ledger import Ledger
+from search.masking import public_address
 from search.place import MODEL, Place, add_place, place_from
-from search.projection import StudyCard, public_address, settings_of
+from search.projection import StudyCard, settings_of
 from search.record import State, TrialRecord
 from search.sync import card_of
 

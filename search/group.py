@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, WorkerGroupError
 from ray.tune.trainable import wrap_function
 
-from fgseg import config as settings
+from fgseg.config import loading, settings
 from search.job import Job, Report
 from search.mailbox import Mailbox
 from search.trial import (
@@ -148,7 +148,7 @@ def train_part(job: Job, report: Report, mailbox: Any) -> None:
     """Train this process's part of every batch."""
     from torch.distributed import get_rank
 
-    run = settings.build([settings.Layer(f"trial {job.number}", job.settings | report.overrides)])
+    run = loading.build([loading.Layer(f"trial {job.number}", job.settings | report.overrides)])
     check_node(job)
     if get_rank() > 0:
         from fgseg.train import train

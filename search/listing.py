@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.store import absolute, is_local
 from search.config import SearchConfig
 from search.masking import public_address
@@ -54,7 +54,9 @@ def find_studies(search: SearchConfig) -> list[Place]:
 
 def study_row(place: Place) -> list[str]:
     """How many trials of a study ended in which way, and its best one."""
-    from search.ledger import Ledger, LedgerError, State
+    from search.database import LedgerError
+    from search.ledger import Ledger
+    from search.record import State
 
     try:
         ledger = Ledger(place.ledger_url, place.study)
@@ -79,7 +81,8 @@ def print_plan(plan: Plan) -> int:
 
 def what_is_left(plan: Plan) -> str:
     """How many trials would be started and continued; raises ConfigError for a study of another identity."""
-    from search.ledger import Ledger, State
+    from search.ledger import Ledger
+    from search.record import State
 
     if not Ledger.exists(plan.ledger_url, plan.study):
         return f"{plan.search.trials} new trials; the study does not exist yet"

@@ -2,7 +2,7 @@
 
 import json
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.store import join, open_store
 from search.ledger import Ledger
 from search.masking import public_address

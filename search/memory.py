@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from fgseg.config import RunConfig
+from fgseg.config.settings import RunConfig
 
 
 def halve(run: RunConfig, processes: int = 1) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fgseg.config import nest
+from fgseg.config.settings import nest
 from search.projection import (
     PASSING_TAGS,
     LedgerReader,

@@ -94,7 +94,7 @@ def visit_storage(asked: Question, told: Answer) -> None:
 
 def read_data(asked: Question, told: Answer) -> None:
     """Open the data, decoding what the node's cache lacks, and the weights; both are needed by every trial."""
-    from fgseg.config import Layer, build
+    from fgseg.config.loading import Layer, build
     from fgseg.data import fingerprint, load_splits
     from fgseg.weights import fetch_weights
 

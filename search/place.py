@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fgseg.config import PATH_NAME, ConfigError
+from fgseg.config.errors import ConfigError
+from fgseg.config.loading import PATH_NAME
 from fgseg.store import Store, absolute, check_store, is_local, join, open_store
 from search.masking import public_address
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 import fgseg
-from fgseg.config import ConfigError, Layer, RunConfig, build, check_processes, read_yaml
-from fgseg.config import flatten as flatten_settings
-from fgseg.config_files import find_file
-from fgseg.mistakes import explain
+from fgseg.config.errors import ConfigError, explain
+from fgseg.config.files import find_file
+from fgseg.config.loading import Layer, build, check_processes, read_yaml
+from fgseg.config.settings import RunConfig
+from fgseg.config.settings import flatten as flatten_settings
 from fgseg.store import join
 from search.config import SearchConfig
 from search.place import Place, make_place

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgseg.store import local_files
-from search.projection import explain, public_address
+from search.masking import public_address
+from search.projection import explain
 from search.tracking import TrackingError
 from search.tracking_read import find_runs, pages, reaching
 from search.tracking_setup import ENVIRONMENT, load_client

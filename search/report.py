@@ -7,12 +7,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fgseg.cli import told
-from fgseg.config import ConfigError
+from fgseg.cli import MISTAKE, told
+from fgseg.config.errors import ConfigError
 from fgseg.store import Store, join
 from search.baseline import find_baseline
-from search.command_line import MISTAKE, Parser
-from search.ledger import LedgerError
+from search.command_line import Parser
+from search.database import LedgerError
 from search.place import PAGE, Place, add_place, place_from
 from search.summary import summarise
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fgseg.config import ConfigError, Layer, build
+from fgseg.config.errors import ConfigError
+from fgseg.config.loading import Layer, build
 from fgseg.figures import changes, overlay, to_width
 from fgseg.labels import FOREGROUND, VOID
 from fgseg.manifest import list_manifests, read_weights

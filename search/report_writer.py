@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from search.database import LedgerError
 from search.place import PAGE, Place
 

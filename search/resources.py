@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgseg.config import ConfigError, RunConfig
+from fgseg.config.errors import ConfigError
+from fgseg.config.settings import RunConfig
 from search.config import SearchConfig
 
 PROBE_S = 5.0

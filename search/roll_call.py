@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.store import Store, open_store
 from search.cluster import surroundings
 from search.config import SearchConfig

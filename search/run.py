@@ -5,8 +5,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fgseg.config import ConfigError, parse_assignments, read_yaml
-from fgseg.config_files import find_file
+from fgseg.config.errors import ConfigError
+from fgseg.config.files import find_file
+from fgseg.config.loading import parse_assignments, read_yaml
 from search.command_line import Parser, add_settings, flags, obey
 from search.plan import Plan, make_plan, read_search
 from search.signals import Signals

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from fgseg.config import ConfigError, Layer, RunConfig, Section, build, flatten, read_yaml
-from fgseg.config_files import find_config, list_configs
-from fgseg.mistakes import check_name, explain
+from fgseg.config.errors import ConfigError, check_name, explain
+from fgseg.config.files import find_config, list_configs
+from fgseg.config.loading import Layer, build, read_yaml
+from fgseg.config.settings import RunConfig, Section, flatten
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -10,9 +10,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from fgseg.config import ConfigError
-from search.command_line import MISTAKE, Parser
-from search.ledger import Ledger, LedgerError
+from fgseg.cli import MISTAKE
+from fgseg.config.errors import ConfigError
+from search.command_line import Parser
+from search.database import LedgerError
+from search.ledger import Ledger
 from search.masking import public_address
 from search.place import add_place, place_from
 from search.record import State

@@ -9,11 +9,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from fgseg.config import ConfigError
+from fgseg.cli import MISTAKE
+from fgseg.config.errors import ConfigError
 from fgseg.object_store import ObjectStoreError
 from fgseg.store import join, open_store
-from search.command_line import MISTAKE, Parser
-from search.ledger import Ledger, LedgerError, LockedError
+from search.command_line import Parser
+from search.database import LedgerError
+from search.ledger import Ledger
+from search.lock import LockedError
 from search.masking import public_address
 from search.place import MODEL, REGISTERED, Place, add_place, confirm, place_from
 from search.projection import StudyCard, settings_of

@@ -9,7 +9,9 @@ from typing import Any
 
 from ray import get_runtime_context, tune
 
-from fgseg.config import ConfigError, Layer, RunConfig, build
+from fgseg.config.errors import ConfigError
+from fgseg.config.loading import Layer, build
+from fgseg.config.settings import RunConfig
 from fgseg.object_store import ObjectStoreError
 from fgseg.results import EpochResult, SupersededError
 from search.job import Job, Report

@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 from search.cluster import Pulse
 from search.desk import Desk
 from search.job import Job, Report
-from search.ledger import Ask
+from search.record import Ask
 from search.resources import Resources
 from search.signals import Interrupted
 from search.trial import run_trial

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from fgseg.config import Layer, RunConfig, build
+from fgseg.config.loading import Layer, build
+from fgseg.config.settings import RunConfig
 
 if TYPE_CHECKING:
     from bucket_server import Bucket

@@ -5,7 +5,8 @@ from pathlib import Path
 from conftest import TINY
 from kept_study import IDENTITY, SPACE
 
-from fgseg.config import Layer, RunConfig, build
+from fgseg.config.loading import Layer, build
+from fgseg.config.settings import RunConfig
 from fgseg.results import EpochResult
 from fgseg.store import join
 from fgseg.train import train

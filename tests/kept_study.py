@@ -10,7 +10,7 @@ import torch
 from optuna.distributions import FloatDistribution
 
 from fgseg.checkpoint import Checkpoints
-from fgseg.config import RunConfig
+from fgseg.config.settings import RunConfig
 from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult
 from fgseg.store import LocalStore

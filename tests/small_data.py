@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from fgseg.config import DataConfig
+from fgseg.config.settings import DataConfig
 
 SIZE = (40, 80)
 CITYSCAPES_IDS = (7, 13, 26, 21, 17, 20, 19)

@@ -10,7 +10,7 @@ from conftest import ROOT
 from kept_study import finished_study
 
 import search
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from search import Study, compare_families, open_study, run_search
 
 

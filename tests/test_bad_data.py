@@ -6,7 +6,8 @@ import pytest
 from small_data import make, noise, run_python, save, settings, stripes, write_cityscapes, write_folder, write_hub
 
 from fgseg import data
-from fgseg.config import ConfigError, DataConfig
+from fgseg.config.errors import ConfigError
+from fgseg.config.settings import DataConfig
 
 
 def error_of(cfg: DataConfig, step=data.load_splits) -> str:
@@ -161,7 +162,7 @@ def test_a_truncated_hub_image_names_its_row(tmp_path):
 
 def test_an_unreachable_hub_says_what_to_check(tmp_path):
     code = (
-        "from fgseg.config import ConfigError, DataConfig; from fgseg import data\n"
+        "from fgseg.config.errors import ConfigError; from fgseg.config.settings import DataConfig; from fgseg import data\n"
         "cfg = DataConfig(reader='hub', root='nobody/streets-of-nowhere'); data.check(cfg)\n"
         "try: data.load_splits(cfg)\nexcept ConfigError as error: print(error)"
     )

@@ -137,7 +137,7 @@ def healthy(base: str) -> bool:
 @pytest.fixture(scope="module")
 def runs(site: Site) -> dict[str, str]:
     """The id of every run by its name."""
-    from search.tracking import load_client
+    from search.tracking_setup import load_client
 
     client = load_client()(tracking_uri=site.base)
     experiment = client.get_experiment_by_name("quickstart").experiment_id

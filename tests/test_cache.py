@@ -12,7 +12,8 @@ import pytest
 from small_data import make, noise, save, settings, write_cityscapes
 
 from fgseg import data
-from fgseg.config import ConfigError, DataConfig
+from fgseg.config.errors import ConfigError
+from fgseg.config.settings import DataConfig
 from fgseg.data.cache import cache_key
 
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fgseg.config import ConfigError, Layer, RunConfig, build, flatten, nest, parse_assignments, read_layer
+from fgseg.config.errors import ConfigError
+from fgseg.config.loading import Layer, build, parse_assignments, read_layer
+from fgseg.config.settings import RunConfig, flatten, nest
 
 
 def told(*assignments: str) -> str:

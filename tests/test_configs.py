@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import absent
 
-from fgseg.config import Layer, build, read_layer, read_yaml
-from fgseg.config_files import list_configs
+from fgseg.config.files import list_configs
+from fgseg.config.loading import Layer, build, read_layer, read_yaml
 from search.plan import make_plan
 from search.record import Ask
 from search.run import main

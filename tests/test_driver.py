@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import update
 from test_lock import wait_for
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from search import driver
 from search.ledger import Ledger
 from search.lock import LOCKS

@@ -9,7 +9,7 @@ import yaml
 from finished_model import tiny_run, trained_study
 from small_data import make, run_python
 
-from fgseg.config import nest
+from fgseg.config.settings import nest
 from fgseg.evaluate import autocast, main, score
 from fgseg.labels import FOREGROUND
 from fgseg.trained import find_trained

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import SegformerForSemanticSegmentation, pipeline
 
 from fgseg.batches import normalise
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.data import load_splits
 from fgseg.export import replace_folder
 from fgseg.judge import predict_frames

@@ -14,7 +14,8 @@ from conftest import absent
 from real_search import Driver
 
 from search.audit import audit
-from search.ledger import Ledger, State, TrialRecord
+from search.ledger import Ledger
+from search.record import State, TrialRecord
 
 
 def trials(storage: Path) -> list[TrialRecord]:
@@ -158,7 +159,7 @@ def test_worker_that_dies_too_often_fails_with_the_reason(start, tmp_path: Path)
 
 FROZEN = """
 import sys
-from fgseg.config import Layer, build, parse_assignments
+from fgseg.config.loading import Layer, build, parse_assignments
 from fgseg.train import train
 run = build([Layer("test", parse_assignments(sys.argv[3:]))])
 train(run, sys.argv[1], lambda result: print("epoch", result.epoch, flush=True), int(sys.argv[2]))

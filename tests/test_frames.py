@@ -5,7 +5,7 @@ import torch
 from random_frames import resident, some_frames
 
 from fgseg.batches import train_batches
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.data import FrameSet, load_splits
 from fgseg.devices import fits, ran_out, remaining, share_of_tensors, take_share, usable_bytes
 from fgseg.frames import MappedFrames, ResidentFrames, place

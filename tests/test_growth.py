@@ -13,7 +13,7 @@ from conftest import ROOT, absent
 PARTS = ("configs", "fgseg", "mlflow", "scripts", "search", "tests", "pyproject.toml", "README.md", "CONTRIBUTING.md")
 TRAINING = """
 import sys
-from fgseg.config import parse_assignments
+from fgseg.config.loading import parse_assignments
 from fgseg.train import train
 from search.plan import make_plan
 settings = parse_assignments(sys.argv[3:])

@@ -14,8 +14,9 @@ from test_sampling import EPOCHS, drive, history
 
 from fgseg.results import SupersededError
 from search import database
-from search.ledger import Ledger, State
+from search.ledger import Ledger
 from search.lock import LOCKS, StudyLock
+from search.record import State
 
 
 @pytest.fixture(params=["asha", "none"])

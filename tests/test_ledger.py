@@ -11,9 +11,11 @@ from optuna.distributions import FloatDistribution
 from sqlalchemy import Connection, Table
 from sqlalchemy.exc import OperationalError
 
-from fgseg.results import EpochResult
+from fgseg.results import EpochResult, SupersededError
 from search import database, held
-from search.ledger import Ask, Ledger, LedgerError, State, SupersededError
+from search.database import LedgerError
+from search.ledger import Ledger
+from search.record import Ask, State
 
 SPACE = {"copy_paste.prob": FloatDistribution(0.0, 1.0), "loss.ssim": FloatDistribution(0.05, 5.0, log=True)}
 START = {"copy_paste.prob": 0.5, "loss.ssim": 0.4}

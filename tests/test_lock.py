@@ -16,7 +16,8 @@ from sqlalchemy.exc import OperationalError
 
 from search import lock
 from search.database import open_engine
-from search.ledger import Ledger, LockedError
+from search.ledger import Ledger
+from search.lock import LockedError
 
 HOLD = """
 import sys, time

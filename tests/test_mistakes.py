@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from small_data import noise, save, stripes, write_cityscapes
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from search.driver import make_folder
 from search.plan import check_identity, check_trials, differences, make_plan
 from search.run import main

@@ -9,7 +9,8 @@ from fake_ledger import FakeLedger, epoch, trial
 
 from search.projection import StudyCard
 from search.record import TrialRecord
-from search.tracking import load_client, reconcile
+from search.tracking import reconcile
+from search.tracking_setup import load_client
 
 README = (Path(__file__).parent.parent / "mlflow" / "README.md").read_text(encoding="utf-8")
 QUERIES = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)[0].splitlines()

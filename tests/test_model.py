@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.labels import CLASSES
 from fgseg.model import build_model, scratch_config
 from fgseg.weights import VARIANTS, check_weights

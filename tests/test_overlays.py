@@ -18,7 +18,8 @@ from fgseg.store import LocalStore
 from fgseg.train import train
 from search.audit_files import audit_files
 from search.projection import StudyCard
-from search.tracking import load_client, reconcile
+from search.tracking import reconcile
+from search.tracking_setup import load_client
 
 
 @pytest.fixture(scope="module")

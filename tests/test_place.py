@@ -10,7 +10,7 @@ from bucket_server import Bucket
 from kept_study import begin
 from postgres_server import PASSWORD, Server
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.store import open_store
 from search import database
 from search.audit import main as audit

@@ -15,7 +15,7 @@ from test_export import labels_of
 from transformers import pipeline
 
 from fgseg.batches import normalise
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.data import load_splits
 from fgseg.devices import find_device
 from fgseg.predict import find_photos, main

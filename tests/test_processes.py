@@ -13,7 +13,8 @@ from real_search import Driver
 from torch.nn import SyncBatchNorm
 
 from fgseg.checkpoint import Checkpoint, newest_checkpoint
-from fgseg.config import ConfigError, check_processes
+from fgseg.config.errors import ConfigError
+from fgseg.config.loading import check_processes
 from fgseg.distributed import ALONE, Processes, own_frames
 from fgseg.frames import MappedFrames
 from fgseg.judge import evaluate
@@ -23,7 +24,8 @@ from fgseg.results import EpochResult
 from fgseg.store import LocalStore
 from fgseg.train import train
 from search.audit import audit
-from search.ledger import Ledger, State
+from search.ledger import Ledger
+from search.record import State
 
 FAMILIES = ("baseline", "bas", "bas_cp", "slc")
 

@@ -8,7 +8,8 @@ import pytest
 from conftest import Finished
 
 from fgseg.labels import FOREGROUND
-from search.ledger import Ledger, State, TrialRecord
+from search.ledger import Ledger
+from search.record import State, TrialRecord
 from search.report_frames import PANELS
 from search.space import load_space
 

@@ -9,7 +9,7 @@ from PIL import Image
 from small_data import make, noise, run_python, save, settings, stripes, write_cityscapes, write_folder, write_hub
 
 from fgseg import data
-from fgseg.config import DataConfig
+from fgseg.config.settings import DataConfig
 from fgseg.data import files
 from fgseg.labels import VOID
 
@@ -133,7 +133,7 @@ def test_labels_may_have_a_palette_or_sixteen_bits(tmp_path):
 
 def test_importing_and_checking_leave_torch_datasets_and_pil_alone(tmp_path):
     code = (
-        "import sys; from fgseg import data; from fgseg.config import ConfigError, DataConfig\n"
+        "import sys; from fgseg import data; from fgseg.config.errors import ConfigError; from fgseg.config.settings import DataConfig\n"
         "early = {'PIL', 'torch', 'datasets', 'filelock'} & set(sys.modules)\n"
         f"try: data.check(DataConfig(reader='hub', root={str(tmp_path / 'no')!r}))\nexcept ConfigError: pass\n"
         f"data.load_splits(DataConfig(train=1, val=1, test=1, cache={str(tmp_path)!r}))\n"
@@ -145,7 +145,7 @@ def test_importing_and_checking_leave_torch_datasets_and_pil_alone(tmp_path):
 def test_checking_a_hub_folder_does_not_import_torch(tmp_path):
     cfg = make("hub", tmp_path)
     code = (
-        "import sys; from fgseg import data; from fgseg.config import DataConfig\n"
+        "import sys; from fgseg import data; from fgseg.config.settings import DataConfig\n"
         f"data.check(DataConfig(reader='hub', root={cfg.root!r}, train=6, val=2, test=2))\n"
         "print('torch' in sys.modules)"
     )

@@ -19,7 +19,8 @@ from search.export import export, read_origin
 from search.place import Place
 from search.registry import carry_out, model_id, register
 from search.sync import sync
-from search.tracking import TrackingError, load_client
+from search.tracking import TrackingError
+from search.tracking_setup import load_client
 
 
 @pytest.fixture(scope="module")

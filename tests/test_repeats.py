@@ -9,7 +9,7 @@ import torch
 from kept_study import IDENTITY, SETTINGS, change, epoch
 
 from fgseg.checkpoint import Checkpoints
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.heldout import keep
 from fgseg.store import LocalStore
 from search.audit import audit

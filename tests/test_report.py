@@ -12,7 +12,7 @@ from fake_ledger import trial
 from kept_study import begin, finished_study
 from PIL import Image
 
-from fgseg.config import RunConfig
+from fgseg.config.settings import RunConfig
 from fgseg.labels import FOREGROUND, VOID
 from fgseg.store import LocalStore
 from search import report

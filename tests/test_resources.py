@@ -2,7 +2,7 @@
 
 import pytest
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from search.assignment import absolute
 from search.config import SearchConfig
 from search.resources import Node, share, share_cluster

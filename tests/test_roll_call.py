@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.store import LocalStore
 from search.config import SearchConfig
 from search.nodes import Answer, Question, explain, visit_storage

@@ -9,7 +9,8 @@ from test_ledger import kill_before
 
 from fgseg.results import EpochResult
 from search.config import SearchConfig
-from search.ledger import Ask, Ledger, State
+from search.ledger import Ledger
+from search.record import Ask, State
 from search.sampling import GP_TRIALS
 
 SPACE = {"a": FloatDistribution(0.0, 1.0), "b": FloatDistribution(0.0, 1.0)}

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from fgseg.config import RunConfig
+from fgseg.config.settings import RunConfig
 from search.config import SearchConfig
 
 ROOT = Path(__file__).parent.parent

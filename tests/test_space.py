@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from search.space import Space, list_spaces, load_space, override
 
 THIN = ("fence", "pole", "traffic_sign", "traffic_light")

@@ -274,7 +274,7 @@ def test_auto_compiles_on_a_gpu_only(setting: str, on_gpu: bool, on_cpu: bool):
 
 ALONE = """
 import json, sys, torch
-from fgseg.config import Layer, build
+from fgseg.config.loading import Layer, build
 from fgseg.train import train
 torch.set_num_threads(1)
 history = train(build([Layer("alone", json.loads(sys.argv[1]))]), sys.argv[2])

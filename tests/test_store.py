@@ -13,7 +13,7 @@ from test_checkpoint import history, save
 
 from fgseg import patience
 from fgseg.checkpoint import Checkpoints, newest_checkpoint
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from fgseg.object_store import ObjectStoreError
 from fgseg.results import SupersededError
 from fgseg.store import Store, absolute, check_store, join, local_files, open_store

@@ -10,7 +10,7 @@ from conftest import ROOT
 from fake_ledger import trial
 from kept_study import begin, change, finished_study
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 from search import delete as deleting
 from search import sync as syncing
 from search.audit import audit

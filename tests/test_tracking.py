@@ -14,9 +14,9 @@ import pytest
 from fake_ledger import START, FakeLedger, epoch, settings_of, trial
 
 from fgseg.labels import FOREGROUND
-from search.projection import STATUS
+from search.projection import STATUS, StudyCard
 from search.record import State, TrialRecord
-from search.tracking import StudyCard, Tracker, reconcile
+from search.tracking import Tracker, reconcile
 from search.tracking_setup import create_database, fill_database, load_client
 
 SETTINGS = {"train.lr": 6e-5, "train.epochs": 3, "train.select": "last"}

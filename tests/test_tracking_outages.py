@@ -12,8 +12,8 @@ from fake_ledger import FakeLedger, settings_of, trial
 from search import background
 from search.background import BackgroundWriter
 from search.masking import public_address
-from search.projection import Phase
-from search.tracking import StudyCard, Tracker, TrackingError, reconcile
+from search.projection import Phase, StudyCard
+from search.tracking import Tracker, TrackingError, reconcile
 from search.tracking_setup import ENVIRONMENT, create_database
 
 CLOSED_PORT = "http://bob:hunter2@127.0.0.1:9"

@@ -12,7 +12,8 @@ from unittest import mock
 
 import torch
 
-from fgseg.config import Layer, RunConfig, build
+from fgseg.config.loading import Layer, build
+from fgseg.config.settings import RunConfig
 from fgseg.distributed import current_processes, joined_processes
 from fgseg.labels import VOID
 from fgseg.learner import build_learner

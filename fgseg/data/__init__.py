@@ -7,7 +7,7 @@ import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
 
-from fgseg.config import DataConfig
+from fgseg.config.settings import DataConfig
 from fgseg.data.reader import FrameSet, Progress, Reader
 
 __all__ = ["FrameSet", "Progress", "check", "fingerprint", "load_splits"]

@@ -22,7 +22,8 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 from platformdirs import user_cache_dir
 
-from fgseg.config import ConfigError, DataConfig
+from fgseg.config.errors import ConfigError
+from fgseg.config.settings import DataConfig
 from fgseg.data.reader import Frame, FrameSet, Progress, Reader
 from fgseg.labels import FOREGROUND, NUM_CLASSES, UnknownIdError, remap
 

@@ -6,7 +6,8 @@ ROOT/gtFine/{train,val}/<city>/<name>_gtFine_labelIds.png
 
 import numpy as np
 
-from fgseg.config import ConfigError, DataConfig
+from fgseg.config.errors import ConfigError
+from fgseg.config.settings import DataConfig
 from fgseg.data.files import pair, read_pair, root_folder
 from fgseg.data.reader import Frame, Pool, draw
 from fgseg.labels import cityscapes_table

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fgseg.config import ConfigError, DataConfig
+from fgseg.config.errors import ConfigError
+from fgseg.config.settings import DataConfig
 from fgseg.data.reader import Frame
 
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fgseg.config import ConfigError, DataConfig, read_yaml
+from fgseg.config.errors import ConfigError, check_name
+from fgseg.config.loading import read_yaml
+from fgseg.config.settings import DataConfig
 from fgseg.data.files import pair, read_pair, root_folder
 from fgseg.data.reader import Frame, Pool, draw
 from fgseg.labels import CLASSES, FOREGROUND, VOID
-from fgseg.mistakes import check_name
 
 FRAME_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LABEL_ENDING = ".png"

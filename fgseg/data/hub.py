@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fgseg.config import ConfigError, DataConfig
+from fgseg.config.errors import ConfigError
+from fgseg.config.settings import DataConfig
 from fgseg.data.files import DECODING_ERRORS, root_folder, to_ids, to_rgb, undecodable
 from fgseg.data.reader import Frame, Pool, draw
 from fgseg.labels import cityscapes_table

@@ -6,7 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from fgseg.config import ConfigError, DataConfig
+from fgseg.config.errors import ConfigError
+from fgseg.config.settings import DataConfig
 
 Progress = Callable[[str, int, int], None]
 """Called with a split's name, the frames done and the frames in all."""

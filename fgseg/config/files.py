@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from fgseg.config import ConfigError
+from fgseg.config.errors import ConfigError
 
-SHIPPED = Path(__file__).parent / "_configs"
+SHIPPED = Path(__file__).parents[1] / "_configs"
 """Package data of an installed copy; in a checkout it does not exist, and the repository's own configs/ serves."""
 
 
 def folders() -> list[Path]:
     """The folders of configuration files, nearest first."""
-    return [Path("configs"), SHIPPED if SHIPPED.is_dir() else Path(__file__).parent.parent / "configs"]
+    return [Path("configs"), SHIPPED if SHIPPED.is_dir() else Path(__file__).parents[2] / "configs"]
 
 
 def find_config(name: str) -> Path:
