@@ -13,7 +13,7 @@ from torch import Tensor
 from fgseg.distributed import Processes
 from fgseg.manifest import Manifest, claim_attempt, digest, keep_only, list_manifests, newest_attempt, verified
 from fgseg.results import EpochResult, SupersededError, select_epoch
-from fgseg.store import Store
+from fgseg.storage.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fgseg.processor import processor
-from fgseg.store import is_local, open_store
+from fgseg.storage.store import is_local, open_store
 from fgseg.trained import CONFIG, PROCESSOR, WEIGHTS
 
 

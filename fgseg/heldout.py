@@ -21,7 +21,7 @@ from fgseg.manifest import digest, list_manifests, read_weights
 from fgseg.metrics import class_iou, confusion_counts, miou
 from fgseg.outcome import COUNTS, OUTCOME, Outcome
 from fgseg.results import EpochResult, select_epoch
-from fgseg.store import Store, open_store
+from fgseg.storage.store import Store, open_store
 
 
 def judge(run: RunConfig, folder: str | Path, history: Sequence[EpochResult], attempt: int) -> Outcome:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fgseg.results import EpochResult
-from fgseg.store import Store
+from fgseg.storage.store import Store
 
 log = logging.getLogger(__name__)
 

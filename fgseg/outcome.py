@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fgseg.store import Store
+from fgseg.storage.store import Store
 
 OUTCOME = re.compile(r"test-(\d{6})\.json")
 COUNTS = re.compile(r"counts-(\d{6})\.safetensors")

@@ -2,7 +2,7 @@
 
 import re
 
-from fgseg.store import Store
+from fgseg.storage.store import Store
 
 NAME = re.compile(r"overlay-\d+-(.+\.png)")
 UNSAFE = re.compile(r"[^\w.-]+")

@@ -8,7 +8,7 @@ from fgseg.data import FrameSet
 from fgseg.figures import encode_png, overlay, strip, to_width
 from fgseg.judge import predict_frames
 from fgseg.overlay_files import overlay_name
-from fgseg.store import Store
+from fgseg.storage.store import Store
 
 COUNT = 4
 WIDTH = 512

@@ -16,7 +16,7 @@ from fgseg.config.settings import RunConfig
 from fgseg.data import check as check_data
 from fgseg.labels import FOREGROUND
 from fgseg.results import DivergedError, EpochResult, SupersededError, show
-from fgseg.store import absolute, check_store, open_store
+from fgseg.storage.store import absolute, check_store, open_store
 from fgseg.trained import SETTINGS, describe_trial
 from fgseg.weights import check_weights
 
@@ -39,7 +39,7 @@ def train(
     Args:
         run: all settings.
         folder: receives the checkpoints, and pictures of a few validation frames at the end: a path, or the address of
-            a bucket (see fgseg/store.py).
+            a bucket (see fgseg/storage/store.py).
         on_epoch: called with each newly finished epoch, after its checkpoint is on disk.
         attempt: number of this start of the trial; by default one more than any that worked in the folder.
         on_resume: called once with the epochs that the checkpoint holds, where there is one.

@@ -112,7 +112,7 @@ def trace(path: str) -> None:
 def load_s(storage: Path, rounds: int = 3) -> float:
     """Seconds to find, read and verify the newest checkpoint of a trial."""
     from fgseg.checkpoint import newest_checkpoint
-    from fgseg.store import LocalStore
+    from fgseg.storage.store import LocalStore
 
     folder = next(storage.rglob("model-*.safetensors")).parent
     spans = []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fgseg.manifest import list_manifests
 from fgseg.results import EpochResult
-from fgseg.store import LocalStore
+from fgseg.storage.store import LocalStore
 from search.audit import audit
 from search.ledger import Ledger
 from search.record import State, TrialRecord

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgseg.store import join, open_store
+from fgseg.storage.store import join, open_store
 from search.audit import audit_place
 from search.compare import name_of, plans_from
 from search.comparison_run import run as compare

@@ -9,7 +9,7 @@ from typing import Any
 
 from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
-from fgseg.object_store import ObjectStoreError
+from fgseg.storage.s3 import ObjectStoreError
 from search.command_line import Parser
 from search.database import LedgerError
 from search.masking import public_address

@@ -8,7 +8,7 @@ from fgseg.manifest import MANIFEST, Manifest, verified
 from fgseg.outcome import read_outcome
 from fgseg.overlay_files import is_whole, read_overlays
 from fgseg.results import EpochResult
-from fgseg.store import LocalStore, Store, join, open_store
+from fgseg.storage.store import LocalStore, Store, join, open_store
 from search.record import State, TrialRecord
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fgseg.store import join, open_store
+from fgseg.storage.store import join, open_store
 from search.masking import public_address
 from search.place import MODEL, PAGE
 from search.plan import Plan

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from fgseg.cli import MISTAKE, Completer
 from fgseg.cli import Parser as FgsegParser
 from fgseg.config.errors import ConfigError
-from fgseg.store import absolute, is_local
+from fgseg.storage.store import absolute, is_local
 from search.config import SearchConfig
 from search.signals import Interrupted, Signals
 from search.space import list_spaces, load_space

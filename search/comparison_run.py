@@ -15,7 +15,7 @@ from safetensors.numpy import load as load_safetensors
 from fgseg.config.errors import ConfigError
 from fgseg.data import fingerprint, load_splits
 from fgseg.manifest import verified
-from fgseg.store import join, open_store
+from fgseg.storage.store import join, open_store
 from search.closing import as_called, mlflow_command
 from search.comparison import Family, compare
 from search.comparison_page import markdown, print_tables

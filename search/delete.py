@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
-from fgseg.store import open_store
+from fgseg.storage.store import open_store
 from search.command_line import Parser
 from search.database import LedgerError
 from search.ledger import Ledger

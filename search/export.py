@@ -16,7 +16,7 @@ from fgseg.config.loading import Layer, build
 from fgseg.export import model_files, replace_files
 from fgseg.manifest import Manifest, list_manifests, read_weights
 from fgseg.results import EpochResult, select_epoch
-from fgseg.store import absolute, is_local, join, open_store
+from fgseg.storage.store import absolute, is_local, join, open_store
 from fgseg.trained import CONFIG
 from search.command_line import Parser
 from search.database import LedgerError

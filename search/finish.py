@@ -5,7 +5,7 @@ from collections.abc import Callable
 from rich.console import Console
 
 from fgseg.config.errors import ConfigError
-from fgseg.store import open_store
+from fgseg.storage.store import open_store
 from search.closing import study_command
 from search.export import export, read_origin
 from search.ledger import Ledger

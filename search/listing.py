@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fgseg.config.errors import ConfigError
-from fgseg.store import absolute, is_local
+from fgseg.storage.store import absolute, is_local
 from search.config import SearchConfig
 from search.masking import public_address
 from search.place import Place, normal_ledger, study_names

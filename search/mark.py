@@ -3,7 +3,7 @@
 import json
 
 from fgseg.config.errors import ConfigError
-from fgseg.store import join, open_store
+from fgseg.storage.store import join, open_store
 from search.ledger import Ledger
 from search.masking import public_address
 from search.place import LEDGER, Place

@@ -79,7 +79,7 @@ def visit_storage(asked: Question, told: Answer) -> None:
     """Read the driver's blob, and write one for it to read."""
     import ray
 
-    from fgseg.store import open_store
+    from fgseg.storage.store import open_store
 
     store = open_store(asked.storage)
     try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import PATH_NAME
-from fgseg.store import Store, absolute, check_store, is_local, join, open_store
+from fgseg.storage.store import Store, absolute, check_store, is_local, join, open_store
 from search.masking import public_address
 
 if TYPE_CHECKING:

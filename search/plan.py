@@ -13,7 +13,7 @@ from fgseg.config.files import find_file
 from fgseg.config.loading import Layer, build, check_processes, read_yaml
 from fgseg.config.settings import RunConfig
 from fgseg.config.settings import flatten as flatten_settings
-from fgseg.store import join
+from fgseg.storage.store import join
 from search.config import SearchConfig
 from search.place import Place, make_place
 from search.resources import check_resources, gpu_needed
@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def folder(self) -> str:
-        """The address of the study's folder (see fgseg/store.py)."""
+        """The address of the study's folder (see fgseg/storage/store.py)."""
         return self.place.folder
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from fgseg.store import join
+from fgseg.storage.store import join
 from search.masking import public_address
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fgseg.store import local_files
+from fgseg.storage.store import local_files
 from search.masking import public_address
 from search.projection import explain
 from search.tracking import TrackingError

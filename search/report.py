@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fgseg.cli import MISTAKE, told
 from fgseg.config.errors import ConfigError
-from fgseg.store import Store, join
+from fgseg.storage.store import Store, join
 from search.baseline import find_baseline
 from search.command_line import Parser
 from search.database import LedgerError

@@ -10,7 +10,7 @@ from fgseg.config.loading import Layer, build
 from fgseg.figures import changes, overlay, to_width
 from fgseg.labels import FOREGROUND, VOID
 from fgseg.manifest import list_manifests, read_weights
-from fgseg.store import Store
+from fgseg.storage.store import Store
 from search.record import TrialRecord
 from search.summary import Summary
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from fgseg.config.errors import ConfigError
-from fgseg.store import Store, open_store
+from fgseg.storage.store import Store, open_store
 from search.cluster import surroundings
 from search.config import SearchConfig
 from search.nodes import Answer, Question, gpu_memory, versions

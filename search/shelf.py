@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from fgseg.manifest import keep_only, list_manifests
-from fgseg.store import open_store
+from fgseg.storage.store import open_store
 from search.record import State, TrialRecord
 
 START_POINT = 0

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
-from fgseg.object_store import ObjectStoreError
-from fgseg.store import join, open_store
+from fgseg.storage.s3 import ObjectStoreError
+from fgseg.storage.store import join, open_store
 from search.command_line import Parser
 from search.database import LedgerError
 from search.ledger import Ledger

@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fgseg.overlay_files import read_overlays
-from fgseg.store import join, open_store
+from fgseg.storage.store import join, open_store
 
 SHOWN = "fgseg.overlays"
 """Tag of a trial's run: how many overlays it has.  Set after they are written, so that none is written twice."""

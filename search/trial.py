@@ -12,8 +12,8 @@ from ray import get_runtime_context, tune
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
-from fgseg.object_store import ObjectStoreError
 from fgseg.results import EpochResult, SupersededError
+from fgseg.storage.s3 import ObjectStoreError
 from search.job import Job, Report
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}

@@ -8,7 +8,7 @@ from kept_study import IDENTITY, SPACE
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
 from fgseg.results import EpochResult
-from fgseg.store import join
+from fgseg.storage.store import join
 from fgseg.train import train
 from search.ledger import Ledger
 from search.place import Place, find_place

@@ -13,7 +13,7 @@ from fgseg.checkpoint import Checkpoints
 from fgseg.config.settings import RunConfig
 from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult
-from fgseg.store import LocalStore
+from fgseg.storage.store import LocalStore
 from search.audit import audit
 from search.ledger import Ledger
 from search.place import Place, find_place

@@ -10,7 +10,7 @@ import torch
 
 from fgseg.checkpoint import Checkpoints, newest_checkpoint
 from fgseg.results import EpochResult, SupersededError
-from fgseg.store import LocalStore
+from fgseg.storage.store import LocalStore
 
 
 def epoch(number: int, miou: float = 0.5) -> EpochResult:

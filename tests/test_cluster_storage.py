@@ -8,7 +8,7 @@ from bucket_server import VARIABLES, Bucket
 from postgres_server import PASSWORD, Server
 from real_search import Driver
 
-from fgseg.store import open_store
+from fgseg.storage.store import open_store
 from search.audit import audit
 from search.delete import delete
 from search.ledger import Ledger

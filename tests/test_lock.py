@@ -29,7 +29,7 @@ with Ledger(sys.argv[1], "s").hold():
 
 RACE = """
 import sys, time
-from search.ledger import Ledger, LockedError
+from search.ledger import Ledger; from search.lock import LockedError
 time.sleep(max(0, float(sys.argv[2]) - time.time()))
 try:
     with Ledger.create(sys.argv[1], "s").hold():

@@ -14,7 +14,7 @@ from random_frames import some_frames
 from fgseg.model import build_model
 from fgseg.overlay_files import is_whole, overlay_name, read_overlays
 from fgseg.overlays import put_overlays
-from fgseg.store import LocalStore
+from fgseg.storage.store import LocalStore
 from fgseg.train import train
 from search.audit_files import audit_files
 from search.projection import StudyCard

@@ -11,7 +11,7 @@ from kept_study import begin
 from postgres_server import PASSWORD, Server
 
 from fgseg.config.errors import ConfigError
-from fgseg.store import open_store
+from fgseg.storage.store import open_store
 from search import database
 from search.audit import main as audit
 from search.database import check_database

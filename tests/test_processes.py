@@ -21,7 +21,7 @@ from fgseg.judge import evaluate
 from fgseg.labels import VOID
 from fgseg.model import build_model
 from fgseg.results import EpochResult
-from fgseg.store import LocalStore
+from fgseg.storage.store import LocalStore
 from fgseg.train import train
 from search.audit import audit
 from search.ledger import Ledger

@@ -11,7 +11,7 @@ from kept_study import IDENTITY, SETTINGS, change, epoch
 from fgseg.checkpoint import Checkpoints
 from fgseg.config.errors import ConfigError
 from fgseg.heldout import keep
-from fgseg.store import LocalStore
+from fgseg.storage.store import LocalStore
 from search.audit import audit
 from search.driver import budget
 from search.ledger import Ledger

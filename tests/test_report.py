@@ -14,7 +14,7 @@ from PIL import Image
 
 from fgseg.config.settings import RunConfig
 from fgseg.labels import FOREGROUND, VOID
-from fgseg.store import LocalStore
+from fgseg.storage.store import LocalStore
 from search import report
 from search.baseline import Baseline, find_baseline
 from search.importance import FEWEST, caution, importance

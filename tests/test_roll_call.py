@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from fgseg.config.errors import ConfigError
-from fgseg.store import LocalStore
+from fgseg.storage.store import LocalStore
 from search.config import SearchConfig
 from search.nodes import Answer, Question, explain, visit_storage
 from search.resources import Node, share_cluster

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fgseg.manifest import Manifest, list_manifests
 from fgseg.results import EpochResult
-from fgseg.store import LocalStore
+from fgseg.storage.store import LocalStore
 from search.record import State, TrialRecord
 from search.shelf import Shelf
 

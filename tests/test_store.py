@@ -11,12 +11,12 @@ import pytest
 from bucket_server import BUCKET, VARIABLES, Bucket
 from test_checkpoint import history, save
 
-from fgseg import patience
 from fgseg.checkpoint import Checkpoints, newest_checkpoint
 from fgseg.config.errors import ConfigError
-from fgseg.object_store import ObjectStoreError
 from fgseg.results import SupersededError
-from fgseg.store import Store, absolute, check_store, join, local_files, open_store
+from fgseg.storage import retry as patience
+from fgseg.storage.s3 import ObjectStoreError
+from fgseg.storage.store import Store, absolute, check_store, join, local_files, open_store
 
 
 @pytest.fixture(params=["disk", "bucket"])

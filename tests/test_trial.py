@@ -10,7 +10,7 @@ import torch
 import fgseg.data
 import fgseg.heldout
 import fgseg.train
-from fgseg.object_store import ObjectStoreError
+from fgseg.storage.s3 import ObjectStoreError
 from search.job import Job, Report
 from search.nodes import versions
 from search.trial import carry_out

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from fgseg.config.errors import ConfigError
-from fgseg.patience import patient
+from fgseg.storage.retry import patient
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem

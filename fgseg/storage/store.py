@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Protocol
 
 from fgseg.config.errors import ConfigError
-from fgseg.object_store import ObjectStore, check_bucket
-from fgseg.patience import patient
+from fgseg.storage.retry import patient
+from fgseg.storage.s3 import ObjectStore, check_bucket
 
 REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
