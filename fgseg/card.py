@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fgseg.config.settings import RunConfig
 from fgseg.labels import CLASSES, FOREGROUND
+from fgseg.model.pretrained import VARIANTS, is_folder
 from fgseg.results import EpochResult, show
-from fgseg.weights import VARIANTS, is_folder
 
 HEAD = """---
 library_name: transformers

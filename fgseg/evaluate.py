@@ -57,7 +57,7 @@ def score(found: Trained, run: RunConfig, split: str = "val", device: str = "cpu
     from fgseg.frames import place
     from fgseg.judge import evaluate
     from fgseg.metrics import class_iou, miou
-    from fgseg.model import load_trained
+    from fgseg.model.segformer import load_trained
 
     frames = place({split: load_splits(run.data, (split,))[split]}, run.data.device, torch.device(device))[split]
     model = load_trained(found, device)

@@ -30,7 +30,7 @@ from fgseg.judge import evaluate
 from fgseg.labels import NUM_CLASSES
 from fgseg.losses import HybridLoss
 from fgseg.metrics import class_iou, miou
-from fgseg.model import build_model
+from fgseg.model.segformer import build_model
 from fgseg.results import DivergedError, EpochResult
 from fgseg.step import Step
 

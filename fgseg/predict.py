@@ -98,7 +98,7 @@ def predict(
         ConfigError: the model cannot be used.
         OSError: a mask cannot be written.
     """
-    from fgseg.model import load_trained
+    from fgseg.model.segformer import load_trained
 
     model, faults = load_trained(found, device), []
     assert found.size is not None

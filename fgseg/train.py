@@ -15,10 +15,10 @@ from fgseg.config.loading import Layer, build, check_processes, parse_assignment
 from fgseg.config.settings import RunConfig
 from fgseg.data import check as check_data
 from fgseg.labels import FOREGROUND
+from fgseg.model.pretrained import check_weights
 from fgseg.results import DivergedError, EpochResult, SupersededError, show
 from fgseg.storage.store import absolute, check_store, open_store
 from fgseg.trained import SETTINGS, describe_trial
-from fgseg.weights import check_weights
 
 
 def train(
@@ -58,7 +58,7 @@ def train(
     from fgseg.distributed import current_processes
     from fgseg.learner import build_learner, restore, train_epoch
     from fgseg.manifest import newest_attempt
-    from fgseg.model import architecture
+    from fgseg.model.segformer import architecture
     from fgseg.overlays import put_overlays
 
     processes = current_processes()

@@ -11,9 +11,9 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.settings import RunConfig
 from fgseg.labels import CLASSES
 from fgseg.manifest import Manifest, list_manifests, read_weights
+from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights
 from fgseg.results import select_epoch
 from fgseg.storage.store import REMOTE, LocalStore, Store, local_files
-from fgseg.weights import VARIANTS, check_weights, fetch_weights
 
 CONFIG, SETTINGS, PROCESSOR, WEIGHTS = "config.json", "settings.json", "preprocessor_config.json", "model.safetensors"
 WHERE = "MODEL"

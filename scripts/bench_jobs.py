@@ -21,7 +21,7 @@ from fgseg.frames import Frames, place
 from fgseg.judge import evaluate
 from fgseg.learner import Learner, build_learner
 from fgseg.losses import HybridLoss
-from fgseg.weights import VARIANTS
+from fgseg.model.pretrained import VARIANTS
 
 FAMILIES = {
     "bas": ({"cross_entropy": 1.0, "ssim": 0.4, "soft_iou": 0.5}, (1,) * 7, source.Hybrid),

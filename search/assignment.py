@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fgseg.weights import VARIANTS
+from fgseg.model.pretrained import VARIANTS
 from search.job import Job
 from search.plan import Plan
 from search.record import Ask

@@ -13,9 +13,9 @@ from rich.status import Status
 from fgseg.config.errors import ConfigError
 from fgseg.data import check as check_data
 from fgseg.data import fingerprint, load_splits
+from fgseg.model.pretrained import check_weights, fetch_weights
 from fgseg.storage.s3 import ObjectStoreError
 from fgseg.storage.store import check_store, open_store
-from fgseg.weights import check_weights, fetch_weights
 from search.assignment import absolute, make_job
 from search.closing import mlflow_command, show_end, study_command
 from search.database import LedgerError, check_database

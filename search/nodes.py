@@ -96,7 +96,7 @@ def read_data(asked: Question, told: Answer) -> None:
     """Open the data, decoding what the node's cache lacks, and the weights; both are needed by every trial."""
     from fgseg.config.loading import Layer, build
     from fgseg.data import fingerprint, load_splits
-    from fgseg.weights import fetch_weights
+    from fgseg.model.pretrained import fetch_weights
 
     run = build([Layer("the cluster", asked.settings)])
     told.data = fingerprint(load_splits(run.data, asked.splits))

@@ -75,7 +75,7 @@ def compare(summary: Summary, start: TrialRecord, best: TrialRecord, store_of: C
 
     from fgseg.data import load_splits
     from fgseg.judge import predict_frames
-    from fgseg.model import build_model
+    from fgseg.model.segformer import build_model
 
     weights = [load(chosen_weights(store_of(t.number), t)) for t in (start, best)]
     run = build([Layer("study", summary.settings)])

@@ -162,7 +162,8 @@ def test_a_truncated_hub_image_names_its_row(tmp_path):
 
 def test_an_unreachable_hub_says_what_to_check(tmp_path):
     code = (
-        "from fgseg.config.errors import ConfigError; from fgseg.config.settings import DataConfig; from fgseg import data\n"
+        "from fgseg import data; from fgseg.config.errors import ConfigError\n"
+        "from fgseg.config.settings import DataConfig\n"
         "cfg = DataConfig(reader='hub', root='nobody/streets-of-nowhere'); data.check(cfg)\n"
         "try: data.load_splits(cfg)\nexcept ConfigError as error: print(error)"
     )

@@ -18,7 +18,7 @@ from fgseg.data import load_splits
 from fgseg.export import replace_folder
 from fgseg.judge import predict_frames
 from fgseg.labels import CLASSES
-from fgseg.model import load_trained
+from fgseg.model.segformer import load_trained
 from fgseg.trained import find_trained
 from search.export import export, main
 from search.ledger import Ledger

@@ -9,7 +9,7 @@ from fgseg import judge
 from fgseg.frames import MappedFrames
 from fgseg.judge import evaluate, predict_frames
 from fgseg.labels import NUM_CLASSES, VOID
-from fgseg.model import build_model
+from fgseg.model.segformer import build_model
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from fgseg.config.errors import ConfigError
 from fgseg.labels import CLASSES
-from fgseg.model import build_model, scratch_config
-from fgseg.weights import VARIANTS, check_weights
+from fgseg.model.pretrained import VARIANTS, check_weights
+from fgseg.model.segformer import build_model, scratch_config
 
 
 def save_nineteen_classes(folder: Path) -> Path:

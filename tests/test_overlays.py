@@ -11,7 +11,7 @@ from kept_study import finished_study
 from PIL import Image
 from random_frames import some_frames
 
-from fgseg.model import build_model
+from fgseg.model.segformer import build_model
 from fgseg.overlay_files import is_whole, overlay_name, read_overlays
 from fgseg.overlays import put_overlays
 from fgseg.storage.store import LocalStore

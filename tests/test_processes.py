@@ -19,7 +19,7 @@ from fgseg.distributed import ALONE, Processes, own_frames
 from fgseg.frames import MappedFrames
 from fgseg.judge import evaluate
 from fgseg.labels import VOID
-from fgseg.model import build_model
+from fgseg.model.segformer import build_model
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
 from fgseg.train import train

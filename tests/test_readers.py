@@ -133,7 +133,8 @@ def test_labels_may_have_a_palette_or_sixteen_bits(tmp_path):
 
 def test_importing_and_checking_leave_torch_datasets_and_pil_alone(tmp_path):
     code = (
-        "import sys; from fgseg import data; from fgseg.config.errors import ConfigError; from fgseg.config.settings import DataConfig\n"
+        "import sys; from fgseg import data; from fgseg.config.errors import ConfigError\n"
+        "from fgseg.config.settings import DataConfig\n"
         "early = {'PIL', 'torch', 'datasets', 'filelock'} & set(sys.modules)\n"
         f"try: data.check(DataConfig(reader='hub', root={str(tmp_path / 'no')!r}))\nexcept ConfigError: pass\n"
         f"data.load_splits(DataConfig(train=1, val=1, test=1, cache={str(tmp_path)!r}))\n"

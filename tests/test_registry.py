@@ -11,7 +11,7 @@ from test_export import labels_of
 
 from fgseg.data import load_splits
 from fgseg.judge import predict_frames
-from fgseg.model import load_trained
+from fgseg.model.segformer import load_trained
 from fgseg.storage.store import join
 from fgseg.trained import find_trained
 from search.delete import delete

@@ -20,11 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fgseg.compiled import WARM_UP, CompiledStep, taken_back, wants_compiling
 from fgseg.devices import keep_freed_memory
 from fgseg.frames import MappedFrames
-from fgseg.head import Dropout
 from fgseg.judge import evaluate
 from fgseg.learner import Learner, build_learner
 from fgseg.losses import HybridLoss
 from fgseg.metrics import class_iou
+from fgseg.model.decode_head import Dropout
 from fgseg.step import Step
 from fgseg.train import train
 

@@ -14,10 +14,10 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.utils import logging as transformers_logging
 
 from fgseg.config.errors import ConfigError
-from fgseg.head import commute_head
 from fgseg.labels import CLASSES
+from fgseg.model.decode_head import commute_head
+from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights, is_folder
 from fgseg.trained import CONFIG, Trained
-from fgseg.weights import VARIANTS, check_weights, fetch_weights, is_folder
 
 ID2LABEL = {c.label: c.name for c in CLASSES}
 LABEL2ID = {c.name: c.label for c in CLASSES}

@@ -1,0 +1,1 @@
+"""SegFormer: its decode head, and where its weights come from."""
