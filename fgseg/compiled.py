@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from fgseg.batches import normalise
+from fgseg.data.batches import normalise
 from fgseg.step import Group, Step
 
 log = logging.getLogger(__name__)

@@ -54,7 +54,7 @@ def score(found: Trained, run: RunConfig, split: str = "val", device: str = "cpu
     """
     import torch
 
-    from fgseg.frames import place
+    from fgseg.data.device_frames import place
     from fgseg.judge import evaluate
     from fgseg.metrics import class_iou, miou
     from fgseg.model.segformer import load_trained

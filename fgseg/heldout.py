@@ -13,7 +13,7 @@ from fgseg.boundary import boundary_counts, boundary_iou
 from fgseg.checkpoint import Checkpoints
 from fgseg.config.settings import RunConfig
 from fgseg.data import load_splits
-from fgseg.frames import MappedFrames
+from fgseg.data.device_frames import MappedFrames
 from fgseg.judge import count
 from fgseg.labels import FOREGROUND
 from fgseg.learner import build_learner

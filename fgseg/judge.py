@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fgseg.batches import eval_batches, normalise
+from fgseg.data.batches import eval_batches, normalise
+from fgseg.data.device_frames import Frames
 from fgseg.devices import usable_bytes
 from fgseg.distributed import ALONE, Processes
-from fgseg.frames import Frames
 from fgseg.metrics import confusion_counts, predicted_labels
 
 CPU_PIXELS, GPU_PIXELS = 2**19, 2**23

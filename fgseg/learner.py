@@ -17,15 +17,15 @@ from torch.nn import SyncBatchNorm
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from fgseg.batches import train_batches
 from fgseg.checkpoint import Checkpoint
 from fgseg.compiled import CompiledStep, wants_compiling
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import RunConfig
 from fgseg.data import FrameSet
+from fgseg.data.batches import train_batches
+from fgseg.data.device_frames import Frames, place
 from fgseg.devices import keep_freed_memory, peak_gib, peak_memory_gib, reset_peak
 from fgseg.distributed import ALONE, Processes
-from fgseg.frames import Frames, place
 from fgseg.judge import evaluate
 from fgseg.labels import NUM_CLASSES
 from fgseg.losses import HybridLoss

@@ -122,7 +122,7 @@ def open_upright(path: Path) -> "Image.Image":
     """A picture as people see it: turned as its EXIF data say, in RGB; raises ConfigError where it is none."""
     from PIL import Image
 
-    from fgseg.data.files import to_rgb, upright
+    from fgseg.data.image_files import to_rgb, upright
 
     return Image.fromarray(to_rgb(upright(str(path)), str(path)))
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from fgseg.data.image_files import IMAGENET_MEAN, IMAGENET_STD
+
 BILINEAR = 2
 """PIL's number of the filter."""
 

@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from fgseg.batches import normalise
+from fgseg.data.batches import normalise
 from fgseg.distributed import join_gradients, own_frames
 from fgseg.losses import HybridLoss
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgseg.batches import normalise
+from fgseg.data.batches import normalise
 from fgseg.labels import NUM_CLASSES
 
 STRIDE = 4

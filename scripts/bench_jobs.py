@@ -12,12 +12,12 @@ import source_recipe as source
 import torch
 from torch import Tensor
 
-from fgseg.batches import train_batches
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
 from fgseg.data import load_splits
+from fgseg.data.batches import train_batches
+from fgseg.data.device_frames import Frames, place
 from fgseg.devices import keep_freed_memory, take_share
-from fgseg.frames import Frames, place
 from fgseg.judge import evaluate
 from fgseg.learner import Learner, build_learner
 from fgseg.losses import HybridLoss

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from fgseg.data import FrameSet
-from fgseg.frames import ResidentFrames, copy_to
+from fgseg.data.device_frames import ResidentFrames, copy_to
 
 
 def some_frames(count: int = 5) -> FrameSet:

@@ -23,7 +23,7 @@ OWNERS = {
     "datasets": {"fgseg.data.hub"},
 }
 """Each heavy library, and the files that may import it."""
-PURE = ("fgseg.losses", "fgseg.metrics", "fgseg.augment")
+PURE = ("fgseg.losses", "fgseg.metrics", "fgseg.data.augment")
 
 
 def modules() -> dict[str, Path]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from fgseg.augment import copy_paste, flip
+from fgseg.data.augment import copy_paste, flip
 from fgseg.labels import VOID
 
 

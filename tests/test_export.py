@@ -12,9 +12,9 @@ from finished_model import tiny_run, trained_study
 from PIL import Image
 from transformers import SegformerForSemanticSegmentation, pipeline
 
-from fgseg.batches import normalise
 from fgseg.config.errors import ConfigError
 from fgseg.data import load_splits
+from fgseg.data.batches import normalise
 from fgseg.export import replace_folder
 from fgseg.judge import predict_frames
 from fgseg.labels import CLASSES

@@ -4,11 +4,11 @@ import pytest
 import torch
 from random_frames import resident, some_frames
 
-from fgseg.batches import train_batches
 from fgseg.config.errors import ConfigError
 from fgseg.data import FrameSet, load_splits
+from fgseg.data.batches import train_batches
+from fgseg.data.device_frames import MappedFrames, ResidentFrames, place
 from fgseg.devices import fits, ran_out, remaining, share_of_tensors, take_share, usable_bytes
-from fgseg.frames import MappedFrames, ResidentFrames, place
 
 CPU = torch.device("cpu")
 
@@ -85,9 +85,9 @@ def test_share_must_be_above_zero():
 
 @pytest.mark.parametrize(("usable", "kind"), [(10**9, ResidentFrames), (10**3, MappedFrames)])
 def test_auto_puts_frames_on_the_gpu_where_they_fit(monkeypatch: pytest.MonkeyPatch, usable: int, kind: type):
-    monkeypatch.setattr("fgseg.frames.usable_bytes", lambda device: usable)
-    monkeypatch.setattr("fgseg.frames.copy_to", lambda device, frames: resident(frames))
-    monkeypatch.setattr("fgseg.frames._kept", {})
+    monkeypatch.setattr("fgseg.data.device_frames.usable_bytes", lambda device: usable)
+    monkeypatch.setattr("fgseg.data.device_frames.copy_to", lambda device, frames: resident(frames))
+    monkeypatch.setattr("fgseg.data.device_frames._kept", {})
     splits = {"train": some_frames(), "val": some_frames()}
     assert {type(frames) for frames in place(splits, "auto", torch.device("cuda")).values()} == {kind}
     assert {type(frames) for frames in place(splits, "ram", torch.device("cuda")).values()} == {MappedFrames}
@@ -95,9 +95,11 @@ def test_auto_puts_frames_on_the_gpu_where_they_fit(monkeypatch: pytest.MonkeyPa
 
 def test_frames_of_the_last_trial_are_kept_and_others_are_dropped(monkeypatch: pytest.MonkeyPatch):
     copied, gpu = [], torch.device("cuda")
-    monkeypatch.setattr("fgseg.frames.usable_bytes", lambda device: 10**9)
-    monkeypatch.setattr("fgseg.frames.copy_to", lambda device, frames: copied.append(frames) or resident(frames))
-    monkeypatch.setattr("fgseg.frames._kept", {})
+    monkeypatch.setattr("fgseg.data.device_frames.usable_bytes", lambda device: 10**9)
+    monkeypatch.setattr(
+        "fgseg.data.device_frames.copy_to", lambda device, frames: copied.append(frames) or resident(frames)
+    )
+    monkeypatch.setattr("fgseg.data.device_frames._kept", {})
     first = place({"train": some_frames()}, "auto", gpu)["train"]
     assert place({"train": some_frames()}, "auto", gpu)["train"] is first
     other = FrameSet(**vars(some_frames()) | {"fingerprint": "other"})
@@ -109,7 +111,7 @@ def test_frames_of_the_last_trial_are_kept_and_others_are_dropped(monkeypatch: p
 def test_frames_that_cannot_be_on_a_gpu_are_told(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ConfigError, match=r"data\.device: got gpu, this machine has no GPU; use auto or ram"):
         place({"train": some_frames()}, "gpu", CPU)
-    monkeypatch.setattr("fgseg.frames.usable_bytes", lambda device: 1000)
+    monkeypatch.setattr("fgseg.data.device_frames.usable_bytes", lambda device: 1000)
     with pytest.raises(ConfigError, match=r"data\.device: got gpu, the frames take 0\.0 GiB"):
         place({"train": some_frames()}, "gpu", torch.device("cuda"))
 

@@ -6,7 +6,7 @@ import torch
 from random_frames import some_frames
 
 from fgseg import judge
-from fgseg.frames import MappedFrames
+from fgseg.data.device_frames import MappedFrames
 from fgseg.judge import evaluate, predict_frames
 from fgseg.labels import NUM_CLASSES, VOID
 from fgseg.model.segformer import build_model

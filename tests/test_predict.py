@@ -14,9 +14,9 @@ from small_data import run_python
 from test_export import labels_of
 from transformers import pipeline
 
-from fgseg.batches import normalise
 from fgseg.config.errors import ConfigError
 from fgseg.data import load_splits
+from fgseg.data.batches import normalise
 from fgseg.devices import find_device
 from fgseg.predict import find_photos, main
 from fgseg.tiles import labels_at, starts, tiled_logits, working_size

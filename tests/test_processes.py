@@ -15,8 +15,8 @@ from torch.nn import SyncBatchNorm
 from fgseg.checkpoint import Checkpoint, newest_checkpoint
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import check_processes
+from fgseg.data.device_frames import MappedFrames
 from fgseg.distributed import ALONE, Processes, own_frames
-from fgseg.frames import MappedFrames
 from fgseg.judge import evaluate
 from fgseg.labels import VOID
 from fgseg.model.segformer import build_model

@@ -10,7 +10,7 @@ from small_data import make, noise, run_python, save, settings, stripes, write_c
 
 from fgseg import data
 from fgseg.config.settings import DataConfig
-from fgseg.data import files
+from fgseg.data import image_files
 from fgseg.labels import VOID
 
 READERS = ("streets", "cityscapes", "folder", "hub")
@@ -47,7 +47,7 @@ def test_labels_are_the_seven_classes_and_void(cfg):
 
 def test_the_order_in_which_a_disk_lists_files_changes_nothing(cfg, tmp_path, monkeypatch):
     first = data.load_splits(cfg)
-    walk = files.walk
+    walk = image_files.walk
     monkeypatch.setattr(files, "walk", lambda *place: reversed(list(walk(*place))))
     second = data.load_splits(cfg.model_copy(update={"cache": str(tmp_path / "other")}))
     assert [f.names for f in second.values()] == [f.names for f in first.values()]

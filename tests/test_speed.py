@@ -18,8 +18,8 @@ from torch.amp import GradScaler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fgseg.compiled import WARM_UP, CompiledStep, taken_back, wants_compiling
+from fgseg.data.device_frames import MappedFrames
 from fgseg.devices import keep_freed_memory
-from fgseg.frames import MappedFrames
 from fgseg.judge import evaluate
 from fgseg.learner import Learner, build_learner
 from fgseg.losses import HybridLoss

@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 
 from fgseg.config.settings import DataConfig
-from fgseg.data.reader import FrameSet, Progress, Reader
+from fgseg.data.datasets import FrameSet, Progress, Reader
 
 __all__ = ["FrameSet", "Progress", "check", "fingerprint", "load_splits"]
 

@@ -24,7 +24,7 @@ from platformdirs import user_cache_dir
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import DataConfig
-from fgseg.data.reader import Frame, FrameSet, Progress, Reader
+from fgseg.data.datasets import Frame, FrameSet, Progress, Reader
 from fgseg.labels import FOREGROUND, NUM_CLASSES, UnknownIdError, remap
 
 FORMAT = 2

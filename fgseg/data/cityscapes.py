@@ -8,8 +8,8 @@ import numpy as np
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import DataConfig
-from fgseg.data.files import pair, read_pair, root_folder
-from fgseg.data.reader import Frame, Pool, draw
+from fgseg.data.datasets import Frame, Pool, draw
+from fgseg.data.image_files import pair, read_pair, root_folder
 from fgseg.labels import cityscapes_table
 
 FRAME_ENDINGS = ("_leftImg8bit.png", "_leftImg8bit.jpg")

@@ -17,8 +17,8 @@ import numpy as np
 from fgseg.config.errors import ConfigError, check_name
 from fgseg.config.loading import read_yaml
 from fgseg.config.settings import DataConfig
-from fgseg.data.files import pair, read_pair, root_folder
-from fgseg.data.reader import Frame, Pool, draw
+from fgseg.data.datasets import Frame, Pool, draw
+from fgseg.data.image_files import pair, read_pair, root_folder
 from fgseg.labels import CLASSES, FOREGROUND, VOID
 
 FRAME_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")

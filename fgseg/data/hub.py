@@ -17,8 +17,8 @@ from PIL import Image
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import DataConfig
-from fgseg.data.files import DECODING_ERRORS, root_folder, to_ids, to_rgb, undecodable
-from fgseg.data.reader import Frame, Pool, draw
+from fgseg.data.datasets import Frame, Pool, draw
+from fgseg.data.image_files import DECODING_ERRORS, root_folder, to_ids, to_rgb, undecodable
 from fgseg.labels import cityscapes_table
 
 COLUMNS = ("image", "semantic_segmentation")

@@ -4,7 +4,7 @@ import numpy as np
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import DataConfig
-from fgseg.data.reader import Frame
+from fgseg.data.datasets import Frame
 from fgseg.data.streets import RELEASE, render
 from fgseg.labels import CLASSES, VOID
 

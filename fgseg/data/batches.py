@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fgseg.augment import copy_paste, flip
 from fgseg.config.settings import RunConfig
+from fgseg.data.augment import copy_paste, flip
+from fgseg.data.device_frames import Frames
+from fgseg.data.image_files import IMAGENET_MEAN, IMAGENET_STD
 from fgseg.distributed import ALONE, Processes
-from fgseg.frames import Frames
-from fgseg.processor import IMAGENET_MEAN, IMAGENET_STD
 
 
 def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

@@ -11,8 +11,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import DataConfig
-from fgseg.data.reader import Frame
+from fgseg.data.datasets import Frame
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of ImageNet's pixels in [0, 1], by channel."""
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Their standard deviation."""
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What PIL raises for a file that is truncated, damaged, or no image."""
 
