@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench_jobs import EVALUATED, JOBS, Setup
 
-from fgseg.data.streets import render
+from fgseg.data.streets.scene import render
 from fgseg.labels import CLASSES
 
 CPU_SIZE = (256, 512)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fgseg.data.streets import render
+from fgseg.data.streets.scene import render
 from fgseg.figures import colour
 
 GAP = 8

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgseg.data import streets_roadside as roadside
-from fgseg.data.streets import COMPLETE_EVERY, render
-from fgseg.data.streets_canvas import Canvas, Light, View
+from fgseg.data.streets import roadside
+from fgseg.data.streets.canvas import Canvas, Light, View
+from fgseg.data.streets.scene import COMPLETE_EVERY, render
 from fgseg.labels import CLASSES, FOREGROUND
 
 LABEL = {c.key: c.label for c in CLASSES}

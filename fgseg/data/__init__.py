@@ -13,7 +13,7 @@ from fgseg.data.datasets import FrameSet, Progress, Reader
 __all__ = ["FrameSet", "Progress", "check", "fingerprint", "load_splits"]
 
 READERS = {
-    "streets": ("fgseg.data.procedural", "StreetsReader"),
+    "streets": ("fgseg.data.streets.reader", "StreetsReader"),
     "cityscapes": ("fgseg.data.cityscapes", "CityscapesReader"),
     "folder": ("fgseg.data.folder", "FolderReader"),
     "hub": ("fgseg.data.hub", "HubReader"),

@@ -10,12 +10,10 @@ from itertools import count
 
 import numpy as np
 
-from fgseg.data import streets_people as people
-from fgseg.data import streets_roadside as roadside
-from fgseg.data import streets_town as town
-from fgseg.data.streets_canvas import Canvas, Light, View, steps
-from fgseg.data.streets_cars import draw_car
-from fgseg.data.streets_town import Side
+from fgseg.data.streets import buildings, roadside, street_furniture
+from fgseg.data.streets.buildings import Side
+from fgseg.data.streets.canvas import Canvas, Light, View, steps
+from fgseg.data.streets.cars import draw_car
 from fgseg.labels import FOREGROUND
 
 RELEASE = 1
@@ -103,16 +101,16 @@ def _plan_light(rng: np.random.Generator, sides: tuple[Side, Side]) -> Light:
 
 
 def _draw_town(canvas: Canvas, rng: np.random.Generator, sides: tuple[Side, Side]) -> None:
-    rows = [town.plan_houses(rng, side) for side in sides]
-    town.draw_sky(canvas, rng)
-    town.draw_ground(canvas, rng, sides)
+    rows = [buildings.plan_houses(rng, side) for side in sides]
+    buildings.draw_sky(canvas, rng)
+    buildings.draw_ground(canvas, rng, sides)
     for side, houses in zip(sides, rows, strict=True):  # every shadow lies below every house
         if side.sign == canvas.light.sun_side and not side.park and math.isfinite(canvas.light.shadow_x):
-            town.draw_shadows(canvas, side, houses)
+            buildings.draw_shadows(canvas, side, houses)
     for side, houses in zip(sides, rows, strict=True):
         if not side.park:
-            town.draw_houses(canvas, rng, side, houses)
-    people.draw_cables(canvas, rng, sides)
+            buildings.draw_houses(canvas, rng, side, houses)
+    street_furniture.draw_cables(canvas, rng, sides)
 
 
 def _plan_things(
@@ -176,14 +174,18 @@ def _plan_people(canvas: Canvas, rng: np.random.Generator, side: Side) -> list[T
     things: list[Thing] = []
     for _ in range(int(rng.integers(0, 5))):
         z, x = rng.uniform(7, 34), side.x(rng.uniform(0.8, side.walk - 0.3))
-        things.append((z, partial(people.draw_person, canvas, rng, x, z)))
-    for draw, chance in ((people.draw_bicycle, 0.35), (people.draw_bin, 0.5), (people.draw_poster, 0.35)):
+        things.append((z, partial(street_furniture.draw_person, canvas, rng, x, z)))
+    for draw, chance in (
+        (street_furniture.draw_bicycle, 0.35),
+        (street_furniture.draw_bin, 0.5),
+        (street_furniture.draw_poster, 0.35),
+    ):
         if rng.random() < chance:
             z = rng.uniform(9, 28)
             things.append((z, partial(draw, canvas, rng, side.x(rng.uniform(0.7, 1.6)), z)))
     if rng.random() < 0.25:
         for z in steps(rng.uniform(7, 10), 24, 2.2):
-            things.append((z, partial(people.draw_bollard, canvas, side.x(0.35), z)))
+            things.append((z, partial(street_furniture.draw_bollard, canvas, side.x(0.35), z)))
     return things
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fgseg.data.streets_canvas import Canvas, Colour, Point, pick, scale, steps
-from fgseg.data.streets_town import BLURRED_M, Side, flat, panel, wall
+from fgseg.data.streets.buildings import BLURRED_M, Side, flat, panel, wall
+from fgseg.data.streets.canvas import Canvas, Colour, Point, pick, scale, steps
 from fgseg.labels import CLASSES
 
 _LABELS = {c.key: c.label for c in CLASSES}

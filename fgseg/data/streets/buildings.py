@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image
 
-from fgseg.data.streets_canvas import Canvas, Colour, Point, blend, pick, scale, steps
+from fgseg.data.streets.canvas import Canvas, Colour, Point, blend, pick, scale, steps
 
 FACADES: Sequence[Colour] = (
     (226, 208, 178), (207, 164, 112), (182, 104, 80), (150, 86, 68), (203, 154, 140), (164, 172, 152),

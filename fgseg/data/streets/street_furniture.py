@@ -6,8 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from fgseg.data.streets_canvas import Canvas, Colour, pick, scale, steps
-from fgseg.data.streets_town import Side, flat, panel
+from fgseg.data.streets.buildings import Side, flat, panel
+from fgseg.data.streets.canvas import Canvas, Colour, pick, scale, steps
 
 CLOTHES: Sequence[Colour] = (
     (52, 60, 84), (150, 48, 44), (70, 96, 74), (204, 176, 120), (40, 40, 46), (120, 132, 150),

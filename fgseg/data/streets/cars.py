@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fgseg.data.streets_canvas import Canvas, Colour, Point, blend, pick, scale
-from fgseg.data.streets_town import BLURRED_M
+from fgseg.data.streets.buildings import BLURRED_M
+from fgseg.data.streets.canvas import Canvas, Colour, Point, blend, pick, scale
 from fgseg.labels import CLASSES
 
 CAR = next(c.label for c in CLASSES if c.key == "car")

@@ -5,7 +5,7 @@ import numpy as np
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import DataConfig
 from fgseg.data.datasets import Frame
-from fgseg.data.streets import RELEASE, render
+from fgseg.data.streets.scene import RELEASE, render
 from fgseg.labels import CLASSES, VOID
 
 MOST = 1_000_000
@@ -21,7 +21,7 @@ class StreetsReader:
     """Scenes of the seed data.seed."""
 
     table = {c.label: c.label for c in CLASSES} | {VOID: VOID}
-    advice = "this is a fault of fgseg.data.streets; please report it"
+    advice = "this is a fault of fgseg.data.streets.scene; please report it"
     remote = False
 
     def __init__(self, cfg: DataConfig):

@@ -1,0 +1,1 @@
+"""Procedural street scenes with exact labels, for the quickstart and the tests."""
