@@ -55,8 +55,8 @@ def score(found: Trained, run: RunConfig, split: str = "val", device: str = "cpu
     import torch
 
     from fgseg.data.device_frames import place
-    from fgseg.judge import evaluate
-    from fgseg.metrics import class_iou, miou
+    from fgseg.metrics.evaluator import evaluate
+    from fgseg.metrics.iou import class_iou, miou
     from fgseg.model.segformer import load_trained
 
     frames = place({split: load_splits(run.data, (split,))[split]}, run.data.device, torch.device(device))[split]

@@ -26,10 +26,10 @@ from fgseg.data.batches import train_batches
 from fgseg.data.device_frames import Frames, place
 from fgseg.devices import keep_freed_memory, peak_gib, peak_memory_gib, reset_peak
 from fgseg.distributed import ALONE, Processes
-from fgseg.judge import evaluate
 from fgseg.labels import NUM_CLASSES
 from fgseg.losses import HybridLoss
-from fgseg.metrics import class_iou, miou
+from fgseg.metrics.evaluator import evaluate
+from fgseg.metrics.iou import class_iou, miou
 from fgseg.model.segformer import build_model
 from fgseg.results import DivergedError, EpochResult
 from fgseg.step import Step

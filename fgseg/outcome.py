@@ -33,7 +33,7 @@ class Outcome:
     confusion: list[list[int]]
     """(7, 7) pixel counts over all images, rows truth."""
     boundary: list[list[int]]
-    """(7, 2) pixel counts over all images: in both rims, in either (see fgseg/boundary.py)."""
+    """(7, 2) pixel counts over all images: in both rims, in either (see fgseg/metrics/boundary_iou.py)."""
     blob: dict[str, Any]
     """Name, bytes and SHA-256 of the blob with the counts of every image."""
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from fgseg.data import FrameSet
 from fgseg.figures import encode_png, overlay, strip, to_width
-from fgseg.judge import predict_frames
+from fgseg.metrics.evaluator import predict_frames
 from fgseg.overlay_files import overlay_name
 from fgseg.storage.store import Store
 
@@ -20,7 +20,7 @@ def put_overlays(store: Store, model: nn.Module, frames: FrameSet) -> None:
 
     Args:
         store: of the trial.
-        model: as for `fgseg.judge.evaluate`.
+        model: as for `fgseg.metrics.evaluator.evaluate`.
         frames: the validation split; COUNT of its frames are taken, evenly spaced.
     """
     index = np.linspace(0, len(frames) - 1, min(COUNT, len(frames))).round().astype(int)

@@ -18,9 +18,9 @@ from fgseg.data import load_splits
 from fgseg.data.batches import train_batches
 from fgseg.data.device_frames import Frames, place
 from fgseg.devices import keep_freed_memory, take_share
-from fgseg.judge import evaluate
 from fgseg.learner import Learner, build_learner
 from fgseg.losses import HybridLoss
+from fgseg.metrics.evaluator import evaluate
 from fgseg.model.pretrained import VARIANTS
 
 FAMILIES = {

@@ -74,7 +74,7 @@ def compare(summary: Summary, start: TrialRecord, best: TrialRecord, store_of: C
     from safetensors.torch import load
 
     from fgseg.data import load_splits
-    from fgseg.judge import predict_frames
+    from fgseg.metrics.evaluator import predict_frames
     from fgseg.model.segformer import build_model
 
     weights = [load(chosen_weights(store_of(t.number), t)) for t in (start, best)]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fgseg.boundary import boundary_counts, boundary_iou, rim, rim_width
 from fgseg.labels import NUM_CLASSES, VOID
+from fgseg.metrics.boundary_iou import boundary_counts, boundary_iou, rim, rim_width
 
 SIZE = (20, 26)
 

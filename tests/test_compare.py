@@ -13,8 +13,8 @@ from fake_ledger import epoch
 from kept_study import change
 from real_search import Driver
 
-from fgseg.boundary import boundary_iou
-from fgseg.metrics import class_iou, miou
+from fgseg.metrics.boundary_iou import boundary_iou
+from fgseg.metrics.iou import class_iou, miou
 from search.audit import audit
 from search.compare import main, plans_from
 from search.comparison import ROWS, Family, compare, scores

@@ -16,8 +16,8 @@ from fgseg.config.errors import ConfigError
 from fgseg.data import load_splits
 from fgseg.data.batches import normalise
 from fgseg.export import replace_folder
-from fgseg.judge import predict_frames
 from fgseg.labels import CLASSES
+from fgseg.metrics.evaluator import predict_frames
 from fgseg.model.segformer import load_trained
 from fgseg.trained import find_trained
 from search.export import export, main

@@ -5,10 +5,10 @@ import pytest
 import torch
 from random_frames import some_frames
 
-from fgseg import judge
 from fgseg.data.device_frames import MappedFrames
-from fgseg.judge import evaluate, predict_frames
 from fgseg.labels import NUM_CLASSES, VOID
+from fgseg.metrics import evaluator as judge
+from fgseg.metrics.evaluator import evaluate, predict_frames
 from fgseg.model.segformer import build_model
 
 

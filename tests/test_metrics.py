@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from fgseg.labels import CLASSES, FOREGROUND, VOID
-from fgseg.metrics import class_iou, confusion_counts, iou_from_confusion, miou
+from fgseg.metrics.iou import class_iou, confusion_counts, iou_from_confusion, miou
 from fgseg.results import show
 
 SOURCE_TABLES = {

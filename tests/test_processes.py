@@ -17,8 +17,8 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.loading import check_processes
 from fgseg.data.device_frames import MappedFrames
 from fgseg.distributed import ALONE, Processes, own_frames
-from fgseg.judge import evaluate
 from fgseg.labels import VOID
+from fgseg.metrics.evaluator import evaluate
 from fgseg.model.segformer import build_model
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore

@@ -10,7 +10,7 @@ from PIL import Image
 from test_export import labels_of
 
 from fgseg.data import load_splits
-from fgseg.judge import predict_frames
+from fgseg.metrics.evaluator import predict_frames
 from fgseg.model.segformer import load_trained
 from fgseg.storage.store import join
 from fgseg.trained import find_trained

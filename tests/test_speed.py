@@ -20,10 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fgseg.compiled import WARM_UP, CompiledStep, taken_back, wants_compiling
 from fgseg.data.device_frames import MappedFrames
 from fgseg.devices import keep_freed_memory
-from fgseg.judge import evaluate
 from fgseg.learner import Learner, build_learner
 from fgseg.losses import HybridLoss
-from fgseg.metrics import class_iou
+from fgseg.metrics.evaluator import evaluate
+from fgseg.metrics.iou import class_iou
 from fgseg.model.decode_head import Dropout
 from fgseg.step import Step
 from fgseg.train import train
@@ -232,9 +232,9 @@ def test_steps_that_the_scaler_skipped_do_not_count_for_the_learning_rate(tiny):
 @pytest.mark.parametrize("images", [1, 3, 5])
 def test_evaluation_does_not_depend_on_how_many_images_are_judged_at_a_time(tiny, images: int, monkeypatch):
     model = build_learner(tiny(), 6).model
-    monkeypatch.setattr("fgseg.judge.CPU_PIXELS", images * 64 * 128)
+    monkeypatch.setattr("fgseg.metrics.evaluator.CPU_PIXELS", images * 64 * 128)
     counts = evaluate(model, MappedFrames(some_frames(), CPU))
-    monkeypatch.setattr("fgseg.judge.CPU_PIXELS", 1)
+    monkeypatch.setattr("fgseg.metrics.evaluator.CPU_PIXELS", 1)
     alone = evaluate(model, resident(some_frames()))
     assert counts.shape == (5, 7, 7) and counts.sum() == (some_frames().labels != 255).sum()
     assert (counts - alone).abs().sum() <= 1e-4 * counts.sum()  # two classes that are equal but for rounding

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fgseg.labels import NUM_CLASSES, VOID
-from fgseg.metrics import predicted_labels
+from fgseg.metrics.iou import predicted_labels
 
 WIDTH = 0.02
 """Width of the rim as a part of the image's diagonal, as in the paper."""

@@ -9,7 +9,7 @@ from fgseg.data.batches import eval_batches, normalise
 from fgseg.data.device_frames import Frames
 from fgseg.devices import usable_bytes
 from fgseg.distributed import ALONE, Processes
-from fgseg.metrics import confusion_counts, predicted_labels
+from fgseg.metrics.iou import confusion_counts, predicted_labels
 
 CPU_PIXELS, GPU_PIXELS = 2**19, 2**23
 """Pixels judged at a time: on the CPU larger batches leave its caches, on a GPU these fill it."""

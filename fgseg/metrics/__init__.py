@@ -1,0 +1,1 @@
+"""Confusion counts, IoU, boundary IoU, and the evaluation loop."""
