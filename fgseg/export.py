@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from fgseg.checkpoints.trial_files import CONFIG, PROCESSOR, WEIGHTS
 from fgseg.processor import processor
 from fgseg.storage.store import is_local, open_store
-from fgseg.trained import CONFIG, PROCESSOR, WEIGHTS
 
 
 def model_files(architecture: bytes, weights: bytes, size: tuple[int, int], card: str) -> dict[str, bytes]:

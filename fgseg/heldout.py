@@ -9,17 +9,17 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from fgseg.checkpoint import Checkpoints
+from fgseg.checkpoints.checkpoint import Checkpoints
+from fgseg.checkpoints.manifest import digest, list_manifests, read_weights
+from fgseg.checkpoints.test_results import COUNTS, OUTCOME, Outcome
 from fgseg.config.settings import RunConfig
 from fgseg.data import load_splits
 from fgseg.data.device_frames import MappedFrames
 from fgseg.labels import FOREGROUND
 from fgseg.learner import build_learner
-from fgseg.manifest import digest, list_manifests, read_weights
 from fgseg.metrics.boundary_iou import boundary_counts, boundary_iou
 from fgseg.metrics.evaluator import count
 from fgseg.metrics.iou import class_iou, confusion_counts, miou
-from fgseg.outcome import COUNTS, OUTCOME, Outcome
 from fgseg.results import EpochResult, select_epoch
 from fgseg.storage.store import Store, open_store
 

@@ -17,7 +17,7 @@ from torch.nn import SyncBatchNorm
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from fgseg.checkpoint import Checkpoint
+from fgseg.checkpoints.checkpoint import Checkpoint
 from fgseg.compiled import CompiledStep, wants_compiling
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import RunConfig

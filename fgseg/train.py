@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fgseg.checkpoints.trial_files import SETTINGS, describe_trial
 from fgseg.cli import MISTAKE, Parser
 from fgseg.config.errors import ConfigError
 from fgseg.config.files import find_file
@@ -18,7 +19,6 @@ from fgseg.labels import FOREGROUND
 from fgseg.model.pretrained import check_weights
 from fgseg.results import DivergedError, EpochResult, SupersededError, show
 from fgseg.storage.store import absolute, check_store, open_store
-from fgseg.trained import SETTINGS, describe_trial
 
 
 def train(
@@ -53,11 +53,14 @@ def train(
         DivergedError: the loss became NaN or infinite; it names epoch and term.
         SupersededError: a higher attempt works in the folder.
     """
-    from fgseg.checkpoint import Checkpoints, shared_checkpoint  # torch takes seconds to import: mistakes come first
+    from fgseg.checkpoints.checkpoint import (  # torch takes seconds to import: mistakes come first
+        Checkpoints,
+        shared_checkpoint,
+    )
+    from fgseg.checkpoints.manifest import newest_attempt
     from fgseg.data import load_splits
     from fgseg.distributed import current_processes
     from fgseg.learner import build_learner, restore, train_epoch
-    from fgseg.manifest import newest_attempt
     from fgseg.model.segformer import architecture
     from fgseg.overlays import put_overlays
 

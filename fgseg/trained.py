@@ -1,21 +1,20 @@
 """A trained model where it lies: an exported folder, a hub id, or a trial's checkpoints.  Needs no torch."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fgseg.checkpoints.manifest import Manifest, list_manifests, read_weights
+from fgseg.checkpoints.trial_files import CONFIG, PROCESSOR, SETTINGS, WEIGHTS
 from fgseg.config.errors import ConfigError
-from fgseg.config.settings import RunConfig
 from fgseg.labels import CLASSES
-from fgseg.manifest import Manifest, list_manifests, read_weights
 from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights
 from fgseg.results import select_epoch
-from fgseg.storage.store import REMOTE, LocalStore, Store, local_files
+from fgseg.storage.store import REMOTE, LocalStore, local_files
 
-CONFIG, SETTINGS, PROCESSOR, WEIGHTS = "config.json", "settings.json", "preprocessor_config.json", "model.safetensors"
 WHERE = "MODEL"
 KINDS = "name an exported folder, a hub id, or a folder of checkpoints"
 
@@ -35,12 +34,6 @@ class Trained:
         if self.manifest is None:
             return (self.folder / WEIGHTS).read_bytes()
         return read_weights(LocalStore(self.folder), self.manifest)
-
-
-def describe_trial(store: Store, run: RunConfig, architecture: Mapping[str, Any]) -> None:
-    """Keep beside a trial's checkpoints what is needed to use them: its settings, and its model's `config.json`."""
-    for name, content in ((SETTINGS, run.flat()), (CONFIG, architecture)):
-        store.put(name, json.dumps(content, indent=1).encode())
 
 
 @contextmanager

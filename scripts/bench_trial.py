@@ -62,7 +62,7 @@ def traced_trial(path: str) -> Callable[[dict[str, Any]], None]:
     """What a worker does, with notes of its steps and checkpoints."""
 
     def run_trial(config: dict[str, Any]) -> None:
-        from fgseg.checkpoint import Checkpoints
+        from fgseg.checkpoints.checkpoint import Checkpoints
         from fgseg.compiled import CompiledStep
         from fgseg.step import Step
         from search import trial
@@ -111,7 +111,7 @@ def trace(path: str) -> None:
 
 def load_s(storage: Path, rounds: int = 3) -> float:
     """Seconds to find, read and verify the newest checkpoint of a trial."""
-    from fgseg.checkpoint import newest_checkpoint
+    from fgseg.checkpoints.checkpoint import newest_checkpoint
     from fgseg.storage.store import LocalStore
 
     folder = next(storage.rglob("model-*.safetensors")).parent

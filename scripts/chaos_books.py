@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fgseg.manifest import list_manifests
+from fgseg.checkpoints.manifest import list_manifests
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
 from search.audit import audit

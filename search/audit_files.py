@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterator, Sequence
 
-from fgseg.checkpoint import load_checkpoint
-from fgseg.manifest import MANIFEST, Manifest, verified
-from fgseg.outcome import read_outcome
+from fgseg.checkpoints.checkpoint import load_checkpoint
+from fgseg.checkpoints.manifest import MANIFEST, Manifest, verified
+from fgseg.checkpoints.test_results import read_outcome
 from fgseg.overlay_files import is_whole, read_overlays
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore, Store, join, open_store

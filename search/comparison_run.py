@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load as load_safetensors
 
+from fgseg.checkpoints.manifest import verified
 from fgseg.config.errors import ConfigError
 from fgseg.data import fingerprint, load_splits
-from fgseg.manifest import verified
 from fgseg.storage.store import join, open_store
 from search.closing import as_called, mlflow_command
 from search.comparison import Family, compare

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fgseg.outcome import Outcome
+from fgseg.checkpoints.test_results import Outcome
 from fgseg.results import EpochResult
 
 

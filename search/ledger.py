@@ -13,7 +13,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from fgseg.outcome import Outcome
+from fgseg.checkpoints.test_results import Outcome
 from fgseg.results import EpochResult, SupersededError, select_epoch
 from search.database import LedgerError, has_study, patient
 from search.facts import StudyFacts

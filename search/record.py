@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from fgseg.outcome import Outcome
+from fgseg.checkpoints.test_results import Outcome
 from fgseg.results import EpochResult
 from search.held import Entry
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fgseg.checkpoints.manifest import list_manifests, read_weights
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
 from fgseg.figures import changes, overlay, to_width
 from fgseg.labels import FOREGROUND, VOID
-from fgseg.manifest import list_manifests, read_weights
 from fgseg.storage.store import Store
 from search.record import TrialRecord
 from search.summary import Summary

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from fgseg.manifest import keep_only, list_manifests
+from fgseg.checkpoints.manifest import keep_only, list_manifests
 from fgseg.storage.store import open_store
 from search.record import State, TrialRecord
 

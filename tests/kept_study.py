@@ -1,4 +1,4 @@
-"""A small finished study on disk, made through the ledger and fgseg.checkpoint without any training, to be broken."""
+"""A finished study with a checkpoint, for tests of the audit and of commands."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from optuna.distributions import FloatDistribution
 
-from fgseg.checkpoint import Checkpoints
+from fgseg.checkpoints.checkpoint import Checkpoints
 from fgseg.config.settings import RunConfig
 from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult

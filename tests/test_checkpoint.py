@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fgseg.checkpoint import Checkpoints, newest_checkpoint
+from fgseg.checkpoints.checkpoint import Checkpoints, newest_checkpoint
 from fgseg.results import EpochResult, SupersededError
 from fgseg.storage.store import LocalStore
 

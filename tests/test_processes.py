@@ -12,7 +12,7 @@ from random_frames import some_frames
 from real_search import Driver
 from torch.nn import SyncBatchNorm
 
-from fgseg.checkpoint import Checkpoint, newest_checkpoint
+from fgseg.checkpoints.checkpoint import Checkpoint, newest_checkpoint
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import check_processes
 from fgseg.data.device_frames import MappedFrames

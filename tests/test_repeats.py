@@ -8,7 +8,7 @@ import pytest
 import torch
 from kept_study import IDENTITY, SETTINGS, change, epoch
 
-from fgseg.checkpoint import Checkpoints
+from fgseg.checkpoints.checkpoint import Checkpoints
 from fgseg.config.errors import ConfigError
 from fgseg.heldout import keep
 from fgseg.storage.store import LocalStore

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from fgseg.manifest import Manifest, list_manifests
+from fgseg.checkpoints.manifest import Manifest, list_manifests
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
 from search.record import State, TrialRecord

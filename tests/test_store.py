@@ -11,7 +11,7 @@ import pytest
 from bucket_server import BUCKET, VARIABLES, Bucket
 from test_checkpoint import history, save
 
-from fgseg.checkpoint import Checkpoints, newest_checkpoint
+from fgseg.checkpoints.checkpoint import Checkpoints, newest_checkpoint
 from fgseg.config.errors import ConfigError
 from fgseg.results import SupersededError
 from fgseg.storage import retry as patience

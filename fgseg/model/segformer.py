@@ -13,11 +13,12 @@ from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.utils import logging as transformers_logging
 
+from fgseg.checkpoints.trial_files import CONFIG
 from fgseg.config.errors import ConfigError
 from fgseg.labels import CLASSES
 from fgseg.model.decode_head import commute_head
 from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights, is_folder
-from fgseg.trained import CONFIG, Trained
+from fgseg.trained import Trained
 
 ID2LABEL = {c.label: c.name for c in CLASSES}
 LABEL2ID = {c.name: c.label for c in CLASSES}

@@ -10,8 +10,16 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from fgseg.checkpoints.manifest import (
+    Manifest,
+    claim_attempt,
+    digest,
+    keep_only,
+    list_manifests,
+    newest_attempt,
+    verified,
+)
 from fgseg.distributed import Processes
-from fgseg.manifest import Manifest, claim_attempt, digest, keep_only, list_manifests, newest_attempt, verified
 from fgseg.results import EpochResult, SupersededError, select_epoch
 from fgseg.storage.store import Store
 
