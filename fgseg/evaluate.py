@@ -17,9 +17,9 @@ from fgseg.config.loading import Layer, build, parse_assignments, read_layer
 from fgseg.config.settings import RunConfig
 from fgseg.data import check as check_data
 from fgseg.data import load_splits
+from fgseg.inference.trained_model import Trained, at_hand
 from fgseg.labels import FOREGROUND
 from fgseg.results import show
-from fgseg.trained import Trained, at_hand
 
 if TYPE_CHECKING:
     import torch
@@ -55,9 +55,9 @@ def score(found: Trained, run: RunConfig, split: str = "val", device: str = "cpu
     import torch
 
     from fgseg.data.device_frames import place
+    from fgseg.inference.trained_model import load_trained
     from fgseg.metrics.evaluator import evaluate
     from fgseg.metrics.iou import class_iou, miou
-    from fgseg.model.segformer import load_trained
 
     frames = place({split: load_splits(run.data, (split,))[split]}, run.data.device, torch.device(device))[split]
     model = load_trained(found, device)

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import fgseg
-from fgseg.card import model_card
 from fgseg.checkpoints.manifest import Manifest, list_manifests, read_weights
 from fgseg.checkpoints.trial_files import CONFIG
 from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
-from fgseg.export import model_files, replace_files
+from fgseg.inference.export import model_files, replace_files
+from fgseg.inference.model_card import model_card
 from fgseg.results import EpochResult, select_epoch
 from fgseg.storage.store import absolute, is_local, join, open_store
 from search.command_line import Parser

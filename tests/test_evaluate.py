@@ -11,8 +11,8 @@ from small_data import make, run_python
 
 from fgseg.config.settings import nest
 from fgseg.evaluate import autocast, main, score
+from fgseg.inference.trained_model import find_trained
 from fgseg.labels import FOREGROUND
-from fgseg.trained import find_trained
 from search.export import export
 from search.ledger import Ledger
 from search.place import Place

@@ -15,11 +15,10 @@ from transformers import SegformerForSemanticSegmentation, pipeline
 from fgseg.config.errors import ConfigError
 from fgseg.data import load_splits
 from fgseg.data.batches import normalise
-from fgseg.export import replace_folder
+from fgseg.inference.export import replace_folder
+from fgseg.inference.trained_model import find_trained, load_trained
 from fgseg.labels import CLASSES
 from fgseg.metrics.evaluator import predict_frames
-from fgseg.model.segformer import load_trained
-from fgseg.trained import find_trained
 from search.export import export, main
 from search.ledger import Ledger
 from search.place import Place

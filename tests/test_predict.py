@@ -18,8 +18,9 @@ from fgseg.config.errors import ConfigError
 from fgseg.data import load_splits
 from fgseg.data.batches import normalise
 from fgseg.devices import find_device
-from fgseg.predict import find_photos, main
-from fgseg.tiles import labels_at, starts, tiled_logits, working_size
+from fgseg.inference.photos import find_photos
+from fgseg.inference.tiling import labels_at, starts, tiled_logits, working_size
+from fgseg.predict import main
 from search.export import export
 
 FRAME = (64, 128)
@@ -111,7 +112,7 @@ def test_interrupted_call_is_continued_by_the_same_one(
         return Image.open(path).convert("RGB")
 
     with monkeypatch.context() as patched:
-        patched.setattr("fgseg.predict.open_upright", interrupt)
+        patched.setattr("fgseg.inference.photos.open_upright", interrupt)
         assert main(command) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert main(command) == 0

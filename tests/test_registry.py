@@ -10,10 +10,9 @@ from PIL import Image
 from test_export import labels_of
 
 from fgseg.data import load_splits
+from fgseg.inference.trained_model import find_trained, load_trained
 from fgseg.metrics.evaluator import predict_frames
-from fgseg.model.segformer import load_trained
 from fgseg.storage.store import join
-from fgseg.trained import find_trained
 from search.delete import delete
 from search.export import export, read_origin
 from search.place import Place

@@ -8,17 +8,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.utils import logging as transformers_logging
 
-from fgseg.checkpoints.trial_files import CONFIG
 from fgseg.config.errors import ConfigError
 from fgseg.labels import CLASSES
 from fgseg.model.decode_head import commute_head
 from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights, is_folder
-from fgseg.trained import Trained
 
 ID2LABEL = {c.label: c.name for c in CLASSES}
 LABEL2ID = {c.name: c.label for c in CLASSES}
@@ -74,29 +71,6 @@ def architecture(model: nn.Module) -> dict[str, Any]:
     assert isinstance(config, SegformerConfig)
     described: dict[str, Any] = json.loads(config.to_json_string())
     return described | {"architectures": [SegformerForSemanticSegmentation.__name__]}
-
-
-def load_trained(found: Trained, device: str = "cpu") -> SegformerForSemanticSegmentation:
-    """A trained model in evaluation mode, with the decode head of training.
-
-    Args:
-        found: where it lies.
-        device: as torch names it, such as `cuda:0`.
-
-    Raises:
-        ConfigError: its weights are missing, damaged, or not those of its `config.json`.
-    """
-    with quiet():
-        config = SegformerConfig.from_json_file(found.folder / CONFIG)
-        model = SegformerForSemanticSegmentation(config)
-        try:
-            model.load_state_dict(load(found.weights()))
-        except (RuntimeError, SafetensorError, ValueError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(
-                f"MODEL: the weights in {found.folder} cannot be used ({reason}); export it anew"
-            ) from None
-    return commute_head(model).to(device).eval()
 
 
 @contextmanager

@@ -6,9 +6,10 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fgseg.checkpoints.trial_files import CONFIG, PROCESSOR, WEIGHTS
-from fgseg.processor import processor
+from fgseg.data.image_files import IMAGENET_MEAN, IMAGENET_STD
 from fgseg.storage.store import is_local, open_store
 
 
@@ -68,3 +69,26 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+BILINEAR = 2
+"""PIL's number of the filter."""
+
+
+def processor(height: int, width: int) -> dict[str, Any]:
+    """The image processor that does what the readers and `normalise` do: resize, divide by 255, normalise.
+
+    `do_reduce_labels` is off: label 0 is the background, a class like the others.
+    """
+    return {
+        "image_processor_type": "SegformerImageProcessor",
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "resample": BILINEAR,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(IMAGENET_MEAN),
+        "image_std": list(IMAGENET_STD),
+        "do_reduce_labels": False,
+    }

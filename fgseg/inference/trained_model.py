@@ -1,11 +1,11 @@
-"""A trained model where it lies: an exported folder, a hub id, or a trial's checkpoints.  Needs no torch."""
+"""A trained model where it lies: an exported folder, a hub id, or a trial's checkpoints.  Only loading it needs torch."""
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fgseg.checkpoints.manifest import Manifest, list_manifests, read_weights
 from fgseg.checkpoints.trial_files import CONFIG, PROCESSOR, SETTINGS, WEIGHTS
@@ -14,6 +14,9 @@ from fgseg.labels import CLASSES
 from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights
 from fgseg.results import select_epoch
 from fgseg.storage.store import REMOTE, LocalStore, local_files
+
+if TYPE_CHECKING:
+    from transformers import SegformerForSemanticSegmentation
 
 WHERE = "MODEL"
 KINDS = "name an exported folder, a hub id, or a folder of checkpoints"
@@ -109,3 +112,33 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{WHERE}: {path} holds no mapping; {KINDS}")
     return content
+
+
+def load_trained(found: Trained, device: str = "cpu") -> "SegformerForSemanticSegmentation":
+    """A trained model in evaluation mode, with the decode head of training.
+
+    Args:
+        found: where it lies.
+        device: as torch names it, such as `cuda:0`.
+
+    Raises:
+        ConfigError: its weights are missing, damaged, or not those of its `config.json`.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    from fgseg.model.decode_head import commute_head
+    from fgseg.model.segformer import quiet
+
+    with quiet():
+        config = SegformerConfig.from_json_file(found.folder / CONFIG)
+        model = SegformerForSemanticSegmentation(config)
+        try:
+            model.load_state_dict(load(found.weights()))
+        except (RuntimeError, SafetensorError, ValueError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"MODEL: the weights in {found.folder} cannot be used ({reason}); export it anew"
+            ) from None
+    return commute_head(model).to(device).eval()

@@ -1,0 +1,1 @@
+"""Find, load, tile, export and describe a trained model."""
