@@ -75,7 +75,7 @@ def autocast(precision: str, device: str) -> "torch.autocast":
     """The context in which training with `train.precision` would judge on this device."""
     import torch
 
-    from fgseg.learner import resolve_precision
+    from fgseg.training.trainer import resolve_precision
 
     kind = "no" if (precision, device) == ("auto", "cpu") else resolve_precision(precision)
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(kind)

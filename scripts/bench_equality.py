@@ -33,7 +33,7 @@ from fgseg.config.settings import RunConfig
 from fgseg.data import FrameSet, load_splits
 from fgseg.labels import CLASSES
 from fgseg.model.pretrained import VARIANTS
-from fgseg.train import train
+from fgseg.training.loop import train
 
 BATCH = 2
 FOLDERS = (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds"))

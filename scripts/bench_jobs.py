@@ -18,10 +18,10 @@ from fgseg.data import load_splits
 from fgseg.data.batches import train_batches
 from fgseg.data.device_frames import Frames, place
 from fgseg.devices import keep_freed_memory, take_share
-from fgseg.learner import Learner, build_learner
 from fgseg.losses import HybridLoss
 from fgseg.metrics.evaluator import evaluate
 from fgseg.model.pretrained import VARIANTS
+from fgseg.training.trainer import Learner, build_learner
 
 FAMILIES = {
     "bas": ({"cross_entropy": 1.0, "ssim": 0.4, "soft_iou": 0.5}, (1,) * 7, source.Hybrid),

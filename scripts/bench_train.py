@@ -123,7 +123,7 @@ def serve(connection: Connection, job: str, side: str, setup: Setup) -> None:
     if setup.threads:
         torch.set_num_threads(setup.threads)
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("fgseg.compiled").setLevel(logging.INFO)  # tells what compilation took
+    logging.getLogger("fgseg.training.compiled_step").setLevel(logging.INFO)  # tells what compilation took
     sample = JOBS[job][side](setup)
     connection.send("ready")
     try:

@@ -63,8 +63,8 @@ def traced_trial(path: str) -> Callable[[dict[str, Any]], None]:
 
     def run_trial(config: dict[str, Any]) -> None:
         from fgseg.checkpoints.checkpoint import Checkpoints
-        from fgseg.compiled import CompiledStep
-        from fgseg.step import Step
+        from fgseg.training.compiled_step import CompiledStep
+        from fgseg.training.step import Step
         from search import trial
 
         def noted(call: Callable, begin: str, end: str) -> Callable:

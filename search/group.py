@@ -151,7 +151,7 @@ def train_part(job: Job, report: Report, mailbox: Any) -> None:
     run = loading.build([loading.Layer(f"trial {job.number}", job.settings | report.overrides)])
     check_node(job)
     if get_rank() > 0:
-        from fgseg.train import train
+        from fgseg.training.loop import train
 
         prepare(job)
         train(run, job.folder)

@@ -56,7 +56,7 @@ def learn(job: Job, run: RunConfig, report: Report, send: Send) -> None:
 
     Where the job says so, the trained model is then judged on the test split.
     """
-    from fgseg.train import train
+    from fgseg.training.loop import train
 
     def on_resume(history: list[EpochResult]) -> None:
         report.epochs = history
@@ -69,7 +69,7 @@ def learn(job: Job, run: RunConfig, report: Report, send: Send) -> None:
     prepare(job)
     history = train(run, job.folder, on_epoch, job.attempt, on_resume)
     if job.test:
-        from fgseg.heldout import judge
+        from fgseg.training.test_evaluation import judge
 
         report.test = judge(run, job.folder, history, job.attempt)
         send(report)

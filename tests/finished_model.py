@@ -9,7 +9,7 @@ from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
 from fgseg.results import EpochResult
 from fgseg.storage.store import join
-from fgseg.train import train
+from fgseg.training.loop import train
 from search.ledger import Ledger
 from search.place import Place, find_place
 

@@ -160,7 +160,7 @@ def test_worker_that_dies_too_often_fails_with_the_reason(start, tmp_path: Path)
 FROZEN = """
 import sys
 from fgseg.config.loading import Layer, build, parse_assignments
-from fgseg.train import train
+from fgseg.training.loop import train
 run = build([Layer("test", parse_assignments(sys.argv[3:]))])
 train(run, sys.argv[1], lambda result: print("epoch", result.epoch, flush=True), int(sys.argv[2]))
 """
@@ -216,7 +216,7 @@ from importlib.machinery import PathFinder
 
 class Breaking:
     def find_spec(self, name, path=None, target=None):
-        spec = PathFinder.find_spec(name, path) if name == "fgseg.learner" else None
+        spec = PathFinder.find_spec(name, path) if name == "fgseg.training.trainer" else None
         if spec:
             load = spec.loader.exec_module
             spec.loader.exec_module = lambda module: (load(module), break_fit(module))

@@ -14,7 +14,7 @@ PARTS = ("configs", "fgseg", "mlflow", "scripts", "search", "tests", "pyproject.
 TRAINING = """
 import sys
 from fgseg.config.loading import parse_assignments
-from fgseg.train import train
+from fgseg.training.loop import train
 from search.plan import make_plan
 settings = parse_assignments(sys.argv[3:])
 run = make_plan(sys.argv[1], "configs/quickstart.yaml", settings, {}, None).run

@@ -15,7 +15,7 @@ from fgseg.model.segformer import build_model
 from fgseg.overlay_files import is_whole, overlay_name, read_overlays
 from fgseg.overlays import put_overlays
 from fgseg.storage.store import LocalStore
-from fgseg.train import train
+from fgseg.training.loop import train
 from search.audit_files import audit_files
 from search.projection import StudyCard
 from search.tracking import reconcile

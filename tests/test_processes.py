@@ -22,7 +22,7 @@ from fgseg.metrics.evaluator import evaluate
 from fgseg.model.segformer import build_model
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
-from fgseg.train import train
+from fgseg.training.loop import train
 from search.audit import audit
 from search.ledger import Ledger
 from search.record import State

@@ -10,8 +10,8 @@ from kept_study import IDENTITY, SETTINGS, change, epoch
 
 from fgseg.checkpoints.checkpoint import Checkpoints
 from fgseg.config.errors import ConfigError
-from fgseg.heldout import keep
 from fgseg.storage.store import LocalStore
+from fgseg.training.test_evaluation import keep
 from search.audit import audit
 from search.driver import budget
 from search.ledger import Ledger

@@ -17,16 +17,16 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fgseg.compiled import WARM_UP, CompiledStep, taken_back, wants_compiling
 from fgseg.data.device_frames import MappedFrames
 from fgseg.devices import keep_freed_memory
-from fgseg.learner import Learner, build_learner
 from fgseg.losses import HybridLoss
 from fgseg.metrics.evaluator import evaluate
 from fgseg.metrics.iou import class_iou
 from fgseg.model.decode_head import Dropout
-from fgseg.step import Step
-from fgseg.train import train
+from fgseg.training.compiled_step import WARM_UP, CompiledStep, taken_back, wants_compiling
+from fgseg.training.loop import train
+from fgseg.training.step import Step
+from fgseg.training.trainer import Learner, build_learner
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ def run_steps(learner: Learner, batches: list) -> tuple[Tensor, Tensor]:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's own look at it
 @pytest.mark.parametrize("pixels", [0, 2**14])  # frames of 64x128 by SSIM's form for large ones, and as they are
 def test_compiled_step_computes_what_the_plain_one_does(tiny, pixels: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("fgseg.compiled.BACKEND", "aot_eager")
+    monkeypatch.setattr("fgseg.training.compiled_step.BACKEND", "aot_eager")
     monkeypatch.setattr("fgseg.losses.ssim.DIRECT_PIXELS", pixels)
     results = []
     for setting in ("off", "on"):
@@ -107,7 +107,7 @@ def falls_back(tiny, caplog: pytest.LogCaptureFixture) -> str:
         learner.model.train()
         results.append(run_steps(learner, groups(3)))
     assert all(torch.equal(plain, other) for plain, other in zip(*results, strict=True))
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == "fgseg.compiled"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "fgseg.training.compiled_step"]
     assert warning.startswith("train.compile: the compiled step is not used") and "\n" not in warning
     return warning
 
@@ -116,7 +116,7 @@ def test_compiler_that_raises_leaves_the_plain_step_and_a_warning(tiny, monkeypa
     def refuse(graph, inputs):
         raise RuntimeError("there is\nno compiler")
 
-    monkeypatch.setattr("fgseg.compiled.BACKEND", refuse)
+    monkeypatch.setattr("fgseg.training.compiled_step.BACKEND", refuse)
     assert "there is no compiler" in falls_back(tiny, caplog)
 
 
@@ -275,7 +275,7 @@ def test_auto_compiles_on_a_gpu_only(setting: str, on_gpu: bool, on_cpu: bool):
 ALONE = """
 import json, sys, torch
 from fgseg.config.loading import Layer, build
-from fgseg.train import train
+from fgseg.training.loop import train
 torch.set_num_threads(1)
 history = train(build([Layer("alone", json.loads(sys.argv[1]))]), sys.argv[2])
 print(json.dumps([[e.miou, e.loss, e.terms, e.confusion] for e in history]))

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fgseg.learner import build_learner, check_finite
 from fgseg.results import DivergedError, EpochResult
-from fgseg.train import main, train
+from fgseg.train import main
+from fgseg.training.loop import train
+from fgseg.training.trainer import build_learner, check_finite
 
 
 @pytest.fixture(autouse=True)
@@ -119,12 +120,12 @@ def test_non_finite_loss_names_epoch_and_term():
 
 
 def test_all_void_training_frames_leave_finite_numbers(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import fgseg.learner
+    import fgseg.training.trainer
 
     def blank(*args, **kwargs):
         yield torch.zeros(2, 3, 64, 128, dtype=torch.uint8), torch.full((2, 64, 128), 255, dtype=torch.uint8)
 
-    monkeypatch.setattr(fgseg.learner, "train_batches", blank)
+    monkeypatch.setattr(fgseg.training.trainer, "train_batches", blank)
     assert train(tiny(train__epochs=1), tmp_path)[0].loss == 0
 
 
@@ -182,6 +183,6 @@ def test_command_tells_a_folder_that_cannot_be_written(tmp_path: Path, cache: st
 
 def test_fgseg_imports_none_of_the_search_libraries():
     heavy = "{'ray', 'optuna', 'mlflow', 'datasets', 'search'}"
-    code = f"import sys, fgseg.train, fgseg.learner, fgseg.data.folder; print({heavy} & set(sys.modules))"
+    code = f"import sys, fgseg.train, fgseg.training.trainer, fgseg.data.folder; print({heavy} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"

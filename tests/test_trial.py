@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import fgseg.data
-import fgseg.heldout
-import fgseg.train
+import fgseg.training.loop
+import fgseg.training.test_evaluation
 from fgseg.storage.s3 import ObjectStoreError
 from search.job import Job, Report
 from search.nodes import versions
@@ -48,7 +48,7 @@ def splits_read(job: Job, monkeypatch: pytest.MonkeyPatch) -> set[str]:
         read.update(names)
         return load(cfg, names, progress)
 
-    for module in ("fgseg.data", "fgseg.heldout"):
+    for module in ("fgseg.data", "fgseg.training.test_evaluation"):
         monkeypatch.setattr(f"{module}.load_splits", note)
     sent = reports(job)
     assert (sent[-1].test is not None) is job.test
@@ -75,7 +75,7 @@ def test_repeat_that_died_before_it_was_judged_is_judged_alike_by_its_next_start
 def test_share_of_a_gpu_is_taken_before_training(job: Job, monkeypatch: pytest.MonkeyPatch):
     shares: list[float] = []
     monkeypatch.setattr("fgseg.devices.take_share", shares.append)
-    monkeypatch.setattr(fgseg.train, "train", broken())
+    monkeypatch.setattr(fgseg.training.loop, "train", broken())
     reports(replace(job, gpus=0.25))
     reports(job)
     assert shares == [0.25]
@@ -92,7 +92,7 @@ def test_finished_trial_started_again_only_repeats_its_report(job: Job):
 
 
 def test_exception_becomes_the_reason_in_one_line(job: Job, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fgseg.train, "train", broken(RuntimeError("two\nlines")))
+    monkeypatch.setattr(fgseg.training.loop, "train", broken(RuntimeError("two\nlines")))
     assert [r.error for r in reports(job)] == ["RuntimeError: two lines"]
 
 
@@ -109,7 +109,7 @@ def test_diverged_loss_fails_with_epoch_and_term_and_without_a_metric(job: Job, 
 
 
 def test_full_disk_halts_the_run_instead_of_failing_the_trial(job: Job, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fgseg.train, "train", broken(OSError(errno.ENOSPC, "No space left on device")))
+    monkeypatch.setattr(fgseg.training.loop, "train", broken(OSError(errno.ENOSPC, "No space left on device")))
     sent = reports(job)
     assert (sent[0].error, sent[0].halt) == (None, "[Errno 28] No space left on device")
 
@@ -120,7 +120,7 @@ def test_data_that_disappeared_fail_the_trial_with_the_reason(job: Job):
 
 
 def test_memory_that_runs_out_is_named_with_settings_that_would_fit(job: Job, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fgseg.train, "train", broken(torch.OutOfMemoryError("Tried to allocate 2.00 GiB")))
+    monkeypatch.setattr(fgseg.training.loop, "train", broken(torch.OutOfMemoryError("Tried to allocate 2.00 GiB")))
     error = reports(job)[0].error or ""
     assert "Tried to allocate 2.00 GiB" in error
     assert "--set train.batch_size=1 --set train.accumulation=2" in error
@@ -128,7 +128,7 @@ def test_memory_that_runs_out_is_named_with_settings_that_would_fit(job: Job, mo
 
 
 def test_memory_that_runs_out_halves_the_batch_where_asked(job: Job, monkeypatch: pytest.MonkeyPatch):
-    real, seen = fgseg.train.train, []
+    real, seen = fgseg.training.loop.train, []
 
     def hungry(run, folder, on_epoch, attempt, on_resume):
         seen.append((run.train.batch_size, run.train.accumulation))
@@ -136,7 +136,7 @@ def test_memory_that_runs_out_halves_the_batch_where_asked(job: Job, monkeypatch
             raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB")
         return real(run, folder, on_epoch, attempt, on_resume)
 
-    monkeypatch.setattr(fgseg.train, "train", hungry)
+    monkeypatch.setattr(fgseg.training.loop, "train", hungry)
     sent = reports(replace(job, on_oom="halve"))
     assert seen == [(2, 1), (1, 2)]
     assert sent[-1].overrides == {"train.batch_size": 1, "train.accumulation": 2}
@@ -144,7 +144,7 @@ def test_memory_that_runs_out_halves_the_batch_where_asked(job: Job, monkeypatch
 
 
 def test_frame_that_does_not_fit_alone_fails(job: Job, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fgseg.train, "train", broken(*[torch.OutOfMemoryError("no")] * 3))
+    monkeypatch.setattr(fgseg.training.loop, "train", broken(*[torch.OutOfMemoryError("no")] * 3))
     assert "smaller frames than data.height=64" in (reports(replace(job, on_oom="halve"))[0].error or "")
 
 
@@ -166,7 +166,7 @@ def test_superseded_worker_says_nothing_and_writes_nothing(job: Job):
 
 
 def test_bucket_that_fails_halts_the_run_and_leaves_the_trial_open(job: Job, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fgseg.train, "train", broken(ObjectStoreError("the object store fails: no answer")))
+    monkeypatch.setattr(fgseg.training.loop, "train", broken(ObjectStoreError("the object store fails: no answer")))
     (report,) = reports(job)
     assert (report.halt, report.error) == ("the object store fails: no answer", None)
 

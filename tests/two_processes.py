@@ -16,9 +16,9 @@ from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
 from fgseg.distributed import current_processes, joined_processes
 from fgseg.labels import VOID
-from fgseg.learner import build_learner
 from fgseg.train import main as train_command
-from fgseg.train import train
+from fgseg.training.loop import train
+from fgseg.training.trainer import build_learner
 from search.space import list_spaces, load_space
 
 HEIGHT, WIDTH = 64, 128
@@ -70,7 +70,7 @@ def take_step(run: RunConfig) -> dict[str, torch.Tensor]:
         found.update({name: weight.grad.clone() for name, weight in learner.model.named_parameters()})
         return torch.zeros(())
 
-    with mock.patch("fgseg.step.clip_grad_norm_", keep):
+    with mock.patch("fgseg.training.step.clip_grad_norm_", keep):
         learner.step(group())
     return found | {"sums": learner.step.processes.sum(learner.step.sums)}
 

@@ -1,4 +1,4 @@
-"""A trained model where it lies: an exported folder, a hub id, or a trial's checkpoints.  Only loading it needs torch."""
+"""The trained model in a place: an exported folder, a hub id, or a trial's checkpoints.  Only loading it needs torch."""
 
 import json
 from collections.abc import Iterator

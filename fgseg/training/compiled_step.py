@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from fgseg.data.batches import normalise
-from fgseg.step import Group, Step
+from fgseg.training.step import Group, Step
 
 log = logging.getLogger(__name__)
 

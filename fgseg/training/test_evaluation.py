@@ -16,12 +16,12 @@ from fgseg.config.settings import RunConfig
 from fgseg.data import load_splits
 from fgseg.data.device_frames import MappedFrames
 from fgseg.labels import FOREGROUND
-from fgseg.learner import build_learner
 from fgseg.metrics.boundary_iou import boundary_counts, boundary_iou
 from fgseg.metrics.evaluator import count
 from fgseg.metrics.iou import class_iou, confusion_counts, miou
 from fgseg.results import EpochResult, select_epoch
 from fgseg.storage.store import Store, open_store
+from fgseg.training.trainer import build_learner
 
 
 def judge(run: RunConfig, folder: str | Path, history: Sequence[EpochResult], attempt: int) -> Outcome:

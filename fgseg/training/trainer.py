@@ -18,7 +18,6 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from fgseg.checkpoints.checkpoint import Checkpoint
-from fgseg.compiled import CompiledStep, wants_compiling
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import RunConfig
 from fgseg.data import FrameSet
@@ -32,7 +31,8 @@ from fgseg.metrics.evaluator import evaluate
 from fgseg.metrics.iou import class_iou, miou
 from fgseg.model.segformer import build_model
 from fgseg.results import DivergedError, EpochResult
-from fgseg.step import Step
+from fgseg.training.compiled_step import CompiledStep, wants_compiling
+from fgseg.training.step import Step
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Training of one model: the loop over epochs, one step, and the evaluation on the test split."""
