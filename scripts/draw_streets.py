@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from fgseg.data.streets.scene import render
-from fgseg.figures import colour
+from fgseg.visual.label_images import colour
 
 GAP = 8
 

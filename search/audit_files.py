@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from fgseg.checkpoints.checkpoint import load_checkpoint
 from fgseg.checkpoints.manifest import MANIFEST, Manifest, verified
 from fgseg.checkpoints.test_results import read_outcome
-from fgseg.overlay_files import is_whole, read_overlays
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore, Store, join, open_store
+from fgseg.visual.overlays import is_whole, read_overlays
 from search.record import State, TrialRecord
 
 

@@ -17,7 +17,7 @@ from search.summary import Summary
 
 INK, SOFT, FAINT = "#1c2733", "#6b7885", "#d9dee3"
 BEST, FAILED = "#0062be", "#de5400"
-"""Blue and vermilion, as in `fgseg.figures`."""
+"""Blue and vermilion, as in `fgseg.visual.label_images`."""
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 """Behind a number that lies on a line."""
 STYLE: dict[Any, Any] = {

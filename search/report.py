@@ -50,7 +50,7 @@ def write_report(place: Place, frames: bool = True) -> list[str]:
 
 def report_files(content: "Content") -> dict[str, bytes]:
     """Every file of a report by its name."""
-    from fgseg.figures import encode_png, strip
+    from fgseg.visual.label_images import encode_png, strip
     from search.report_html import page
     from search.report_text import markdown
 

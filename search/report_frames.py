@@ -8,9 +8,9 @@ import numpy as np
 from fgseg.checkpoints.manifest import list_manifests, read_weights
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
-from fgseg.figures import changes, overlay, to_width
 from fgseg.labels import FOREGROUND, VOID
 from fgseg.storage.store import Store
+from fgseg.visual.label_images import changes, overlay, to_width
 from search.record import TrialRecord
 from search.summary import Summary
 

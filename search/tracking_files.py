@@ -4,8 +4,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fgseg.overlay_files import read_overlays
 from fgseg.storage.store import join, open_store
+from fgseg.visual.overlays import read_overlays
 
 SHOWN = "fgseg.overlays"
 """Tag of a trial's run: how many overlays it has.  Set after they are written, so that none is written twice."""

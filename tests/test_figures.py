@@ -5,8 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from fgseg.figures import BROKEN, MENDED, RIGHT, UNJUDGED, WRONG, changes, colour, overlay, shrink
 from fgseg.labels import CLASSES, VOID
+from fgseg.visual.label_images import BROKEN, MENDED, RIGHT, UNJUDGED, WRONG, changes, colour, overlay, shrink
 
 # Machado, Oliveira and Fernandes 2009, severity 1.0, on linear RGB.
 EYES = {

@@ -12,10 +12,9 @@ from PIL import Image
 from random_frames import some_frames
 
 from fgseg.model.segformer import build_model
-from fgseg.overlay_files import is_whole, overlay_name, read_overlays
-from fgseg.overlays import put_overlays
 from fgseg.storage.store import LocalStore
 from fgseg.training.loop import train
+from fgseg.visual.overlays import is_whole, overlay_name, put_overlays, read_overlays
 from search.audit_files import audit_files
 from search.projection import StudyCard
 from search.tracking import reconcile

@@ -144,7 +144,7 @@ def write(photo: Photo, image: "Image.Image", labels: "np.ndarray") -> None:
     import numpy as np
     from PIL import Image
 
-    from fgseg.figures import overlay
+    from fgseg.visual.label_images import overlay
 
     photo.mask.parent.mkdir(parents=True, exist_ok=True)
     save(Image.fromarray(overlay(np.asarray(image), labels)), photo.overlay)

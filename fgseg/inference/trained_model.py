@@ -1,4 +1,4 @@
-"""The trained model in a place: an exported folder, a hub id, or a trial's checkpoints.  Only loading it needs torch."""
+"""Find a trained model: an exported folder, a hub id, or a trial's checkpoints.  Only `load_trained` needs torch."""
 
 import json
 from collections.abc import Iterator

@@ -50,8 +50,8 @@ def train(
     from fgseg.data import load_splits
     from fgseg.distributed import current_processes
     from fgseg.model.segformer import architecture
-    from fgseg.overlays import put_overlays
     from fgseg.training.trainer import build_learner, restore, train_epoch
+    from fgseg.visual.overlays import put_overlays
 
     processes = current_processes()
     check_processes(run, processes.size)
