@@ -25,7 +25,7 @@ from fgseg.results import EpochResult
 from search.job import Job
 from search.ledger import Ledger
 from search.record import Ask
-from search.space import Space, load_space
+from search.study.space import Space, load_space
 
 EPOCHS = 15
 SAMPLE = 30

@@ -22,7 +22,7 @@ from bench_runs import Row, Watches, search_once, time_no_op, watching
 
 from search.audit import audit
 from search.cluster import surroundings
-from search.place import find_place
+from search.study.location import find_place
 from search.sync import sync
 
 EPOCH_MS, ASK_S, GROWTH_MIB, EFFICIENCY = 10, 1, 0.2, 0.95

@@ -9,8 +9,8 @@ from pydantic_core import PydanticUndefined
 
 from fgseg.config.errors import describe
 from fgseg.config.settings import RunConfig
-from search.config import SearchConfig
-from search.space import Range, SpaceFile
+from search.study.config import SearchConfig
+from search.study.space import Range, SpaceFile
 
 TARGET = Path(__file__).parent.parent / "configs" / "README.md"
 HEAD = """# Settings

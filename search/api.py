@@ -13,11 +13,11 @@ from search.comparison_run import run as compare
 from search.delete import delete
 from search.driver import DONE, drive
 from search.export import export
-from search.place import PAGE, Place, find_place
-from search.plan import COMPARISONS, make_plan
 from search.record import TrialRecord
 from search.report import write_report
 from search.signals import CODES, Signals
+from search.study.location import PAGE, Place, find_place
+from search.study.plan import COMPARISONS, make_plan
 from search.sync import sync
 
 

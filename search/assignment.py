@@ -1,13 +1,9 @@
 """What a worker is told about one start of a trial."""
 
-from pathlib import Path
-from typing import Any
-
-from fgseg.model.pretrained import VARIANTS
 from search.job import Job
-from search.plan import Plan
 from search.record import Ask
-from search.resources import Resources
+from search.study.plan import Plan, absolute
+from search.study.resources import Resources
 
 
 def make_job(plan: Plan, resources: Resources, alike: dict[str, str], ask: Ask) -> Job:
@@ -32,15 +28,3 @@ def make_job(plan: Plan, resources: Resources, alike: dict[str, str], ask: Ask) 
         cpus=resources.cpus,
         alike=alike,
     )
-
-
-def absolute(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same settings with paths that hold in a worker, which has another current folder."""
-    paths = {}
-    for key in ("data.root", "data.cache", "model.name"):
-        path = Path(settings[key] or "").expanduser()
-        if settings[key] in VARIANTS and key == "model.name":
-            continue
-        if settings[key] and (path.exists() or key == "data.cache"):  # a hub id names no path
-            paths[key] = str(path.resolve())
-    return settings | paths

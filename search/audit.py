@@ -12,9 +12,8 @@ from fgseg.config.errors import ConfigError
 from fgseg.storage.s3 import ObjectStoreError
 from search.command_line import Parser
 from search.database import LedgerError
-from search.masking import public_address
-from search.place import Place, add_place, find_place, place_from
 from search.record import Kind, State, TrialRecord
+from search.study.location import Place, add_place, find_place, place_from, public_address
 
 CLEAN, BROKEN = 0, 1
 

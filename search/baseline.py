@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from search.place import Place
-from search.plan import UNIDENTIFYING
+from search.study.location import Place
+from search.study.plan import UNIDENTIFYING
 from search.summary import Summary, summarise
 
 FAMILY = "baseline"

@@ -8,10 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from fgseg.storage.store import join, open_store
-from search.masking import public_address
-from search.place import MODEL, PAGE
-from search.plan import Plan
 from search.record import TrialRecord
+from search.study.location import MODEL, PAGE, public_address
+from search.study.plan import Plan
 from search.summary import Summary, rows
 
 

@@ -11,9 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from search.config import SearchConfig
 from search.nodes import alive_nodes
-from search.resources import Node, Resources, answers, is_private, share, share_cluster
+from search.study.config import SearchConfig
+from search.study.resources import Node, Resources, answers, is_private, share, share_cluster
 
 RAY_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even when it is told to be silent
@@ -51,7 +51,7 @@ def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], No
 
     Args:
         search: address of the cluster, and what a trial shall get.
-        needed: see `search.resources.gpu_needed`.
+        needed: see `search.study.resources.gpu_needed`.
         install_handlers: sets this command's signal handlers again, which Ray replaces when it starts and when it ends.
 
     Raises:

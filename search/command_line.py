@@ -9,9 +9,9 @@ from fgseg.cli import MISTAKE, Completer
 from fgseg.cli import Parser as FgsegParser
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import absolute, is_local
-from search.config import SearchConfig
 from search.signals import Interrupted, Signals
-from search.space import list_spaces, load_space
+from search.study.config import SearchConfig
+from search.study.space import list_spaces, load_space
 
 __all__ = ["MISTAKE", "Parser"]
 
@@ -35,7 +35,7 @@ def offer(*words: str) -> Completer:
 
 def studies(prefix: str, parsed_args: Namespace, **asked: Any) -> list[str]:
     """The studies of the storage that the line names so far."""
-    from search.place import study_names
+    from search.study.location import study_names
 
     storage = getattr(parsed_args, "storage", None) or "runs"
     return study_names(absolute(storage)) if is_local(storage) else []

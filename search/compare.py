@@ -10,8 +10,8 @@ from typing import Any
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import PATH_NAME, parse_assignments
 from search.command_line import Parser, add_settings, flags, obey
-from search.plan import REPEATS, Plan, differences, make_plan
 from search.signals import Signals
+from search.study.plan import REPEATS, Plan, differences, make_plan
 
 POINTS = ("start", "best")
 EVERYWHERE = ("train.epochs", "train.seed", "train.select")
@@ -119,7 +119,7 @@ def check_alike(plans: Sequence[Plan]) -> None:
 
 def repeats_of(plan: Plan, point: str, seeds: int) -> Plan:
     """The plan of a study's repeats at a point of its space; raises ConfigError where it has no such point."""
-    from search.record import Repeat
+    from search.study.plan import Repeat
 
     params = plan.space.start if point == "start" else best_point(plan)
     study = f"{plan.study}{REPEATS}"

@@ -20,10 +20,10 @@ from search.closing import as_called, mlflow_command
 from search.comparison import Family, compare
 from search.comparison_page import markdown, print_tables
 from search.ledger import Ledger
-from search.plan import COMPARISONS, REPEATS, UNIDENTIFYING, Plan, check_identity
 from search.projection import StudyCard
 from search.record import State, TrialRecord
 from search.signals import Signals
+from search.study.plan import COMPARISONS, REPEATS, UNIDENTIFYING, Plan, check_identity
 
 DONE, FAULT = 0, 1
 

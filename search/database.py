@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from fgseg.config.errors import ConfigError
-from search.masking import public_address
+from search.study.location import public_address
 
 RETRY_PAUSES_S = (0.1, 0.5, 2.0)
 """Pauses before a failed call is repeated; after the last one the fault is told."""

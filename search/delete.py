@@ -12,9 +12,8 @@ from search.command_line import Parser
 from search.database import LedgerError
 from search.ledger import Ledger
 from search.mark import check_owner
-from search.masking import public_address
-from search.place import LEDGER, Place, add_place, confirm, place_from
 from search.record import State
+from search.study.location import LEDGER, Place, add_place, confirm, place_from, public_address
 from search.sync import hold
 
 DONE, FAULT = 0, 1

@@ -16,7 +16,7 @@ from fgseg.data import fingerprint, load_splits
 from fgseg.model.pretrained import check_weights, fetch_weights
 from fgseg.storage.s3 import ObjectStoreError
 from fgseg.storage.store import check_store, open_store
-from search.assignment import absolute, make_job
+from search.assignment import make_job
 from search.closing import mlflow_command, show_end, study_command
 from search.database import LedgerError, check_database
 from search.desk import Desk
@@ -24,17 +24,17 @@ from search.finish import finish
 from search.ledger import Ledger
 from search.lock import LockedError, StudyLock
 from search.mark import check_mark, leave_mark
-from search.masking import public_address
 from search.nodes import versions
-from search.plan import Plan, check_identity, differences
 from search.progress import Progress
 from search.projection import StudyCard, settings_of
 from search.report_writer import ReportWriter
-from search.resources import gpu_needed, is_private
 from search.roll_call import reach
 from search.shelf import Shelf
 from search.signals import CODES, Interrupted, Signals
 from search.standing import goal_of
+from search.study.location import public_address
+from search.study.plan import Plan, absolute, check_identity, differences
+from search.study.resources import gpu_needed, is_private
 from search.summary import summarise
 from search.tracking import Tracker
 

@@ -21,10 +21,9 @@ from fgseg.storage.store import absolute, is_local, join, open_store
 from search.command_line import Parser
 from search.database import LedgerError
 from search.ledger import Ledger
-from search.masking import public_address
-from search.place import MODEL, Place, add_place, place_from
 from search.projection import StudyCard, settings_of
 from search.record import State, TrialRecord
+from search.study.location import MODEL, Place, add_place, place_from, public_address
 from search.sync import card_of
 
 DONE, FAULT = 0, 1

@@ -9,10 +9,9 @@ from fgseg.storage.store import open_store
 from search.closing import study_command
 from search.export import export, read_origin
 from search.ledger import Ledger
-from search.masking import public_address
-from search.place import REGISTERED, Place
-from search.plan import Plan
 from search.registry import REGISTER_S, register
+from search.study.location import REGISTERED, Place, public_address
+from search.study.plan import Plan
 from search.tracking import TrackingError
 
 

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 from search.record import TrialRecord
-from search.space import Range
+from search.study.space import Range
 
 FEWEST = 8
 """Finished trials below which a forest says nothing about any setting."""

@@ -23,7 +23,6 @@ from search.lock import Holder, LockedError, StudyLock, read_holder
 from search.points import Listed, Sampled, Settings
 from search.record import (
     Ask,
-    Repeat,
     State,
     TrialRecord,
     best_trial,
@@ -36,6 +35,7 @@ from search.record import (
     read_repeat,
 )
 from search.sampling import build_pruner, build_sampler, decide
+from search.study.plan import Repeat
 
 __all__ = ["Ask", "Holder", "Ledger", "LedgerError", "LockedError", "State", "SupersededError", "TrialRecord"]
 

@@ -5,11 +5,10 @@ from rich.table import Table
 
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import absolute, is_local
-from search.config import SearchConfig
-from search.masking import public_address
-from search.place import Place, normal_ledger, study_names
-from search.plan import Plan, check_identity
-from search.space import Space, list_spaces, load_space
+from search.study.config import SearchConfig
+from search.study.location import Place, normal_ledger, public_address, study_names
+from search.study.plan import Plan, check_identity
+from search.study.space import Space, list_spaces, load_space
 
 
 def print_spaces() -> int:

@@ -5,8 +5,7 @@ import json
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import join, open_store
 from search.ledger import Ledger
-from search.masking import public_address
-from search.place import LEDGER, Place
+from search.study.location import LEDGER, Place, public_address
 
 MARK = "study.json"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from search.resources import Node
+from search.study.resources import Node
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fgseg.labels import CLASSES, FOREGROUND
 from search.record import State, TrialRecord
-from search.space import Range
+from search.study.space import Range
 from search.summary import Summary
 
 INK, SOFT, FAINT = "#1c2733", "#6b7885", "#d9dee3"

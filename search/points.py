@@ -9,8 +9,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.held import Entry
-from search.record import Repeat, read_repeat
+from search.record import read_repeat
 from search.sampling import propose
+from search.study.plan import Repeat
 
 
 class Points(Protocol):

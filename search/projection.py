@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fgseg.storage.store import join
-from search.masking import public_address
+from search.study.location import public_address
 
 if TYPE_CHECKING:
     from search.facts import StudyFacts
-    from search.place import Place
     from search.record import TrialRecord
+    from search.study.location import Place
 
 Phase = Literal["running", "finished", "interrupted"]
 """Whether a driver is at work on the study, or how the last one left it."""

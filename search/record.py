@@ -30,16 +30,6 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Repeat:
-    """A point to be trained with a seed of its own."""
-
-    params: dict[str, float | int]
-    """Searched settings by dotted name."""
-    seed: int
-    """From 0 on; added to `train.seed`, so that repeat s of every family has the same seed."""
-
-
-@dataclass(frozen=True)
 class Ask:
     """One start of one trial, handed to a worker."""
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgseg.storage.store import local_files
-from search.masking import public_address
 from search.projection import explain
+from search.study.location import public_address
 from search.tracking import TrackingError
 from search.tracking_read import find_runs, pages, reaching
 from search.tracking_setup import ENVIRONMENT, load_client

@@ -13,7 +13,7 @@ from fgseg.storage.store import Store, join
 from search.baseline import find_baseline
 from search.command_line import Parser
 from search.database import LedgerError
-from search.place import PAGE, Place, add_place, place_from
+from search.study.location import PAGE, Place, add_place, place_from
 from search.summary import summarise
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from fgseg.config.errors import ConfigError
 from search.database import LedgerError
-from search.place import PAGE, Place
+from search.study.location import PAGE, Place
 
 log = logging.getLogger(__name__)
 

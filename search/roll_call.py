@@ -17,9 +17,9 @@ from typing import Any
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import Store, open_store
 from search.cluster import surroundings
-from search.config import SearchConfig
 from search.nodes import Answer, Question, gpu_memory, versions
-from search.resources import Node, is_private, share_cluster
+from search.study.config import SearchConfig
+from search.study.resources import Node, is_private, share_cluster
 
 CONNECT_LIMIT_S = 20.0
 """How long a cluster may take until it has let us in and named its nodes."""

@@ -9,9 +9,9 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.files import find_file
 from fgseg.config.loading import parse_assignments, read_yaml
 from search.command_line import Parser, add_settings, flags, obey
-from search.plan import Plan, make_plan, read_search
 from search.signals import Signals
-from search.space import list_spaces
+from search.study.plan import Plan, make_plan, read_search
+from search.study.space import list_spaces
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

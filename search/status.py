@@ -15,10 +15,9 @@ from fgseg.config.errors import ConfigError
 from search.command_line import Parser
 from search.database import LedgerError
 from search.ledger import Ledger
-from search.masking import public_address
-from search.place import add_place, place_from
 from search.record import State
 from search.standing import Standing, goal_of, recent_pace, time_left
+from search.study.location import add_place, place_from, public_address
 
 DONE, FAULT = 0, 1
 PERIOD_S = 2.0

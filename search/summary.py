@@ -9,7 +9,7 @@ from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult, select_epoch, show
 from search.ledger import Ledger
 from search.record import State, TrialRecord
-from search.space import Range
+from search.study.space import Range
 
 ENDINGS = {State.COMPLETE: "finished", State.PRUNED: "stopped early", State.FAIL: "failed", State.RUNNING: "open"}
 """How people call the states of trials."""

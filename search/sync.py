@@ -17,9 +17,8 @@ from search.command_line import Parser
 from search.database import LedgerError
 from search.ledger import Ledger
 from search.lock import LockedError
-from search.masking import public_address
-from search.place import MODEL, REGISTERED, Place, add_place, confirm, place_from
 from search.projection import StudyCard, settings_of
+from search.study.location import MODEL, REGISTERED, Place, add_place, confirm, place_from, public_address
 
 DONE, FAULT = 0, 1
 

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from types import MappingProxyType
 
 from search.background import BackgroundWriter
-from search.masking import public_address
 from search.mirror import Mirror
 from search.projection import LedgerReader, Phase, StudyCard, TrialSettings, explain
+from search.study.location import public_address
 from search.tracking_setup import environment, load_client
 
 LOG = logging.getLogger("search.tracking")

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from search.masking import public_address
 from search.projection import SOURCE, StudyCard, explain
+from search.study.location import public_address
 from search.tracking import TrackingError
 from search.tracking_read import pages
 from search.tracking_setup import environment, load_client

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.database import has_database
-from search.masking import public_address
 from search.projection import explain
+from search.study.location import public_address
 from search.tracking import TrackingError
 from search.tracking_setup import environment, load_client
 

@@ -15,8 +15,8 @@ from search.cluster import Pulse
 from search.desk import Desk
 from search.job import Job, Report
 from search.record import Ask
-from search.resources import Resources
 from search.signals import Interrupted
+from search.study.resources import Resources
 from search.trial import run_trial
 
 ASKING_S = 1.0

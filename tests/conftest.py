@@ -179,7 +179,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(original: Path, tmp_path: Path):
     """A copy of it to be broken."""
-    from search.place import find_place
+    from search.study.location import find_place
 
     shutil.copytree(original, tmp_path / "runs")
     return find_place(tmp_path / "runs", "s")

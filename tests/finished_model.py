@@ -11,7 +11,7 @@ from fgseg.results import EpochResult
 from fgseg.storage.store import join
 from fgseg.training.loop import train
 from search.ledger import Ledger
-from search.place import Place, find_place
+from search.study.location import Place, find_place
 
 STUDY = "tiny-bas"
 

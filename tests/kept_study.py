@@ -16,7 +16,7 @@ from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
 from search.audit import audit
 from search.ledger import Ledger
-from search.place import Place, find_place
+from search.study.location import Place, find_place
 from search.sync import sync
 
 SPACE = {"loss.ssim": FloatDistribution(0.05, 5.0, log=True)}

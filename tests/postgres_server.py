@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from search.lock import LOCKS
-from search.place import normal_ledger
+from search.study.location import normal_ledger
 
 USER, PASSWORD = "fgsearch", "ge%heim@99"
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}

@@ -13,7 +13,7 @@ OWNERS = {
         "search.ledger",
         "search.held",
         "search.sampling",
-        "search.space",
+        "search.study.space",
         "search.record",
         "search.fence",
         "search.facts",

@@ -20,7 +20,7 @@ from kept_study import (
 )
 
 from search.audit import main
-from search.place import Place, find_place
+from search.study.location import Place, find_place
 from search.sync import sync
 
 

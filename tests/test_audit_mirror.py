@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from kept_study import change, lines, named
 
-from search.place import Place
+from search.study.location import Place
 from search.sync import sync
 
 OF_TRIAL = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.trial' AND value = '0')"

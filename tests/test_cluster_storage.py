@@ -12,9 +12,9 @@ from fgseg.storage.store import open_store
 from search.audit import audit
 from search.delete import delete
 from search.ledger import Ledger
-from search.place import Place, find_place
 from search.record import State
 from search.run import main
+from search.study.location import Place, find_place
 
 pytestmark = pytest.mark.timeout(600)  # the fixture runs a search twice
 SECRETS = (PASSWORD.encode(), PASSWORD.replace("%", "%25").replace("@", "%40").encode())

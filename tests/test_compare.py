@@ -21,8 +21,8 @@ from search.comparison import ROWS, Family, compare, scores
 from search.comparison_page import markdown
 from search.comparison_run import budgets
 from search.ledger import Ledger
-from search.place import find_place
-from search.plan import make_plan
+from search.study.location import find_place
+from search.study.plan import make_plan
 from search.tracking_read import reaching
 
 CONFIG = "configs/quickstart.yaml"

@@ -12,10 +12,10 @@ from conftest import absent
 
 from fgseg.config.files import list_configs
 from fgseg.config.loading import Layer, build, read_layer, read_yaml
-from search.plan import make_plan
 from search.record import Ask
 from search.run import main
-from search.space import list_spaces, load_space
+from search.study.plan import make_plan
+from search.study.space import list_spaces, load_space
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = {path.stem for path in (ROOT / "configs" / "spaces").glob("*.yaml")}
@@ -79,7 +79,7 @@ def test_installed_package_ships_its_configs(tmp_path: Path):
         distribution("fgsearch")
     except PackageNotFoundError:
         absent("fgsearch is not installed here, only its checkout is used")
-    code = "from search.space import list_spaces; print(*(p for p in list_spaces().values()), sep='\\n')"
+    code = "from search.study.space import list_spaces; print(*(p for p in list_spaces().values()), sep='\\n')"
     own = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     shown = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=own, capture_output=True, text=True, check=True

@@ -13,7 +13,7 @@ from search.job import Report
 from search.ledger import Ledger
 from search.lock import LOCKS
 from search.record import Ask, State
-from search.space import load_space
+from search.study.space import load_space
 
 EPOCHS = 3
 

@@ -10,8 +10,8 @@ from fgseg.config.errors import ConfigError
 from search import driver
 from search.ledger import Ledger
 from search.lock import LOCKS
-from search.plan import Plan, make_plan
 from search.signals import Signals
+from search.study.plan import Plan, make_plan
 from search.tracking_read import read_runs
 
 

@@ -15,7 +15,7 @@ from fgseg.inference.trained_model import find_trained
 from fgseg.labels import FOREGROUND
 from search.export import export
 from search.ledger import Ledger
-from search.place import Place
+from search.study.location import Place
 
 if TYPE_CHECKING:
     from bucket_server import Bucket

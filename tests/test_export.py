@@ -21,7 +21,7 @@ from fgseg.labels import CLASSES
 from fgseg.metrics.evaluator import predict_frames
 from search.export import export, main
 from search.ledger import Ledger
-from search.place import Place
+from search.study.location import Place
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ TRAINING = """
 import sys
 from fgseg.config.loading import parse_assignments
 from fgseg.training.loop import train
-from search.plan import make_plan
+from search.study.plan import make_plan
 settings = parse_assignments(sys.argv[3:])
 run = make_plan(sys.argv[1], "configs/quickstart.yaml", settings, {}, None).run
 (epoch,) = train(run, sys.argv[2])

@@ -12,9 +12,9 @@ from small_data import noise, save, stripes, write_cityscapes
 
 from fgseg.config.errors import ConfigError
 from search.driver import make_folder
-from search.plan import check_identity, check_trials, differences, make_plan
 from search.run import main
-from search.space import Range
+from search.study.plan import check_identity, check_trials, differences, make_plan
+from search.study.space import Range
 
 ROOT = Path(__file__).parent.parent
 

@@ -17,9 +17,8 @@ from search.audit import main as audit
 from search.database import check_database
 from search.ledger import Ledger
 from search.mark import MARK, check_mark, leave_mark
-from search.masking import public_address
-from search.place import Place, find_place, make_place, normal_ledger
 from search.run import main
+from search.study.location import Place, find_place, make_place, normal_ledger, public_address
 
 BUCKET = "--storage=s3://studies/runs"
 LEDGER = "--ledger-url=postgresql://user:secret@127.0.0.1:1/db"

@@ -7,7 +7,7 @@ from pathlib import Path
 LISTENING = """
 import os, psutil
 from search.cluster import cluster, surroundings
-from search.config import SearchConfig
+from search.study.config import SearchConfig
 os.environ.update(surroundings())
 with cluster(SearchConfig(), "", lambda: None):
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):

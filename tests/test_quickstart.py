@@ -11,7 +11,7 @@ from fgseg.labels import FOREGROUND
 from search.ledger import Ledger
 from search.record import State, TrialRecord
 from search.report_frames import PANELS
-from search.space import load_space
+from search.study.space import load_space
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ from fgseg.training.test_evaluation import keep
 from search.audit import audit
 from search.driver import budget
 from search.ledger import Ledger
-from search.place import Place, find_place
-from search.plan import make_plan
-from search.record import Ask, Kind, Repeat
+from search.record import Ask, Kind
+from search.study.location import Place, find_place
+from search.study.plan import Repeat, make_plan
 from search.sync import sync
 from search.tracking_read import read_runs
 

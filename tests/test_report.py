@@ -18,13 +18,13 @@ from fgseg.storage.store import LocalStore
 from search import report
 from search.baseline import Baseline, find_baseline
 from search.importance import FEWEST, caution, importance
-from search.place import Place
 from search.plots import position, ticks
 from search.record import TrialRecord
 from search.report import report_files, write_report
 from search.report_content import Content, build_content
 from search.report_frames import Frames, ShownFrame, choose_frames, difference
-from search.space import Range
+from search.study.location import Place
+from search.study.space import Range
 from search.summary import Summary, rank, summarise
 
 RANGES = {

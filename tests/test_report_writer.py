@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from search.place import find_place
 from search.report_writer import ReportWriter
+from search.study.location import find_place
 
 WRITE = (
     "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.mkdir(exist_ok=True); (p / 'report.html').write_text('x')"

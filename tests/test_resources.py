@@ -3,9 +3,9 @@
 import pytest
 
 from fgseg.config.errors import ConfigError
-from search.assignment import absolute
-from search.config import SearchConfig
-from search.resources import Node, share, share_cluster
+from search.study.config import SearchConfig
+from search.study.plan import absolute
+from search.study.resources import Node, share, share_cluster
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from conftest import ROOT
 
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import LocalStore
-from search.config import SearchConfig
 from search.nodes import Answer, Question, explain, visit_storage
-from search.resources import Node, share_cluster
 from search.roll_call import check_written, compare, refusal
+from search.study.config import SearchConfig
+from search.study.resources import Node, share_cluster
 
 HERE = Answer({"fgsearch": "1.0", "torch": "2.14"}, [80_000], "abc")
 

@@ -8,10 +8,10 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from test_ledger import kill_before
 
 from fgseg.results import EpochResult
-from search.config import SearchConfig
 from search.ledger import Ledger
 from search.record import Ask, State
 from search.sampling import GP_TRIALS
+from search.study.config import SearchConfig
 
 SPACE = {"a": FloatDistribution(0.0, 1.0), "b": FloatDistribution(0.0, 1.0)}
 START = {"a": 0.5, "b": 0.5}

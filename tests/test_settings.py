@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from fgseg.config.settings import RunConfig
-from search.config import SearchConfig
+from search.study.config import SearchConfig
 
 ROOT = Path(__file__).parent.parent
 

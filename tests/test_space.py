@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fgseg.config.errors import ConfigError
-from search.space import Space, list_spaces, load_space, override
+from search.study.space import Space, list_spaces, load_space, override
 
 THIN = ("fence", "pole", "traffic_sign", "traffic_light")
 

@@ -15,9 +15,9 @@ from search import delete as deleting
 from search import sync as syncing
 from search.audit import audit
 from search.mark import leave_mark
-from search.place import REGISTERED, Place, find_place, make_place
-from search.plan import make_plan
 from search.projection import settings_of
+from search.study.location import REGISTERED, Place, find_place, make_place
+from search.study.plan import make_plan
 from search.tracking import TrackingError
 from search.tracking_read import read_runs
 

@@ -11,8 +11,8 @@ from fake_ledger import FakeLedger, settings_of, trial
 
 from search import background
 from search.background import BackgroundWriter
-from search.masking import public_address
 from search.projection import Phase, StudyCard
+from search.study.location import public_address
 from search.tracking import Tracker, TrackingError, reconcile
 from search.tracking_setup import ENVIRONMENT, create_database
 

@@ -19,7 +19,7 @@ from fgseg.labels import VOID
 from fgseg.train import main as train_command
 from fgseg.training.loop import train
 from fgseg.training.trainer import build_learner
-from search.space import list_spaces, load_space
+from search.study.space import list_spaces, load_space
 
 HEIGHT, WIDTH = 64, 128
 TRAIN = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import RunConfig
-from search.config import SearchConfig
+from search.study.config import SearchConfig
 
 PROBE_S = 5.0
 """How long an address may take to answer before it counts as dead."""

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import PATH_NAME
 from fgseg.storage.store import Store, absolute, check_store, is_local, join, open_store
-from search.masking import public_address
 
 if TYPE_CHECKING:
     from search.ledger import Ledger
+
 
 LEDGER = "study.db"
 """File of a study's own ledger, in its folder."""
@@ -204,3 +204,9 @@ def confirm(question: str, yes: bool) -> bool:
     if not sys.stdin.isatty():
         raise ConfigError(f"nobody can be asked here: {question}? add --yes to do it")
     return input(f"{question}? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def public_address(text: str) -> str:
+    """An address, or a text that holds some, with user names, passwords and secret query values masked."""
+    text = re.sub(r"://[^/\s'\"]*@", "://***@", text)
+    return re.sub(r"([?&][\w.-]*(?:password|passwd|token|secret|key)[\w.-]*=)[^&\s'\"]+", r"\1***", text, flags=re.I)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
@@ -13,14 +13,12 @@ from fgseg.config.files import find_file
 from fgseg.config.loading import Layer, build, check_processes, read_yaml
 from fgseg.config.settings import RunConfig
 from fgseg.config.settings import flatten as flatten_settings
+from fgseg.model.pretrained import VARIANTS
 from fgseg.storage.store import join
-from search.config import SearchConfig
-from search.place import Place, make_place
-from search.resources import check_resources, gpu_needed
-from search.space import Space, load_space, override
-
-if TYPE_CHECKING:
-    from search.record import Ask, Repeat, TrialRecord
+from search.study.config import SearchConfig
+from search.study.location import Place, make_place
+from search.study.resources import check_resources, gpu_needed
+from search.study.space import Space, load_space, override
 
 REPEATS = "-repeats"
 """Ends the name of a study's sibling, which holds its repeats: the study's own sampler never sees them."""
@@ -33,6 +31,29 @@ UNIDENTIFYING = ("data.root", "data.cache", "data.device", "train.compile")
 
 
 @dataclass(frozen=True)
+class Repeat:
+    """A point to be trained with a seed of its own."""
+
+    params: dict[str, float | int]
+    """Searched settings by dotted name."""
+    seed: int
+    """From 0 on; added to `train.seed`, so that repeat s of every family has the same seed."""
+
+
+class TrialPoint(Protocol):
+    """What decides the settings of a trial; starts of trials and their records have it."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def params(self) -> dict[str, float | int]: ...
+    @property
+    def overrides(self) -> dict[str, Any]: ...
+    @property
+    def seed(self) -> int: ...
+
+
+@dataclass(frozen=True)
 class Plan:
     """One study as asked for, of a search or of repeats; nothing of it has been carried out."""
 
@@ -41,7 +62,7 @@ class Plan:
     search: SearchConfig
     study: str
     experiment: str
-    repeats: "tuple[Repeat, ...]" = ()
+    repeats: tuple[Repeat, ...] = ()
     """The fixed points of a study of repeats; empty for a search."""
 
     @property
@@ -49,7 +70,7 @@ class Plan:
         """The settings of the start point, which are those of trial 0."""
         return build([*self.layers, Layer(f"space {self.space.name}", self.space.start)])
 
-    def trial_settings(self, trial: "Ask | TrialRecord") -> dict[str, Any]:
+    def trial_settings(self, trial: TrialPoint) -> dict[str, Any]:
         """All dotted settings of one trial: the plan's, its own point, what it had to change, its own seed."""
         run = build([*self.layers, Layer(f"trial {trial.number}", {**trial.params, **trial.overrides})])
         return run.flat() | {"train.seed": run.train.seed + trial.seed}
@@ -179,3 +200,15 @@ def check_identity(recorded: Mapping[str, Any], now: Mapping[str, Any], plan: Pl
             f"study {plan.study} was begun with something else ({changes}); "
             "choose another --study, give the same settings again, or accept the change with --accept-changes"
         )
+
+
+def absolute(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same settings with paths that hold in a worker, which has another current folder."""
+    paths = {}
+    for key in ("data.root", "data.cache", "model.name"):
+        path = Path(settings[key] or "").expanduser()
+        if settings[key] in VARIANTS and key == "model.name":
+            continue
+        if settings[key] and (path.exists() or key == "data.cache"):  # a hub id names no path
+            paths[key] = str(path.resolve())
+    return settings | paths
