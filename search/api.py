@@ -8,6 +8,7 @@ from typing import Any
 
 from fgseg.storage.store import join, open_store
 from search.audit import audit_place
+from search.cli.signals import CODES, Signals
 from search.compare import name_of, plans_from
 from search.comparison_run import run as compare
 from search.delete import delete
@@ -15,7 +16,6 @@ from search.driver import DONE, drive
 from search.export import export
 from search.record import TrialRecord
 from search.report import write_report
-from search.signals import CODES, Signals
 from search.study.location import PAGE, Place, find_place
 from search.study.plan import COMPARISONS, make_plan
 from search.sync import sync

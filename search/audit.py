@@ -10,10 +10,10 @@ from typing import Any
 from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
 from fgseg.storage.s3 import ObjectStoreError
-from search.command_line import Parser
+from search.cli.options import Parser, add_place, place_from
 from search.database import LedgerError
 from search.record import Kind, State, TrialRecord
-from search.study.location import Place, add_place, find_place, place_from, public_address
+from search.study.location import Place, find_place, public_address
 
 CLEAN, BROKEN = 0, 1
 

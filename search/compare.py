@@ -9,8 +9,8 @@ from typing import Any
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import PATH_NAME, parse_assignments
-from search.command_line import Parser, add_settings, flags, obey
-from search.signals import Signals
+from search.cli.options import Parser, add_settings, flags, obey
+from search.cli.signals import Signals
 from search.study.plan import REPEATS, Plan, differences, make_plan
 
 POINTS = ("start", "best")

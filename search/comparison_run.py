@@ -16,13 +16,13 @@ from fgseg.checkpoints.manifest import verified
 from fgseg.config.errors import ConfigError
 from fgseg.data import fingerprint, load_splits
 from fgseg.storage.store import join, open_store
+from search.cli.signals import Signals
 from search.closing import as_called, mlflow_command
 from search.comparison import Family, compare
 from search.comparison_page import markdown, print_tables
 from search.ledger import Ledger
 from search.projection import StudyCard
 from search.record import State, TrialRecord
-from search.signals import Signals
 from search.study.plan import COMPARISONS, REPEATS, UNIDENTIFYING, Plan, check_identity
 
 DONE, FAULT = 0, 1

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import open_store
-from search.command_line import Parser
+from search.cli.options import Parser, add_place, confirm, place_from
 from search.database import LedgerError
 from search.ledger import Ledger
 from search.mark import check_owner
 from search.record import State
-from search.study.location import LEDGER, Place, add_place, confirm, place_from, public_address
+from search.study.location import LEDGER, Place, public_address
 from search.sync import hold
 
 DONE, FAULT = 0, 1

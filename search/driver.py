@@ -17,6 +17,7 @@ from fgseg.model.pretrained import check_weights, fetch_weights
 from fgseg.storage.s3 import ObjectStoreError
 from fgseg.storage.store import check_store, open_store
 from search.assignment import make_job
+from search.cli.signals import CODES, Interrupted, Signals
 from search.closing import mlflow_command, show_end, study_command
 from search.database import LedgerError, check_database
 from search.desk import Desk
@@ -30,7 +31,6 @@ from search.projection import StudyCard, settings_of
 from search.report_writer import ReportWriter
 from search.roll_call import reach
 from search.shelf import Shelf
-from search.signals import CODES, Interrupted, Signals
 from search.standing import goal_of
 from search.study.location import public_address
 from search.study.plan import Plan, absolute, check_identity, differences

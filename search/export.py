@@ -18,12 +18,12 @@ from fgseg.inference.export import model_files, replace_files
 from fgseg.inference.model_card import model_card
 from fgseg.results import EpochResult, select_epoch
 from fgseg.storage.store import absolute, is_local, join, open_store
-from search.command_line import Parser
+from search.cli.options import Parser, add_place, place_from
 from search.database import LedgerError
 from search.ledger import Ledger
 from search.projection import StudyCard, settings_of
 from search.record import State, TrialRecord
-from search.study.location import MODEL, Place, add_place, place_from, public_address
+from search.study.location import MODEL, Place, public_address
 from search.sync import card_of
 
 DONE, FAULT = 0, 1

@@ -11,9 +11,9 @@ from fgseg.cli import MISTAKE, told
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import Store, join
 from search.baseline import find_baseline
-from search.command_line import Parser
+from search.cli.options import Parser, add_place, place_from
 from search.database import LedgerError
-from search.study.location import PAGE, Place, add_place, place_from
+from search.study.location import PAGE, Place
 from search.summary import summarise
 
 if TYPE_CHECKING:

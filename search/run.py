@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from fgseg.config.errors import ConfigError
 from fgseg.config.files import find_file
 from fgseg.config.loading import parse_assignments, read_yaml
-from search.command_line import Parser, add_settings, flags, obey
-from search.signals import Signals
+from search.cli.options import Parser, add_settings, flags, obey
+from search.cli.signals import Signals
 from search.study.plan import Plan, make_plan, read_search
 from search.study.space import list_spaces
 

@@ -12,12 +12,12 @@ from rich.text import Text
 
 from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
-from search.command_line import Parser
+from search.cli.options import Parser, add_place, place_from
 from search.database import LedgerError
 from search.ledger import Ledger
 from search.record import State
 from search.standing import Standing, goal_of, recent_pace, time_left
-from search.study.location import add_place, place_from, public_address
+from search.study.location import public_address
 
 DONE, FAULT = 0, 1
 PERIOD_S = 2.0

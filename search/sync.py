@@ -13,12 +13,12 @@ from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
 from fgseg.storage.s3 import ObjectStoreError
 from fgseg.storage.store import join, open_store
-from search.command_line import Parser
+from search.cli.options import Parser, add_place, confirm, place_from
 from search.database import LedgerError
 from search.ledger import Ledger
 from search.lock import LockedError
 from search.projection import StudyCard, settings_of
-from search.study.location import MODEL, REGISTERED, Place, add_place, confirm, place_from, public_address
+from search.study.location import MODEL, REGISTERED, Place, public_address
 
 DONE, FAULT = 0, 1
 

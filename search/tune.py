@@ -11,11 +11,11 @@ from ray import PlacementGroupID, tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from search.cli.signals import Interrupted
 from search.cluster import Pulse
 from search.desk import Desk
 from search.job import Job, Report
 from search.record import Ask
-from search.signals import Interrupted
 from search.study.resources import Resources
 from search.trial import run_trial
 

@@ -8,9 +8,9 @@ from test_lock import wait_for
 
 from fgseg.config.errors import ConfigError
 from search import driver
+from search.cli.signals import Signals
 from search.ledger import Ledger
 from search.lock import LOCKS
-from search.signals import Signals
 from search.study.plan import Plan, make_plan
 from search.tracking_read import read_runs
 

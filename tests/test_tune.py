@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from search.cli.signals import Interrupted
 from search.job import Job
-from search.signals import Interrupted
 from search.tune import ASKING_S, LedgerSearcher, Turns
 
 

@@ -1,8 +1,6 @@
 """Where a study lies: its files, its ledger, its runs in MLflow.  Light: neither Optuna nor a database is imported."""
 
-import argparse
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -178,32 +176,6 @@ def study_names(storage: str, shared_ledger: str | None = None) -> list[str]:
 def offer(names: list[str]) -> str:
     """The names that there are, as the end of an error."""
     return f"there are: {', '.join(names)}" if names else "there are none"
-
-
-def add_place(parser: argparse.ArgumentParser) -> None:
-    """The options that say which study is meant."""
-    parser.add_argument("--study", metavar="NAME", required=True, help="name of the study")
-    parser.add_argument("--storage", metavar="DIR", default="runs", help="folder of studies (default: runs)")
-    parser.add_argument(
-        "--tracking-uri", metavar="URI", help="MLflow server or database (default: <storage>/mlflow.db)"
-    )
-    parser.add_argument(
-        "--ledger-url", metavar="URL", help="database of the ledger (default: one in the study's folder)"
-    )
-
-
-def place_from(options: argparse.Namespace) -> Place:
-    """The place that the options of `add_place` name; raises ConfigError."""
-    return find_place(options.storage, options.study, options.tracking_uri, options.ledger_url)
-
-
-def confirm(question: str, yes: bool) -> bool:
-    """Ask on the terminal, unless the answer was given with --yes; raises ConfigError where nobody can be asked."""
-    if yes:
-        return True
-    if not sys.stdin.isatty():
-        raise ConfigError(f"nobody can be asked here: {question}? add --yes to do it")
-    return input(f"{question}? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def public_address(text: str) -> str:

@@ -1,5 +1,6 @@
 """What the commands of `search` share: completion of spaces, studies and settings of the search."""
 
+import argparse
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -9,8 +10,9 @@ from fgseg.cli import MISTAKE, Completer
 from fgseg.cli import Parser as FgsegParser
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import absolute, is_local
-from search.signals import Interrupted, Signals
+from search.cli.signals import Interrupted, Signals
 from search.study.config import SearchConfig
+from search.study.location import Place, find_place, study_names
 from search.study.space import list_spaces, load_space
 
 __all__ = ["MISTAKE", "Parser"]
@@ -35,7 +37,6 @@ def offer(*words: str) -> Completer:
 
 def studies(prefix: str, parsed_args: Namespace, **asked: Any) -> list[str]:
     """The studies of the storage that the line names so far."""
-    from search.study.location import study_names
 
     storage = getattr(parsed_args, "storage", None) or "runs"
     return study_names(absolute(storage)) if is_local(storage) else []
@@ -103,3 +104,29 @@ def obey(work: Callable[[Signals], int]) -> int:
         except Interrupted:
             print("interrupted before a trial ran; the same command starts again", file=sys.stderr)
             return signals.code
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """The options that say which study is meant."""
+    parser.add_argument("--study", metavar="NAME", required=True, help="name of the study")
+    parser.add_argument("--storage", metavar="DIR", default="runs", help="folder of studies (default: runs)")
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow server or database (default: <storage>/mlflow.db)"
+    )
+    parser.add_argument(
+        "--ledger-url", metavar="URL", help="database of the ledger (default: one in the study's folder)"
+    )
+
+
+def place_from(options: argparse.Namespace) -> Place:
+    """The place that the options of `add_place` name; raises ConfigError."""
+    return find_place(options.storage, options.study, options.tracking_uri, options.ledger_url)
+
+
+def confirm(question: str, yes: bool) -> bool:
+    """Ask on the terminal, unless the answer was given with --yes; raises ConfigError where nobody can be asked."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise ConfigError(f"nobody can be asked here: {question}? add --yes to do it")
+    return input(f"{question}? [y/N] ").strip().lower() in ("y", "yes")
