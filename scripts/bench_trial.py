@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="b0", help="small or b0..b5 (default: b0)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="other settings of the trials")
     options = parser.parse_args(arguments)
-    from search.cluster import surroundings
+    from search.cluster.ray_cluster import surroundings
     from search.run import main as search
 
     os.environ.update(surroundings())  # Ray reads them when it is imported

@@ -19,17 +19,17 @@ from fgseg.storage.store import check_store, open_store
 from search.assignment import make_job
 from search.cli.signals import CODES, Interrupted, Signals
 from search.closing import mlflow_command, show_end, study_command
+from search.cluster.node_checks import reach
+from search.cluster.node_probe import versions
 from search.database import LedgerError, check_database
 from search.desk import Desk
 from search.finish import finish
 from search.ledger import Ledger
 from search.lock import LockedError, StudyLock
 from search.mark import check_mark, leave_mark
-from search.nodes import versions
 from search.progress import Progress
 from search.projection import StudyCard, settings_of
 from search.report_writer import ReportWriter
-from search.roll_call import reach
 from search.shelf import Shelf
 from search.standing import goal_of
 from search.study.location import public_address
@@ -224,7 +224,7 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> i
         outlets.console.print(f"warning: {error}; checkpoints that nobody needs stay", highlight=False, markup=False)
     if ledger.nothing_left():
         return DONE
-    from search.cluster import Pulse, cluster, surroundings
+    from search.cluster.ray_cluster import Pulse, cluster, surroundings
 
     os.environ.update(surroundings())
     from search.tune import run_trials  # Ray takes seconds to import: not when there is nothing to run

@@ -127,7 +127,7 @@ def check_node(job: Job) -> None:
     if not job.alike:
         return
     from fgseg.data import fingerprint, load_splits
-    from search.nodes import versions
+    from search.cluster.node_probe import versions
 
     run = build([Layer(f"trial {job.number}", job.settings)])
     alone = job.alike.keys() == {"data"}

@@ -12,7 +12,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from search.cli.signals import Interrupted
-from search.cluster import Pulse
+from search.cluster.ray_cluster import Pulse
 from search.desk import Desk
 from search.job import Job, Report
 from search.record import Ask

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 OWNERS = {
-    "ray": {"search.tune", "search.trial", "search.group", "search.cluster", "search.nodes"},
+    "ray": {"search.tune", "search.trial", "search.group", "search.cluster.ray_cluster", "search.cluster.node_probe"},
     "optuna": {
         "search.importance",
         "search.ledger",

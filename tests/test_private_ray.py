@@ -6,7 +6,7 @@ from pathlib import Path
 
 LISTENING = """
 import os, psutil
-from search.cluster import cluster, surroundings
+from search.cluster.ray_cluster import cluster, surroundings
 from search.study.config import SearchConfig
 os.environ.update(surroundings())
 with cluster(SearchConfig(), "", lambda: None):

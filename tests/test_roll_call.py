@@ -14,8 +14,8 @@ from conftest import ROOT
 
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import LocalStore
-from search.nodes import Answer, Question, explain, visit_storage
-from search.roll_call import check_written, compare, refusal
+from search.cluster.node_checks import check_written, compare, refusal
+from search.cluster.node_probe import Answer, Question, explain, visit_storage
 from search.study.config import SearchConfig
 from search.study.resources import Node, share_cluster
 
@@ -107,7 +107,7 @@ def test_address_where_something_else_listens_is_refused_within_half_a_minute(
 def test_news_that_ray_prints_do_not_come_between_the_answers(tmp_path: Path):
     (tmp_path / "ray.py").write_text("def init(*a, **k): print('(raylet) a node has died')\n\ndef nodes(): return []\n")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    command = [sys.executable, "-m", "search.nodes", "10.0.0.1:6379"]
+    command = [sys.executable, "-m", "search.cluster.node_probe", "10.0.0.1:6379"]
     done = subprocess.run(command, env=environment, input="", capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n"
     assert "(raylet) a node has died\n" in done.stderr

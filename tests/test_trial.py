@@ -11,8 +11,8 @@ import fgseg.data
 import fgseg.training.loop
 import fgseg.training.test_evaluation
 from fgseg.storage.s3 import ObjectStoreError
+from search.cluster.node_probe import versions
 from search.job import Job, Report
-from search.nodes import versions
 from search.trial import carry_out
 
 

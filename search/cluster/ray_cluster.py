@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from search.nodes import alive_nodes
+from search.cluster.node_probe import alive_nodes
 from search.study.config import SearchConfig
 from search.study.resources import Node, Resources, answers, is_private, share, share_cluster
 

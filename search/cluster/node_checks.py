@@ -16,8 +16,8 @@ from typing import Any
 
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import Store, open_store
-from search.cluster import surroundings
-from search.nodes import Answer, Question, gpu_memory, versions
+from search.cluster.node_probe import Answer, Question, gpu_memory, versions
+from search.cluster.ray_cluster import surroundings
 from search.study.config import SearchConfig
 from search.study.resources import Node, is_private, share_cluster
 
@@ -57,7 +57,7 @@ class RollCall:
     def __enter__(self) -> "RollCall":
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "search.nodes", self.address],
+            [sys.executable, "-m", "search.cluster.node_probe", self.address],
             env=surroundings() | {"RAY_NUM_REDIS_GET_RETRIES": "2"},  # a wrong token stays wrong: two tries, not 20
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

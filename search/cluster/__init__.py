@@ -1,0 +1,1 @@
+"""Start, join, check and watch a Ray cluster."""
