@@ -23,8 +23,8 @@ from optuna.trial import create_trial
 
 from fgseg.results import EpochResult
 from search.job import Job
-from search.ledger import Ledger
-from search.record import Ask
+from search.ledger.ledger import Ledger
+from search.ledger.records import Ask
 from search.study.space import Space, load_space
 
 EPOCHS = 15

@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
+from search.ledger.catalog import open_ledger
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench_runs import Row, Watches, search_once, time_no_op, watching
@@ -23,7 +25,7 @@ from bench_runs import Row, Watches, search_once, time_no_op, watching
 from search.audit import audit
 from search.cluster.ray_cluster import surroundings
 from search.study.location import find_place
-from search.sync import sync
+from search.tracking.sync import sync
 
 EPOCH_MS, ASK_S, GROWTH_MIB, EFFICIENCY = 10, 1, 0.2, 0.95
 """The goals: median of ledger and tracking per epoch, ask, driver memory per trial, efficiency."""
@@ -118,7 +120,7 @@ def share_used(setup: Setup, place: Path, size: int, spread_s: float) -> float:
 
 def busy_spans(folder: Path) -> list[tuple[float, float]]:
     """When each trial's worker was busy, unix seconds, in the order of their beginnings."""
-    records = find_place(folder, "load").open_ledger().trials()
+    records = open_ledger(find_place(folder, "load")).trials()
     return sorted((r.epochs[0].wall_time - r.epochs[0].seconds, r.epochs[-1].wall_time) for r in records)
 
 

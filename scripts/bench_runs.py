@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 
 from search.desk import Desk
-from search.mirror import Mirror
 from search.run import main as run_search
+from search.tracking.run_writer import Mirror
 
 RECENT = 50
 """Trials over which a figure "at the Nth trial" is taken."""

@@ -94,7 +94,7 @@ def traced_trial(path: str) -> Callable[[dict[str, Any]], None]:
 def trace(path: str) -> None:
     """Note when this process asks for trials, and give workers the traced trial."""
     import search.tune
-    from search.ledger import Ledger
+    from search.ledger.ledger import Ledger
 
     ask = Ledger.ask
 

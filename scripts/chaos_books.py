@@ -6,8 +6,8 @@ from fgseg.checkpoints.manifest import list_manifests
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
 from search.audit import audit
-from search.ledger import Ledger
-from search.record import State, TrialRecord
+from search.ledger.ledger import Ledger
+from search.ledger.records import State, TrialRecord
 
 STUDY = "chaos"
 

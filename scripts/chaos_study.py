@@ -14,7 +14,7 @@ from chaos_books import STUDY, Books
 from chaos_cluster import Cluster
 from chaos_rig import ROOT, Driver, Server, end, is_worker, wait_until
 
-from search.tracking_read import read_runs
+from search.tracking.run_reader import read_runs
 
 EPOCHS = 3
 FIRST_TRIALS, MORE_TRIALS = 4, 4

@@ -14,11 +14,12 @@ from search.comparison_run import run as compare
 from search.delete import delete
 from search.driver import DONE, drive
 from search.export import export
-from search.record import TrialRecord
+from search.ledger.catalog import open_ledger
+from search.ledger.records import TrialRecord
 from search.report import write_report
 from search.study.location import PAGE, Place, find_place
 from search.study.plan import COMPARISONS, make_plan
-from search.sync import sync
+from search.tracking.sync import sync
 
 
 class SearchStoppedError(Exception):
@@ -44,12 +45,12 @@ class Study:
     @property
     def trials(self) -> list[TrialRecord]:
         """Every trial by number, with its settings and all its epochs."""
-        return self.place.open_ledger().trials()
+        return open_ledger(self.place).trials()
 
     @property
     def best(self) -> TrialRecord | None:
         """The finished trial with the highest validation mIoU, None while none has finished."""
-        return self.place.open_ledger().best()
+        return open_ledger(self.place).best()
 
     def rows(self) -> list[dict[str, Any]]:
         """A dictionary per trial, as `pandas.DataFrame` takes them: number, state, settings, and its last metrics."""
@@ -70,7 +71,7 @@ class Study:
 
     def export(self, out: str | Path | None = None, trial: int | None = None) -> str:
         """Write a trial, by default the best, as a Transformers folder, by default `model` in the study's folder."""
-        return export(self.place, self.place.open_ledger(), trial, None if out is None else str(out))[0]
+        return export(self.place, open_ledger(self.place), trial, None if out is None else str(out))[0]
 
     def report(self) -> str:
         """Write the report anew; returns the address of its page."""
@@ -116,7 +117,7 @@ def open_study(
 ) -> Study:
     """A study that was begun before; raises ConfigError where there is none of this name."""
     place = find_place(storage, study, tracking_uri, ledger_url)
-    place.open_ledger()
+    open_ledger(place)
     return Study(place)
 
 

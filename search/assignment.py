@@ -1,7 +1,7 @@
 """What a worker is told about one start of a trial."""
 
 from search.job import Job
-from search.record import Ask
+from search.ledger.records import Ask
 from search.study.plan import Plan, absolute
 from search.study.resources import Resources
 

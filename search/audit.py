@@ -11,8 +11,9 @@ from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
 from fgseg.storage.s3 import ObjectStoreError
 from search.cli.options import Parser, add_place, place_from
-from search.database import LedgerError
-from search.record import Kind, State, TrialRecord
+from search.ledger.catalog import open_ledger
+from search.ledger.database import LedgerError
+from search.ledger.records import Kind, State, TrialRecord
 from search.study.location import Place, find_place, public_address
 
 CLEAN, BROKEN = 0, 1
@@ -50,7 +51,7 @@ def audit(
 
 def audit_place(place: Place, trials: int | None, interrupted: bool, tracking: bool) -> Iterator[str]:
     """The same, of a place."""
-    ledger = place.open_ledger()
+    ledger = open_ledger(place)
     alive = ledger.holder() is not None
     open_allowed = interrupted or alive
     # MLflow is read first: what it holds was in the ledger before, also while a driver works.
@@ -79,9 +80,9 @@ def audit_place(place: Place, trials: int | None, interrupted: bool, tracking: b
 
 def read_mirror(place: Place, uid: str, behind: bool) -> "tuple[list[Any] | None, str | None]":
     """MLflow's runs, or a line that says why they could not be read."""
-    from search.database import has_database
-    from search.tracking import TrackingError
-    from search.tracking_read import read_runs
+    from search.ledger.database import has_database
+    from search.tracking.client import TrackingError
+    from search.tracking.run_reader import read_runs
 
     if not has_database(place.tracking_uri) and not behind:
         return None, f"MLflow not audited: there is no {public_address(place.tracking_uri)}; search.sync writes it"

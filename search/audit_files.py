@@ -9,7 +9,7 @@ from fgseg.checkpoints.test_results import read_outcome
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore, Store, join, open_store
 from fgseg.visual.overlays import is_whole, read_overlays
-from search.record import State, TrialRecord
+from search.ledger.records import State, TrialRecord
 
 
 def audit_files(

@@ -4,9 +4,9 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from search.projection import PASSING_TAGS, study_ending, trial_ending
-from search.record import State, TrialRecord, best_trial
-from search.tracking_read import MirroredRun
+from search.ledger.records import State, TrialRecord, best_trial
+from search.tracking.run_reader import MirroredRun
+from search.tracking.run_schema import PASSING_TAGS, study_ending, trial_ending
 
 
 def audit_mirror(

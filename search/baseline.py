@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from search.ledger.catalog import exists, open_ledger
 from search.study.location import Place
 from search.study.plan import UNIDENTIFYING
 from search.summary import Summary, summarise
@@ -23,9 +24,9 @@ def find_baseline(place: Place, summary: Summary) -> Baseline:
         return Baseline()
     name = f"{summary.experiment}-{FAMILY}"
     other = replace(place, study=name)
-    if not other.exists():
+    if not exists(other):
         return Baseline(reason=f"There is no study {name} in this storage to compare with.")
-    found = summarise(other.open_ledger())
+    found = summarise(open_ledger(other))
     if found.data != summary.data:
         return Baseline(reason=f"Study {name} was made on other frames, so it is not compared.")
     if other_recipe := differing(found, summary):

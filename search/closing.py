@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fgseg.storage.store import join, open_store
-from search.record import TrialRecord
+from search.ledger.records import TrialRecord
 from search.study.location import MODEL, PAGE, public_address
 from search.study.plan import Plan
 from search.summary import Summary, rows

@@ -11,6 +11,7 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.loading import PATH_NAME, parse_assignments
 from search.cli.options import Parser, add_settings, flags, obey
 from search.cli.signals import Signals
+from search.ledger.catalog import open_ledger
 from search.study.plan import REPEATS, Plan, differences, make_plan
 
 POINTS = ("start", "best")
@@ -137,7 +138,7 @@ def best_point(plan: Plan) -> dict[str, float | int]:
     Raises:
         ConfigError: there is no such study, no trial of it has finished, or it was searched under other settings.
     """
-    ledger = plan.place.open_ledger()
+    ledger = open_ledger(plan.place)
     best = ledger.best()
     if best is None:
         raise ConfigError(

@@ -20,10 +20,11 @@ from search.cli.signals import Signals
 from search.closing import as_called, mlflow_command
 from search.comparison import Family, compare
 from search.comparison_page import markdown, print_tables
-from search.ledger import Ledger
-from search.projection import StudyCard
-from search.record import State, TrialRecord
+from search.ledger.catalog import open_ledger
+from search.ledger.ledger import Ledger
+from search.ledger.records import State, TrialRecord
 from search.study.plan import COMPARISONS, REPEATS, UNIDENTIFYING, Plan, check_identity
+from search.tracking.run_schema import StudyCard
 
 DONE, FAULT = 0, 1
 
@@ -65,7 +66,7 @@ def check_data(plans: Sequence[Plan]) -> None:
 
 def searched(plan: Plan) -> Ledger:
     """The ledger of the search whose sibling holds the repeats."""
-    return replace(plan, study=plan.study.removesuffix(REPEATS)).place.open_ledger()
+    return open_ledger(replace(plan, study=plan.study.removesuffix(REPEATS)).place)
 
 
 def budgets(plans: Sequence[Plan]) -> list[str]:
@@ -183,8 +184,8 @@ def facts(plans: Sequence[Plan], name: str, point: str, missing: list[str]) -> d
 
 def publish(plan: Plan, comparison: dict[str, Any], files: Mapping[str, str], console: Console) -> None:
     """Keep the comparison in MLflow beside the studies; an MLflow that does not answer is told and forgiven."""
-    from search.tracking import TrackingError
-    from search.tracking_comparison import write_comparison
+    from search.tracking.client import TrackingError
+    from search.tracking.comparison_run import write_comparison
 
     card = StudyCard.of(Ledger(plan.ledger_url, plan.study), plan.place)
     try:

@@ -9,12 +9,12 @@ from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import open_store
 from search.cli.options import Parser, add_place, confirm, place_from
-from search.database import LedgerError
-from search.ledger import Ledger
-from search.mark import check_owner
-from search.record import State
+from search.ledger.catalog import check_owner, open_ledger
+from search.ledger.database import LedgerError
+from search.ledger.ledger import Ledger
+from search.ledger.records import State
 from search.study.location import LEDGER, Place, public_address
-from search.sync import hold
+from search.tracking.sync import hold
 
 DONE, FAULT = 0, 1
 
@@ -30,12 +30,12 @@ def delete(place: Place, tracking: bool = True) -> None:
         ConfigError: there is no such study, a driver holds it, or its folder holds the files of another one.
         TrackingError: MLflow could not be reached; nothing of the storage is removed then.
     """
-    ledger, store = place.open_ledger(), open_store(place.folder)
+    ledger, store = open_ledger(place), open_store(place.folder)
     with hold(ledger):
         check_owner(place, ledger)
         if tracking:
-            from search.registry import delete_versions
-            from search.tracking_read import delete_runs
+            from search.tracking.model_registry import delete_versions
+            from search.tracking.run_reader import delete_runs
 
             delete_versions(place.tracking_uri, place.study, ledger.uid)
             delete_runs(place.tracking_uri, place.study, ledger.uid)
@@ -68,10 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Ask, and delete; raises ConfigError."""
     place, tracking = place_from(options), not options.no_tracking
-    ledger = place.open_ledger()
+    ledger = open_ledger(place)
     check_owner(place, ledger)
     hold(ledger).close()  # whoever has to stop a driver first need not be asked
-    from search.tracking import TrackingError  # once the mistakes that need no MLflow are told
+    from search.tracking.client import TrackingError  # once the mistakes that need no MLflow are told
 
     try:
         if not confirm(describe(place, ledger, tracking), options.yes):

@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Callable
 
 from fgseg.results import SupersededError
-from search.database import LedgerError
 from search.job import Report
-from search.ledger import Ledger
-from search.record import Ask, State
+from search.ledger.database import LedgerError
+from search.ledger.ledger import Ledger
+from search.ledger.records import Ask, State
 
 MOST_MOVES = 5
 """How many nodes may die under a trial before their deaths count as its own: it may be what kills them."""

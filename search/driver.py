@@ -21,14 +21,13 @@ from search.cli.signals import CODES, Interrupted, Signals
 from search.closing import mlflow_command, show_end, study_command
 from search.cluster.node_checks import reach
 from search.cluster.node_probe import versions
-from search.database import LedgerError, check_database
 from search.desk import Desk
 from search.finish import finish
-from search.ledger import Ledger
-from search.lock import LockedError, StudyLock
-from search.mark import check_mark, leave_mark
+from search.ledger.catalog import check_mark, leave_mark
+from search.ledger.database import LedgerError, check_database
+from search.ledger.ledger import Ledger
+from search.ledger.lock import LockedError, StudyLock
 from search.progress import Progress
-from search.projection import StudyCard, settings_of
 from search.report_writer import ReportWriter
 from search.shelf import Shelf
 from search.standing import goal_of
@@ -36,7 +35,8 @@ from search.study.location import public_address
 from search.study.plan import Plan, absolute, check_identity, differences
 from search.study.resources import gpu_needed, is_private
 from search.summary import summarise
-from search.tracking import Tracker
+from search.tracking.run_schema import StudyCard, settings_of
+from search.tracking.tracker import Tracker
 
 DONE, FAULT = 0, 1
 PROBE = "write-test"

@@ -19,12 +19,13 @@ from fgseg.inference.model_card import model_card
 from fgseg.results import EpochResult, select_epoch
 from fgseg.storage.store import absolute, is_local, join, open_store
 from search.cli.options import Parser, add_place, place_from
-from search.database import LedgerError
-from search.ledger import Ledger
-from search.projection import StudyCard, settings_of
-from search.record import State, TrialRecord
+from search.ledger.catalog import open_ledger
+from search.ledger.database import LedgerError
+from search.ledger.ledger import Ledger
+from search.ledger.records import State, TrialRecord
 from search.study.location import MODEL, Place, public_address
-from search.sync import card_of
+from search.tracking.run_schema import StudyCard, settings_of
+from search.tracking.sync import card_of
 
 DONE, FAULT = 0, 1
 ORIGIN = "origin.json"
@@ -148,9 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, place: Place) -> int:
     """Do what the options say; raises ConfigError."""
-    ledger = place.open_ledger()
-    from search.registry import REGISTER_S, register  # once the mistakes that need no MLflow are told
-    from search.tracking import TrackingError
+    ledger = open_ledger(place)
+    from search.tracking.client import TrackingError
+    from search.tracking.model_registry import REGISTER_S, register  # once the mistakes that need no MLflow are told
 
     try:
         folder, written = export(place, ledger, options.trial, options.out)

@@ -8,11 +8,11 @@ from fgseg.config.errors import ConfigError
 from fgseg.storage.store import open_store
 from search.closing import study_command
 from search.export import export, read_origin
-from search.ledger import Ledger
-from search.registry import REGISTER_S, register
+from search.ledger.ledger import Ledger
 from search.study.location import REGISTERED, Place, public_address
 from search.study.plan import Plan
-from search.tracking import TrackingError
+from search.tracking.client import TrackingError
+from search.tracking.model_registry import REGISTER_S, register
 
 
 def finish(plan: Plan, ledger: Ledger, console: Console, stop: Callable[[], bool]) -> None:

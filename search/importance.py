@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 
-from search.record import TrialRecord
+from search.ledger.records import TrialRecord
 from search.study.space import Range
 
 FEWEST = 8

@@ -5,8 +5,9 @@ from rich.table import Table
 
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import absolute, is_local
+from search.ledger.catalog import study_names
 from search.study.config import SearchConfig
-from search.study.location import Place, normal_ledger, public_address, study_names
+from search.study.location import Place, normal_ledger, public_address
 from search.study.plan import Plan, check_identity
 from search.study.space import Space, list_spaces, load_space
 
@@ -42,7 +43,7 @@ def find_studies(search: SearchConfig) -> list[Place]:
     """The studies of the ledger that is shared, or else of the storage."""
     shared = normal_ledger(search.ledger_url) if search.ledger_url else None
     if shared:
-        from search.database import check_database
+        from search.ledger.database import check_database
 
         check_database(shared)
     elif not is_local(search.storage):
@@ -53,9 +54,9 @@ def find_studies(search: SearchConfig) -> list[Place]:
 
 def study_row(place: Place) -> list[str]:
     """How many trials of a study ended in which way, and its best one."""
-    from search.database import LedgerError
-    from search.ledger import Ledger
-    from search.record import State
+    from search.ledger.database import LedgerError
+    from search.ledger.ledger import Ledger
+    from search.ledger.records import State
 
     try:
         ledger = Ledger(place.ledger_url, place.study)
@@ -80,8 +81,8 @@ def print_plan(plan: Plan) -> int:
 
 def what_is_left(plan: Plan) -> str:
     """How many trials would be started and continued; raises ConfigError for a study of another identity."""
-    from search.ledger import Ledger
-    from search.record import State
+    from search.ledger.ledger import Ledger
+    from search.ledger.records import State
 
     if not Ledger.exists(plan.ledger_url, plan.study):
         return f"{plan.search.trials} new trials; the study does not exist yet"

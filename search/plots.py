@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fgseg.labels import CLASSES, FOREGROUND
-from search.record import State, TrialRecord
+from search.ledger.records import State, TrialRecord
 from search.study.space import Range
 from search.summary import Summary
 

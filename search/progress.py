@@ -7,7 +7,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from search.record import State, TrialRecord
+from search.ledger.records import State, TrialRecord
 from search.standing import Goal, Standing, clock, time_left
 
 

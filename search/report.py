@@ -12,7 +12,8 @@ from fgseg.config.errors import ConfigError
 from fgseg.storage.store import Store, join
 from search.baseline import find_baseline
 from search.cli.options import Parser, add_place, place_from
-from search.database import LedgerError
+from search.ledger.catalog import open_ledger
+from search.ledger.database import LedgerError
 from search.study.location import PAGE, Place
 from search.summary import summarise
 
@@ -37,7 +38,7 @@ def write_report(place: Place, frames: bool = True) -> list[str]:
     Raises:
         ConfigError: there is no such study.
     """
-    summary = summarise(place.open_ledger())
+    summary = summarise(open_ledger(place))
     from search.report_content import build_content  # matplotlib takes seconds to import: mistakes come first
     from search.report_frames import Frames, choose_frames
 
@@ -83,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
     place = place_from(options)
     try:
         write_report(place, frames=not options.no_frames)
-        best = summarise(place.open_ledger()).best
+        best = summarise(open_ledger(place)).best
     except (LedgerError, OSError) as error:
         print(f"error: {told(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return FAULT

@@ -11,7 +11,7 @@ from fgseg.config.loading import Layer, build
 from fgseg.labels import FOREGROUND, VOID
 from fgseg.storage.store import Store
 from fgseg.visual.label_images import changes, overlay, to_width
-from search.record import TrialRecord
+from search.ledger.records import TrialRecord
 from search.summary import Summary
 
 COUNT = 4

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from fgseg.labels import CLASSES, FOREGROUND
 from fgseg.visual.label_images import BROKEN, MENDED, RIGHT, WRONG, encode_jpeg, encode_png
-from search.record import State
+from search.ledger.records import State
 from search.report_content import Chart, Content
 from search.report_style import STYLE
 from search.report_tables import (

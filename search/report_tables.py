@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from fgseg.labels import FOREGROUND
 from fgseg.results import show
 from search.baseline import Baseline
-from search.record import State, TrialRecord
+from search.ledger.records import State, TrialRecord
 from search.summary import ENDINGS, Summary, rows
 
 

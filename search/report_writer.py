@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict
 
 from fgseg.config.errors import ConfigError
-from search.database import LedgerError
+from search.ledger.database import LedgerError
 from search.study.location import PAGE, Place
 
 log = logging.getLogger(__name__)

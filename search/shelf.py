@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from fgseg.checkpoints.manifest import keep_only, list_manifests
 from fgseg.storage.store import open_store
-from search.record import State, TrialRecord
+from search.ledger.records import State, TrialRecord
 
 START_POINT = 0
 

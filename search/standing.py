@@ -7,8 +7,8 @@ from rich.table import Table
 
 from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult, select_epoch, show
-from search.facts import StudyFacts
-from search.record import State, TrialRecord, best_trial
+from search.ledger.records import State, TrialRecord, best_trial
+from search.ledger.study_metadata import StudyFacts
 
 RECENT_EPOCHS = 20
 """Epochs from which the pace of a study is taken."""

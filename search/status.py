@@ -13,9 +13,10 @@ from rich.text import Text
 from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
 from search.cli.options import Parser, add_place, place_from
-from search.database import LedgerError
-from search.ledger import Ledger
-from search.record import State
+from search.ledger.catalog import open_ledger
+from search.ledger.database import LedgerError
+from search.ledger.ledger import Ledger
+from search.ledger.records import State
 from search.standing import Standing, goal_of, recent_pace, time_left
 from search.study.location import public_address
 
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Show the study once, or until its driver ends; raises ConfigError."""
     place, console = place_from(options), Console(highlight=False)
-    ledger, look = place.open_ledger(), public_address(place.tracking_uri)
+    ledger, look = open_ledger(place), public_address(place.tracking_uri)
     if not options.follow:
         console.print(view(ledger, place.study, look))
         return DONE

@@ -7,8 +7,8 @@ from typing import Any
 
 from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult, select_epoch, show
-from search.ledger import Ledger
-from search.record import State, TrialRecord
+from search.ledger.ledger import Ledger
+from search.ledger.records import State, TrialRecord
 from search.study.space import Range
 
 ENDINGS = {State.COMPLETE: "finished", State.PRUNED: "stopped early", State.FAIL: "failed", State.RUNNING: "open"}

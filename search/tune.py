@@ -15,7 +15,7 @@ from search.cli.signals import Interrupted
 from search.cluster.ray_cluster import Pulse
 from search.desk import Desk
 from search.job import Job, Report
-from search.record import Ask
+from search.ledger.records import Ask
 from search.study.resources import Resources
 from search.trial import run_trial
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult
-from search.record import State, TrialRecord
+from search.ledger.records import State, TrialRecord
 
 START = 1_700_000_000.0
 """Unix seconds at which the study begins."""

@@ -10,7 +10,7 @@ from fgseg.config.settings import RunConfig
 from fgseg.results import EpochResult
 from fgseg.storage.store import join
 from fgseg.training.loop import train
-from search.ledger import Ledger
+from search.ledger.ledger import Ledger
 from search.study.location import Place, find_place
 
 STUDY = "tiny-bas"

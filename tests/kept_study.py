@@ -15,9 +15,9 @@ from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
 from search.audit import audit
-from search.ledger import Ledger
+from search.ledger.ledger import Ledger
 from search.study.location import Place, find_place
-from search.sync import sync
+from search.tracking.sync import sync
 
 SPACE = {"loss.ssim": FloatDistribution(0.05, 5.0, log=True)}
 SETTINGS = RunConfig().flat() | {"train.epochs": 3, "loss.ssim": 0.4}

@@ -20,7 +20,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from search.lock import LOCKS
+from search.ledger.lock import LOCKS
 from search.study.location import normal_ledger
 
 USER, PASSWORD = "fgsearch", "ge%heim@99"

@@ -20,8 +20,9 @@ from kept_study import (
 )
 
 from search.audit import main
+from search.ledger.catalog import open_ledger
 from search.study.location import Place, find_place
-from search.sync import sync
+from search.tracking.sync import sync
 
 
 def test_finished_study_that_was_moved_is_clean(place: Place):
@@ -33,7 +34,7 @@ def test_finished_study_that_was_moved_is_clean(place: Place):
 def test_trials_are_judged_by_the_settings_under_which_they_ended(tmp_path: Path):
     storage = tmp_path / "runs"
     place = finished_study(storage)
-    ledger = place.open_ledger()
+    ledger = open_ledger(place)
     longer = {**SETTINGS, "train.epochs": 4, "train.select": "best"}
     ledger.accept({**IDENTITY, "settings": longer}, "settings.train.epochs: 3 there, 4 now", when=5.0)
     ledger.write_down({}, ledger.card | {"settings": longer}, 4)
@@ -187,7 +188,7 @@ def test_half_written_file_of_an_open_trial_waits_for_its_next_start(opened: Pla
 
 
 def test_study_at_work_is_looked_at_as_an_interrupted_one(opened: Place):
-    with opened.open_ledger().hold():
+    with open_ledger(opened).hold():
         assert lines(opened) == []
 
 
@@ -227,7 +228,7 @@ def test_mistake_is_told_in_one_line(
 
 
 def test_ledger_that_is_no_database_is_broken(place: Place, capsys: pytest.CaptureFixture[str], monkeypatch):
-    monkeypatch.setattr("search.database.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("search.ledger.database.RETRY_PAUSES_S", ())
     (Path(place.folder) / "study.db").write_text("not a database, but long enough to be looked at as one")
     assert run(place) == 1
     assert "file is not a database" in capsys.readouterr().out

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from kept_study import change, lines, named
 
+from search.ledger.catalog import open_ledger
 from search.study.location import Place
-from search.sync import sync
+from search.tracking.sync import sync
 
 OF_TRIAL = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.trial' AND value = '0')"
 OF_STUDY = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.kind' AND value = 'study')"
@@ -95,7 +96,7 @@ def test_open_trial_that_mlflow_calls_finished_is_named_also_after_an_interrupti
 
 
 def test_changed_batch_that_is_allowed_to_be_the_best_later_is_no_fault(place: Place):
-    ledger = place.open_ledger()
+    ledger = open_ledger(place)
     database = Path(place.folder) / "study.db"
     change(
         database,
@@ -103,7 +104,7 @@ def test_changed_batch_that_is_allowed_to_be_the_best_later_is_no_fault(place: P
         "WHERE number = 0",
         '{"train.batch_size": 1}',
     )
-    assert place.open_ledger().best() is None
+    assert open_ledger(place).best() is None
     ledger.write_down({}, ledger.card | {"allow_changed_batch": True}, 3)
     sync(place)
     assert lines(place) == []

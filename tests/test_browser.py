@@ -21,8 +21,8 @@ import pytest
 from conftest import Finished, absent
 
 from fgseg.labels import FOREGROUND
-from search.ledger import Ledger
-from search.record import TrialRecord
+from search.ledger.ledger import Ledger
+from search.ledger.records import TrialRecord
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FAMILY = ("--space", "baseline", "--study", "quickstart-baseline", "--trials", "1", "--set", "train.epochs=1")
@@ -137,7 +137,7 @@ def healthy(base: str) -> bool:
 @pytest.fixture(scope="module")
 def runs(site: Site) -> dict[str, str]:
     """The id of every run by its name."""
-    from search.tracking_setup import load_client
+    from search.tracking.client import load_client
 
     client = load_client()(tracking_uri=site.base)
     experiment = client.get_experiment_by_name("quickstart").experiment_id

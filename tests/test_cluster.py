@@ -16,8 +16,8 @@ from conftest import ROOT, absent
 from real_search import Driver
 
 from search.audit import audit
-from search.ledger import Ledger
-from search.record import State, TrialRecord
+from search.ledger.ledger import Ledger
+from search.ledger.records import State, TrialRecord
 
 sys.path.insert(0, str(ROOT / "scripts"))
 

@@ -11,8 +11,9 @@ from real_search import Driver
 from fgseg.storage.store import open_store
 from search.audit import audit
 from search.delete import delete
-from search.ledger import Ledger
-from search.record import State
+from search.ledger.catalog import open_ledger
+from search.ledger.ledger import Ledger
+from search.ledger.records import State
 from search.run import main
 from search.study.location import Place, find_place
 
@@ -63,7 +64,7 @@ def finished(cluster: Cluster, environment: dict[str, str]) -> Iterator[list[str
 
 def test_killed_search_is_finished_by_the_same_command_and_the_books_are_right(cluster: Cluster, finished: list[str]):
     assert audit(cluster.storage, "small", cluster.tracking, cluster.ledger, trials=2) == []
-    trials = cluster.place.open_ledger().trials()
+    trials = open_ledger(cluster.place).trials()
     assert [(t.number, t.state, len(t.epochs)) for t in trials] == [(n, State.COMPLETE, 2) for n in range(2)]
     assert max(t.attempt for t in trials) == 2
 

@@ -20,10 +20,11 @@ from search.compare import main, plans_from
 from search.comparison import ROWS, Family, compare, scores
 from search.comparison_page import markdown
 from search.comparison_run import budgets
-from search.ledger import Ledger
+from search.ledger.catalog import open_ledger
+from search.ledger.ledger import Ledger
 from search.study.location import find_place
 from search.study.plan import make_plan
-from search.tracking_read import reaching
+from search.tracking.client import reaching
 
 CONFIG = "configs/quickstart.yaml"
 
@@ -230,7 +231,7 @@ def test_comparison_that_was_killed_is_continued_and_the_books_are_clean(tmp_pat
     assert "judged on 3 test frames" in " ".join(again.output.split())
     for study in ("quickstart-baseline-repeats", "quickstart-bas-repeats"):
         assert audit(storage, study, trials=2) == []
-        seeds = [(t.seed, t.test.images) for t in find_place(storage, study).open_ledger().trials()]
+        seeds = [(t.seed, t.test.images) for t in open_ledger(find_place(storage, study)).trials()]
         assert seeds == [(0, 3), (1, 3)]
     assert sorted(p.name for p in storage.glob("*-repeats")) == [
         "quickstart-bas-repeats",

@@ -12,7 +12,7 @@ from conftest import absent
 
 from fgseg.config.files import list_configs
 from fgseg.config.loading import Layer, build, read_layer, read_yaml
-from search.record import Ask
+from search.ledger.records import Ask
 from search.run import main
 from search.study.plan import make_plan
 from search.study.space import list_spaces, load_space

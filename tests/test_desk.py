@@ -7,12 +7,12 @@ import pytest
 from sqlalchemy import update
 
 from fgseg.results import EpochResult
-from search.database import LedgerError
 from search.desk import MOST_MOVES, Desk
 from search.job import Report
-from search.ledger import Ledger
-from search.lock import LOCKS
-from search.record import Ask, State
+from search.ledger.database import LedgerError
+from search.ledger.ledger import Ledger
+from search.ledger.lock import LOCKS
+from search.ledger.records import Ask, State
 from search.study.space import load_space
 
 EPOCHS = 3

@@ -9,10 +9,10 @@ from test_lock import wait_for
 from fgseg.config.errors import ConfigError
 from search import driver
 from search.cli.signals import Signals
-from search.ledger import Ledger
-from search.lock import LOCKS
+from search.ledger.ledger import Ledger
+from search.ledger.lock import LOCKS
 from search.study.plan import Plan, make_plan
-from search.tracking_read import read_runs
+from search.tracking.run_reader import read_runs
 
 
 @pytest.fixture

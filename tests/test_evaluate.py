@@ -14,7 +14,7 @@ from fgseg.evaluate import autocast, main, score
 from fgseg.inference.trained_model import find_trained
 from fgseg.labels import FOREGROUND
 from search.export import export
-from search.ledger import Ledger
+from search.ledger.ledger import Ledger
 from search.study.location import Place
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from fgseg.inference.trained_model import find_trained, load_trained
 from fgseg.labels import CLASSES
 from fgseg.metrics.evaluator import predict_frames
 from search.export import export, main
-from search.ledger import Ledger
+from search.ledger.catalog import open_ledger
+from search.ledger.ledger import Ledger
 from search.study.location import Place
 
 
@@ -142,7 +143,7 @@ def test_trial_without_weights_is_told_with_those_that_have_some(tmp_path: Path,
     for manifest in (storage / place.study / "trials" / "0").glob("checkpoint-*"):
         manifest.unlink()
     with pytest.raises(ConfigError, match=r"weights of trial 0 \(complete\) were not kept .* those of: none"):
-        export(place, place.open_ledger())
+        export(place, open_ledger(place))
 
 
 def test_trial_folder_says_what_is_needed_to_use_its_checkpoints(study: tuple[Place, Ledger], cache: str):

@@ -14,8 +14,8 @@ from conftest import absent
 from real_search import Driver
 
 from search.audit import audit
-from search.ledger import Ledger
-from search.record import State, TrialRecord
+from search.ledger.ledger import Ledger
+from search.ledger.records import State, TrialRecord
 
 
 def trials(storage: Path) -> list[TrialRecord]:

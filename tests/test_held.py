@@ -13,10 +13,10 @@ from sqlalchemy.exc import OperationalError
 from test_sampling import EPOCHS, drive, history
 
 from fgseg.results import SupersededError
-from search import database
-from search.ledger import Ledger
-from search.lock import LOCKS, StudyLock
-from search.record import State
+from search.ledger import database
+from search.ledger.ledger import Ledger
+from search.ledger.lock import LOCKS, StudyLock
+from search.ledger.records import State
 
 
 @pytest.fixture(params=["asha", "none"])

@@ -12,10 +12,11 @@ from sqlalchemy import Connection, Table
 from sqlalchemy.exc import OperationalError
 
 from fgseg.results import EpochResult, SupersededError
-from search import database, held
-from search.database import LedgerError
-from search.ledger import Ledger
-from search.record import Ask, State
+from search.ledger import database
+from search.ledger import storage as held
+from search.ledger.database import LedgerError
+from search.ledger.ledger import Ledger
+from search.ledger.records import Ask, State
 
 SPACE = {"copy_paste.prob": FloatDistribution(0.0, 1.0), "loss.ssim": FloatDistribution(0.05, 5.0, log=True)}
 START = {"copy_paste.prob": 0.5, "loss.ssim": 0.4}

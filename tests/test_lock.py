@@ -14,14 +14,14 @@ import pytest
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import OperationalError
 
-from search import lock
-from search.database import open_engine
-from search.ledger import Ledger
-from search.lock import LockedError
+from search.ledger import lock
+from search.ledger.database import open_engine
+from search.ledger.ledger import Ledger
+from search.ledger.lock import LockedError
 
 HOLD = """
 import sys, time
-from search.ledger import Ledger
+from search.ledger.ledger import Ledger
 with Ledger(sys.argv[1], "s").hold():
     print("held", flush=True)
     time.sleep(60)
@@ -29,7 +29,8 @@ with Ledger(sys.argv[1], "s").hold():
 
 RACE = """
 import sys, time
-from search.ledger import Ledger; from search.lock import LockedError
+from search.ledger.ledger import Ledger
+from search.ledger.lock import LockedError
 time.sleep(max(0, float(sys.argv[2]) - time.time()))
 try:
     with Ledger.create(sys.argv[1], "s").hold():

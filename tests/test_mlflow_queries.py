@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from fake_ledger import FakeLedger, epoch, trial
 
-from search.projection import StudyCard
-from search.record import TrialRecord
-from search.tracking import reconcile
-from search.tracking_setup import load_client
+from search.ledger.records import TrialRecord
+from search.tracking.client import load_client
+from search.tracking.run_schema import StudyCard
+from search.tracking.sync import reconcile
 
 README = (Path(__file__).parent.parent / "mlflow" / "README.md").read_text(encoding="utf-8")
 QUERIES = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)[0].splitlines()

@@ -16,9 +16,10 @@ from fgseg.storage.store import LocalStore
 from fgseg.training.loop import train
 from fgseg.visual.overlays import is_whole, overlay_name, put_overlays, read_overlays
 from search.audit_files import audit_files
-from search.projection import StudyCard
-from search.tracking import reconcile
-from search.tracking_setup import load_client
+from search.ledger.catalog import open_ledger
+from search.tracking.client import load_client
+from search.tracking.run_schema import StudyCard
+from search.tracking.sync import reconcile
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def test_training_leaves_overlays_after_its_last_epoch_only(tiny, tmp_path: Path
 
 def test_audit_names_an_overlay_that_is_cut_short(tmp_path: Path):
     place = finished_study(tmp_path)
-    ledger, store = place.open_ledger(), place.trial_store(0)
+    ledger, store = open_ledger(place), place.trial_store(0)
     store.put("overlay-1-town.png", b"\x89PNG\r\n\x1a\n half")
     faults = list(audit_files(place.folder, ledger.trials(), ledger.best(), open_allowed=False))
     assert faults == ["trial 0: the overlay of town.png is damaged"]

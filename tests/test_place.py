@@ -12,11 +12,11 @@ from postgres_server import PASSWORD, Server
 
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import open_store
-from search import database
 from search.audit import main as audit
-from search.database import check_database
-from search.ledger import Ledger
-from search.mark import MARK, check_mark, leave_mark
+from search.ledger import database
+from search.ledger.catalog import MARK, check_mark, leave_mark, open_ledger
+from search.ledger.database import check_database
+from search.ledger.ledger import Ledger
 from search.run import main
 from search.study.location import Place, find_place, make_place, normal_ledger, public_address
 
@@ -110,7 +110,7 @@ def shared(tmp_path: Path) -> Place:
     begin(tmp_path / "runs").ask()
     (tmp_path / "runs" / "s" / "study.db").rename(tmp_path / "team.db")
     place = find_place(tmp_path / "runs", "s", None, f"sqlite:///{tmp_path}/team.db")
-    leave_mark(place, place.open_ledger())
+    leave_mark(place, open_ledger(place))
     return place
 
 
@@ -120,10 +120,10 @@ def elsewhere(place: Place, storage: str) -> Place:
 
 
 def test_marked_folder_is_the_study_s_own_also_after_it_was_moved(shared: Place, tmp_path: Path):
-    check_mark(shared, shared.open_ledger())
+    check_mark(shared, open_ledger(shared))
     Path(shared.storage).rename(tmp_path / "moved")
     moved = elsewhere(shared, str(tmp_path / "moved"))
-    ledger = moved.open_ledger()
+    ledger = open_ledger(moved)
     check_mark(moved, ledger)
     assert ledger.uid in open_store(moved.folder).get(MARK).decode()
 
@@ -131,7 +131,7 @@ def test_marked_folder_is_the_study_s_own_also_after_it_was_moved(shared: Place,
 def test_study_of_a_shared_ledger_is_not_continued_without_its_files(shared: Place, tmp_path: Path):
     other = elsewhere(shared, str(tmp_path / "empty"))
     with pytest.raises(ConfigError, match=r"^--storage: the files of study s are not in .*/empty/s; give the storage"):
-        check_mark(other, other.open_ledger())
+        check_mark(other, open_ledger(other))
 
 
 def test_files_of_a_study_that_the_ledger_does_not_know_are_not_taken(shared: Place, tmp_path: Path):
@@ -149,7 +149,7 @@ def test_studies_of_a_shared_ledger_are_listed_from_it(
     assert main(["--list-studies", f"--ledger-url={shared.shared_ledger}"]) == 0
     assert capsys.readouterr().out.split()[-6:] == ["s", "0", "0", "0", "1", "-"]
     with pytest.raises(ConfigError, match=r"no study t in sqlite:///.*team\.db; there are: s$"):
-        make_place(shared.storage, "t", None, shared.shared_ledger).open_ledger()
+        open_ledger(make_place(shared.storage, "t", None, shared.shared_ledger))
 
 
 def test_list_of_studies_takes_the_storage_of_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

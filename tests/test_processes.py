@@ -24,8 +24,8 @@ from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
 from fgseg.training.loop import train
 from search.audit import audit
-from search.ledger import Ledger
-from search.record import State
+from search.ledger.ledger import Ledger
+from search.ledger.records import State
 
 FAMILIES = ("baseline", "bas", "bas_cp", "slc")
 

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult
+from search.ledger.records import State, TrialRecord
 from search.progress import Progress, event
-from search.record import State, TrialRecord
 from search.standing import Goal, Standing, clock, recent_pace
 
 GOAL = Goal(trials=2, epochs=5, changed_batch=False)

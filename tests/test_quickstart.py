@@ -8,8 +8,8 @@ import pytest
 from conftest import Finished
 
 from fgseg.labels import FOREGROUND
-from search.ledger import Ledger
-from search.record import State, TrialRecord
+from search.ledger.ledger import Ledger
+from search.ledger.records import State, TrialRecord
 from search.report_frames import PANELS
 from search.study.space import load_space
 

@@ -15,11 +15,10 @@ from fgseg.metrics.evaluator import predict_frames
 from fgseg.storage.store import join
 from search.delete import delete
 from search.export import export, read_origin
-from search.registry import carry_out, model_id, register
 from search.study.location import Place
-from search.sync import sync
-from search.tracking import TrackingError
-from search.tracking_setup import load_client
+from search.tracking.client import TrackingError, load_client
+from search.tracking.model_registry import carry_out, model_id, register
+from search.tracking.sync import sync
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from fgseg.storage.store import LocalStore
 from fgseg.training.test_evaluation import keep
 from search.audit import audit
 from search.driver import budget
-from search.ledger import Ledger
-from search.record import Ask, Kind
+from search.ledger.ledger import Ledger
+from search.ledger.records import Ask, Kind
 from search.study.location import Place, find_place
 from search.study.plan import Repeat, make_plan
-from search.sync import sync
-from search.tracking_read import read_runs
+from search.tracking.run_reader import read_runs
+from search.tracking.sync import sync
 
 POINT = {"loss.ssim": 0.4, "train.accumulation": 2}
 

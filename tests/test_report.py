@@ -18,8 +18,9 @@ from fgseg.storage.store import LocalStore
 from search import report
 from search.baseline import Baseline, find_baseline
 from search.importance import FEWEST, caution, importance
+from search.ledger.catalog import open_ledger
+from search.ledger.records import TrialRecord
 from search.plots import position, ticks
-from search.record import TrialRecord
 from search.report import report_files, write_report
 from search.report_content import Content, build_content
 from search.report_frames import Frames, ShownFrame, choose_frames, difference
@@ -200,7 +201,7 @@ def kept(tmp_path: Path) -> Place:
 
 
 def test_baseline_is_the_study_of_that_family_on_the_same_frames(kept: Place):
-    mine = replace(summarise(kept.open_ledger()), experiment="x")
+    mine = replace(summarise(open_ledger(kept)), experiment="x")
     assert "no study x-baseline" in find_baseline(kept, mine).reason
     other = finished_study(Path(kept.storage), "x-baseline")
     found = find_baseline(kept, mine).summary

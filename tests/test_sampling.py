@@ -8,9 +8,9 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from test_ledger import kill_before
 
 from fgseg.results import EpochResult
-from search.ledger import Ledger
-from search.record import Ask, State
-from search.sampling import GP_TRIALS
+from search.ledger.ledger import Ledger
+from search.ledger.records import Ask, State
+from search.ledger.sampling import GP_TRIALS
 from search.study.config import SearchConfig
 
 SPACE = {"a": FloatDistribution(0.0, 1.0), "b": FloatDistribution(0.0, 1.0)}

@@ -6,7 +6,7 @@ from pathlib import Path
 from fgseg.checkpoints.manifest import Manifest, list_manifests
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
-from search.record import State, TrialRecord
+from search.ledger.records import State, TrialRecord
 from search.shelf import Shelf
 
 

@@ -14,12 +14,12 @@ from fgseg.config.errors import ConfigError
 from search import delete as deleting
 from search import sync as syncing
 from search.audit import audit
-from search.mark import leave_mark
-from search.projection import settings_of
+from search.ledger.catalog import leave_mark, open_ledger
 from search.study.location import REGISTERED, Place, find_place, make_place
 from search.study.plan import make_plan
-from search.tracking import TrackingError
-from search.tracking_read import read_runs
+from search.tracking.client import TrackingError
+from search.tracking.run_reader import read_runs
+from search.tracking.run_schema import settings_of
 
 CLOSED = "http://127.0.0.1:9"
 """The discard port, on which nothing listens."""
@@ -81,9 +81,9 @@ def test_sync_keeps_the_report_with_the_study(place: Place):
 
 def test_sync_twice_changes_nothing(place: Place):
     syncing.sync(place)
-    before = read_runs(place.tracking_uri, "s", place.open_ledger().uid)
+    before = read_runs(place.tracking_uri, "s", open_ledger(place).uid)
     syncing.sync(place)
-    assert read_runs(place.tracking_uri, "s", place.open_ledger().uid) == before
+    assert read_runs(place.tracking_uri, "s", open_ledger(place).uid) == before
 
 
 def test_rebuild_mends_what_sync_cannot_and_keeps_the_old_database(place: Place, capsys: pytest.CaptureFixture[str]):
@@ -137,7 +137,7 @@ def test_rebuild_moves_an_unfinished_write_along_with_its_database(place: Place)
 
 @pytest.mark.parametrize("study", ["s", "t"])
 def test_rebuild_touches_nothing_while_a_study_of_the_storage_is_in_use(place: Place, study: str):
-    with find_place(place.storage, study).open_ledger().hold() as lock:
+    with open_ledger(find_place(place.storage, study)).hold() as lock:
         lock._token = "another driver's"
         with pytest.raises(ConfigError, match=f"study {study} is in use by process"):
             syncing.rebuild(place, yes=True)
@@ -146,7 +146,7 @@ def test_rebuild_touches_nothing_while_a_study_of_the_storage_is_in_use(place: P
 
 @pytest.mark.parametrize("command", [syncing, deleting])
 def test_study_in_use_is_left_alone(place: Place, command: Any, capsys: pytest.CaptureFixture[str]):
-    with place.open_ledger().hold():
+    with open_ledger(place).hold():
         assert call(command, place) == 2
     assert "study s is in use by process" in capsys.readouterr().err
     clean(place)
@@ -180,7 +180,7 @@ def test_server_out_of_reach_is_told_in_one_line_and_nothing_is_deleted(
 
 
 def test_deleted_study_leaves_nothing_behind_and_the_other_one_whole(place: Place, capsys: pytest.CaptureFixture[str]):
-    uid = place.open_ledger().uid
+    uid = open_ledger(place).uid
     assert call(deleting, place, "--yes") == 0
     assert capsys.readouterr().out.startswith("study s is deleted")
     assert not Path(place.folder).exists()
@@ -220,12 +220,12 @@ def test_deleting_a_study_of_another_ledger_leaves_the_files_of_its_name(place: 
     there = make_place(str(tmp_path / "team"), "s", None, f"sqlite:///{tmp_path}/team.db")
     begin(tmp_path / "team")
     (tmp_path / "team" / "s" / "study.db").rename(tmp_path / "team.db")
-    leave_mark(there, there.open_ledger())
+    leave_mark(there, open_ledger(there))
     mixed = replace(there, storage=place.storage)
     before = sorted(Path(place.folder).rglob("*"))
     for mark in (False, True):
         if mark:
-            leave_mark(place, place.open_ledger())
+            leave_mark(place, open_ledger(place))
             before = sorted(Path(place.folder).rglob("*"))
         with pytest.raises(ConfigError, match=r"runs/s holds a study that is not in the ledger"):
             deleting.delete(mixed)

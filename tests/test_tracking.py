@@ -14,10 +14,11 @@ import pytest
 from fake_ledger import START, FakeLedger, epoch, settings_of, trial
 
 from fgseg.labels import FOREGROUND
-from search.projection import STATUS, StudyCard
-from search.record import State, TrialRecord
-from search.tracking import Tracker, reconcile
-from search.tracking_setup import create_database, fill_database, load_client
+from search.ledger.records import State, TrialRecord
+from search.tracking.client import create_database, fill_database, load_client
+from search.tracking.run_schema import STATUS, StudyCard
+from search.tracking.sync import reconcile
+from search.tracking.tracker import Tracker
 
 SETTINGS = {"train.lr": 6e-5, "train.epochs": 3, "train.select": "last"}
 READ = {"data.reader": "folder", "data.root": "s3://me:secret@bucket/streets/", "data.train": 8}
@@ -277,7 +278,7 @@ def test_studies_of_one_name_on_one_server_are_told_apart_by_their_uid(server: S
 
 
 def test_importing_the_tracking_module_does_not_import_mlflow() -> None:
-    code = "import sys, search.tracking; sys.exit('mlflow' in sys.modules or 'optuna' in sys.modules)"
+    code = "import sys, search.tracking.tracker; sys.exit('mlflow' in sys.modules or 'optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

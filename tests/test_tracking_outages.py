@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from fake_ledger import FakeLedger, settings_of, trial
 
-from search import background
-from search.background import BackgroundWriter
-from search.projection import Phase, StudyCard
 from search.study.location import public_address
-from search.tracking import Tracker, TrackingError, reconcile
-from search.tracking_setup import ENVIRONMENT, create_database
+from search.tracking import tracker as background
+from search.tracking.client import ENVIRONMENT, TrackingError, create_database
+from search.tracking.run_schema import Phase, StudyCard
+from search.tracking.sync import reconcile
+from search.tracking.tracker import BackgroundWriter, Tracker
 
 CLOSED_PORT = "http://bob:hunter2@127.0.0.1:9"
 """The discard port, on which nothing listens."""
@@ -56,7 +56,7 @@ def test_an_outage_blocks_neither_notify_nor_stop(caplog: pytest.LogCaptureFixtu
     assert not tracker.stop(20)
     assert time.monotonic() - began < 5  # three more refusals, 0.01 s apart
     (warning,) = caplog.records
-    assert (warning.name, warning.levelno) == ("search.tracking", logging.WARNING)
+    assert (warning.name, warning.levelno) == ("search.tracking.tracker", logging.WARNING)
     assert "hunter2" not in warning.getMessage()
 
 

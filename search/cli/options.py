@@ -12,7 +12,7 @@ from fgseg.config.errors import ConfigError
 from fgseg.storage.store import absolute, is_local
 from search.cli.signals import Interrupted, Signals
 from search.study.config import SearchConfig
-from search.study.location import Place, find_place, study_names
+from search.study.location import Place, find_place, local_studies
 from search.study.space import list_spaces, load_space
 
 __all__ = ["MISTAKE", "Parser"]
@@ -37,9 +37,8 @@ def offer(*words: str) -> Completer:
 
 def studies(prefix: str, parsed_args: Namespace, **asked: Any) -> list[str]:
     """The studies of the storage that the line names so far."""
-
     storage = getattr(parsed_args, "storage", None) or "runs"
-    return study_names(absolute(storage)) if is_local(storage) else []
+    return local_studies(absolute(storage)) if is_local(storage) else []
 
 
 def ranges(parsed_args: Namespace) -> list[str]:

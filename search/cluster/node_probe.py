@@ -1,4 +1,4 @@
-"""Asks the nodes of a cluster before the first trial: `python -m search.cluster.node_probe ADDRESS`, a process of its own.
+"""Asks the nodes before the first trial: `python -m search.cluster.node_probe ADDRESS`, a process of its own.
 
 Ray's client cannot be given a time limit and ends its process when a cluster is lost under it; see roll_call.py.
 """

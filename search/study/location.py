@@ -3,15 +3,10 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import PATH_NAME
 from fgseg.storage.store import Store, absolute, check_store, is_local, join, open_store
-
-if TYPE_CHECKING:
-    from search.ledger import Ledger
-
 
 LEDGER = "study.db"
 """File of a study's own ledger, in its folder."""
@@ -66,28 +61,10 @@ class Place:
         database = Path(self.tracking_uri.removeprefix("sqlite:///"))
         return database.absolute().with_name("mlartifacts").as_uri()
 
-    def exists(self) -> bool:
-        """Whether there is such a study."""
-        from search.ledger import Ledger
 
-        return Ledger.exists(self.ledger_url, self.study)
-
-    def open_ledger(self) -> "Ledger":
-        """The study's ledger, to be read; raises ConfigError where there is no such study or its database is away."""
-        from search.database import check_database
-        from search.ledger import Ledger
-
-        if self.shared_ledger:
-            check_database(self.shared_ledger)
-        try:
-            return Ledger(self.ledger_url, self.study)
-        except LookupError:
-            there = public_address(self.shared_ledger or self.storage)
-            raise ConfigError(f"--study: no study {self.study} in {there}; {offer(self.studies())}") from None
-
-    def studies(self) -> list[str]:
-        """The studies of the ledger that is shared, or of the storage."""
-        return study_names(self.storage, self.shared_ledger)
+def local_studies(storage: str) -> list[str]:
+    """The studies of a storage that keep their own ledger."""
+    return [name for name in open_store(storage).folders() if Path(storage, name, LEDGER).exists()]
 
 
 def find_place(
@@ -162,20 +139,6 @@ def normal_ledger(url: str) -> str:
             "with spaces, quotes, / and @ in a user's name or password percent-encoded"
         )
     return re.sub(r"^postgres(?:ql)?(?:\+psycopg)?://", "postgresql+psycopg://", url)
-
-
-def study_names(storage: str, shared_ledger: str | None = None) -> list[str]:
-    """The studies of a shared ledger, or those of a storage that keep their own."""
-    if shared_ledger:
-        from search.database import list_studies
-
-        return list_studies(shared_ledger)
-    return [name for name in open_store(storage).folders() if Path(storage, name, LEDGER).exists()]
-
-
-def offer(names: list[str]) -> str:
-    """The names that there are, as the end of an error."""
-    return f"there are: {', '.join(names)}" if names else "there are none"
 
 
 def public_address(text: str) -> str:

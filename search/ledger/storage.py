@@ -27,8 +27,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, Table, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from search.database import engine_options
-from search.lock import LOCKS, StudyLock
+from search.ledger.database import engine_options
+from search.ledger.lock import LOCKS, StudyLock
 
 
 @dataclass

@@ -10,8 +10,8 @@ from fgseg.storage.store import join
 from search.study.location import public_address
 
 if TYPE_CHECKING:
-    from search.facts import StudyFacts
-    from search.record import TrialRecord
+    from search.ledger.records import TrialRecord
+    from search.ledger.study_metadata import StudyFacts
     from search.study.location import Place
 
 Phase = Literal["running", "finished", "interrupted"]
@@ -29,7 +29,7 @@ DIGEST_LENGTH = 12
 
 
 class LedgerReader(Protocol):
-    """What is read of search.ledger.Ledger, from the tracker's own thread."""
+    """What is read of search.ledger.ledger.Ledger, from the tracker's own thread."""
 
     def trial(self, number: int) -> "TrialRecord": ...
 

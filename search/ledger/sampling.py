@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search.held import Entry, HeldStorage
+from search.ledger.storage import Entry, HeldStorage
 
 START_POINT = 0
 """Number of the trial at the source's own point; it is never pruned, since every other one is compared with it."""

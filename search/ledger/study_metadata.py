@@ -8,7 +8,7 @@ from typing import Any
 import optuna
 from optuna.study import Study
 
-from search.database import patient
+from search.ledger.database import patient
 
 
 class StudyFacts:

@@ -15,13 +15,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fgseg.checkpoints.test_results import Outcome
 from fgseg.results import EpochResult, SupersededError, select_epoch
-from search.database import LedgerError, has_study, patient
-from search.facts import StudyFacts
-from search.fence import current, fenced
-from search.held import Entry, open_storage
-from search.lock import Holder, LockedError, StudyLock, read_holder
-from search.points import Listed, Sampled, Settings
-from search.record import (
+from search.ledger.database import LedgerError, has_study, patient
+from search.ledger.fencing import current, fenced
+from search.ledger.lock import Holder, LockedError, StudyLock, read_holder
+from search.ledger.records import (
     Ask,
     State,
     TrialRecord,
@@ -34,7 +31,10 @@ from search.record import (
     read_record,
     read_repeat,
 )
-from search.sampling import build_pruner, build_sampler, decide
+from search.ledger.sampling import build_pruner, build_sampler, decide
+from search.ledger.storage import Entry, open_storage
+from search.ledger.study_metadata import StudyFacts
+from search.ledger.trial_source import Listed, Sampled, Settings
 from search.study.plan import Repeat
 
 __all__ = ["Ask", "Holder", "Ledger", "LedgerError", "LockedError", "State", "SupersededError", "TrialRecord"]

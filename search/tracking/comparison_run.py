@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from search.projection import SOURCE, StudyCard, explain
 from search.study.location import public_address
-from search.tracking import TrackingError
-from search.tracking_read import pages
-from search.tracking_setup import environment, load_client
+from search.tracking.client import TrackingError, environment, load_client, pages
+from search.tracking.run_schema import SOURCE, StudyCard, explain
 
 
 def write_comparison(uri: str, card: StudyCard, comparison: dict[str, Any], files: Mapping[str, str]) -> None:

@@ -1,15 +1,10 @@
 """What MLflow holds about a study, read back; and the removal of its runs."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from search.database import has_database
-from search.projection import explain
-from search.study.location import public_address
-from search.tracking import TrackingError
-from search.tracking_setup import environment, load_client
+from search.tracking.client import pages, reaching
 
 
 @dataclass(frozen=True)
@@ -48,34 +43,12 @@ def delete_runs(uri: str, study: str, uid: str) -> int:
         return len(runs)
 
 
-@contextmanager
-def reaching(uri: str) -> Iterator[Any]:
-    """A client, or None where the address is that of a SQLite file that is not there: reading shall not create it."""
-    with environment():
-        try:
-            yield load_client()(tracking_uri=uri) if has_database(uri) else None
-        except Exception as error:
-            # `from None`, since MLflow's own message may hold the address with its password.
-            raise TrackingError(f"MLflow at {public_address(uri)}: {explain(error)}") from None
-
-
 def find_runs(client: Any, study: str, uid: str) -> Iterator[Any]:
     """The runs that carry the study's tags, page by page."""
     experiments = [e.experiment_id for e in pages(client.search_experiments)]
     query = f"tags.`fgseg.study` = '{study}'" + (f" AND tags.`fgseg.uid` = '{uid}'" if uid else "")
     if experiments:
         yield from pages(client.search_runs, experiments, query)
-
-
-def pages(search: Any, *arguments: Any) -> Iterator[Any]:
-    """Everything that one of MLflow's searches finds."""
-    token = None
-    while True:
-        page = search(*arguments, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def read_run(client: Any, run: Any) -> MirroredRun:

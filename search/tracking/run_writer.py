@@ -4,12 +4,17 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from fgseg.config.settings import nest
-from search.projection import (
+from fgseg.storage.store import join, open_store
+from fgseg.visual.overlays import read_overlays
+from search.tracking.client import create_database, fill_database, load_client
+from search.tracking.run_schema import (
     PASSING_TAGS,
     LedgerReader,
     Phase,
@@ -24,14 +29,12 @@ from search.projection import (
     study_ending,
     trial_ending,
 )
-from search.tracking_files import SHOWN, log_bytes, log_overlays
-from search.tracking_setup import create_database, fill_database, load_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-    from search.record import TrialRecord
+    from search.ledger.records import TrialRecord
 
 PARAMS_PER_REQUEST = 100
 POINTS_PER_REQUEST = 20
@@ -231,3 +234,31 @@ class Mirror:
     def write_file(self, name: str, data: bytes) -> None:
         """Keep a file, such as `report/report.html`, with the parent."""
         log_bytes(self.client, self.runs[None].run_id, name, data)
+
+
+SHOWN = "fgseg.overlays"
+"""Tag of a trial's run: how many overlays it has.  Set after they are written, so that none is written twice."""
+
+
+def log_bytes(client: Any, run_id: str, name: str, data: bytes) -> None:
+    """Keep a file with a run under a name such as `report/report.html`; MLflow takes files from a folder only."""
+    place = PurePosixPath(name)
+    with TemporaryDirectory(prefix="fgsearch-") as folder:
+        path = Path(folder, place.name)
+        path.write_bytes(data)
+        client.log_artifact(run_id, str(path), None if len(place.parts) == 1 else str(place.parent))
+
+
+def log_overlays(client: Any, run_id: str, trials: str, number: int) -> int:
+    """Keep a trial's overlays with its run, as `overlays/<frame>.png`; returns how many there are.
+
+    Args:
+        client: MLflow's.
+        run_id: of the trial's run.
+        trials: address of the folder of all trials.
+        number: of the trial.
+    """
+    overlays = read_overlays(open_store(join(trials, str(number))))
+    for name, data in overlays.items():
+        log_bytes(client, run_id, f"overlays/{name}", data)
+    return len(overlays)

@@ -1,10 +1,22 @@
-"""One thread that keeps a mirror of the ledger, however often the mirror fails; whoever notifies it never waits."""
+"""MLflow as a projection of the ledger: written for people, and rebuilt from it at any time.
 
+When that happens, and what becomes of faults; mirror.py does it.  Importing this file is cheap: MLflow itself (1.1 s)
+is imported by `Tracker()` and `reconcile`.
+"""
+
+import logging
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Protocol
 
-from search.projection import Phase
+from search.study.location import public_address
+from search.tracking.client import environment, load_client
+from search.tracking.run_schema import LedgerReader, Phase, StudyCard, TrialSettings, explain
+from search.tracking.run_writer import Mirror
+
+LOG = logging.getLogger("search.tracking.tracker")
+
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
 LAST_TRIES = 3
@@ -122,3 +134,43 @@ class BackgroundWriter:
                 self._changed.wait(FIRST_RETRY_S)
             else:
                 self._changed.wait_for(lambda: self._closing is not None or self._left, delay_s)
+
+
+class Tracker(BackgroundWriter):
+    """Writes a study to MLflow from one background thread, so that training never waits for a server.
+
+    `start`, `notify`, `publish` and `stop` neither raise nor print what the server answers; the first failure is logged
+    once, as a warning of the logger `search.tracking.tracker`.  The ledger is read from the thread.
+    """
+
+    def __init__(self, ledger_reader: LedgerReader, uri: str, card: StudyCard, trial_settings: TrialSettings):
+        with environment():
+            # Here and not in the thread: two threads that import the same libraries at once can see halves of them.
+            load_client()
+        self._address = public_address(uri)
+        self._warned = False
+        self._scope = ExitStack()
+        super().__init__(lambda: Mirror(ledger_reader, uri, card, trial_settings), self._warn)
+
+    def start(self) -> None:
+        """Start the thread, which begins with a full pass; returns at once."""
+        self._scope.enter_context(environment())
+        super().start()
+
+    def stop(self, timeout_s: float, interrupted: bool = False) -> bool:
+        """Write what is missing and close the study's run: FINISHED, or KILLED if interrupted or trials are open.
+
+        Returns:
+            Whether MLflow holds everything.  False at the latest after `timeout_s` seconds, sooner if the server
+            refuses three more times; the next run of the study writes the rest then.
+        """
+        written = super().stop(timeout_s, interrupted)
+        if not self.running:
+            self._scope.close()
+        return written
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            advice = "the search goes on; what MLflow misses is sent once it answers, or by running the command again"
+            LOG.warning("MLflow at %s: %s; %s", self._address, explain(error), advice)

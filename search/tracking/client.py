@@ -5,7 +5,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from search.ledger.database import has_database
+from search.study.location import public_address
+from search.tracking.run_schema import explain
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,3 +76,29 @@ def fill_database(uri: str, artifacts: str) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     SqlAlchemyStore(uri, artifacts).engine.dispose()
+
+
+class TrackingError(Exception):
+    """MLflow could not be written: address and cause in one line, without credentials."""
+
+
+@contextmanager
+def reaching(uri: str) -> Iterator[Any]:
+    """A client, or None where the address is that of a SQLite file that is not there: reading shall not create it."""
+    with environment():
+        try:
+            yield load_client()(tracking_uri=uri) if has_database(uri) else None
+        except Exception as error:
+            # `from None`, since MLflow's own message may hold the address with its password.
+            raise TrackingError(f"MLflow at {public_address(uri)}: {explain(error)}") from None
+
+
+def pages(search: Any, *arguments: Any) -> Iterator[Any]:
+    """Everything that one of MLflow's searches finds."""
+    token = None
+    while True:
+        page = search(*arguments, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

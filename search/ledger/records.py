@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 
 from fgseg.checkpoints.test_results import Outcome
 from fgseg.results import EpochResult
-from search.held import Entry
+from search.ledger.storage import Entry
 
 
 class Kind(StrEnum):

@@ -8,8 +8,8 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial
 
 from fgseg.results import SupersededError
-from search.database import patient
-from search.record import read_attempt
+from search.ledger.database import patient
+from search.ledger.records import read_attempt
 
 P = ParamSpec("P")
 R = TypeVar("R")

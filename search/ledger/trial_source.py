@@ -8,9 +8,9 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.held import Entry
-from search.record import read_repeat
-from search.sampling import propose
+from search.ledger.records import read_repeat
+from search.ledger.sampling import propose
+from search.ledger.storage import Entry
 from search.study.plan import Repeat
 
 

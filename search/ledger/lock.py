@@ -39,7 +39,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from fgseg.results import SupersededError
-from search.database import first_line, has_database, open_engine, patient
+from search.ledger.database import first_line, has_database, open_engine, patient
 
 HEARTBEAT_S = 5.0
 """Time between two heartbeats."""

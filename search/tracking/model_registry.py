@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgseg.storage.store import local_files
-from search.projection import explain
 from search.study.location import public_address
-from search.tracking import TrackingError
-from search.tracking_read import find_runs, pages, reaching
-from search.tracking_setup import ENVIRONMENT, load_client
+from search.tracking.client import ENVIRONMENT, TrackingError, load_client, pages, reaching
+from search.tracking.run_reader import find_runs
+from search.tracking.run_schema import explain
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,7 +52,7 @@ def register(
     """
     where = f"MLflow at {public_address(uri)}"
     with subprocess.Popen(
-        [sys.executable, "-m", "search.registry", str(int(limit_s) + 1)],
+        [sys.executable, "-m", "search.tracking.model_registry", str(int(limit_s) + 1)],
         env=ENVIRONMENT | os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
