@@ -16,7 +16,7 @@ from search.driver import DONE, drive
 from search.export import export
 from search.ledger.catalog import open_ledger
 from search.ledger.records import TrialRecord
-from search.report import write_report
+from search.report.build import write_report
 from search.study.location import PAGE, Place, find_place
 from search.study.plan import COMPARISONS, make_plan
 from search.tracking.sync import sync

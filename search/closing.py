@@ -9,9 +9,9 @@ from rich.table import Table
 
 from fgseg.storage.store import join, open_store
 from search.ledger.records import TrialRecord
+from search.report.summary import Summary, rows
 from search.study.location import MODEL, PAGE, public_address
 from search.study.plan import Plan
-from search.summary import Summary, rows
 
 
 def show_end(plan: Plan, console: Console, summary: Summary, finished: bool) -> None:

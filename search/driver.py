@@ -28,13 +28,13 @@ from search.ledger.database import LedgerError, check_database
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LockedError, StudyLock
 from search.progress import Progress
-from search.report_writer import ReportWriter
+from search.report.background import ReportWriter
+from search.report.summary import summarise
 from search.shelf import Shelf
 from search.standing import goal_of
 from search.study.location import public_address
 from search.study.plan import Plan, absolute, check_identity, differences
 from search.study.resources import gpu_needed, is_private
-from search.summary import summarise
 from search.tracking.run_schema import StudyCard, settings_of
 from search.tracking.tracker import Tracker
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 OWNERS = {
     "ray": {"search.tune", "search.trial", "search.group", "search.cluster.ray_cluster", "search.cluster.node_probe"},
     "optuna": {
-        "search.importance",
+        "search.sampling.importance",
         "search.ledger.ledger",
         "search.ledger.storage",
         "search.ledger.sampling",

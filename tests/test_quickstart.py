@@ -10,7 +10,7 @@ from conftest import Finished
 from fgseg.labels import FOREGROUND
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
-from search.report_frames import PANELS
+from search.report.frames import PANELS
 from search.study.space import load_space
 
 

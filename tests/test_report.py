@@ -15,18 +15,17 @@ from PIL import Image
 from fgseg.config.settings import RunConfig
 from fgseg.labels import FOREGROUND, VOID
 from fgseg.storage.store import LocalStore
-from search import report
-from search.baseline import Baseline, find_baseline
-from search.importance import FEWEST, caution, importance
 from search.ledger.catalog import open_ledger
 from search.ledger.records import TrialRecord
-from search.plots import position, ticks
-from search.report import report_files, write_report
-from search.report_content import Content, build_content
-from search.report_frames import Frames, ShownFrame, choose_frames, difference
+from search.report import __main__ as report
+from search.report.build import report_files, write_report
+from search.report.charts import position, ticks
+from search.report.content import Content, build_content
+from search.report.frames import Frames, ShownFrame, choose_frames, difference
+from search.report.summary import Baseline, Summary, find_baseline, rank, summarise
+from search.sampling.importance import FEWEST, caution, importance
 from search.study.location import Place
 from search.study.space import Range
-from search.summary import Summary, rank, summarise
 
 RANGES = {
     "loss.ssim": Range(low=0.05, high=5, log=True, start=0.25),

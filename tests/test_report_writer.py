@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from search.report_writer import ReportWriter
+from search.report.background import ReportWriter
 from search.study.location import find_place
 
 WRITE = (

@@ -1,12 +1,13 @@
 """The tables of a study's report, as texts: the page and the Markdown show the same ones."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fgseg.labels import FOREGROUND
 from fgseg.results import show
-from search.baseline import Baseline
 from search.ledger.records import State, TrialRecord
-from search.summary import ENDINGS, Summary, rows
+from search.report.content import Content
+from search.report.summary import ENDINGS, Baseline, Summary, rows
 
 
 @dataclass(frozen=True)
@@ -121,3 +122,34 @@ def failure_table(summary: Summary) -> Table:
     failed = [t for t in summary.trials if t.state is State.FAIL]
     lines = [Row([f"{t.number:03d}", str(len(t.epochs)), t.reason or "unknown"]) for t in failed]
     return Table("Failures", ["trial", "epochs", "reason"], lines, reason=2)
+
+
+def markdown(content: Content) -> str:
+    """The report as Markdown, with the pictures beside it."""
+    summary = content.summary
+    lines = [f"# {summary.study}", "", f"{summary.title} (`{summary.space}`): {summary.endings()}."]
+    lines += [f"\n{note}" for note in content.notes]
+    if summary.best is not None:
+        tables = [*score_tables(summary, content.baseline), setting_table(summary), fixed_table(summary)]
+        lines += [text for table in tables if table.rows for text in as_text(table)]
+        lines += ["", "## Where best and start differ", "", content.frames.note]
+        for k, frame in enumerate(content.frames.shown, 1):
+            lines.append(f"\n![{frame.name}: photo, truth, start, best, changed pixels](frame-{k}.png)")
+        for chart in content.charts:
+            lines += ["", f"## {chart.title}", "", chart.caption, "", f"![{chart.alt}]({chart.name}.png)"]
+    lines += ["", "## Cost", "", *(f"- {name}: {value}" for name, value in cost_rows(summary))]
+    for table in (failure_table(summary), trial_table(summary), point_table(summary)):
+        lines += as_text(table) if table.rows and len(table.columns) > 1 else []
+    return "\n".join(lines) + "\n"
+
+
+def as_text(table: Table) -> list[str]:
+    """A table as lines of Markdown, a heading first."""
+    rules = [":---" if k < table.texts or k == table.reason else "---:" for k in range(len(table.columns))]
+    head = ["", f"## {table.title}", "", row(table.columns), row(rules)]
+    return [*head, *(row(line.cells) for line in table.rows)]
+
+
+def row(texts: Sequence[str]) -> str:
+    """A Markdown table row."""
+    return f"| {' | '.join(text.replace('|', '/') for text in texts)} |"

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from search.baseline import Baseline
-from search.importance import caution, importance
-from search.plots import best_so_far, class_curves, confusion, history, importances, parallel, png, slices
-from search.report_frames import Frames
-from search.summary import Summary
+from search.report.charts import best_so_far, class_curves, confusion, history, importances, parallel, png, slices
+from search.report.frames import Frames
+from search.report.summary import Baseline, Summary
+from search.sampling.importance import caution, importance
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from fgseg.labels import CLASSES, FOREGROUND
 from search.ledger.records import State, TrialRecord
+from search.report.summary import Summary
 from search.study.space import Range
-from search.summary import Summary
 
 INK, SOFT, FAINT = "#1c2733", "#6b7885", "#d9dee3"
 BEST, FAILED = "#0062be", "#de5400"

@@ -12,7 +12,7 @@ from fgseg.labels import FOREGROUND, VOID
 from fgseg.storage.store import Store
 from fgseg.visual.label_images import changes, overlay, to_width
 from search.ledger.records import TrialRecord
-from search.summary import Summary
+from search.report.summary import Summary
 
 COUNT = 4
 CPU_PIXELS, GPU_PIXELS = 2**23, 2**28

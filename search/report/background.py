@@ -32,7 +32,7 @@ class ReportWriter:
         every_s: pause between the starts of two reports.
     """
 
-    command = (sys.executable, "-m", "search.report_writer")
+    command = (sys.executable, "-m", "search.report.background")
 
     def __init__(self, place: Place, publish: Callable[[str, bytes], None], every_s: float = EVERY_S):
         self.place, self.publish, self.every_s = place, publish, every_s
@@ -119,7 +119,7 @@ class ReportWriter:
 def main() -> int:
     """The process: writes the report that is ordered on its standard input."""
     order = json.load(sys.stdin)
-    from search.report import write_report
+    from search.report.build import write_report
 
     try:
         write_report(Place(**order["place"]), order["frames"])

@@ -1,0 +1,1 @@
+"""One study as a page, a text and charts."""

@@ -1,0 +1,54 @@
+# PYTHON_ARGCOMPLETE_OK
+"""Write the report of a study, as a page, as Markdown and as pictures: `python -m search.report --study NAME`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from fgseg.cli import MISTAKE, told
+from fgseg.config.errors import ConfigError
+from fgseg.storage.store import join
+from search.cli.options import Parser, add_place, place_from
+from search.ledger.catalog import open_ledger
+from search.ledger.database import LedgerError
+from search.report.build import write_report
+from search.report.summary import summarise
+from search.study.location import PAGE
+
+DONE, FAULT = 0, 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 done, 1 the ledger fails, 2 the user's mistake."""
+    try:
+        return run(parse(arguments))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the options say; raises ConfigError."""
+    place = place_from(options)
+    try:
+        write_report(place, frames=not options.no_frames)
+        best = summarise(open_ledger(place)).best
+    except (LedgerError, OSError) as error:
+        print(f"error: {told(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        return FAULT
+    if best is None:
+        print(f"study {place.study}: no trial has finished yet")
+    print(f"report: {join(place.folder, 'report', PAGE)}")
+    return DONE
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; raises ConfigError."""
+    parser = Parser(prog="python -m search.report", description=__doc__)
+    add_place(parser)
+    parser.add_argument("--no-frames", action="store_true", help="leave out the pictures of validation frames")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

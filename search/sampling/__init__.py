@@ -1,0 +1,1 @@
+"""Optuna: samplers, pruners, and the importance of settings."""
