@@ -17,9 +17,9 @@ from fgseg.config.errors import ConfigError
 from fgseg.data import fingerprint, load_splits
 from fgseg.storage.store import join, open_store
 from search.cli.signals import Signals
-from search.closing import as_called, mlflow_command
 from search.comparison import Family, compare
 from search.comparison_page import markdown, print_tables
+from search.console.run_summary import as_called, mlflow_command
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord

@@ -18,20 +18,20 @@ from fgseg.storage.s3 import ObjectStoreError
 from fgseg.storage.store import check_store, open_store
 from search.assignment import make_job
 from search.cli.signals import CODES, Interrupted, Signals
-from search.closing import mlflow_command, show_end, study_command
 from search.cluster.node_checks import reach
 from search.cluster.node_probe import versions
+from search.console.progress import Progress
+from search.console.run_summary import mlflow_command, show_end, study_command
+from search.console.study_status import goal_of
 from search.desk import Desk
 from search.finish import finish
 from search.ledger.catalog import check_mark, leave_mark
 from search.ledger.database import LedgerError, check_database
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LockedError, StudyLock
-from search.progress import Progress
 from search.report.background import ReportWriter
 from search.report.summary import summarise
 from search.shelf import Shelf
-from search.standing import goal_of
 from search.study.location import public_address
 from search.study.plan import Plan, absolute, check_identity, differences
 from search.study.resources import gpu_needed, is_private

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import open_store
-from search.closing import study_command
+from search.console.run_summary import study_command
 from search.export import export, read_origin
 from search.ledger.ledger import Ledger
 from search.study.location import REGISTERED, Place, public_address

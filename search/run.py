@@ -28,7 +28,7 @@ def carry_out(options: argparse.Namespace, signals: Signals) -> int:
         return show_lists(options)
     plan = plan_from(options)
     if options.dry_run:
-        from search.listing import print_plan
+        from search.console.listings import print_plan
 
         return print_plan(plan)
     from search.driver import drive  # imports of seconds come after the mistakes that need none of them
@@ -68,7 +68,7 @@ def plan_from(options: argparse.Namespace) -> Plan:
 
 def show_lists(options: argparse.Namespace) -> int:
     """Print the spaces, or the studies of the storage or ledger that the settings and flags name."""
-    from search.listing import print_spaces, print_studies
+    from search.console.listings import print_spaces, print_studies
 
     if options.list:
         return print_spaces()

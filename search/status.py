@@ -13,11 +13,11 @@ from rich.text import Text
 from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
 from search.cli.options import Parser, add_place, place_from
+from search.console.study_status import Standing, goal_of, recent_pace, time_left
 from search.ledger.catalog import open_ledger
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
-from search.standing import Standing, goal_of, recent_pace, time_left
 from search.study.location import public_address
 
 DONE, FAULT = 0, 1

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult
+from search.console.progress import Progress, event
+from search.console.study_status import Goal, Standing, clock, recent_pace
 from search.ledger.records import State, TrialRecord
-from search.progress import Progress, event
-from search.standing import Goal, Standing, clock, recent_pace
 
 GOAL = Goal(trials=2, epochs=5, changed_batch=False)
 EPOCH = EpochResult(1, 0.25, {c.key: 0.25 for c in FOREGROUND}, [[1]], 1.5, {}, 20.0, 1.0, 1.0, 1)

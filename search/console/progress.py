@@ -7,8 +7,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from search.console.study_status import Goal, Standing, clock, time_left
 from search.ledger.records import State, TrialRecord
-from search.standing import Goal, Standing, clock, time_left
 
 
 class Progress:

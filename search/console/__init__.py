@@ -1,0 +1,1 @@
+"""What a terminal shows: progress, status, the end of a run, listings."""
