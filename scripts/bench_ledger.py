@@ -22,7 +22,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import create_trial
 
 from fgseg.results import EpochResult
-from search.job import Job
+from search.execution.messages import Job
 from search.ledger.ledger import Ledger
 from search.ledger.records import Ask
 from search.study.space import Space, load_space

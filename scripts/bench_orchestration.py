@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench_runs import Row, Watches, search_once, time_no_op, watching
 
-from search.audit import audit
+from search.audit.trials import audit
 from search.cluster.ray_cluster import surroundings
 from search.study.location import find_place
 from search.tracking.sync import sync

@@ -12,8 +12,8 @@ from ray import tune
 
 from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult
-from search.job import Job, Report
-from search.trial import send_to_driver
+from search.execution.messages import Job, Report
+from search.execution.worker import send_to_driver
 
 GATE_S = 600
 """How long the processes may take to start."""
@@ -46,7 +46,7 @@ class Gate:
 
 
 def replay(epoch_s: float, gate: Gate) -> Callable[[dict[str, Any]], None]:
-    """A stand-in for search.trial.run_trial: every epoch lasts `epoch_s` seconds, and its IoU comes from a formula."""
+    """A stand-in for the worker's `run_trial`: every epoch lasts `epoch_s` seconds, and IoU comes from a formula."""
 
     def run_trial(config: dict[str, Any]) -> None:
         gate.wait()

@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from search.desk import Desk
+from search.execution.trial_events import Desk
 from search.run import main as run_search
 from search.tracking.run_writer import Mirror
 
@@ -150,13 +150,13 @@ def search_once(
     """
     from bench_replay import Gate, replay
 
-    import search.tune
+    import search.execution.ray_tune
 
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(at_once)))
     os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"CPU": at_once, "GPU": at_once})
     gate = folder / "gate"
     gate.mkdir()
-    search.tune.run_trial = replay(epoch_s, Gate(str(gate), min(at_once, trials), spread_s))
+    search.execution.ray_tune.run_trial = replay(epoch_s, Gate(str(gate), min(at_once, trials), spread_s))
     sets = [*TINY, f"train.epochs={epochs}", f"data.cache={folder / 'cache'}"]
     arguments = ["--space", "slc", "--study", "load", "--storage", str(folder), "--trials", str(trials)]
     arguments += ["--sampler", sampler]

@@ -65,7 +65,7 @@ def traced_trial(path: str) -> Callable[[dict[str, Any]], None]:
         from fgseg.checkpoints.checkpoint import Checkpoints
         from fgseg.training.compiled_step import CompiledStep
         from fgseg.training.step import Step
-        from search import trial
+        from search.execution import worker as trial
 
         def noted(call: Callable, begin: str, end: str) -> Callable:
             def noting(*arguments: Any) -> Any:
@@ -93,7 +93,7 @@ def traced_trial(path: str) -> Callable[[dict[str, Any]], None]:
 
 def trace(path: str) -> None:
     """Note when this process asks for trials, and give workers the traced trial."""
-    import search.tune
+    import search.execution.ray_tune
     from search.ledger.ledger import Ledger
 
     ask = Ledger.ask
@@ -106,7 +106,7 @@ def trace(path: str) -> None:
         return answer
 
     Ledger.ask = noted_ask  # type: ignore[method-assign]
-    search.tune.run_trial = traced_trial(path)
+    search.execution.ray_tune.run_trial = traced_trial(path)
 
 
 def load_s(storage: Path, rounds: int = 3) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 from fgseg.checkpoints.manifest import list_manifests
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
-from search.audit import audit
+from search.audit.trials import audit
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fgseg.storage.store import join, open_store
-from search.audit import audit_place
+from search.audit.trials import audit_place
 from search.cli.signals import CODES, Signals
-from search.compare import name_of, plans_from
-from search.comparison_run import run as compare
+from search.compare.plans import name_of, plans_from
+from search.compare.runner import run as compare
 from search.delete import delete
-from search.driver import DONE, drive
+from search.execution.controller import DONE, drive
 from search.export import export
 from search.ledger.catalog import open_ledger
 from search.ledger.records import TrialRecord

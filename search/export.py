@@ -4,9 +4,11 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 import fgseg
 from fgseg.checkpoints.manifest import Manifest, list_manifests, read_weights
@@ -19,11 +21,15 @@ from fgseg.inference.model_card import model_card
 from fgseg.results import EpochResult, select_epoch
 from fgseg.storage.store import absolute, is_local, join, open_store
 from search.cli.options import Parser, add_place, place_from
+from search.console.run_summary import study_command
 from search.ledger.catalog import open_ledger
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
-from search.study.location import MODEL, Place, public_address
+from search.study.location import MODEL, REGISTERED, Place, public_address
+from search.study.plan import Plan
+from search.tracking.client import TrackingError
+from search.tracking.model_registry import REGISTER_S, register
 from search.tracking.run_schema import StudyCard, settings_of
 from search.tracking.sync import card_of
 
@@ -175,6 +181,35 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--no-register", action="store_true", help="leave MLflow's registry alone, as with --trial and --out"
     )
     return parser.parse_args(arguments)
+
+
+def finish(plan: Plan, ledger: Ledger, console: Console, stop: Callable[[], bool]) -> None:
+    """Export the best trial's model if it is another one than before, and register it; tells what fails, in one line.
+
+    Args:
+        plan: of a study with a finished trial.
+        ledger: its books.
+        console: shows what is waited for.
+        stop: asked while MLflow is waited for; that is given up when it says so.
+    """
+    place = plan.place
+    try:
+        folder, _ = export(place, ledger)
+        if plan.search.register_model:
+            with console.status("registering the model in MLflow"):
+                register_once(place, folder, stop)
+    except (ConfigError, OSError, ValueError, TrackingError) as error:
+        text = f"warning: the finished model: {error}; to try again: {study_command(plan, 'search.export')}"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def register_once(place: Place, folder: str, stop: Callable[[], bool]) -> None:
+    """Register the model in a folder, unless a note in it says that this was done; raises TrackingError."""
+    note, address = open_store(folder), public_address(place.tracking_uri)
+    if REGISTERED in note.list() and note.get(REGISTERED).decode() == address:
+        return
+    register(place.tracking_uri, read_origin(folder), folder, REGISTER_S, stop)
+    note.put(REGISTERED, address.encode())
 
 
 if __name__ == "__main__":

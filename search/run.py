@@ -31,7 +31,7 @@ def carry_out(options: argparse.Namespace, signals: Signals) -> int:
         from search.console.listings import print_plan
 
         return print_plan(plan)
-    from search.driver import drive  # imports of seconds come after the mistakes that need none of them
+    from search.execution.controller import drive  # imports of seconds come after the mistakes that need none of them
 
     return drive(plan, signals)
 

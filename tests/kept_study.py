@@ -14,7 +14,7 @@ from fgseg.config.settings import RunConfig
 from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
-from search.audit import audit
+from search.audit.trials import audit
 from search.ledger.ledger import Ledger
 from search.study.location import Place, find_place
 from search.tracking.sync import sync

@@ -7,7 +7,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 OWNERS = {
-    "ray": {"search.tune", "search.trial", "search.group", "search.cluster.ray_cluster", "search.cluster.node_probe"},
+    "ray": {
+        "search.execution.ray_tune",
+        "search.execution.worker",
+        "search.execution.worker_group",
+        "search.cluster.ray_cluster",
+        "search.cluster.node_probe",
+    },
     "optuna": {
         "search.sampling.importance",
         "search.ledger.ledger",

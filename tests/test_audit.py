@@ -19,7 +19,7 @@ from kept_study import (
     train,
 )
 
-from search.audit import main
+from search.audit.__main__ import main
 from search.ledger.catalog import open_ledger
 from search.study.location import Place, find_place
 from search.tracking.sync import sync

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, absent
 from real_search import Driver
 
-from search.audit import audit
+from search.audit.trials import audit
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
 

@@ -9,7 +9,7 @@ from postgres_server import PASSWORD, Server
 from real_search import Driver
 
 from fgseg.storage.store import open_store
-from search.audit import audit
+from search.audit.trials import audit
 from search.delete import delete
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger

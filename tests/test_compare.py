@@ -15,11 +15,12 @@ from real_search import Driver
 
 from fgseg.metrics.boundary_iou import boundary_iou
 from fgseg.metrics.iou import class_iou, miou
-from search.audit import audit
-from search.compare import main, plans_from
-from search.comparison import ROWS, Family, compare, scores
-from search.comparison_page import markdown
-from search.comparison_run import budgets
+from search.audit.trials import audit
+from search.compare.__main__ import main
+from search.compare.plans import plans_from
+from search.compare.runner import budgets
+from search.compare.scores import ROWS, Family, compare, scores
+from search.compare.tables import markdown
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.study.location import find_place

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import update
 
 from fgseg.results import EpochResult
-from search.desk import MOST_MOVES, Desk
-from search.job import Report
+from search.execution.messages import Report
+from search.execution.trial_events import MOST_MOVES, Desk
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LOCKS

@@ -7,8 +7,8 @@ from sqlalchemy import update
 from test_lock import wait_for
 
 from fgseg.config.errors import ConfigError
-from search import driver
 from search.cli.signals import Signals
+from search.execution import controller as driver
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LOCKS
 from search.study.plan import Plan, make_plan

@@ -9,10 +9,9 @@ import torch
 from ray.train import WorkerGroupError
 
 from fgseg.results import SupersededError
-from search.group import RaisedError, cause_of, portable
-from search.job import Job, Report
-from search.mailbox import Mailbox
-from search.trial import LostProcessError, carry_out
+from search.execution.messages import Job, Report
+from search.execution.worker import LostProcessError, carry_out
+from search.execution.worker_group import Mailbox, RaisedError, cause_of, portable
 
 
 @pytest.fixture

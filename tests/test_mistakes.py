@@ -11,7 +11,7 @@ import pytest
 from small_data import noise, save, stripes, write_cityscapes
 
 from fgseg.config.errors import ConfigError
-from search.driver import make_folder
+from search.execution.preflight import make_folder
 from search.run import main
 from search.study.plan import check_identity, check_trials, differences, make_plan
 from search.study.space import Range

@@ -15,7 +15,7 @@ from fgseg.model.segformer import build_model
 from fgseg.storage.store import LocalStore
 from fgseg.training.loop import train
 from fgseg.visual.overlays import is_whole, overlay_name, put_overlays, read_overlays
-from search.audit_files import audit_files
+from search.audit.files import audit_files
 from search.ledger.catalog import open_ledger
 from search.tracking.client import load_client
 from search.tracking.run_schema import StudyCard

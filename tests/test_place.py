@@ -12,7 +12,7 @@ from postgres_server import PASSWORD, Server
 
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import open_store
-from search.audit import main as audit
+from search.audit.__main__ import main as audit
 from search.ledger import database
 from search.ledger.catalog import MARK, check_mark, leave_mark, open_ledger
 from search.ledger.database import check_database

@@ -23,7 +23,7 @@ from fgseg.model.segformer import build_model
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
 from fgseg.training.loop import train
-from search.audit import audit
+from search.audit.trials import audit
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
 

@@ -12,8 +12,8 @@ from fgseg.checkpoints.checkpoint import Checkpoints
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import LocalStore
 from fgseg.training.test_evaluation import keep
-from search.audit import audit
-from search.driver import budget
+from search.audit.trials import audit
+from search.execution.controller import budget
 from search.ledger.ledger import Ledger
 from search.ledger.records import Ask, Kind
 from search.study.location import Place, find_place

@@ -6,8 +6,8 @@ from pathlib import Path
 from fgseg.checkpoints.manifest import Manifest, list_manifests
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
+from search.execution.checkpoint_retention import Shelf
 from search.ledger.records import State, TrialRecord
-from search.shelf import Shelf
 
 
 def trial(number: int, value: float | None, state: State = State.COMPLETE, selected: int = 2) -> TrialRecord:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from search.statistics import Estimate, bootstrap, holm, mean_over_seeds, paired_difference, ranks
+from search.compare.statistics import Estimate, bootstrap, holm, mean_over_seeds, paired_difference, ranks
 
 
 def rate(sums: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from kept_study import begin, change, finished_study
 from fgseg.config.errors import ConfigError
 from search import delete as deleting
 from search import sync as syncing
-from search.audit import audit
+from search.audit.trials import audit
 from search.ledger.catalog import leave_mark, open_ledger
 from search.study.location import REGISTERED, Place, find_place, make_place
 from search.study.plan import make_plan

@@ -12,8 +12,8 @@ import fgseg.training.loop
 import fgseg.training.test_evaluation
 from fgseg.storage.s3 import ObjectStoreError
 from search.cluster.node_probe import versions
-from search.job import Job, Report
-from search.trial import carry_out
+from search.execution.messages import Job, Report
+from search.execution.worker import carry_out
 
 
 @pytest.fixture

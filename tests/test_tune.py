@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from search.cli.signals import Interrupted
-from search.job import Job
-from search.tune import ASKING_S, LedgerSearcher, Turns
+from search.execution.messages import Job
+from search.execution.ray_tune import ASKING_S, LedgerSearcher, Turns
 
 
 def make_searcher(turns: Turns, capacity: int = 3) -> LedgerSearcher:

@@ -14,7 +14,7 @@ def write_comparison(uri: str, card: StudyCard, comparison: dict[str, Any], file
     Args:
         uri: of MLflow.
         card: of the first family's study: its experiment, and its uid, which tells comparisons of one name apart.
-        comparison: as from `search.comparison.compare`.
+        comparison: as from `search.compare.scores.compare`.
         files: text by name, kept with the run.
 
     Raises:

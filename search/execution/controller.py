@@ -3,44 +3,37 @@
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.status import Status
 
 from fgseg.config.errors import ConfigError
-from fgseg.data import check as check_data
-from fgseg.data import fingerprint, load_splits
-from fgseg.model.pretrained import check_weights, fetch_weights
 from fgseg.storage.s3 import ObjectStoreError
-from fgseg.storage.store import check_store, open_store
-from search.assignment import make_job
 from search.cli.signals import CODES, Interrupted, Signals
-from search.cluster.node_checks import reach
 from search.cluster.node_probe import versions
 from search.console.progress import Progress
 from search.console.run_summary import mlflow_command, show_end, study_command
 from search.console.study_status import goal_of
-from search.desk import Desk
-from search.finish import finish
+from search.execution.checkpoint_retention import Shelf
+from search.execution.messages import Job
+from search.execution.preflight import check, make_folder
+from search.execution.trial_events import Desk
+from search.export import finish
 from search.ledger.catalog import check_mark, leave_mark
-from search.ledger.database import LedgerError, check_database
+from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LockedError, StudyLock
+from search.ledger.records import Ask
 from search.report.background import ReportWriter
 from search.report.summary import summarise
-from search.shelf import Shelf
 from search.study.location import public_address
 from search.study.plan import Plan, absolute, check_identity, differences
-from search.study.resources import gpu_needed, is_private
+from search.study.resources import Resources, gpu_needed, is_private
 from search.tracking.run_schema import StudyCard, settings_of
 from search.tracking.tracker import Tracker
 
 DONE, FAULT = 0, 1
-PROBE = "write-test"
-"""A blob that is written and deleted at once before a study begins."""
 CLOSING_S = 8
 """How long the end of a run waits for MLflow: less than the ten seconds in which a signal must be obeyed."""
 
@@ -91,67 +84,6 @@ def drive(plan: Plan, signals: Signals) -> int:
     except (LedgerError, ObjectStoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAULT
-
-
-def check(plan: Plan, console: Console) -> dict[str, Any]:
-    """Find every mistake before anything is written; returns the study's identity.
-
-    Raises:
-        ConfigError: the first mistake, in the order study, data, model, storage; then a cluster that is not there,
-            those inside the data's files, and nodes of the cluster that differ.
-    """
-    settings = plan.run
-    recorded = recorded_identity(plan)
-    check_identity(recorded, plan.identity, plan)
-    check_data(settings.data)
-    check_weights(settings.model.name)
-    check_store(plan.folder, "--storage")
-    with reach(plan.search, gpu_needed(settings)) as cluster:
-        with console.status("reading the data") as status:
-            splits = load_splits(settings.data, plan.splits, decoding(console, status))
-        identity = plan.identity | {"data": fingerprint(splits)}
-        check_identity(recorded, identity, plan)
-        fetch_weights(settings.model.name)
-        if cluster is not None:
-            with console.status(f"asking the {len(cluster.nodes)} nodes of the cluster"):
-                cluster.ask(identity["data"], plan.splits, absolute(settings.flat()), plan.place.storage)
-    return identity
-
-
-def decoding(console: Console, status: Status) -> Callable[[str, int, int], None]:
-    """Shows how far the frames of a split are decoded: live on a terminal, elsewhere a line every tenth."""
-
-    def show(split: str, done: int, total: int) -> None:
-        text = f"decoding the {split} frames: {done} of {total}"
-        if console.is_terminal:
-            status.update(text)
-        elif done == total or done * 10 // total > (done - 1) * 10 // total:
-            console.print(text, highlight=False)
-
-    return show
-
-
-def make_folder(folder: str) -> None:
-    """Write into the study's folder, and create it; raises ConfigError where the system or the bucket refuses."""
-    store = open_store(folder)
-    try:
-        store.put(PROBE, b"")
-        store.delete(PROBE)
-    except OSError as error:
-        fault = error.strerror or error
-        raise ConfigError(f"--storage: {folder} cannot be made ({fault}); choose another --storage") from None
-
-
-def recorded_identity(plan: Plan) -> dict[str, Any]:
-    """The identity under which the study was begun; empty where there is no such study yet."""
-    if plan.search.ledger_url:
-        check_database(plan.ledger_url)
-    if not Ledger.exists(plan.ledger_url, plan.study):
-        check_mark(plan.place, None)
-        return {}
-    ledger = Ledger(plan.ledger_url, plan.study)
-    check_mark(plan.place, ledger)
-    return ledger.identity
 
 
 def budget(plan: Plan, ledger: Ledger) -> int:
@@ -227,7 +159,7 @@ def run_missing(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> i
     from search.cluster.ray_cluster import Pulse, cluster, surroundings
 
     os.environ.update(surroundings())
-    from search.tune import run_trials  # Ray takes seconds to import: not when there is nothing to run
+    from search.execution.ray_tune import run_trials  # Ray takes seconds to import: not when there is nothing to run
 
     with (
         Progress(outlets.console, goal_of(ledger), ledger.trials(), mlflow_command(plan)) as progress,
@@ -296,3 +228,27 @@ def study_facts(plan: Plan, ledger: Ledger) -> dict[str, Any]:
         "settings": plan.run.flat(),
         "allow_changed_batch": plan.search.allow_changed_batch,
     }
+
+
+def make_job(plan: Plan, resources: Resources, alike: dict[str, str], ask: Ask) -> Job:
+    """What a worker needs to know about one start of a trial; a repeat is to be judged on the test split as well.
+
+    Args:
+        plan: says what is to be trained, and where it is kept.
+        resources: of each trial.
+        alike: what the worker's node must have like this one; empty where it is this one.
+        ask: the start, as the ledger gave it.
+    """
+    return Job(
+        number=ask.number,
+        attempt=ask.attempt,
+        settings=absolute(plan.trial_settings(ask)),
+        folder=plan.trial_folder(ask.number),
+        threads=resources.threads,
+        gpus=resources.gpus,
+        on_oom=plan.search.on_oom,
+        test=ask.repeat is not None,
+        processes=resources.processes,
+        cpus=resources.cpus,
+        alike=alike,
+    )

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fgseg.labels import FOREGROUND
-from search.comparison import ALPHA, BASELINE
+from search.compare.scores import ALPHA, BASELINE
 
 ROW_NAMES = {c.key: c.name for c in FOREGROUND}
 SHOWN = (

@@ -17,8 +17,8 @@ from fgseg.config.errors import ConfigError
 from fgseg.data import fingerprint, load_splits
 from fgseg.storage.store import join, open_store
 from search.cli.signals import Signals
-from search.comparison import Family, compare
-from search.comparison_page import markdown, print_tables
+from search.compare.scores import Family, compare
+from search.compare.tables import markdown, print_tables
 from search.console.run_summary import as_called, mlflow_command
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
@@ -35,7 +35,8 @@ def run(plans: Sequence[Plan], name: str, point: str, signals: Signals) -> int:
     Raises:
         ConfigError: the user's first mistake; nothing has been trained then.
     """
-    from search.driver import check, drive
+    from search.execution.controller import drive
+    from search.execution.preflight import check
 
     console = Console()
     for plan in plans:

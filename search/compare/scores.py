@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 
 from fgseg.labels import FOREGROUND
-from search.statistics import RESAMPLES, Array, Estimate, bootstrap, holm, mean_over_seeds, paired_difference, ranks
+from search.compare.statistics import (
+    RESAMPLES,
+    Array,
+    Estimate,
+    bootstrap,
+    holm,
+    mean_over_seeds,
+    paired_difference,
+    ranks,
+)
 
 BASELINE = "baseline"
 """The family with which every other one is compared."""

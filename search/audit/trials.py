@@ -1,22 +1,12 @@
-# PYTHON_ARGCOMPLETE_OK
-"""Check the books of a study: `python -m search.audit --study NAME --storage DIR`.  Changes nothing."""
+"""Check the ledger of a study against its checkpoints and MLflow."""
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fgseg.cli import MISTAKE
-from fgseg.config.errors import ConfigError
-from fgseg.storage.s3 import ObjectStoreError
-from search.cli.options import Parser, add_place, place_from
 from search.ledger.catalog import open_ledger
-from search.ledger.database import LedgerError
 from search.ledger.records import Kind, State, TrialRecord
 from search.study.location import Place, find_place, public_address
-
-CLEAN, BROKEN = 0, 1
 
 
 def audit(
@@ -67,11 +57,11 @@ def audit_place(place: Place, trials: int | None, interrupted: bool, tracking: b
         yield from audit_trial(record)
     best = ledger.best()
     if not alive:  # the files of a study at work change while they are read
-        from search.audit_files import audit_files  # torch takes seconds to import: not before the mistakes are told
+        from search.audit.files import audit_files  # torch takes seconds to import: not before the mistakes are told
 
         yield from audit_files(place.folder, records, best, open_allowed)
     if runs is not None:
-        from search.audit_mirror import audit_mirror
+        from search.audit.mlflow_runs import audit_mirror
 
         yield from audit_mirror(runs, records, best, open_allowed)
     if unread:
@@ -147,37 +137,3 @@ def audit_attempts(record: TrialRecord) -> Iterator[str]:
         if not last <= epoch.attempt <= record.attempt:
             yield f"epoch {epoch.epoch} is of attempt {epoch.attempt}, must be one of {last} to {record.attempt}"
         last = max(last, epoch.attempt)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 clean, 1 with each broken invariant named, 2 the user's mistake."""
-    try:
-        options = parse(arguments)
-        broken = list(
-            audit_place(place_from(options), options.trials, options.interrupted, tracking=not options.no_tracking)
-        )
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
-    except (LedgerError, ObjectStoreError) as error:
-        broken = [str(error)]
-    for line in broken:
-        print(line)
-    print(f"study {options.study}: {f'{len(broken)} broken' if broken else 'clean'}")
-    return BROKEN if broken else CLEAN
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; raises ConfigError."""
-    parser = Parser(prog="python -m search.audit", description=__doc__)
-    add_place(parser)
-    parser.add_argument(
-        "--trials", type=int, metavar="N", help="how many must have ended (default: the last budget, or more)"
-    )
-    parser.add_argument("--interrupted", action="store_true", help="allow open trials, and an MLflow that lags behind")
-    parser.add_argument("--no-tracking", action="store_true", help="leave MLflow out")
-    return parser.parse_args(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

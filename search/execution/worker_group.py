@@ -3,6 +3,7 @@
 The trial's own function, which Ray Tune runs, only passes on what the first process reports.
 """
 
+import asyncio
 import logging
 import os
 import pickle
@@ -18,9 +19,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.tune.trainable import wrap_function
 
 from fgseg.config import loading, settings
-from search.job import Job, Report
-from search.mailbox import Mailbox
-from search.trial import (
+from search.execution.messages import Job, Report
+from search.execution.worker import (
     Listener,
     LostProcessError,
     Send,
@@ -50,7 +50,7 @@ idle.set()
 
 
 def run_group_trial(config: dict[str, Any]) -> None:
-    """Train a job in several processes; see `search.trial.run_trial`."""
+    """Train a job in several processes; see `search.execution.worker.run_trial`."""
     carry_out(Job(**config), send_to_driver, learn_in_group)
 
 
@@ -64,7 +64,7 @@ class GroupTrial(wrap_function(run_group_trial)):  # type: ignore[misc]
 
 
 def learn_in_group(job: Job, run: settings.RunConfig, report: Report, send: Send) -> None:
-    """`search.trial.learn`, done by several processes; `run` is built in each of them again.
+    """`search.execution.worker.learn`, done by several processes; `run` is built in each of them again.
 
     Raises:
         LostProcessError: one of them has died.
@@ -190,3 +190,27 @@ def is_broken(error: Exception) -> bool:
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or any(sign in str(error) for sign in BROKEN)
+
+
+class Mailbox:
+    """A Ray actor: one sends, one receives, and every report is answered before the next one."""
+
+    def __init__(self) -> None:
+        self.letters: asyncio.Queue[tuple[str | None, asyncio.Event]] = asyncio.Queue()
+        self.noted = asyncio.Event()
+
+    async def send(self, report: str) -> None:
+        """Hand over a report; returns when the driver has taken note of it."""
+        noted = asyncio.Event()
+        await self.letters.put((report, noted))
+        await noted.wait()
+
+    async def close(self) -> None:
+        """No report will come any more."""
+        await self.letters.put((None, asyncio.Event()))
+
+    async def receive(self) -> str | None:
+        """The next report, or None at the end; to ask for it says that the driver has taken note of the one before."""
+        self.noted.set()
+        report, self.noted = await self.letters.get()
+        return report

@@ -14,7 +14,7 @@ from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
 from fgseg.results import EpochResult, SupersededError
 from fgseg.storage.s3 import ObjectStoreError
-from search.job import Job, Report
+from search.execution.messages import Job, Report
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Faults of the disk, which no other trial would escape."""
@@ -150,7 +150,6 @@ def work(job: Job, report: Report, send: Send, learn: Learn) -> None:
     import torch
 
     from fgseg.devices import ran_out
-    from search.memory import explain_oom, halve
 
     while True:
         run = build([Layer(f"trial {job.number}", job.settings | report.overrides)])
@@ -183,3 +182,35 @@ class Listener(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.getMessage() not in self.notes:
             self.notes.append(record.getMessage())
+
+
+def halve(run: RunConfig, processes: int = 1) -> dict[str, Any] | None:
+    """Settings with half the micro-batch and twice the accumulation, or None where half is no batch for all processes.
+
+    A batch of an odd number of frames loses one of them.
+    """
+    if run.train.batch_size < 2 or run.train.batch_size // 2 % processes:
+        return None
+    return {"train.batch_size": run.train.batch_size // 2, "train.accumulation": run.train.accumulation * 2}
+
+
+def explain_oom(run: RunConfig, error: BaseException, processes: int = 1) -> str:
+    """Name the memory that was not enough, and the settings that would fit, in one line."""
+    smaller = halve(run, processes)
+    where = memory() if processes == 1 else f"in one of {processes} processes"
+    sets = " ".join(f"--set {key}={value}" for key, value in (smaller or {}).items())
+    batch = f"{sets} (the same optimizer steps), or --on-oom halve, or " if smaller else ""
+    size = f"smaller frames than data.height={run.data.height} and data.width={run.data.width}"
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"out of memory ({where}; {first}); {batch}{size} would fit"
+
+
+def memory() -> str:
+    """The memory of this process's device, and how much of it the process holds."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "on the CPU"
+    free, total = (n / 2**30 for n in torch.cuda.mem_get_info())
+    held = torch.cuda.max_memory_reserved() / 2**30
+    return f"{torch.cuda.get_device_name()}: {total:.1f} GiB, {free:.1f} free, {held:.1f} held by this trial"

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from fgseg.results import SupersededError
-from search.job import Report
+from search.execution.messages import Report
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.records import Ask, State

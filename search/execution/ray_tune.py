@@ -13,11 +13,11 @@ from ray.tune.search import Searcher
 
 from search.cli.signals import Interrupted
 from search.cluster.ray_cluster import Pulse
-from search.desk import Desk
-from search.job import Job, Report
+from search.execution.messages import Job, Report
+from search.execution.trial_events import Desk
+from search.execution.worker import run_trial
 from search.ledger.records import Ask
 from search.study.resources import Resources
-from search.trial import run_trial
 
 ASKING_S = 1.0
 """How long a turn of Ray Tune's loop asks for trials before it looks at events again; one ask may take half of it."""
@@ -117,7 +117,7 @@ def trainable(resources: Resources) -> Any:
     """
     if resources.processes == 1:
         return tune.with_resources(run_trial, {"cpu": resources.cpus, "gpu": resources.gpus})
-    from search.group import GroupTrial  # imports Ray Train
+    from search.execution.worker_group import GroupTrial  # imports Ray Train
 
     return tune.with_resources(GroupTrial, {"cpu": 0, "memory": 1})
 

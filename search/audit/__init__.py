@@ -1,0 +1,1 @@
+"""Do the ledger, the checkpoints and MLflow agree?"""

@@ -1,0 +1,1 @@
+"""Families side by side: repeated over seeds, judged on the test split."""

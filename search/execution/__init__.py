@@ -1,0 +1,1 @@
+"""Carry out a plan: checks before it, the controller, trial events, Ray Tune, the worker."""
