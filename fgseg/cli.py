@@ -41,6 +41,6 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(args, namespace)
 
 
-def told(error: OSError) -> str:
+def format_os_error(error: OSError) -> str:
     """What the system, or a bucket, refused, in one line."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)

@@ -18,7 +18,7 @@ RESIDENT_PART = 0.5
 """Largest part of a trial's memory that frames may take; the model and its activations need the rest."""
 
 
-def take_share(fraction: float) -> None:
+def limit_gpu_memory(fraction: float) -> None:
     """Let this process use at most a part of the current GPU's memory; without a GPU nothing happens.
 
     Beyond it an allocation fails in this process alone, instead of in whichever trial on the card comes next.  What
@@ -55,10 +55,10 @@ def usable_bytes(device: torch.device) -> int:
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(index)
     share = torch.cuda.get_per_process_memory_fraction(index)
-    return remaining(free, total, share, torch.cuda.memory_reserved(index))
+    return available_bytes(free, total, share, torch.cuda.memory_reserved(index))
 
 
-def ran_out(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out: torch's own, or one of the CPU's or of CUDA's libraries."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
@@ -79,7 +79,7 @@ def peak_gib(device: torch.device) -> float | None:
     return torch.cuda.max_memory_reserved(device) / 2**30 if device.type == "cuda" else None
 
 
-def remaining(free: int, total: int, share: float, reserved: int) -> int:
+def available_bytes(free: int, total: int, share: float, reserved: int) -> int:
     """Bytes that a process may still take.
 
     Args:
@@ -124,7 +124,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 """Options of glibc's mallopt(3)."""
 
 
-def keep_freed_memory() -> bool:
+def tune_malloc() -> bool:
     """Let this process reuse freed tensors' memory instead of returning it to the system; glibc only.
 
     A step allocates the same large tensors as the one before.  By default each comes as fresh pages, which the system

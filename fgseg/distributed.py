@@ -18,26 +18,26 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Processes:
+class World:
     """This process among those of its torch.distributed group; by default the only one.
 
     With more than one, every method is a collective: all processes call it, in the same order.
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
 
     @property
     def alone(self) -> bool:
         """Whether there is no other process."""
-        return self.size == 1
+        return self.world_size == 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes and reports."""
         return self.rank == 0
 
-    def sum(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """The element-wise sum over the processes, detached; alone the values themselves."""
         if self.alone:
             return values
@@ -45,19 +45,19 @@ class Processes:
         dist.all_reduce(total)
         return total
 
-    def gather(self, values: Tensor) -> Tensor:
+    def all_gather(self, values: Tensor) -> Tensor:
         """The values of all processes, (..., P) each, detached and side by side by rank: (..., size * P)."""
         if self.alone:
             return values
-        parts = [torch.empty_like(values, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        parts = [torch.empty_like(values, memory_format=torch.contiguous_format) for _ in range(self.world_size)]
         dist.all_gather(parts, values.detach().contiguous())
         return torch.cat(parts, -1)
 
-    def own(self, values: Tensor) -> Tensor:
+    def local_part(self, values: Tensor) -> Tensor:
         """What `gather` put where this process's values are; no collective."""
-        return values.chunk(self.size, -1)[self.rank]
+        return values.chunk(self.world_size, -1)[self.rank]
 
-    def told_by_first(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """The value that the first process gave; anything that can be pickled."""
         if self.alone:
             return value
@@ -71,21 +71,21 @@ class Processes:
             return
         for statistics in filter(torch.is_floating_point, model.buffers()):
             dist.all_reduce(statistics)
-            statistics.div_(self.size)
+            statistics.div_(self.world_size)
 
 
-ALONE = Processes()
+SINGLE_PROCESS = World()
 
 
-def current_processes() -> Processes:
+def current_world() -> World:
     """This process in the torch.distributed group that was initialised, or alone where none was."""
     if not (dist.is_available() and dist.is_initialized()):
-        return ALONE
-    return Processes(dist.get_rank(), dist.get_world_size())
+        return SINGLE_PROCESS
+    return World(dist.get_rank(), dist.get_world_size())
 
 
 @contextmanager
-def joined_processes() -> Iterator[None]:
+def joined_world() -> Iterator[None]:
     """Belong to those that `torchrun` or `accelerate launch` started, by NCCL on GPUs and by gloo elsewhere."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
@@ -106,7 +106,7 @@ def join_gradients(model: nn.Module) -> DistributedDataParallel:
     return joined
 
 
-def own_frames(images: Tensor, labels: Tensor, processes: Processes) -> tuple[Tensor, Tensor]:
+def local_batch(images: Tensor, labels: Tensor, processes: World) -> tuple[Tensor, Tensor]:
     """This process's frames of a batch that all processes hold.
 
     The batch is cut into consecutive parts of equal length.  Where it does not divide, the last parts are filled with
@@ -123,7 +123,7 @@ def own_frames(images: Tensor, labels: Tensor, processes: Processes) -> tuple[Te
     if processes.alone:
         return images, labels
     frames = len(labels)
-    length = -(-frames // processes.size)
+    length = -(-frames // processes.world_size)
     places = torch.arange(processes.rank * length, (processes.rank + 1) * length, device=labels.device)
     taken, filled = places.clamp(max=frames - 1), places >= frames
     return images[taken], labels[taken].masked_fill(filled[:, None, None], VOID)

@@ -10,16 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fgseg.cli import MISTAKE, Parser, told
+from fgseg.cli import MISTAKE, Parser, format_os_error
 from fgseg.config.errors import ConfigError
 from fgseg.config.files import find_file
 from fgseg.config.loading import Layer, build, parse_assignments, read_layer
 from fgseg.config.settings import RunConfig
 from fgseg.data import check as check_data
 from fgseg.data import load_splits
-from fgseg.inference.trained_model import Trained, at_hand
+from fgseg.inference.trained_model import TrainedModel, open_trained_model
 from fgseg.labels import FOREGROUND
-from fgseg.results import show
+from fgseg.results import format_iou
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ class Scores:
     """(7, 7) pixel counts, rows truth, columns prediction, in the order of labels.CLASSES."""
 
 
-def score(found: Trained, run: RunConfig, split: str = "val", device: str = "cpu") -> Scores:
+def score(found: TrainedModel, run: RunConfig, split: str = "val", device: str = "cpu") -> Scores:
     """Judge a model on a split as its training judged it on the validation frames, with the same precision.
 
     Args:
@@ -54,12 +54,14 @@ def score(found: Trained, run: RunConfig, split: str = "val", device: str = "cpu
     """
     import torch
 
-    from fgseg.data.device_frames import place
+    from fgseg.data.device_frames import load_to_device
     from fgseg.inference.trained_model import load_trained
     from fgseg.metrics.evaluator import evaluate
     from fgseg.metrics.iou import class_iou, miou
 
-    frames = place({split: load_splits(run.data, (split,))[split]}, run.data.device, torch.device(device))[split]
+    frames = load_to_device({split: load_splits(run.data, (split,))[split]}, run.data.device, torch.device(device))[
+        split
+    ]
     model = load_trained(found, device)
     with autocast(run.train.precision, device):
         confusion = evaluate(model, frames).sum(0)
@@ -92,9 +94,9 @@ def table(scores: Scores, title: str) -> "Table":
         shown.add_column(column, justify="right")
     for c in FOREGROUND:
         found = scores.classes[c.key]
-        others = ("-" if math.isnan(found[name]) else show(found[name]) for name in ("precision", "recall"))
-        shown.add_row(c.name, show(found["iou"]), *others)
-    shown.add_row("mIoU", show(scores.miou), style="bold")
+        others = ("-" if math.isnan(found[name]) else format_iou(found[name]) for name in ("precision", "recall"))
+        shown.add_row(c.name, format_iou(found["iou"]), *others)
+    shown.add_row("mIoU", format_iou(scores.miou), style="bold")
     return shown
 
 
@@ -114,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
     except OSError as error:
-        print(f"error: {told(error)}", file=sys.stderr)
+        print(f"error: {format_os_error(error)}", file=sys.stderr)
         return FAULT
 
 
@@ -124,7 +126,7 @@ def carry_out(options: argparse.Namespace) -> int:
     if options.split == "test" and run.data.test == 0:
         raise ConfigError("--split: there are no test frames; add --set data.test=N, or use --split val")
     check_data(run.data)
-    with at_hand(options.model) as found:
+    with open_trained_model(options.model) as found:
         from fgseg.devices import find_device  # torch takes seconds to import: mistakes come first
 
         scores = score(found, run, options.split, find_device(options.device))

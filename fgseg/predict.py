@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fgseg.cli import MISTAKE, Parser, told
+from fgseg.cli import MISTAKE, Parser, format_os_error
 from fgseg.config.errors import ConfigError
 from fgseg.inference.photos import Photo, find_photos, predict
-from fgseg.inference.trained_model import Trained, at_hand
+from fgseg.inference.trained_model import TrainedModel, open_trained_model
 
 DONE, INCOMPLETE, INTERRUPTED = 0, 1, 130
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; the same command goes on with the pictures that are left", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
-        print(f"error: {told(error)}", file=sys.stderr)
+        print(f"error: {format_os_error(error)}", file=sys.stderr)
         return INCOMPLETE
 
 
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--out: {options.out} is a file; name a folder")
     photos = find_photos(options.photos, options.out)
     left = [p for p in photos if options.overwrite or not (p.mask.exists() and p.overlay.exists())]
-    with at_hand(options.model) as found:
+    with open_trained_model(options.model) as found:
         if found.size is None:
             raise ConfigError(f"MODEL: {options.model} does not say its size; add a preprocessor_config.json with one")
         faults = work(found, left, options)
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     return INCOMPLETE if faults else DONE
 
 
-def work(found: Trained, photos: Sequence[Photo], options: argparse.Namespace) -> list[str]:
+def work(found: TrainedModel, photos: Sequence[Photo], options: argparse.Namespace) -> list[str]:
     """Predict, where there is anything to do; returns why photos could not be done."""
     if not photos:
         return []

@@ -73,6 +73,6 @@ def select_epoch(epochs: list[EpochResult], rule: str) -> EpochResult:
     return max(epochs, key=lambda e: (e.miou, -e.epoch)) if rule == "best" else epochs[-1]
 
 
-def show(iou: float) -> str:
+def format_iou(iou: float) -> str:
     """An IoU or mIoU as text; a class absent from truth and prediction has none."""
     return "absent" if math.isnan(iou) else f"{iou:.4f}"

@@ -16,7 +16,7 @@ from fgseg.config.settings import RunConfig
 from fgseg.data import check as check_data
 from fgseg.labels import FOREGROUND
 from fgseg.model.pretrained import check_weights
-from fgseg.results import DivergedError, EpochResult, SupersededError, show
+from fgseg.results import DivergedError, EpochResult, SupersededError, format_iou
 from fgseg.storage.store import absolute, check_store, open_store
 from fgseg.training.loop import train
 
@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = absolute(options.out)
         if first:
             check_settings(run, out)
-        from fgseg.distributed import joined_processes  # imports torch
+        from fgseg.distributed import joined_world  # imports torch
 
-        with joined_processes():
+        with joined_world():
             history = train(run, out, lambda result: say(line(result, run.train.epochs), flush=True))
     except ConfigError as error:
         say(f"error: {error}", file=sys.stderr)
@@ -85,7 +85,7 @@ def check_settings(run: RunConfig, folder: str) -> None:
 
 def line(result: EpochResult, epochs: int) -> str:
     """One epoch in one line: mIoU, the IoU of every class, loss, speed, minutes left."""
-    classes = "  ".join(f"{c.name} {show(result.iou[c.key])}" for c in FOREGROUND)
+    classes = "  ".join(f"{c.name} {format_iou(result.iou[c.key])}" for c in FOREGROUND)
     left = (epochs - result.epoch) * result.seconds / 60
     return (
         f"epoch {result.epoch}/{epochs}  mIoU {result.miou:.4f}  ({classes})  loss {result.loss:.4f}  "

@@ -16,12 +16,12 @@ from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
 from fgseg.data import load_splits
 from fgseg.data.batches import train_batches
-from fgseg.data.device_frames import Frames, place
-from fgseg.devices import keep_freed_memory, take_share
+from fgseg.data.device_frames import Frames, load_to_device
+from fgseg.devices import limit_gpu_memory, tune_malloc
 from fgseg.losses import HybridLoss
 from fgseg.metrics.evaluator import evaluate
 from fgseg.model.pretrained import VARIANTS
-from fgseg.training.trainer import Learner, build_learner
+from fgseg.training.trainer import TrainingState, build_training_state
 
 FAMILIES = {
     "bas": ({"cross_entropy": 1.0, "ssim": 0.4, "soft_iou": 0.5}, (1,) * 7, source.Hybrid),
@@ -67,7 +67,7 @@ class Endless:
         return self.length
 
     def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        return self.frames.take(index % len(self.frames))
+        return self.frames.batch(index % len(self.frames))
 
 
 def settings(setup: Setup) -> RunConfig:
@@ -96,29 +96,29 @@ def settings(setup: Setup) -> RunConfig:
 def our_training(setup: Setup) -> Callable[[], float]:
     """Images per second of training."""
     if setup.device == "cuda":
-        take_share(setup.share)
+        limit_gpu_memory(setup.share)
     run = settings(setup)
-    learner = build_learner(run, 10**5)
+    state = build_training_state(run, 10**5)
     train = load_splits(run.data, ("train",))["train"]
-    frames = Endless(place({"train": train}, run.data.device, learner.accelerator.device)["train"], 10**5)
-    learner.model.train()
+    frames = Endless(load_to_device({"train": train}, run.data.device, state.accelerator.device)["train"], 10**5)
+    state.model.train()
     generator = torch.Generator(frames.device).manual_seed(0)
     batches = train_batches(frames, run, generator)
-    steps_s(learner, batches, source.WARM_UP)
+    steps_s(state, batches, source.WARM_UP)
 
     def sample() -> float:
-        pace = steps_s(learner, batches, 2)
+        pace = steps_s(state, batches, 2)
         steps = max(2, math.ceil(setup.seconds / pace))
-        return setup.batch / steps_s(learner, batches, steps)
+        return setup.batch / steps_s(state, batches, steps)
 
     return sample
 
 
-def steps_s(learner: Learner, batches: Any, count: int) -> float:
+def steps_s(state: TrainingState, batches: Any, count: int) -> float:
     """Seconds that each of `count` steps takes."""
     started = source.settled()
     for batch in islice(batches, count):
-        learner.step([batch])
+        state.step([batch])
     return (source.settled() - started) / count
 
 
@@ -145,22 +145,22 @@ def our_step(setup: Setup) -> Callable[[], float]:
     """The same of ours; normalising the images counts as well."""
     _, labels = batch_of(setup)
     images = torch.randint(0, 256, (setup.batch, 3, *setup.size), dtype=torch.uint8)
-    learner = build_learner(settings(setup), 10**5)
-    learner.model.train()
-    return timed(lambda: learner.step([(images, labels)]))
+    state = build_training_state(settings(setup), 10**5)
+    state.model.train()
+    return timed(lambda: state.step([(images, labels)]))
 
 
 def our_evaluation(setup: Setup) -> Callable[[], float]:
     """Seconds to judge 250 frames: predictions, upsampling, counts."""
     run = settings(setup)
-    learner = build_learner(run, 10**5)
-    device = learner.accelerator.device
+    state = build_training_state(run, 10**5)
+    device = state.accelerator.device
     train = load_splits(run.data, ("train",))["train"]
-    frames = Endless(place({"train": train}, run.data.device, device)["train"], EVALUATED)
+    frames = Endless(load_to_device({"train": train}, run.data.device, device)["train"], EVALUATED)
 
     def judge() -> None:
-        with learner.accelerator.autocast():
-            evaluate(learner.model, frames)
+        with state.accelerator.autocast():
+            evaluate(state.model, frames)
 
     return timed(judge)
 
@@ -176,7 +176,7 @@ def their_loss(setup: Setup, family: str) -> Callable[[], float]:
 
 def our_loss(setup: Setup, family: str) -> Callable[[], float]:
     """The same of ours; on a GPU compiled and in a CUDA graph, as it is in a step."""
-    keep_freed_memory()
+    tune_malloc()
     logits, labels = logits_of(setup)
     weights, class_weights, _ = FAMILIES[family]
     criterion: Any = HybridLoss(weights, class_weights).to(setup.device)

@@ -22,9 +22,9 @@ from optuna.samplers import RandomSampler
 from optuna.trial import create_trial
 
 from fgseg.results import EpochResult
-from search.execution.messages import Job
+from search.execution.messages import TrialJob
 from search.ledger.ledger import Ledger
-from search.ledger.records import Ask
+from search.ledger.records import TrialAttempt
 from search.study.space import Space, load_space
 
 EPOCHS = 15
@@ -45,7 +45,7 @@ def fill(ledger: Ledger, space: Space, ended: int) -> None:
     sampler, drawn = RandomSampler(seed=1), space.distributions()
     for number in range(ended):
         params = {name: sampler.sample_independent(ledger._study, None, name, d) for name, d in drawn.items()}
-        epochs = history(Ask(number, 1, params), EPOCHS)
+        epochs = history(TrialAttempt(number, 1, params), EPOCHS)
         facts = {f"epoch/{e.epoch}": e.to_json() for e in epochs} | {"attempt": 1, "length": EPOCHS, "selected": EPOCHS}
         values = {e.epoch: e.miou for e in epochs}
         ledger._study.add_trial(
@@ -55,9 +55,9 @@ def fill(ledger: Ledger, space: Space, ended: int) -> None:
         )
 
 
-def history(ask: Ask, count: int) -> list[EpochResult]:
+def history(ask: TrialAttempt, count: int) -> list[EpochResult]:
     """The first epochs of a trial."""
-    job = Job(ask.number, ask.attempt, ask.params, folder="", threads=1, gpus=0, on_oom="fail")
+    job = TrialJob(ask.number, ask.attempt, ask.params, folder="", threads=1, gpus=0, on_oom="fail")
     return [made_up_epoch(job, number, time.time()) for number in range(1, count + 1)]
 
 
@@ -66,19 +66,19 @@ def measure(ledger: Ledger, space: Space, opened: int, trials: int) -> str:
     ask_s: list[float] = []
     report_s: list[float] = []
     end_s: list[float] = []
-    with ledger.hold():
+    with ledger.lock():
         ledger.start(
             space.distributions(), space.start, trials=trials, sampler="auto", pruner="none", epochs=EPOCHS, seed=1,
             select="last",
         )  # fmt: skip
-        asks = [ledger.ask() for _ in range(opened)]
+        asks = [ledger.next_attempt() for _ in range(opened)]
         for ask in asks:
             ledger.report(ask.number, ask.attempt, history(ask, EPOCHS - 3))
         for ask in asks[:SAMPLE]:
             for count in (EPOCHS - 2, EPOCHS - 1, EPOCHS):
                 timed(report_s, ledger.report, ask.number, ask.attempt, history(ask, count))
             timed(end_s, ledger.complete, ask.number, ask.attempt)
-            timed(ask_s, ledger.ask)
+            timed(ask_s, ledger.next_attempt)
     figures = " | ".join(f"{1000 * median(seconds):.1f} ms" for seconds in (ask_s, report_s, end_s))
     return f"| {opened} | {trials} | {figures} |"
 
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
             ledger = Ledger.create(url, f"bench-{uuid.uuid4().hex}")
             fill(ledger, space, options.ended)
             print(measure(ledger, space, opened, options.ended + opened + SAMPLE), flush=True)
-            ledger.erase()
+            ledger.delete_study()
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench_runs import Row, Watches, search_once, time_no_op, watching
 
 from search.audit.trials import audit
-from search.cluster.ray_cluster import surroundings
-from search.study.location import find_place
+from search.cluster.ray_cluster import ray_environment
+from search.study.location import find_location
 from search.tracking.sync import sync
 
 EPOCH_MS, ASK_S, GROWTH_MIB, EFFICIENCY = 10, 1, 0.2, 0.95
@@ -85,7 +85,7 @@ def judge(rows: list[Row]) -> list[str]:
 def audit_books(folder: Path, trials: int) -> list[str]:
     """Send to MLflow what it lacks, then audit the study; returns what is broken."""
     started = time.monotonic()
-    sync(find_place(folder, "load"))
+    sync(find_location(folder, "load"))
     print(f"MLflow was brought up to date in {time.monotonic() - started:.0f} s after the end")
     # Without training there are no weights: the one complaint that must come.
     faults = [fault for fault in audit(folder, "load", trials=trials) if "best trial has no checkpoint" not in fault]
@@ -107,20 +107,26 @@ def scaling(setup: Setup, folder: Path) -> list[str]:
     return [f"efficiency {efficiency:.3f} on {size} GPUs, must be {EFFICIENCY}"] if missed else []
 
 
-def share_used(setup: Setup, place: Path, size: int, spread_s: float) -> float:
+def share_used(setup: Setup, location: Path, size: int, spread_s: float) -> float:
     """Run three trials a GPU, print the row of the table, and return the share of the GPUs' time that they use."""
-    place.mkdir()
+    location.mkdir()
     search_once(
-        place, trials=3 * size, at_once=size, epochs=2, epoch_s=setup.length_s / 2, sampler="random", spread_s=spread_s
+        location,
+        trials=3 * size,
+        at_once=size,
+        epochs=2,
+        epoch_s=setup.length_s / 2,
+        sampler="random",
+        spread_s=spread_s,
     )
-    used = steady_share(busy_spans(place), size)
+    used = steady_share(busy_spans(location), size)
     print(f"| {size} | {3 * size} | {setup.length_s * (1 / used - 1):.2f} s | {used:.3f} |", flush=True)
     return used
 
 
 def busy_spans(folder: Path) -> list[tuple[float, float]]:
     """When each trial's worker was busy, unix seconds, in the order of their beginnings."""
-    records = open_ledger(find_place(folder, "load")).trials()
+    records = open_ledger(find_location(folder, "load")).trials()
     return sorted((r.epochs[0].wall_time - r.epochs[0].seconds, r.epochs[-1].wall_time) for r in records)
 
 
@@ -167,7 +173,7 @@ def setup_of(options: argparse.Namespace) -> Setup:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables and the goals that are missed; returns 1 if there are any."""
     options = parse(arguments)
-    os.environ.update(surroundings())
+    os.environ.update(ray_environment())
     setup, missed = setup_of(options), []
     print(machine(), flush=True)
     with tempfile.TemporaryDirectory(
@@ -176,9 +182,9 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["RAY_TMPDIR"] = folder
         for part in (load, scaling):
             if options.only in (None, part.__name__):
-                place = Path(folder, part.__name__)
-                place.mkdir()
-                missed += part(setup, place)
+                location = Path(folder, part.__name__)
+                location.mkdir()
+                missed += part(setup, location)
     print("\n".join(f"missed: {text}" for text in missed) if missed else "every goal is reached")
     return 1 if missed else 0
 

@@ -12,7 +12,7 @@ from ray import tune
 
 from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult
-from search.execution.messages import Job, Report
+from search.execution.messages import TrialJob, TrialReport
 from search.execution.worker import send_to_driver
 
 GATE_S = 600
@@ -50,8 +50,8 @@ def replay(epoch_s: float, gate: Gate) -> Callable[[dict[str, Any]], None]:
 
     def run_trial(config: dict[str, Any]) -> None:
         gate.wait()
-        job = Job(**config)
-        report = Report(job.number, job.attempt)
+        job = TrialJob(**config)
+        report = TrialReport(job.number, job.attempt)
         for number in range(1, job.settings["train.epochs"] + 1):
             started = time.time()
             time.sleep(epoch_s)
@@ -61,7 +61,7 @@ def replay(epoch_s: float, gate: Gate) -> Callable[[dict[str, Any]], None]:
     return run_trial
 
 
-def made_up_epoch(job: Job, number: int, started: float) -> EpochResult:
+def made_up_epoch(job: TrialJob, number: int, started: float) -> EpochResult:
     """An epoch on a saturating learning curve, whose height falls with the distance from a point of the space slc.
 
     `seconds` and `wall_time` are real, so that the ledger knows when the worker was busy.

@@ -17,9 +17,9 @@ from typing import Any
 
 import psutil
 
-from search.execution.trial_events import Desk
+from search.execution.trial_events import TrialEventHandler
 from search.run import main as run_search
-from search.tracking.run_writer import Mirror
+from search.tracking.run_writer import StudyRunWriter
 
 RECENT = 50
 """Trials over which a figure "at the Nth trial" is taken."""
@@ -66,20 +66,20 @@ def watching(
     A row is taken, and shown, when as many trials have ended as `rows_at` says; `epochs` are a trial's, of which
     `at_once` run.
     """
-    write = Mirror.write_changes
-    plain = {name: getattr(Desk, name) for name in ("hand_out", "record", "close")}
+    write = StudyRunWriter.write_changes
+    plain = {name: getattr(TrialEventHandler, name) for name in ("next_attempt", "on_report", "on_trial_end")}
 
     def timed(call: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
         def wrapper(*arguments: Any, **named: Any) -> Any:
             started = time.perf_counter()
             answer = call(*arguments, **named)
-            if call is not plain["hand_out"] or answer is not None:  # at the end, there is nothing to be asked for
+            if call is not plain["next_attempt"] or answer is not None:  # at the end, there is nothing to be asked for
                 seconds.append(time.perf_counter() - started)
             return answer
 
         return wrapper
 
-    timed_close = timed(plain["close"], watches.end_s)
+    timed_close = timed(plain["on_trial_end"], watches.end_s)
 
     def close(*arguments: Any, **named: Any) -> None:
         timed_close(*arguments, **named)
@@ -93,18 +93,18 @@ def watching(
         write(*arguments)
         watches.written.append((time.monotonic(), time.monotonic() - started))
 
-    Mirror.write_changes = write_changes
-    Desk.hand_out, Desk.record, Desk.close = (
-        timed(plain["hand_out"], watches.ask_s),
-        timed(plain["record"], watches.epoch_s),
+    StudyRunWriter.write_changes = write_changes
+    TrialEventHandler.next_attempt, TrialEventHandler.on_report, TrialEventHandler.on_trial_end = (
+        timed(plain["next_attempt"], watches.ask_s),
+        timed(plain["on_report"], watches.epoch_s),
         close,
     )
     try:
         yield
     finally:
-        Mirror.write_changes = write
+        StudyRunWriter.write_changes = write
         for name, call in plain.items():
-            setattr(Desk, name, call)
+            setattr(TrialEventHandler, name, call)
 
 
 def take_row(watches: Watches, epochs: int, at_once: int) -> Row:

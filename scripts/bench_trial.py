@@ -96,7 +96,7 @@ def trace(path: str) -> None:
     import search.execution.ray_tune
     from search.ledger.ledger import Ledger
 
-    ask = Ledger.ask
+    ask = Ledger.next_attempt
 
     def noted_ask(ledger: Ledger) -> Any:
         mark(path, "asking", -1)
@@ -105,7 +105,7 @@ def trace(path: str) -> None:
             mark(path, "asked", answer.number)
         return answer
 
-    Ledger.ask = noted_ask  # type: ignore[method-assign]
+    Ledger.next_attempt = noted_ask  # type: ignore[method-assign]
     search.execution.ray_tune.run_trial = traced_trial(path)
 
 
@@ -158,10 +158,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="b0", help="small or b0..b5 (default: b0)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="other settings of the trials")
     options = parser.parse_args(arguments)
-    from search.cluster.ray_cluster import surroundings
+    from search.cluster.ray_cluster import ray_environment
     from search.run import main as search
 
-    os.environ.update(surroundings())  # Ray reads them when it is imported
+    os.environ.update(ray_environment())  # Ray reads them when it is imported
     with tempfile.TemporaryDirectory() as folder:
         notes, storage = Path(folder) / "events", Path(folder) / "runs"
         trace(str(notes))

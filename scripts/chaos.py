@@ -44,10 +44,10 @@ def run(chaos: Chaos, faults: list[Fault]) -> int:
         moment_s, problems = chaos.strike(fault)
         problems += chaos.check()
         what = f"{fault.kind:8}{fault.moment:10}{moment_s:5.1f} s into the run"
-        tell(f"{number:>3}/{len(faults)}  {what}  ledger: {chaos.books.standing()}", problems)
+        tell(f"{number:>3}/{len(faults)}  {what}  ledger: {chaos.books.status()}", problems)
         failed += bool(problems)
     problems = chaos.finish()
-    tell(f"    end  ledger: {chaos.books.standing()}", problems)
+    tell(f"    end  ledger: {chaos.books.status()}", problems)
     return failed or int(bool(problems))
 
 

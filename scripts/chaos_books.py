@@ -58,7 +58,7 @@ class Books:
                 problems.append(f"trial {record.number}: epoch {len(safe)} is gone")
         return problems
 
-    def standing(self) -> str:
+    def status(self) -> str:
         """What the ledger holds, in a few words."""
         records = self.records()
         states = [record.state for record in records]

@@ -12,12 +12,12 @@ from search.cli.signals import CODES, Signals
 from search.compare.plans import name_of, plans_from
 from search.compare.runner import run as compare
 from search.delete import delete
-from search.execution.controller import DONE, drive
+from search.execution.controller import DONE, run_study
 from search.export import export
 from search.ledger.catalog import open_ledger
 from search.ledger.records import TrialRecord
 from search.report.build import write_report
-from search.study.location import PAGE, Place, find_place
+from search.study.location import PAGE, StudyLocation, find_location
 from search.study.plan import COMPARISONS, make_plan
 from search.tracking.sync import sync
 
@@ -30,27 +30,27 @@ class SearchStoppedError(Exception):
 class Study:
     """One study as it stands now; everything is read anew from its ledger."""
 
-    place: Place
+    location: StudyLocation
     """Where it lies: storage, name, MLflow."""
 
     @property
     def name(self) -> str:
-        return self.place.study
+        return self.location.study
 
     @property
     def folder(self) -> str:
         """The address of the folder that holds checkpoints, report and model: a path, or s3://bucket/prefix."""
-        return self.place.folder
+        return self.location.folder
 
     @property
     def trials(self) -> list[TrialRecord]:
         """Every trial by number, with its settings and all its epochs."""
-        return open_ledger(self.place).trials()
+        return open_ledger(self.location).trials()
 
     @property
     def best(self) -> TrialRecord | None:
         """The finished trial with the highest validation mIoU, None while none has finished."""
-        return open_ledger(self.place).best()
+        return open_ledger(self.location).best()
 
     def rows(self) -> list[dict[str, Any]]:
         """A dictionary per trial, as `pandas.DataFrame` takes them: number, state, settings, and its last metrics."""
@@ -63,24 +63,24 @@ class Study:
 
     def audit(self) -> list[str]:
         """Each broken invariant as one line; none if the books are right (see `search.audit`)."""
-        return list(audit_place(self.place, trials=None, interrupted=False, tracking=True))
+        return list(audit_place(self.location, trials=None, interrupted=False, tracking=True))
 
     def sync(self) -> None:
         """Bring MLflow in line with the ledger; raises TrackingError where it cannot be reached."""
-        sync(self.place)
+        sync(self.location)
 
     def export(self, out: str | Path | None = None, trial: int | None = None) -> str:
         """Write a trial, by default the best, as a Transformers folder, by default `model` in the study's folder."""
-        return export(self.place, open_ledger(self.place), trial, None if out is None else str(out))[0]
+        return export(self.location, open_ledger(self.location), trial, None if out is None else str(out))[0]
 
     def report(self) -> str:
         """Write the report anew; returns the address of its page."""
-        write_report(self.place)
-        return join(self.place.folder, "report", PAGE)
+        write_report(self.location)
+        return join(self.location.folder, "report", PAGE)
 
     def delete(self) -> None:
         """Remove it whole: ledger, folders, MLflow runs.  Nobody is asked."""
-        delete(self.place)
+        delete(self.location)
 
 
 def run_search(
@@ -107,18 +107,18 @@ def run_search(
     """
     plan = make_plan(space, config, settings or {}, search, study)
     with Signals() as signals:
-        code = drive(plan, signals)
+        code = run_study(plan, signals)
     finish(code, f"study {plan.study}")
-    return Study(plan.place)
+    return Study(plan.location)
 
 
 def open_study(
     study: str, storage: str | Path = "runs", tracking_uri: str | None = None, ledger_url: str | None = None
 ) -> Study:
     """A study that was begun before; raises ConfigError where there is none of this name."""
-    place = find_place(storage, study, tracking_uri, ledger_url)
-    open_ledger(place)
-    return Study(place)
+    location = find_location(storage, study, tracking_uri, ledger_url)
+    open_ledger(location)
+    return Study(location)
 
 
 def compare_families(
@@ -156,7 +156,7 @@ def compare_families(
     name = name_of(name, plans, point)
     with Signals() as signals:
         finish(compare(plans, name, point, signals), "the comparison")
-    folder = join(plans[0].place.storage, COMPARISONS, name)
+    folder = join(plans[0].location.storage, COMPARISONS, name)
     content: dict[str, Any] = json.loads(open_store(folder).get("comparison.json"))
     return content
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fgseg.config.errors import ConfigError
 from fgseg.config.files import find_file
 from fgseg.config.loading import parse_assignments, read_yaml
-from search.cli.options import Parser, add_settings, flags, obey
+from search.cli.options import Parser, add_search_options, run_command, search_settings
 from search.cli.signals import Signals
 from search.study.plan import Plan, make_plan, read_search
 from search.study.space import list_spaces
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 1 stopped by a fault, 2 the user's mistake, 130 interrupted (143 by SIGTERM).
     """
-    return obey(lambda signals: carry_out(parse(arguments), signals))
+    return run_command(lambda signals: carry_out(parse(arguments), signals))
 
 
 def carry_out(options: argparse.Namespace, signals: Signals) -> int:
@@ -31,9 +31,11 @@ def carry_out(options: argparse.Namespace, signals: Signals) -> int:
         from search.console.listings import print_plan
 
         return print_plan(plan)
-    from search.execution.controller import drive  # imports of seconds come after the mistakes that need none of them
+    from search.execution.controller import (
+        run_study,
+    )  # imports of seconds come after the mistakes that need none of them
 
-    return drive(plan, signals)
+    return run_study(plan, signals)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -54,7 +56,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--sampler", metavar="NAME", help="auto, gp, tpe or random (default: auto)")
     add("--pruner", metavar="NAME", help="none, asha or median (default: none)")
-    add_settings(parser)
+    add_search_options(parser)
     add("--dry-run", action="store_true", help="show the resolved settings, the space and what would run, and end")
     return parser.parse_args(arguments)
 
@@ -63,7 +65,9 @@ def plan_from(options: argparse.Namespace) -> Plan:
     """What the options ask for, resolved and checked; raises ConfigError."""
     if options.space is None:
         raise ConfigError(f"--space: got nothing, must be one of: {', '.join(list_spaces())}")
-    return make_plan(options.space, options.config, parse_assignments(options.set), flags(options), options.study)
+    return make_plan(
+        options.space, options.config, parse_assignments(options.set), search_settings(options), options.study
+    )
 
 
 def show_lists(options: argparse.Namespace) -> int:
@@ -73,7 +77,7 @@ def show_lists(options: argparse.Namespace) -> int:
     if options.list:
         return print_spaces()
     path = find_file(options.config)
-    return print_studies(read_search(read_yaml(path).get("search") or {}, path, flags(options)))
+    return print_studies(read_search(read_yaml(path).get("search") or {}, path, search_settings(options)))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
-from search.cli.options import Parser, add_place, place_from
-from search.console.study_status import Standing, goal_of, recent_pace, time_left
+from search.cli.options import Parser, add_location_options, location_from
+from search.console.study_status import StudyStatus, goal_of, recent_pace, time_left
 from search.ledger.catalog import open_ledger
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
@@ -34,16 +34,16 @@ def view(ledger: Ledger, name: str, look: str) -> Group:
         look: where MLflow has it.
     """
     records, holder = ledger.trials(), ledger.holder()
-    standing = Standing(goal_of(ledger), records)
+    status = StudyStatus(goal_of(ledger), records)
     pace = recent_pace(records, time.time())
-    left = time_left(standing.seconds_left(pace)) if holder else "nobody works on it"
+    left = time_left(status.seconds_left(pace)) if holder else "nobody works on it"
     driver = f"runs on {holder.name}, process {holder.pid}" if holder else "no driver runs"
     failures = [Text(f"trial {r.number:03d} FAILED: {r.reason}") for r in records if r.state is State.FAIL]
     return Group(
         Text(f"{name}: {driver}", style="bold"),
-        Text(f"{standing.line()}, {left}"),
-        standing.running_table(),
-        standing.class_table(),
+        Text(f"{status.summary_line()}, {left}"),
+        status.running_table(),
+        status.class_table(),
         *failures,
         Text(f"look: {look}", style="dim"),
     )
@@ -65,22 +65,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Show the study once, or until its driver ends; raises ConfigError."""
-    place, console = place_from(options), Console(highlight=False)
-    ledger, look = open_ledger(place), public_address(place.tracking_uri)
+    location, console = location_from(options), Console(highlight=False)
+    ledger, look = open_ledger(location), public_address(location.tracking_uri)
     if not options.follow:
-        console.print(view(ledger, place.study, look))
+        console.print(view(ledger, location.study, look))
         return DONE
-    with Live(view(ledger, place.study, look), console=console, auto_refresh=False) as live:
+    with Live(view(ledger, location.study, look), console=console, auto_refresh=False) as live:
         while ledger.holder():
             time.sleep(PERIOD_S)
-            live.update(view(ledger, place.study, look), refresh=True)
+            live.update(view(ledger, location.study, look), refresh=True)
     return DONE
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; raises ConfigError."""
     parser = Parser(prog="python -m search.status", description=__doc__)
-    add_place(parser)
+    add_location_options(parser)
     parser.add_argument("--follow", action="store_true", help="go on showing it until its driver ends")
     return parser.parse_args(arguments)
 

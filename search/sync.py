@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
 from fgseg.storage.s3 import ObjectStoreError
-from search.cli.options import Parser, add_place, place_from
+from search.cli.options import Parser, add_location_options, location_from
 from search.ledger.catalog import open_ledger
 from search.ledger.database import LedgerError
 from search.study.location import public_address
@@ -29,16 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options say; raises ConfigError."""
-    place = place_from(options)
-    open_ledger(place)
+    location = location_from(options)
+    open_ledger(location)
     from search.tracking.client import TrackingError  # once the mistakes that need no MLflow are told
 
     try:
         if options.rebuild:
-            print(rebuild(place, options.yes) or "nothing was changed")
+            print(rebuild(location, options.yes) or "nothing was changed")
         else:
-            sync(place)
-            print(f"study {place.study}: MLflow at {public_address(place.tracking_uri)} holds everything")
+            sync(location)
+            print(f"study {location.study}: MLflow at {public_address(location.tracking_uri)} holds everything")
     except (LedgerError, ObjectStoreError, TrackingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAULT
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; raises ConfigError."""
     parser = Parser(prog="python -m search.sync", description=__doc__)
-    add_place(parser)
+    add_location_options(parser)
     parser.add_argument(
         "--rebuild",
         action="store_true",

@@ -177,9 +177,9 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(original: Path, tmp_path: Path):
+def location(original: Path, tmp_path: Path):
     """A copy of it to be broken."""
-    from search.study.location import find_place
+    from search.study.location import find_location
 
     shutil.copytree(original, tmp_path / "runs")
-    return find_place(tmp_path / "runs", "s")
+    return find_location(tmp_path / "runs", "s")

@@ -11,7 +11,7 @@ from fgseg.results import EpochResult
 from fgseg.storage.store import join
 from fgseg.training.loop import train
 from search.ledger.ledger import Ledger
-from search.study.location import Place, find_place
+from search.study.location import StudyLocation, find_location
 
 STUDY = "tiny-bas"
 
@@ -21,26 +21,26 @@ def tiny_run(cache: str) -> RunConfig:
     return build([Layer("test", TINY | {"data.cache": cache, "train.seed": 42})])
 
 
-def train_trial(ledger: Ledger, place: Place, run: RunConfig) -> list[EpochResult]:
+def train_trial(ledger: Ledger, location: StudyLocation, run: RunConfig) -> list[EpochResult]:
     """Ask for a trial, train it as a worker does, and finish it."""
-    ask = ledger.ask()
+    ask = ledger.next_attempt()
     assert ask is not None
-    history = train(run, join(place.folder, "trials", str(ask.number)), attempt=ask.attempt)
+    history = train(run, join(location.folder, "trials", str(ask.number)), attempt=ask.attempt)
     ledger.report(ask.number, ask.attempt, history)
     ledger.complete(ask.number, ask.attempt)
     return history
 
 
-def trained_study(storage: Path, cache: str, trials: int = 2) -> tuple[Place, Ledger]:
+def trained_study(storage: Path, cache: str, trials: int = 2) -> tuple[StudyLocation, Ledger]:
     """A study of which trial 0 is trained; `trials` is its whole budget."""
     run = tiny_run(cache)
     (storage / STUDY).mkdir(parents=True)
-    place = find_place(storage, STUDY)
-    ledger = Ledger.create(place.ledger_url, STUDY)
-    card = {"study": STUDY, "space": "bas", "title": "BAS", "experiment": "tiny", "settings": run.flat()}
-    ledger.write_down(IDENTITY, card, trials)
+    location = find_location(storage, STUDY)
+    ledger = Ledger.create(location.ledger_url, STUDY)
+    info = {"study": STUDY, "space": "bas", "title": "BAS", "experiment": "tiny", "settings": run.flat()}
+    ledger.record_run(IDENTITY, info, trials)
     ledger.start(
         SPACE, {"loss.ssim": 0.4}, trials=trials, sampler="random", pruner="none", epochs=3, seed=42, select="last"
     )
-    train_trial(ledger, place, run)
-    return place, ledger
+    train_trial(ledger, location, run)
+    return location, ledger

@@ -16,7 +16,7 @@ from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
 from search.audit.trials import audit
 from search.ledger.ledger import Ledger
-from search.study.location import Place, find_place
+from search.study.location import StudyLocation, find_location
 from search.tracking.sync import sync
 
 SPACE = {"loss.ssim": FloatDistribution(0.05, 5.0, log=True)}
@@ -43,8 +43,8 @@ def begin(storage: Path, study: str = "s", trials: int = 3) -> Ledger:
     """A study's ledger as a fresh driver opens it."""
     (storage / study).mkdir(parents=True, exist_ok=True)
     ledger = Ledger.create(f"sqlite:///{storage / study / 'study.db'}", study)
-    card = {"study": study, "space": "bas", "title": "Boundary-aware", "experiment": "quickstart", "settings": SETTINGS}
-    ledger.write_down(IDENTITY, card, trials)
+    info = {"study": study, "space": "bas", "title": "Boundary-aware", "experiment": "quickstart", "settings": SETTINGS}
+    ledger.record_run(IDENTITY, info, trials)
     ledger.start(
         SPACE, {"loss.ssim": 0.4}, trials=trials, sampler="random", pruner="none", epochs=3, seed=42, select="last"
     )
@@ -53,7 +53,7 @@ def begin(storage: Path, study: str = "s", trials: int = 3) -> Ledger:
 
 def train(ledger: Ledger, folder: Path, epochs: int) -> int:
     """Ask for a trial, and write and report this many epochs of it; returns its number."""
-    ask = ledger.ask()
+    ask = ledger.next_attempt()
     assert ask is not None
     checkpoints = Checkpoints(LocalStore(folder / "trials" / str(ask.number)), ask.attempt)
     history = [epoch(k, ask.number, ask.attempt) for k in range(1, epochs + 1)]
@@ -63,15 +63,15 @@ def train(ledger: Ledger, folder: Path, epochs: int) -> int:
     return ask.number
 
 
-def finished_study(storage: Path, study: str = "s") -> Place:
+def finished_study(storage: Path, study: str = "s") -> StudyLocation:
     """A study of three trials, one of each ending, with its MLflow runs."""
     ledger, folder = begin(storage, study), storage / study
     ledger.complete(train(ledger, folder, epochs=3), 1)
     ledger.prune(train(ledger, folder, epochs=1), 1)
     ledger.fail(train(ledger, folder, epochs=2), 1, "the loss is nan in epoch 3")
-    place = find_place(storage, study)
-    sync(place)
-    return place
+    location = find_location(storage, study)
+    sync(location)
+    return location
 
 
 def change(database: Path, statement: str, *values: Any) -> None:
@@ -86,9 +86,9 @@ def rewrite_manifest(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def lines(place: Place, **options: Any) -> list[str]:
+def lines(location: StudyLocation, **options: Any) -> list[str]:
     """What the audit says of a study."""
-    return audit(place.storage, place.study, **options)
+    return audit(location.storage, location.study, **options)
 
 
 def named(line: str, found: list[str]) -> bool:

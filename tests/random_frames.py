@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from fgseg.data import FrameSet
-from fgseg.data.device_frames import ResidentFrames, copy_to
+from fgseg.data.device_frames import DeviceFrames, copy_to
 
 
 def some_frames(count: int = 5) -> FrameSet:
@@ -15,6 +15,6 @@ def some_frames(count: int = 5) -> FrameSet:
     return FrameSet(images, blocks.astype(np.uint8), [f"{i}" for i in range(count)], "some")
 
 
-def resident(frames: FrameSet) -> ResidentFrames:
+def resident(frames: FrameSet) -> DeviceFrames:
     """What lies on a GPU in earnest."""
     return copy_to(torch.device("cpu"), frames)

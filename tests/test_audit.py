@@ -21,27 +21,27 @@ from kept_study import (
 
 from search.audit.__main__ import main
 from search.ledger.catalog import open_ledger
-from search.study.location import Place, find_place
+from search.study.location import StudyLocation, find_location
 from search.tracking.sync import sync
 
 
-def test_finished_study_that_was_moved_is_clean(place: Place):
-    assert lines(place) == []
-    assert lines(place, interrupted=True) == []
-    assert lines(place, trials=3) == []
+def test_finished_study_that_was_moved_is_clean(location: StudyLocation):
+    assert lines(location) == []
+    assert lines(location, interrupted=True) == []
+    assert lines(location, trials=3) == []
 
 
 def test_trials_are_judged_by_the_settings_under_which_they_ended(tmp_path: Path):
     storage = tmp_path / "runs"
-    place = finished_study(storage)
-    ledger = open_ledger(place)
+    location = finished_study(storage)
+    ledger = open_ledger(location)
     longer = {**SETTINGS, "train.epochs": 4, "train.select": "best"}
-    ledger.accept({**IDENTITY, "settings": longer}, "settings.train.epochs: 3 there, 4 now", when=5.0)
-    ledger.write_down({}, ledger.card | {"settings": longer}, 4)
+    ledger.accept_changes({**IDENTITY, "settings": longer}, "settings.train.epochs: 3 there, 4 now", when=5.0)
+    ledger.record_run({}, ledger.info | {"settings": longer}, 4)
     ledger.start(SPACE, {"loss.ssim": 0.4}, trials=4, sampler="random", pruner="none", epochs=4, seed=42, select="best")
-    ledger.complete(train(ledger, Path(place.folder), epochs=4), 1)
-    sync(place)
-    assert lines(place) == []
+    ledger.complete(train(ledger, Path(location.folder), epochs=4), 1)
+    sync(location)
+    assert lines(location) == []
     assert [ledger.settings_of(number)["train.epochs"] for number in range(4)] == [3, 3, 3, 4]
 
 
@@ -72,106 +72,108 @@ LEDGER_FAULTS = {
 
 
 @pytest.mark.parametrize("line", LEDGER_FAULTS)
-def test_what_is_wrong_in_the_ledger_is_named(place: Place, line: str):
-    change(Path(place.folder) / "study.db", LEDGER_FAULTS[line])
-    assert named(line, lines(place))
+def test_what_is_wrong_in_the_ledger_is_named(location: StudyLocation, line: str):
+    change(Path(location.folder) / "study.db", LEDGER_FAULTS[line])
+    assert named(line, lines(location))
 
 
-def test_attempts_never_go_back_from_one_epoch_to_the_next(place: Place):
+def test_attempts_never_go_back_from_one_epoch_to_the_next(location: StudyLocation):
     attempts = {"attempt": "2", "epoch/1": json.dumps(epoch(1, 0, attempt=2).to_json())}
     for key, text in attempts.items():
         change(
-            Path(place.folder) / "study.db",
+            Path(location.folder) / "study.db",
             "UPDATE trial_user_attributes SET value_json = ? WHERE trial_id = 1 AND key = ?",
             text,
             key,
         )
-    assert "trial 0: epoch 2 is of attempt 1, must be one of 2 to 2" in lines(place)
+    assert "trial 0: epoch 2 is of attempt 1, must be one of 2 to 2" in lines(location)
 
 
-def test_more_trials_than_the_budget_are_right_after_lowering_it_but_not_where_a_number_is_asked_for(place: Place):
-    change(Path(place.folder) / "study.db", "UPDATE study_user_attributes SET value_json = '2' WHERE key = 'budget'")
-    assert lines(place) == []
-    assert lines(place, trials=2) == ["3 trials have ended, the budget says 2"]
+def test_more_trials_than_the_budget_are_right_after_lowering_it_but_not_where_a_number_is_asked_for(
+    location: StudyLocation,
+):
+    change(Path(location.folder) / "study.db", "UPDATE study_user_attributes SET value_json = '2' WHERE key = 'budget'")
+    assert lines(location) == []
+    assert lines(location, trials=2) == ["3 trials have ended, the budget says 2"]
 
 
 @pytest.mark.parametrize("name", ["study.db.tmp", "trials/0/model-1.0123.tmp"])
-def test_leftover_temporary_file_is_named(place: Place, name: str):
-    (Path(place.folder) / name).touch()
-    assert lines(place) == [f"{name}: a temporary file was left behind"]
-    assert lines(place, interrupted=True) == [f"{name}: a temporary file was left behind"]
+def test_leftover_temporary_file_is_named(location: StudyLocation, name: str):
+    (Path(location.folder) / name).touch()
+    assert lines(location) == [f"{name}: a temporary file was left behind"]
+    assert lines(location, interrupted=True) == [f"{name}: a temporary file was left behind"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
 @pytest.mark.parametrize("blob", ["model-000001-000003.safetensors", "state-000001-000003.pt"])
-def test_checkpoint_that_cannot_be_loaded_is_named(place: Place, damage: str, blob: str):
-    path = Path(place.folder) / "trials" / "0" / blob
+def test_checkpoint_that_cannot_be_loaded_is_named(location: StudyLocation, damage: str, blob: str):
+    path = Path(location.folder) / "trials" / "0" / blob
     data = path.read_bytes()
     path.unlink()
     if damage != "missing":
         path.write_bytes(data[:-1] if damage == "truncated" else data[:-1] + bytes([data[-1] ^ 1]))
-    first, _ = lines(place)
+    first, _ = lines(location)
     assert first.startswith("trial 0: checkpoint-000001-000003.json cannot be loaded: ")
     assert blob in first
 
 
-def test_manifest_that_is_no_json_is_named(place: Place):
-    (Path(place.folder) / "trials" / "2" / "checkpoint-000001-000002.json").write_text("{")
-    (line,) = lines(place)
+def test_manifest_that_is_no_json_is_named(location: StudyLocation):
+    (Path(location.folder) / "trials" / "2" / "checkpoint-000001-000002.json").write_text("{")
+    (line,) = lines(location)
     assert line.startswith("trial 2: checkpoint-000001-000002.json cannot be loaded: ")
 
 
-def test_checkpoint_that_tells_other_epochs_than_the_ledger_is_named(place: Place):
+def test_checkpoint_that_tells_other_epochs_than_the_ledger_is_named(location: StudyLocation):
     history = [epoch(k, trial=0).to_json() | {"miou": 0.7} for k in (1, 2, 3)]
-    rewrite_manifest(Path(place.folder) / "trials" / "0" / "checkpoint-000001-000003.json", history=history)
-    assert "trial 0: checkpoint-000001-000003.json holds another epoch 2 than the ledger" in lines(place)
+    rewrite_manifest(Path(location.folder) / "trials" / "0" / "checkpoint-000001-000003.json", history=history)
+    assert "trial 0: checkpoint-000001-000003.json holds another epoch 2 than the ledger" in lines(location)
 
 
-def test_epoch_done_again_after_a_damaged_checkpoint_is_right(place: Place):
+def test_epoch_done_again_after_a_damaged_checkpoint_is_right(location: StudyLocation):
     attributes = "UPDATE trial_user_attributes SET value_json = '2' WHERE trial_id = 1 AND key = 'attempt'"
-    change(Path(place.folder) / "study.db", attributes)
-    change(Path(place.storage) / "mlflow.db", "UPDATE tags SET value = '2' WHERE key = 'fgseg.attempt'")
+    change(Path(location.folder) / "study.db", attributes)
+    change(Path(location.storage) / "mlflow.db", "UPDATE tags SET value = '2' WHERE key = 'fgseg.attempt'")
     history = [epoch(1, 0), epoch(2, 0), epoch(3, 0, attempt=2)]
-    path = Path(place.folder) / "trials" / "0" / "checkpoint-000001-000003.json"
+    path = Path(location.folder) / "trials" / "0" / "checkpoint-000001-000003.json"
     rewrite_manifest(path, history=[e.to_json() for e in history])
-    assert lines(place) == []
+    assert lines(location) == []
 
 
-def test_epoch_that_only_the_checkpoint_of_an_ended_trial_holds_is_named(place: Place):
-    path = Path(place.folder) / "trials" / "1" / "checkpoint-000001-000001.json"
+def test_epoch_that_only_the_checkpoint_of_an_ended_trial_holds_is_named(location: StudyLocation):
+    path = Path(location.folder) / "trials" / "1" / "checkpoint-000001-000001.json"
     rewrite_manifest(path, history=[epoch(k, trial=1).to_json() for k in (1, 2)])
-    assert lines(place) == ["trial 1: checkpoint-000001-000001.json holds an epoch that the ledger lacks"]
+    assert lines(location) == ["trial 1: checkpoint-000001-000001.json holds an epoch that the ledger lacks"]
 
 
-def test_best_trial_must_have_its_weights_and_others_need_none(place: Place):
-    shutil.rmtree(Path(place.folder) / "trials" / "1")
-    assert lines(place) == []
-    shutil.rmtree(Path(place.folder) / "trials" / "0")
-    assert lines(place) == ["trial 0: the best trial has no checkpoint"]
+def test_best_trial_must_have_its_weights_and_others_need_none(location: StudyLocation):
+    shutil.rmtree(Path(location.folder) / "trials" / "1")
+    assert lines(location) == []
+    shutil.rmtree(Path(location.folder) / "trials" / "0")
+    assert lines(location) == ["trial 0: the best trial has no checkpoint"]
 
 
-def test_weights_of_the_epoch_that_stands_for_a_trial_must_be_there(place: Place):
-    (Path(place.folder) / "trials" / "0" / "checkpoint-000001-000003.json").unlink()
-    assert lines(place) == ["trial 0: no checkpoint is of epoch 3, which stands for the trial"]
+def test_weights_of_the_epoch_that_stands_for_a_trial_must_be_there(location: StudyLocation):
+    (Path(location.folder) / "trials" / "0" / "checkpoint-000001-000003.json").unlink()
+    assert lines(location) == ["trial 0: no checkpoint is of epoch 3, which stands for the trial"]
 
 
-def test_folder_of_a_trial_that_was_never_asked_is_named(place: Place):
-    (Path(place.folder) / "trials" / "8").mkdir()
-    assert lines(place) == ["trials/8: belongs to no trial of the ledger"]
+def test_folder_of_a_trial_that_was_never_asked_is_named(location: StudyLocation):
+    (Path(location.folder) / "trials" / "8").mkdir()
+    assert lines(location) == ["trials/8: belongs to no trial of the ledger"]
 
 
 @pytest.fixture
-def opened(original: Path, tmp_path: Path) -> Place:
+def opened(original: Path, tmp_path: Path) -> StudyLocation:
     """A study whose driver was killed in the second of four trials."""
     (tmp_path / "runs").mkdir()
     shutil.copy(original / "mlflow.db", tmp_path / "runs" / "mlflow.db")
     ledger, folder = begin(tmp_path / "runs", "open", trials=4), tmp_path / "runs" / "open"
     ledger.complete(train(ledger, folder, epochs=3), 1)
     train(ledger, folder, epochs=1)
-    return find_place(tmp_path / "runs", "open")
+    return find_location(tmp_path / "runs", "open")
 
 
-def test_interrupted_study_is_broken_unless_it_may_be(opened: Place):
+def test_interrupted_study_is_broken_unless_it_may_be(opened: StudyLocation):
     sync(opened)
     assert lines(opened) == [
         "interrupted: 1 open (trials 1), and no driver is alive",
@@ -180,32 +182,32 @@ def test_interrupted_study_is_broken_unless_it_may_be(opened: Place):
     assert lines(opened, interrupted=True) == []
 
 
-def test_half_written_file_of_an_open_trial_waits_for_its_next_start(opened: Place):
+def test_half_written_file_of_an_open_trial_waits_for_its_next_start(opened: StudyLocation):
     sync(opened)
     (Path(opened.folder) / "trials" / "1" / "model.0123.tmp").touch()
     assert lines(opened, interrupted=True) == []
     assert "trials/1/model.0123.tmp: a temporary file was left behind" in lines(opened)
 
 
-def test_study_at_work_is_looked_at_as_an_interrupted_one(opened: Place):
-    with open_ledger(opened).hold():
+def test_study_at_work_is_looked_at_as_an_interrupted_one(opened: StudyLocation):
+    with open_ledger(opened).lock():
         assert lines(opened) == []
 
 
-def test_checkpoint_of_an_open_trial_may_be_one_epoch_ahead(opened: Place):
+def test_checkpoint_of_an_open_trial_may_be_one_epoch_ahead(opened: StudyLocation):
     path = Path(opened.folder) / "trials" / "1" / "checkpoint-000001-000001.json"
     rewrite_manifest(path, history=[epoch(k, trial=1).to_json() for k in (1, 2)])
     assert lines(opened, interrupted=True) == []
 
 
-def run(place: Place, *arguments: str) -> int:
-    return main(["--study", place.study, "--storage", place.storage, *arguments])
+def run(location: StudyLocation, *arguments: str) -> int:
+    return main(["--study", location.study, "--storage", location.storage, *arguments])
 
 
-def test_command_tells_a_clean_study_from_a_broken_one(place: Place, capsys: pytest.CaptureFixture[str]):
-    assert run(place) == 0
+def test_command_tells_a_clean_study_from_a_broken_one(location: StudyLocation, capsys: pytest.CaptureFixture[str]):
+    assert run(location) == 0
     assert capsys.readouterr().out == "study s: clean\n"
-    assert run(place, "--trials", "5") == 1
+    assert run(location, "--trials", "5") == 1
     assert capsys.readouterr().out == "3 trials have ended, the budget says 5\nstudy s: 1 broken\n"
 
 
@@ -219,16 +221,16 @@ def test_command_tells_a_clean_study_from_a_broken_one(place: Place, capsys: pyt
     ],
 )
 def test_mistake_is_told_in_one_line(
-    place: Place, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    location: StudyLocation, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ):
-    assert main([text.format(place.storage) for text in arguments]) == 2
+    assert main([text.format(location.storage) for text in arguments]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {message.format(place.storage)}")
+    assert error.startswith(f"error: {message.format(location.storage)}")
     assert error.count("\n") == 1
 
 
-def test_ledger_that_is_no_database_is_broken(place: Place, capsys: pytest.CaptureFixture[str], monkeypatch):
+def test_ledger_that_is_no_database_is_broken(location: StudyLocation, capsys: pytest.CaptureFixture[str], monkeypatch):
     monkeypatch.setattr("search.ledger.database.RETRY_PAUSES_S", ())
-    (Path(place.folder) / "study.db").write_text("not a database, but long enough to be looked at as one")
-    assert run(place) == 1
+    (Path(location.folder) / "study.db").write_text("not a database, but long enough to be looked at as one")
+    assert run(location) == 1
     assert "file is not a database" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import pytest
 from kept_study import change, lines, named
 
 from search.ledger.catalog import open_ledger
-from search.study.location import Place
+from search.study.location import StudyLocation
 from search.tracking.sync import sync
 
 OF_TRIAL = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.trial' AND value = '0')"
@@ -60,51 +60,53 @@ MLFLOW_FAULTS = {
 
 
 @pytest.mark.parametrize("line", MLFLOW_FAULTS)
-def test_what_is_wrong_in_mlflow_is_named(place: Place, line: str):
-    change(Path(place.storage) / "mlflow.db", MLFLOW_FAULTS[line])
-    assert named(line, lines(place))
-    assert lines(place, tracking=False) == []
+def test_what_is_wrong_in_mlflow_is_named(location: StudyLocation, line: str):
+    change(Path(location.storage) / "mlflow.db", MLFLOW_FAULTS[line])
+    assert named(line, lines(location))
+    assert lines(location, tracking=False) == []
 
 
-def test_after_an_interruption_mlflow_may_lag_behind_but_holds_nothing_wrong(place: Place):
-    database = Path(place.storage) / "mlflow.db"
+def test_after_an_interruption_mlflow_may_lag_behind_but_holds_nothing_wrong(location: StudyLocation):
+    database = Path(location.storage) / "mlflow.db"
     change(database, f"DELETE FROM metrics WHERE step = 3 AND run_uuid IN {OF_TRIAL}")
     change(database, f"UPDATE runs SET status = 'RUNNING' WHERE run_uuid IN {OF_TRIAL}")
-    assert lines(place, interrupted=True) == []
+    assert lines(location, interrupted=True) == []
     change(database, f"UPDATE metrics SET value = 0.5 WHERE step = 1 AND run_uuid IN {OF_TRIAL}")
-    assert any("epoch 1 in MLflow differs from the ledger" in line for line in lines(place, interrupted=True))
+    assert any("epoch 1 in MLflow differs from the ledger" in line for line in lines(location, interrupted=True))
 
 
-def test_mlflow_out_of_reach_is_named_unless_it_is_left_out(place: Place):
-    (line,) = lines(place, tracking_uri="http://bob:hunter2@127.0.0.1:9")
+def test_mlflow_out_of_reach_is_named_unless_it_is_left_out(location: StudyLocation):
+    (line,) = lines(location, tracking_uri="http://bob:hunter2@127.0.0.1:9")
     assert line.startswith("MLflow not audited: at http://***@127.0.0.1:9: ConnectionRefusedError")
-    assert lines(place, tracking_uri="http://127.0.0.1:9", tracking=False) == []
+    assert lines(location, tracking_uri="http://127.0.0.1:9", tracking=False) == []
 
 
-def test_missing_mlflow_database_is_named_and_not_created(place: Place):
-    (Path(place.storage) / "mlflow.db").unlink()
-    (line,) = lines(place)
+def test_missing_mlflow_database_is_named_and_not_created(location: StudyLocation):
+    (Path(location.storage) / "mlflow.db").unlink()
+    (line,) = lines(location)
     assert line.startswith("MLflow not audited: there is no sqlite:///")
-    assert lines(place, interrupted=True) == []
-    assert not (Path(place.storage) / "mlflow.db").exists()
+    assert lines(location, interrupted=True) == []
+    assert not (Path(location.storage) / "mlflow.db").exists()
 
 
-def test_open_trial_that_mlflow_calls_finished_is_named_also_after_an_interruption(place: Place):
+def test_open_trial_that_mlflow_calls_finished_is_named_also_after_an_interruption(location: StudyLocation):
     statement = "UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = 0"
-    change(Path(place.folder) / "study.db", statement)
-    assert "trial 0: MLflow says FINISHED, must be KILLED (fgseg.interrupted: true)" in lines(place, interrupted=True)
+    change(Path(location.folder) / "study.db", statement)
+    assert "trial 0: MLflow says FINISHED, must be KILLED (fgseg.interrupted: true)" in lines(
+        location, interrupted=True
+    )
 
 
-def test_changed_batch_that_is_allowed_to_be_the_best_later_is_no_fault(place: Place):
-    ledger = open_ledger(place)
-    database = Path(place.folder) / "study.db"
+def test_changed_batch_that_is_allowed_to_be_the_best_later_is_no_fault(location: StudyLocation):
+    ledger = open_ledger(location)
+    database = Path(location.folder) / "study.db"
     change(
         database,
         "INSERT INTO trial_user_attributes (trial_id, key, value_json) SELECT trial_id, 'overrides', ? FROM trials "
         "WHERE number = 0",
         '{"train.batch_size": 1}',
     )
-    assert open_ledger(place).best() is None
-    ledger.write_down({}, ledger.card | {"allow_changed_batch": True}, 3)
-    sync(place)
-    assert lines(place) == []
+    assert open_ledger(location).best() is None
+    ledger.record_run({}, ledger.info | {"allow_changed_batch": True}, 3)
+    sync(location)
+    assert lines(location) == []

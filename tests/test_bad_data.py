@@ -19,8 +19,8 @@ def error_of(cfg: DataConfig, step=data.load_splits) -> str:
 def test_a_split_larger_than_the_data_names_settings_and_folder(tmp_path):
     root = write_cityscapes(tmp_path / "data")
     told = error_of(settings("cityscapes", root, tmp_path, val=5), data.check)
-    place = root / "leftImg8bit" / "val"
-    assert told == f"data.val + data.test: asks for 7 frames, {place} has 6; lower data.val or data.test"
+    location = root / "leftImg8bit" / "val"
+    assert told == f"data.val + data.test: asks for 7 frames, {location} has 6; lower data.val or data.test"
 
 
 @pytest.mark.parametrize("reader", ["cityscapes", "folder", "hub"])

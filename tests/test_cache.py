@@ -155,9 +155,9 @@ def test_processes_that_ask_at_once_build_once(cfg):
 
 def test_a_cache_that_cannot_be_a_folder_names_the_setting(cfg, tmp_path):
     (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ConfigError, match=rf"data\.cache: {place} cannot be written \(.*\); free some space"):
-            data.load_splits(cfg.model_copy(update={"cache": str(place)}))
+    for location in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match=rf"data\.cache: {location} cannot be written \(.*\); free some space"):
+            data.load_splits(cfg.model_copy(update={"cache": str(location)}))
 
 
 def test_a_full_disk_names_the_setting_and_leaves_nothing(cfg, monkeypatch):

@@ -15,7 +15,7 @@ from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
 from search.run import main
-from search.study.location import Place, find_place
+from search.study.location import StudyLocation, find_location
 
 pytestmark = pytest.mark.timeout(600)  # the fixture runs a search twice
 SECRETS = (PASSWORD.encode(), PASSWORD.replace("%", "%25").replace("@", "%40").encode())
@@ -34,8 +34,8 @@ class Cluster:
         self.options = ["--storage", self.storage, "--ledger-url", self.ledger, "--tracking-uri", self.tracking]
 
     @property
-    def place(self) -> Place:
-        return find_place(self.storage, "small", self.tracking, self.ledger)
+    def location(self) -> StudyLocation:
+        return find_location(self.storage, "small", self.tracking, self.ledger)
 
     def start(self, environment: dict[str, str]) -> Driver:
         """A search that keeps its books and files here."""
@@ -64,13 +64,13 @@ def finished(cluster: Cluster, environment: dict[str, str]) -> Iterator[list[str
 
 def test_killed_search_is_finished_by_the_same_command_and_the_books_are_right(cluster: Cluster, finished: list[str]):
     assert audit(cluster.storage, "small", cluster.tracking, cluster.ledger, trials=2) == []
-    trials = open_ledger(cluster.place).trials()
+    trials = open_ledger(cluster.location).trials()
     assert [(t.number, t.state, len(t.epochs)) for t in trials] == [(n, State.COMPLETE, 2) for n in range(2)]
     assert max(t.attempt for t in trials) == 2
 
 
 def test_nothing_of_the_study_lies_on_the_driver_s_disk(cluster: Cluster, finished: list[str]):
-    names = open_store(cluster.place.folder).sizes().keys()
+    names = open_store(cluster.location.folder).sizes().keys()
     assert {name.split("/")[0] for name in names} >= {"study.json", "trials", "report", "model"}
     assert [path.name for path in (cluster.folder / "driver").iterdir() if path.suffix != ".log"] == []
 
@@ -101,7 +101,7 @@ def test_files_of_another_ledger_are_not_taken_for_ours(
 
 
 def test_deleting_the_study_leaves_neither_files_nor_books(cluster: Cluster, finished: list[str]):
-    place = cluster.place
-    delete(place)
+    location = cluster.location
+    delete(location)
     assert open_store(cluster.storage).sizes() == {}
-    assert not Ledger.exists(place.ledger_url, "small")
+    assert not Ledger.exists(location.ledger_url, "small")

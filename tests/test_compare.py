@@ -23,9 +23,9 @@ from search.compare.scores import ROWS, Family, compare, scores
 from search.compare.tables import markdown
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
-from search.study.location import find_place
+from search.study.location import find_location
 from search.study.plan import make_plan
-from search.tracking.client import reaching
+from search.tracking.client import open_client
 
 CONFIG = "configs/quickstart.yaml"
 
@@ -160,13 +160,13 @@ def searched(storage: Path, space: str, finished: bool = True, **settings: Any) 
     plan = make_plan(space, CONFIG, changes, {"storage": str(storage)}, None)
     Path(plan.folder).mkdir(parents=True)
     ledger = Ledger.create(plan.ledger_url, plan.study)
-    ledger.write_down(plan.identity | {"data": "f00d"}, {}, 1)
+    ledger.record_run(plan.identity | {"data": "f00d"}, {}, 1)
     ledger.start(
         plan.space.distributions(), plan.space.start,
         trials=1, sampler="random", pruner="none", epochs=1, seed=0, select="last",
     )  # fmt: skip
     if finished:
-        ask = ledger.ask()
+        ask = ledger.next_attempt()
         ledger.report(ask.number, 1, [epoch(1, 0.3)])
         ledger.complete(ask.number, 1)
 
@@ -232,7 +232,7 @@ def test_comparison_that_was_killed_is_continued_and_the_books_are_clean(tmp_pat
     assert "judged on 3 test frames" in " ".join(again.output.split())
     for study in ("quickstart-baseline-repeats", "quickstart-bas-repeats"):
         assert audit(storage, study, trials=2) == []
-        seeds = [(t.seed, t.test.images) for t in open_ledger(find_place(storage, study)).trials()]
+        seeds = [(t.seed, t.test.images) for t in open_ledger(find_location(storage, study)).trials()]
         assert seeds == [(0, 3), (1, 3)]
     assert sorted(p.name for p in storage.glob("*-repeats")) == [
         "quickstart-bas-repeats",
@@ -240,7 +240,7 @@ def test_comparison_that_was_killed_is_continued_and_the_books_are_clean(tmp_pat
     ]
     written = json.loads((storage / "comparison" / "quickstart-start" / "comparison.json").read_text())
     assert written["against_baseline"][0]["iou"]["mean"]["p_holm"] is not None
-    with reaching(f"sqlite:///{storage / 'mlflow.db'}") as client:
+    with open_client(f"sqlite:///{storage / 'mlflow.db'}") as client:
         experiment = client.get_experiment_by_name("quickstart").experiment_id
         (run,) = client.search_runs([experiment], "tags.`fgseg.kind` = 'comparison'")
         assert sorted(f.path for f in client.list_artifacts(run.info.run_id)) == ["comparison.json", "comparison.md"]
@@ -252,7 +252,7 @@ def test_comparison_that_was_killed_is_continued_and_the_books_are_clean(tmp_pat
     lone = Driver(storage, environment, "--seeds", "1", command=line_of)
     assert lone.finish() == 0, lone.output
     assert "search.delete --study quickstart-bas-repeats" in " ".join(lone.output.split())
-    with reaching(f"sqlite:///{storage / 'mlflow.db'}") as client:
+    with open_client(f"sqlite:///{storage / 'mlflow.db'}") as client:
         (run,) = client.search_runs([experiment], "tags.`fgseg.kind` = 'comparison'")
         assert set(run.data.metrics) == {"test/miou/baseline"}
     longer = Driver(storage, environment, "--set", "train.epochs=3", "--accept-changes", command=line_of)

@@ -12,7 +12,7 @@ from conftest import absent
 
 from fgseg.config.files import list_configs
 from fgseg.config.loading import Layer, build, read_layer, read_yaml
-from search.ledger.records import Ask
+from search.ledger.records import TrialAttempt
 from search.run import main
 from search.study.plan import make_plan
 from search.study.space import list_spaces, load_space
@@ -59,7 +59,7 @@ def test_own_configs_win_over_those_of_the_package(tmp_path: Path, monkeypatch: 
 
 def test_trial_n_trains_with_the_seed_plus_n():
     plan = make_plan("bas", "configs/quickstart.yaml", {"train.seed": 100}, {}, None)
-    asks = [Ask(number, 1, plan.space.start) for number in (0, 1, 7)]
+    asks = [TrialAttempt(number, 1, plan.space.start) for number in (0, 1, 7)]
     assert [plan.trial_settings(ask)["train.seed"] for ask in asks] == [100, 101, 107]
 
 

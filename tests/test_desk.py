@@ -7,12 +7,12 @@ import pytest
 from sqlalchemy import update
 
 from fgseg.results import EpochResult
-from search.execution.messages import Report
-from search.execution.trial_events import MOST_MOVES, Desk
+from search.execution.messages import TrialReport
+from search.execution.trial_events import MAX_NODE_LOSSES, TrialEventHandler
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LOCKS
-from search.ledger.records import Ask, State
+from search.ledger.records import State, TrialAttempt
 from search.study.space import load_space
 
 EPOCHS = 3
@@ -33,190 +33,194 @@ def open_ledger(folder: Path, pruner: str = "none", trials: int = 6) -> Ledger:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
+def events(tmp_path: Path) -> TrialEventHandler:
     return make_desk(open_ledger(tmp_path))
 
 
-def make_desk(ledger: Ledger) -> Desk:
+def make_desk(ledger: Ledger) -> TrialEventHandler:
     told: list[tuple[int, str]] = []
-    desk = Desk(
+    events = TrialEventHandler(
         ledger, epochs=EPOCHS, max_failures=1, max_failed_trials=2,
         notify=lambda n: None, note=lambda n, text: told.append((n, text)),
     )  # fmt: skip
-    desk.told = told  # type: ignore[attr-defined]
-    return desk
+    events.told = told  # type: ignore[attr-defined]
+    return events
 
 
-def take(desk: Desk, name: str) -> Ask:
-    ask = desk.hand_out(name)
+def take(events: TrialEventHandler, name: str) -> TrialAttempt:
+    ask = events.next_attempt(name)
     assert ask is not None
     return ask
 
 
-def report(ask: Ask, epochs: int, **more: object) -> Report:
-    return Report(ask.number, ask.attempt, [epoch(k) for k in range(1, epochs + 1)], **more)
+def report(ask: TrialAttempt, epochs: int, **more: object) -> TrialReport:
+    return TrialReport(ask.number, ask.attempt, [epoch(k) for k in range(1, epochs + 1)], **more)
 
 
-def test_trial_with_all_its_epochs_is_complete(desk: Desk):
-    ask = take(desk, "a")
-    assert not desk.record("a", report(ask, 3))
-    desk.close("a", report(ask, 3), died=False)
-    assert desk.ledger.trial(0).state is State.COMPLETE
+def test_trial_with_all_its_epochs_is_complete(events: TrialEventHandler):
+    ask = take(events, "a")
+    assert not events.on_report("a", report(ask, 3))
+    events.on_trial_end("a", report(ask, 3), died=False)
+    assert events.ledger.trial(0).state is State.COMPLETE
 
 
-def test_last_report_entered_again_changes_nothing(desk: Desk):
-    ask = take(desk, "a")
+def test_last_report_entered_again_changes_nothing(events: TrialEventHandler):
+    ask = take(events, "a")
     for _ in range(3):
-        desk.record("a", report(ask, 2))
-    assert [e.epoch for e in desk.ledger.trial(0).epochs] == [1, 2]
+        events.on_report("a", report(ask, 2))
+    assert [e.epoch for e in events.ledger.trial(0).epochs] == [1, 2]
 
 
-def test_error_is_a_failure_with_its_reason(desk: Desk):
-    ask = take(desk, "a")
-    desk.close("a", report(ask, 1, error="DivergedError: epoch 2: ssim is nan"), died=False)
-    record = desk.ledger.trial(0)
+def test_error_is_a_failure_with_its_reason(events: TrialEventHandler):
+    ask = take(events, "a")
+    events.on_trial_end("a", report(ask, 1, error="DivergedError: epoch 2: ssim is nan"), died=False)
+    record = events.ledger.trial(0)
     assert (record.state, record.reason) == (State.FAIL, "DivergedError: epoch 2: ssim is nan")
     assert record.value is None
 
 
-def test_dead_process_is_asked_again_until_it_has_died_too_often(desk: Desk):
-    first = take(desk, "a")
-    desk.close("a", None, died=True)
-    second = take(desk, "b")
+def test_dead_process_is_asked_again_until_it_has_died_too_often(events: TrialEventHandler):
+    first = take(events, "a")
+    events.on_trial_end("a", None, died=True)
+    second = take(events, "b")
     assert (first.number, first.attempt, second.number, second.attempt) == (0, 1, 0, 2)
     assert second.params == first.params
-    desk.close("b", None, died=True)
-    assert desk.ledger.trial(0).state is State.FAIL
-    assert desk.ledger.trial(0).reason == "its process died (start 2)"
+    events.on_trial_end("b", None, died=True)
+    assert events.ledger.trial(0).state is State.FAIL
+    assert events.ledger.trial(0).reason == "its process died (start 2)"
 
 
-def test_trial_stopped_before_it_said_anything_stays_open(desk: Desk):
-    take(desk, "a")
-    desk.close("a", None, died=False)
-    assert desk.ledger.trial(0).state is State.RUNNING
+def test_trial_stopped_before_it_said_anything_stays_open(events: TrialEventHandler):
+    take(events, "a")
+    events.on_trial_end("a", None, died=False)
+    assert events.ledger.trial(0).state is State.RUNNING
 
 
 def test_report_of_a_superseded_attempt_stops_it_and_changes_nothing(tmp_path: Path):
     old = make_desk(open_ledger(tmp_path))
     ask = take(old, "a")
     take(make_desk(open_ledger(tmp_path)), "b")
-    assert old.record("a", report(ask, 1))
-    old.close("a", report(ask, 1), died=False)
+    assert old.on_report("a", report(ask, 1))
+    old.on_trial_end("a", report(ask, 1), died=False)
     record = old.ledger.trial(0)
     assert (record.attempt, record.epochs, record.state) == (2, [], State.RUNNING)
 
 
-def test_full_disk_stops_the_run_and_leaves_the_trial_open(desk: Desk):
-    ask = take(desk, "a")
-    assert desk.record("a", report(ask, 1, halt="No space left on device"))
-    desk.close("a", report(ask, 1, halt="No space left on device"), died=False)
-    assert desk.fault == "trial 0: No space left on device; mend that, then run the same command again"
-    assert desk.ledger.trial(0).state is State.RUNNING
-    assert desk.hand_out("b") is None
+def test_full_disk_stops_the_run_and_leaves_the_trial_open(events: TrialEventHandler):
+    ask = take(events, "a")
+    assert events.on_report("a", report(ask, 1, fatal_error="No space left on device"))
+    events.on_trial_end("a", report(ask, 1, fatal_error="No space left on device"), died=False)
+    assert events.stop_reason == "trial 0: No space left on device; mend that, then run the same command again"
+    assert events.ledger.trial(0).state is State.RUNNING
+    assert events.next_attempt("b") is None
 
 
-def test_too_many_failures_in_a_row_stop_the_run(desk: Desk):
+def test_too_many_failures_in_a_row_stop_the_run(events: TrialEventHandler):
     for name in ("a", "b"):
-        ask = take(desk, name)
-        desk.close(name, report(ask, 0, error="FileNotFoundError: frames are gone"), died=False)
-    assert desk.fault is not None
-    assert "2 trials failed in a row" in desk.fault
-    assert "frames are gone" in desk.fault
+        ask = take(events, name)
+        events.on_trial_end(name, report(ask, 0, error="FileNotFoundError: frames are gone"), died=False)
+    assert events.stop_reason is not None
+    assert "2 trials failed in a row" in events.stop_reason
+    assert "frames are gone" in events.stop_reason
 
 
-def test_success_in_between_resets_the_count_of_failures(desk: Desk):
+def test_success_in_between_resets_the_count_of_failures(events: TrialEventHandler):
     for name, epochs, error in (("a", 0, "x"), ("b", 3, None), ("c", 0, "x")):
-        ask = take(desk, name)
-        desk.close(name, report(ask, epochs, error=error), died=False)
-    assert desk.fault is None
+        ask = take(events, name)
+        events.on_trial_end(name, report(ask, epochs, error=error), died=False)
+    assert events.stop_reason is None
 
 
-def test_fault_of_the_database_stops_the_run_instead_of_raising(desk: Desk, monkeypatch: pytest.MonkeyPatch):
-    ask = take(desk, "a")
+def test_fault_of_the_database_stops_the_run_instead_of_raising(
+    events: TrialEventHandler, monkeypatch: pytest.MonkeyPatch
+):
+    ask = take(events, "a")
 
     def broken(*args: object) -> None:
         raise LedgerError("the ledger's database fails: disk full")
 
-    monkeypatch.setattr(desk.ledger, "report", broken)
-    assert desk.record("a", report(ask, 1))
-    assert desk.fault == "the ledger's database fails: disk full"
+    monkeypatch.setattr(events.ledger, "report", broken)
+    assert events.on_report("a", report(ask, 1))
+    assert events.stop_reason == "the ledger's database fails: disk full"
 
 
-def test_note_of_a_worker_is_passed_on_once(desk: Desk):
-    ask = take(desk, "a")
+def test_note_of_a_worker_is_passed_on_once(events: TrialEventHandler):
+    ask = take(events, "a")
     for epochs in (1, 2):
-        desk.record("a", report(ask, epochs, notes=["checkpoint damaged"]))
-    assert desk.told == [(0, "checkpoint damaged")]  # type: ignore[attr-defined]
+        events.on_report("a", report(ask, epochs, notes=["checkpoint damaged"]))
+    assert events.told == [(0, "checkpoint damaged")]  # type: ignore[attr-defined]
 
 
 def test_changed_batch_is_kept_for_later_starts_and_out_of_the_best(tmp_path: Path):
-    desk = make_desk(open_ledger(tmp_path))
-    ask = take(desk, "a")
-    desk.record("a", report(ask, 1, overrides={"train.batch_size": 1}))
+    events = make_desk(open_ledger(tmp_path))
+    ask = take(events, "a")
+    events.on_report("a", report(ask, 1, overrides={"train.batch_size": 1}))
     later = make_desk(open_ledger(tmp_path))
     again = take(later, "b")
     assert again.overrides == {"train.batch_size": 1}
-    later.close("b", report(again, 3), died=False)  # a start that changes nothing says so
+    later.on_trial_end("b", report(again, 3), died=False)  # a start that changes nothing says so
     assert later.ledger.trial(0).overrides == {"train.batch_size": 1}
     assert later.ledger.trial(0).state is State.COMPLETE
     assert later.ledger.best() is None
-    later.ledger.write_down({}, {"allow_changed_batch": True}, budget=6)
+    later.ledger.record_run({}, {"allow_changed_batch": True}, budget=6)
     assert later.ledger.best() is not None
 
 
 def test_pruned_trial_is_never_complete(tmp_path: Path):
-    desk = make_desk(open_ledger(tmp_path, pruner="median", trials=8))
+    events = make_desk(open_ledger(tmp_path, pruner="median", trials=8))
     for name in "abcde":
-        ask = take(desk, name)
-        desk.close(name, report(ask, 3), died=False)
-    ask = take(desk, "weak")
-    weak = Report(ask.number, ask.attempt, [epoch(1, 0.01), epoch(2, 0.01)])
-    assert desk.record("weak", weak)
-    desk.close("weak", weak, died=False)
-    record = desk.ledger.trial(ask.number)
+        ask = take(events, name)
+        events.on_trial_end(name, report(ask, 3), died=False)
+    ask = take(events, "weak")
+    weak = TrialReport(ask.number, ask.attempt, [epoch(1, 0.01), epoch(2, 0.01)])
+    assert events.on_report("weak", weak)
+    events.on_trial_end("weak", weak, died=False)
+    record = events.ledger.trial(ask.number)
     assert (record.state, record.value, record.reason) == (State.PRUNED, None, "pruned at epoch 2")
 
 
 def test_report_travels_as_text_and_comes_back_the_same():
-    sent = Report(3, 2, [epoch(1, math.nan)], {"train.batch_size": 1}, ["note"], None, None)
-    back = Report.from_json(sent.to_json())
+    sent = TrialReport(3, 2, [epoch(1, math.nan)], {"train.batch_size": 1}, ["note"], None, None)
+    back = TrialReport.from_json(sent.to_json())
     assert (back.number, back.attempt, back.overrides, back.notes) == (3, 2, {"train.batch_size": 1}, ["note"])
     assert math.isnan(back.epochs[0].iou["fence"])
 
 
-def test_trial_under_which_node_after_node_dies_fails_in_the_end(desk):
-    for move in range(1, MOST_MOVES + 3):
-        assert take(desk, "t").number == 0
-        desk.take_back("t")
-        assert desk.ledger.trial(0).failures == max(0, move - MOST_MOVES)
-    assert desk.ledger.trial(0).state is State.FAIL
-    assert take(desk, "t").number == 1
+def test_trial_under_which_node_after_node_dies_fails_in_the_end(events):
+    for move in range(1, MAX_NODE_LOSSES + 3):
+        assert take(events, "t").number == 0
+        events.on_node_lost("t")
+        assert events.ledger.trial(0).failures == max(0, move - MAX_NODE_LOSSES)
+    assert events.ledger.trial(0).state is State.FAIL
+    assert take(events, "t").number == 1
 
 
-def test_trial_whose_folder_belongs_to_a_later_start_is_asked_again(desk: Desk):
+def test_trial_whose_folder_belongs_to_a_later_start_is_asked_again(events: TrialEventHandler):
     """A worker that finds a later claim in its folder gives way without a word: the ledger may be an older copy."""
-    ask = take(desk, "a")
-    desk.record("a", report(ask, 1))
-    desk.close("a", report(ask, 1), died=False)
-    again = take(desk, "b")
+    ask = take(events, "a")
+    events.on_report("a", report(ask, 1))
+    events.on_trial_end("a", report(ask, 1), died=False)
+    again = take(events, "b")
     assert (again.number, again.attempt) == (ask.number, ask.attempt + 1)
-    assert desk.ledger.trial(0).failures == 0
-    for _ in range(MOST_MOVES + 2):
-        desk.close("b", report(again, 1), died=False)
-        again = take(desk, "b")
-    assert desk.ledger.trial(0).state is State.FAIL
+    assert events.ledger.trial(0).failures == 0
+    for _ in range(MAX_NODE_LOSSES + 2):
+        events.on_trial_end("b", report(again, 1), died=False)
+        again = take(events, "b")
+    assert events.ledger.trial(0).state is State.FAIL
 
 
-def test_mistake_of_our_own_at_the_end_of_a_trial_ends_the_run_instead_of_vanishing(desk: Desk, monkeypatch):
-    ask = take(desk, "a")
-    monkeypatch.setattr(desk.ledger, "complete", lambda *args: {}["missing"])
-    desk.close("a", report(ask, 3), died=False)
-    assert desk.fault == "trial 0: KeyError: 'missing'; run the same command again"
+def test_mistake_of_our_own_at_the_end_of_a_trial_ends_the_run_instead_of_vanishing(
+    events: TrialEventHandler, monkeypatch
+):
+    ask = take(events, "a")
+    monkeypatch.setattr(events.ledger, "complete", lambda *args: {}["missing"])
+    events.on_trial_end("a", report(ask, 3), died=False)
+    assert events.stop_reason == "trial 0: KeyError: 'missing'; run the same command again"
 
 
-def test_study_that_another_driver_has_taken_gets_no_more_trials_from_this_one(desk: Desk):
-    with desk.ledger.hold():
-        with desk.ledger._storage._backend.engine.begin() as connection:
+def test_study_that_another_driver_has_taken_gets_no_more_trials_from_this_one(events: TrialEventHandler):
+    with events.ledger.lock():
+        with events.ledger._storage._backend.engine.begin() as connection:
             connection.execute(update(LOCKS).values(token="theirs"))
-        assert desk.hand_out("a") is None
-    assert desk.fault == "another driver has taken the study over"
+        assert events.next_attempt("a") is None
+    assert events.stop_reason == "another driver has taken the study over"

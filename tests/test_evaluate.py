@@ -15,14 +15,14 @@ from fgseg.inference.trained_model import find_trained
 from fgseg.labels import FOREGROUND
 from search.export import export
 from search.ledger.ledger import Ledger
-from search.study.location import Place
+from search.study.location import StudyLocation
 
 if TYPE_CHECKING:
     from bucket_server import Bucket
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, cache: str) -> tuple[Place, Ledger]:
+def study(tmp_path_factory: pytest.TempPathFactory, cache: str) -> tuple[StudyLocation, Ledger]:
     return trained_study(tmp_path_factory.mktemp("evaluate") / "runs", cache)
 
 
@@ -33,7 +33,9 @@ def config(tmp_path: Path, cache: str) -> str:
     return str(path)
 
 
-def test_scores_are_the_training_s_own_to_the_last_bit(study: tuple[Place, Ledger], config: str, tmp_path: Path):
+def test_scores_are_the_training_s_own_to_the_last_bit(
+    study: tuple[StudyLocation, Ledger], config: str, tmp_path: Path
+):
     folder, last = export(*study)[0], study[1].trial(0).epochs[-1]
     for model in (folder, f"{study[0].folder}/trials/0"):
         assert main([str(model), "--config", config, "--device", "cpu", "--out", str(tmp_path / "scores.json")]) == 0
@@ -43,7 +45,7 @@ def test_scores_are_the_training_s_own_to_the_last_bit(study: tuple[Place, Ledge
 
 
 def test_model_in_a_bucket_is_judged_like_one_on_the_disk(
-    study: tuple[Place, Ledger], config: str, bucket: "Bucket", tmp_path: Path
+    study: tuple[StudyLocation, Ledger], config: str, bucket: "Bucket", tmp_path: Path
 ):
     address, written = export(*study, out=bucket.address("models/tiny"))
     assert written and export(*study, out=address) == (address, False)
@@ -51,14 +53,14 @@ def test_model_in_a_bucket_is_judged_like_one_on_the_disk(
     assert json.loads((tmp_path / "scores.json").read_text())["miou"] == study[1].trial(0).epochs[-1].miou
 
 
-def test_table_shows_every_class(study: tuple[Place, Ledger], config: str, capsys: pytest.CaptureFixture[str]):
+def test_table_shows_every_class(study: tuple[StudyLocation, Ledger], config: str, capsys: pytest.CaptureFixture[str]):
     assert main([str(export(*study)[0]), "--config", config, "--split", "test"]) == 0
     shown = capsys.readouterr().out
     assert all(c.name in shown for c in (*FOREGROUND,))
     assert "on test: 4 frames of 64x128" in shown and "mIoU" in shown
 
 
-def test_precision_and_recall_are_columns_and_rows_of_the_confusion(study: tuple[Place, Ledger], cache: str):
+def test_precision_and_recall_are_columns_and_rows_of_the_confusion(study: tuple[StudyLocation, Ledger], cache: str):
     scores = score(find_trained(str(export(*study)[0])), tiny_run(cache), "val")
     hits, vegetation = scores.confusion[3][3], scores.classes["vegetation"]
     assert hits > 0
@@ -66,7 +68,7 @@ def test_precision_and_recall_are_columns_and_rows_of_the_confusion(study: tuple
     assert vegetation["precision"] == hits / sum(row[3] for row in scores.confusion)
 
 
-def test_another_data_set_and_size_can_be_judged(study: tuple[Place, Ledger], tmp_path: Path):
+def test_another_data_set_and_size_can_be_judged(study: tuple[StudyLocation, Ledger], tmp_path: Path):
     run = tiny_run("unused").model_copy(update={"data": make("folder", tmp_path)})
     scores = score(find_trained(str(export(*study)[0])), run, "test")
     assert sum(map(sum, scores.confusion)) == 2 * 40 * 80

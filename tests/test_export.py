@@ -18,20 +18,20 @@ from fgseg.data.batches import normalise
 from fgseg.inference.export import replace_folder
 from fgseg.inference.trained_model import find_trained, load_trained
 from fgseg.labels import CLASSES
-from fgseg.metrics.evaluator import predict_frames
+from fgseg.metrics.evaluator import predict_labels
 from search.export import export, main
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
-from search.study.location import Place
+from search.study.location import StudyLocation
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, cache: str) -> tuple[Place, Ledger]:
+def study(tmp_path_factory: pytest.TempPathFactory, cache: str) -> tuple[StudyLocation, Ledger]:
     return trained_study(tmp_path_factory.mktemp("export") / "runs", cache)
 
 
 @pytest.fixture(scope="module")
-def folder(study: tuple[Place, Ledger]) -> Path:
+def folder(study: tuple[StudyLocation, Ledger]) -> Path:
     return Path(export(*study)[0])
 
 
@@ -60,7 +60,7 @@ def margin(model: torch.nn.Module, image: np.ndarray) -> np.ndarray:
 def test_pipeline_gives_the_masks_of_our_evaluation(folder: Path, images: np.ndarray):
     segment = pipeline("image-segmentation", model=str(folder))
     ours = load_trained(find_trained(str(folder)))
-    for image, expected in zip(images, predict_frames(ours, torch.from_numpy(images).permute(0, 3, 1, 2)), strict=True):
+    for image, expected in zip(images, predict_labels(ours, torch.from_numpy(images).permute(0, 3, 1, 2)), strict=True):
         differs = labels_of(segment(Image.fromarray(image))) != expected.numpy()
         # Both heads sum in float32, in another order: only pixels where two classes tie to that precision may differ.
         assert (margin(ours, image)[differs] < 1e-4).all()
@@ -83,27 +83,27 @@ def test_state_dict_has_the_stock_names(folder: Path):
     assert model.config.label2id == {c.name: c.label for c in CLASSES}
 
 
-def test_card_tells_data_settings_scores_and_licence(folder: Path, study: tuple[Place, Ledger]):
-    card, record = (folder / "README.md").read_text(), study[1].trial(0)
-    assert "**Synthetic data**" in card
-    assert "no other model's licence applies" in card
-    assert f"| **mIoU** | {record.value:.4f} |" in card
-    assert "| `loss.ssim` | 0.4 |" in card
-    assert study[0].storage not in card and "data.cache" not in card
+def test_card_tells_data_settings_scores_and_licence(folder: Path, study: tuple[StudyLocation, Ledger]):
+    info, record = (folder / "README.md").read_text(), study[1].trial(0)
+    assert "**Synthetic data**" in info
+    assert "no other model's licence applies" in info
+    assert f"| **mIoU** | {record.value:.4f} |" in info
+    assert "| `loss.ssim` | 0.4 |" in info
+    assert study[0].storage not in info and "data.cache" not in info
 
 
 def test_export_writes_only_when_the_best_changed(
-    study: tuple[Place, Ledger], folder: Path, cache: str, tmp_path: Path
+    study: tuple[StudyLocation, Ledger], folder: Path, cache: str, tmp_path: Path
 ):
-    place, ledger = study
+    location, ledger = study
     written = (folder / "README.md").stat().st_mtime_ns
-    assert export(place, ledger) == (str(folder), False)
+    assert export(location, ledger) == (str(folder), False)
     assert (folder / "README.md").stat().st_mtime_ns == written
     copy = str(tmp_path / "copy")
-    assert export(place, ledger, out=copy) == (copy, True)
+    assert export(location, ledger, out=copy) == (copy, True)
 
 
-def test_folder_of_other_things_is_not_replaced(study: tuple[Place, Ledger], tmp_path: Path):
+def test_folder_of_other_things_is_not_replaced(study: tuple[StudyLocation, Ledger], tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(ConfigError, match="is no exported model, and is not replaced"):
         export(*study, out=str(tmp_path))
@@ -127,7 +127,7 @@ def test_failed_replacement_leaves_the_old_folder(tmp_path: Path, monkeypatch: p
 
 
 def test_command_exports_and_says_where(
-    study: tuple[Place, Ledger], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: tuple[StudyLocation, Ledger], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     options = ["--study", study[0].study, "--storage", study[0].storage, "--out", str(tmp_path / "m")]
     assert main([*options, "--trial", "0"]) == 0
@@ -136,17 +136,17 @@ def test_command_exports_and_says_where(
     assert "has no trial 7; it has 1, counted from 0" in capsys.readouterr().err
 
 
-def test_trial_without_weights_is_told_with_those_that_have_some(tmp_path: Path, study: tuple[Place, Ledger]):
+def test_trial_without_weights_is_told_with_those_that_have_some(tmp_path: Path, study: tuple[StudyLocation, Ledger]):
     storage = tmp_path / "runs"
     shutil.copytree(study[0].storage, storage)
-    place = Place(str(storage), study[0].study, study[0].tracking_uri)
-    for manifest in (storage / place.study / "trials" / "0").glob("checkpoint-*"):
+    location = StudyLocation(str(storage), study[0].study, study[0].tracking_uri)
+    for manifest in (storage / location.study / "trials" / "0").glob("checkpoint-*"):
         manifest.unlink()
     with pytest.raises(ConfigError, match=r"weights of trial 0 \(complete\) were not kept .* those of: none"):
-        export(place, open_ledger(place))
+        export(location, open_ledger(location))
 
 
-def test_trial_folder_says_what_is_needed_to_use_its_checkpoints(study: tuple[Place, Ledger], cache: str):
+def test_trial_folder_says_what_is_needed_to_use_its_checkpoints(study: tuple[StudyLocation, Ledger], cache: str):
     trial = Path(study[0].folder) / "trials" / "0"
     assert json.loads((trial / "settings.json").read_text()) == tiny_run(cache).flat()
     found = find_trained(str(trial))

@@ -7,8 +7,8 @@ from random_frames import resident, some_frames
 from fgseg.config.errors import ConfigError
 from fgseg.data import FrameSet, load_splits
 from fgseg.data.batches import train_batches
-from fgseg.data.device_frames import MappedFrames, ResidentFrames, place
-from fgseg.devices import fits, ran_out, remaining, share_of_tensors, take_share, usable_bytes
+from fgseg.data.device_frames import DeviceFrames, HostFrames, load_to_device
+from fgseg.devices import available_bytes, fits, is_out_of_memory, limit_gpu_memory, share_of_tensors, usable_bytes
 
 CPU = torch.device("cpu")
 
@@ -17,7 +17,7 @@ def test_resident_frames_give_the_batches_of_mapped_ones(tiny):
     frames = some_frames()
     both = [
         list(train_batches(kind, tiny(augment__flip_prob=0.5), torch.Generator().manual_seed(3)))
-        for kind in (MappedFrames(frames, CPU), resident(frames))
+        for kind in (HostFrames(frames, CPU), resident(frames))
     ]
     assert [len(labels) for _, labels in both[0]] == [2, 2, 1]
     for mapped, other in zip(*both, strict=True):
@@ -25,11 +25,11 @@ def test_resident_frames_give_the_batches_of_mapped_ones(tiny):
 
 
 def test_process_may_take_what_its_share_and_the_card_leave():
-    card = {"total": 80, "reserved": 15}
-    assert remaining(free=60, share=1.0, **card) == 60
-    assert remaining(free=60, share=0.25, **card) == 5
-    assert remaining(free=2, share=0.25, **card) == 2
-    assert remaining(free=60, share=0.1, **card) == 0
+    info = {"total": 80, "reserved": 15}
+    assert available_bytes(free=60, share=1.0, **info) == 60
+    assert available_bytes(free=60, share=0.25, **info) == 5
+    assert available_bytes(free=2, share=0.25, **info) == 2
+    assert available_bytes(free=60, share=0.1, **info) == 0
 
 
 def test_usable_memory_is_that_of_the_current_gpu_where_a_device_has_no_number(monkeypatch: pytest.MonkeyPatch):
@@ -71,7 +71,7 @@ def test_share_of_tensors_leaves_room_for_what_cuda_needs(fraction: float, part:
     ],
 )
 def test_memory_that_ran_out_is_known_by_every_name(error: Exception, memory: bool):
-    assert ran_out(error) is memory
+    assert is_out_of_memory(error) is memory
 
 
 def test_frames_may_fill_half_of_what_is_usable():
@@ -80,17 +80,17 @@ def test_frames_may_fill_half_of_what_is_usable():
 
 def test_share_must_be_above_zero():
     with pytest.raises(ValueError, match="gpu share: got 0, must be above 0"):
-        take_share(0)
+        limit_gpu_memory(0)
 
 
-@pytest.mark.parametrize(("usable", "kind"), [(10**9, ResidentFrames), (10**3, MappedFrames)])
+@pytest.mark.parametrize(("usable", "kind"), [(10**9, DeviceFrames), (10**3, HostFrames)])
 def test_auto_puts_frames_on_the_gpu_where_they_fit(monkeypatch: pytest.MonkeyPatch, usable: int, kind: type):
     monkeypatch.setattr("fgseg.data.device_frames.usable_bytes", lambda device: usable)
     monkeypatch.setattr("fgseg.data.device_frames.copy_to", lambda device, frames: resident(frames))
     monkeypatch.setattr("fgseg.data.device_frames._kept", {})
     splits = {"train": some_frames(), "val": some_frames()}
-    assert {type(frames) for frames in place(splits, "auto", torch.device("cuda")).values()} == {kind}
-    assert {type(frames) for frames in place(splits, "ram", torch.device("cuda")).values()} == {MappedFrames}
+    assert {type(frames) for frames in load_to_device(splits, "auto", torch.device("cuda")).values()} == {kind}
+    assert {type(frames) for frames in load_to_device(splits, "ram", torch.device("cuda")).values()} == {HostFrames}
 
 
 def test_frames_of_the_last_trial_are_kept_and_others_are_dropped(monkeypatch: pytest.MonkeyPatch):
@@ -100,37 +100,37 @@ def test_frames_of_the_last_trial_are_kept_and_others_are_dropped(monkeypatch: p
         "fgseg.data.device_frames.copy_to", lambda device, frames: copied.append(frames) or resident(frames)
     )
     monkeypatch.setattr("fgseg.data.device_frames._kept", {})
-    first = place({"train": some_frames()}, "auto", gpu)["train"]
-    assert place({"train": some_frames()}, "auto", gpu)["train"] is first
+    first = load_to_device({"train": some_frames()}, "auto", gpu)["train"]
+    assert load_to_device({"train": some_frames()}, "auto", gpu)["train"] is first
     other = FrameSet(**vars(some_frames()) | {"fingerprint": "other"})
-    place({"train": other}, "auto", gpu)
-    place({"train": some_frames()}, "auto", gpu)
+    load_to_device({"train": other}, "auto", gpu)
+    load_to_device({"train": some_frames()}, "auto", gpu)
     assert len(copied) == 3
 
 
 def test_frames_that_cannot_be_on_a_gpu_are_told(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ConfigError, match=r"data\.device: got gpu, this machine has no GPU; use auto or ram"):
-        place({"train": some_frames()}, "gpu", CPU)
+        load_to_device({"train": some_frames()}, "gpu", CPU)
     monkeypatch.setattr("fgseg.data.device_frames.usable_bytes", lambda device: 1000)
     with pytest.raises(ConfigError, match=r"data\.device: got gpu, the frames take 0\.0 GiB"):
-        place({"train": some_frames()}, "gpu", torch.device("cuda"))
+        load_to_device({"train": some_frames()}, "gpu", torch.device("cuda"))
 
 
 def test_frames_on_a_gpu_are_those_of_the_host(tiny, gpu: torch.device):
     splits = load_splits(tiny().data, ("val",))
     index = torch.tensor([2, 0])
-    resident = place(splits, "gpu", gpu)["val"]
-    host = place(splits, "ram", gpu)["val"]
-    assert isinstance(resident, ResidentFrames)
-    for a, b in zip(resident.take(index.cuda()), host.take(index), strict=True):
+    resident = load_to_device(splits, "gpu", gpu)["val"]
+    host = load_to_device(splits, "ram", gpu)["val"]
+    assert isinstance(resident, DeviceFrames)
+    for a, b in zip(resident.batch(index.cuda()), host.batch(index), strict=True):
         assert a.is_cuda and torch.equal(a, b)
 
 
 def test_share_of_a_gpu_is_enforced(gpu: torch.device):
     total = torch.cuda.mem_get_info()[1]
-    take_share(0.1)
+    limit_gpu_memory(0.1)
     try:
         with pytest.raises(torch.OutOfMemoryError):
             torch.empty(int(0.2 * total), dtype=torch.uint8, device=gpu)
     finally:
-        take_share(1.0)
+        limit_gpu_memory(1.0)

@@ -9,27 +9,27 @@ import torch
 from ray.train import WorkerGroupError
 
 from fgseg.results import SupersededError
-from search.execution.messages import Job, Report
-from search.execution.worker import LostProcessError, carry_out
-from search.execution.worker_group import Mailbox, RaisedError, cause_of, portable
+from search.execution.messages import TrialJob, TrialReport
+from search.execution.worker import LostProcessError, run_job
+from search.execution.worker_group import RaisedError, ReportChannel, picklable_error, root_error
 
 
 @pytest.fixture
-def job(tiny, tmp_path: Path) -> Job:
+def job(tiny, tmp_path: Path) -> TrialJob:
     settings = tiny(train__batch_size=8).flat()
-    return Job(3, 1, settings, str(tmp_path / "trial"), threads=1, gpus=0, on_oom="fail", processes=4, cpus=4)
+    return TrialJob(3, 1, settings, str(tmp_path / "trial"), threads=1, gpus=0, on_oom="fail", processes=4, cpus=4)
 
 
-def run(job: Job, *errors: Exception) -> list[Report]:
+def run(job: TrialJob, *errors: Exception) -> list[TrialReport]:
     """What a trial sends whose processes raise these errors, one at each start, and then nothing."""
-    left, sent = list(errors), list[Report]()
+    left, sent = list(errors), list[TrialReport]()
 
     def learn(job, run, report, send):
-        sent.append(Report.from_json(report.to_json()))
+        sent.append(TrialReport.from_json(report.to_json()))
         if left:
             raise left.pop(0)
 
-    carry_out(job, lambda report: sent.append(Report.from_json(report.to_json())), learn)
+    run_job(job, lambda report: sent.append(TrialReport.from_json(report.to_json())), learn)
     return sent
 
 
@@ -37,23 +37,23 @@ def failed(*failures: Exception) -> WorkerGroupError:
     return WorkerGroupError("failed", dict(enumerate(failures)))
 
 
-def test_lost_process_is_no_failure_of_the_trial_itself(job: Job):
+def test_lost_process_is_no_failure_of_the_trial_itself(job: TrialJob):
     with pytest.raises(LostProcessError):
         run(job, LostProcessError("rank 1"))
 
 
 def test_what_one_process_raised_is_the_reason():
-    assert str(cause_of(failed(RaisedError(ValueError("rank 0"))))) == "rank 0"
-    assert isinstance(cause_of(failed(RaisedError(SupersededError("old")))), SupersededError)
+    assert str(root_error(failed(RaisedError(ValueError("rank 0"))))) == "rank 0"
+    assert isinstance(root_error(failed(RaisedError(SupersededError("old")))), SupersededError)
 
 
 def test_death_of_one_process_counts_more_than_what_the_others_raise():
     closed = RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:1234")
-    assert isinstance(cause_of(failed(RaisedError(closed))), LostProcessError)
-    assert isinstance(cause_of(failed(RaisedError(ValueError("x")), RuntimeError("actor died"))), LostProcessError)
+    assert isinstance(root_error(failed(RaisedError(closed))), LostProcessError)
+    assert isinstance(root_error(failed(RaisedError(ValueError("x")), RuntimeError("actor died"))), LostProcessError)
 
 
-def test_memory_that_runs_out_in_one_process_halves_the_batch_of_all_as_long_as_it_divides(job: Job):
+def test_memory_that_runs_out_in_one_process_halves_the_batch_of_all_as_long_as_it_divides(job: TrialJob):
     sent = run(replace(job, on_oom="halve"), torch.OutOfMemoryError("no"), torch.OutOfMemoryError("no"))
     assert sent[1].overrides == {"train.batch_size": 4, "train.accumulation": 2}
     assert (sent[2].error or "").startswith("MemoryError: out of memory (in one of 4 processes; no); smaller frames")
@@ -65,13 +65,13 @@ class Stubborn(Exception):
 
 
 def test_exception_that_cannot_travel_goes_as_its_description():
-    assert isinstance(portable(OSError(28, "full")), OSError)
-    assert str(portable(Stubborn("a", "b"))) == "Stubborn: a"
+    assert isinstance(picklable_error(OSError(28, "full")), OSError)
+    assert str(picklable_error(Stubborn("a", "b"))) == "Stubborn: a"
 
 
 def test_report_is_answered_once_the_next_one_is_asked_for():
     async def talk() -> list[bool]:
-        box = Mailbox()
+        box = ReportChannel()
         sending = asyncio.create_task(box.send("first"))
         assert await box.receive() == "first"
         await asyncio.sleep(0)

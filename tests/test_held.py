@@ -40,8 +40,8 @@ def statements(ledger: Ledger) -> Iterator[list[str]]:
 def story(ledger: Ledger) -> Iterator[None]:
     """Everything that a driver can write about trials, stopping after every step."""
     steps: list[Callable[[], object]] = [
-        ledger.ask,
-        ledger.ask,
+        ledger.next_attempt,
+        ledger.next_attempt,
         lambda: ledger.report(0, 1, history([0.5])),
         lambda: ledger.should_prune(0),
         lambda: ledger.report(1, 1, history([0.2])),
@@ -49,12 +49,12 @@ def story(ledger: Ledger) -> Iterator[None]:
         lambda: ledger.override(1, 1, {"train.batch_size": 1}),
         lambda: ledger.report(0, 1, history([0.5, float("nan"), 0.6])),
         lambda: ledger.complete(0, 1),
-        lambda: ledger.lost(1, 1, "it died", max_failures=3),
-        ledger.ask,
+        lambda: ledger.process_died(1, 1, "it died", max_failures=3),
+        ledger.next_attempt,
         lambda: ledger.prune(1, 2),
-        ledger.ask,
+        ledger.next_attempt,
         lambda: ledger.fail(2, 1, "broken"),
-        ledger.ask,
+        ledger.next_attempt,
     ]
     for step in steps:
         step()
@@ -72,7 +72,7 @@ def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_memory_says_after_every_write_what_the_database_says(ledger, far_east):
-    with ledger.hold():
+    with ledger.lock():
         for _ in story(ledger):
             fresh = Ledger(ledger._url, "s")
             assert ledger._study.get_trials() == fresh._study.get_trials()
@@ -80,7 +80,7 @@ def test_memory_says_after_every_write_what_the_database_says(ledger, far_east):
 
 
 def test_moments_are_the_same_in_every_time_zone(ledger, far_east, monkeypatch):
-    with ledger.hold():
+    with ledger.lock():
         list(story(ledger))
         written = [(t.started, t.ended) for t in ledger.trials()]
     monkeypatch.setenv("TZ", "UTC")
@@ -89,7 +89,7 @@ def test_moments_are_the_same_in_every_time_zone(ledger, far_east, monkeypatch):
 
 
 def test_looking_at_a_study_that_is_held_asks_the_database_nothing(ledger):
-    with ledger.hold():
+    with ledger.lock():
         ledger.trials()
         for _ in story(ledger):
             with statements(ledger) as sent:
@@ -100,8 +100,8 @@ def test_looking_at_a_study_that_is_held_asks_the_database_nothing(ledger):
 
 
 def test_what_a_reader_was_given_does_not_change_under_its_hands(ledger):
-    with ledger.hold():
-        ledger.ask()
+    with ledger.lock():
+        ledger.next_attempt()
         seen = ledger._study.get_trials(deepcopy=False)[0]
         before = str(seen)
         ledger.report(0, 1, history([0.5]))
@@ -109,26 +109,26 @@ def test_what_a_reader_was_given_does_not_change_under_its_hands(ledger):
 
 
 def test_without_the_lock_every_look_sees_what_others_wrote(ledger):
-    ledger.ask()
+    ledger.next_attempt()
     other = Ledger(ledger._url, "s")
     for held in (False, True, False):
         count = len(ledger.trials())
         if held:
-            with ledger.hold():
+            with ledger.lock():
                 assert len(ledger.trials()) == count
         optuna.load_study(study_name="s", storage=other._storage).ask()
         assert len(ledger.trials()) == count + 1
 
 
 def test_a_driver_that_lost_the_study_sees_it_at_once(ledger, monkeypatch):
-    with ledger.hold() as lock:
-        ledger.ask()
+    with ledger.lock() as lock:
+        ledger.next_attempt()
         ledger.trials()
         other = Ledger(ledger._url, "s")
         other._set(other._study.trials[0], "attempt", 2)
         ledger.report(0, 1, history([0.1]))  # as long as it holds the study, there is nobody else
-        monkeypatch.setattr(StudyLock, "held", lambda self: False)
-        assert lock.held() is False
+        monkeypatch.setattr(StudyLock, "is_held", lambda self: False)
+        assert lock.is_held() is False
         with pytest.raises(SupersededError):
             ledger.report(0, 1, history([0.1, 0.2]))
         other._study.tell(0, state=TrialState.FAIL)
@@ -149,9 +149,9 @@ def lose_answer(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> No
 
 
 def test_a_write_whose_answer_is_lost_is_found_when_it_is_repeated(ledger, monkeypatch):
-    with ledger.hold():
+    with ledger.lock():
         lose_answer(monkeypatch, ledger._storage._backend, "_create_new_trial")
-        assert [ledger.ask().number for _ in range(3)] == [0, 1, 2]
+        assert [ledger.next_attempt().number for _ in range(3)] == [0, 1, 2]
         ledger.report(0, 1, history([0.5, 0.5, 0.6]))
         lose_answer(monkeypatch, ledger._storage._backend.engine.dialect, "do_commit")
         ledger.complete(0, 1)
@@ -160,8 +160,8 @@ def test_a_write_whose_answer_is_lost_is_found_when_it_is_repeated(ledger, monke
 
 
 def test_a_trial_that_somebody_else_has_ended_is_not_written_to(ledger):
-    with ledger.hold():
-        ledger.ask()
+    with ledger.lock():
+        ledger.next_attempt()
         ledger.trials()
         Ledger(ledger._url, "s")._study.tell(0, state=TrialState.FAIL)
         with pytest.raises(SupersededError):
@@ -173,19 +173,19 @@ def test_a_trial_that_somebody_else_has_ended_is_not_written_to(ledger):
     [
         lambda ledger: ledger.report(0, 1, history([0.1])),
         lambda ledger: ledger.fail(0, 1, "broken"),
-        lambda ledger: ledger.ask(),
+        lambda ledger: ledger.next_attempt(),
     ],
 )
 def test_a_driver_that_slept_while_another_took_the_study_writes_nothing(ledger, write):
-    with ledger.hold() as lock:
-        ledger.ask()
+    with ledger.lock() as lock:
+        ledger.next_attempt()
         with ledger._storage._backend.engine.begin() as connection:
             connection.execute(update(LOCKS).values(token="theirs"))
         before = Ledger(ledger._url, "s")._study.get_trials()
-        assert lock.held()  # its next heartbeat will tell
+        assert lock.is_held()  # its next heartbeat will tell
         with pytest.raises(SupersededError, match="another driver has taken the study over"):
             write(ledger)
-        assert not lock.held()
+        assert not lock.is_held()
         assert Ledger(ledger._url, "s")._study.get_trials() == before
 
 
@@ -193,10 +193,10 @@ def test_a_trial_that_was_created_twice_is_known_both_times(ledger, monkeypatch)
     """As Optuna does when a server's connection breaks after a commit: it repeats the whole transaction."""
     backend = ledger._storage._backend
     create = backend._create_new_trial
-    with ledger.hold():
-        ledger.ask()
+    with ledger.lock():
+        ledger.next_attempt()
         monkeypatch.setattr(backend, "_create_new_trial", lambda *args: (create(*args), create(*args))[1])
-        numbers = [ledger.ask().number]
+        numbers = [ledger.next_attempt().number]
         monkeypatch.setattr(backend, "_create_new_trial", create)
-        numbers += [ledger.ask().number for _ in range(6)]
-        assert sorted(numbers) == [1, 2, 3, 4, 5, 6, 7] and ledger.ask() is None
+        numbers += [ledger.next_attempt().number for _ in range(6)]
+        assert sorted(numbers) == [1, 2, 3, 4, 5, 6, 7] and ledger.next_attempt() is None

@@ -5,10 +5,10 @@ import pytest
 import torch
 from random_frames import some_frames
 
-from fgseg.data.device_frames import MappedFrames
+from fgseg.data.device_frames import HostFrames
 from fgseg.labels import NUM_CLASSES, VOID
 from fgseg.metrics import evaluator as judge
-from fgseg.metrics.evaluator import evaluate, predict_frames
+from fgseg.metrics.evaluator import evaluate, predict_labels
 from fgseg.model.segformer import build_model
 
 
@@ -20,21 +20,21 @@ def model() -> torch.nn.Module:
 
 def test_predicted_labels_are_those_that_evaluation_counts(model: torch.nn.Module):
     frames = some_frames()
-    predicted = predict_frames(model, torch.from_numpy(frames.images).permute(0, 3, 1, 2)).numpy()
+    predicted = predict_labels(model, torch.from_numpy(frames.images).permute(0, 3, 1, 2)).numpy()
     counts = np.zeros((5, NUM_CLASSES, NUM_CLASSES), np.int64)
     for k, (truth, labels) in enumerate(zip(frames.labels, predicted, strict=True)):
         np.add.at(counts[k], (truth[truth != VOID], labels[truth != VOID]), 1)
-    assert (counts == evaluate(model, MappedFrames(frames, torch.device("cpu"))).numpy()).all()
+    assert (counts == evaluate(model, HostFrames(frames, torch.device("cpu"))).numpy()).all()
 
 
 def test_prediction_takes_any_number_of_images_a_few_at_a_time(model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch):
     images = torch.from_numpy(some_frames().images).permute(0, 3, 1, 2)
-    whole = predict_frames(model, images)
+    whole = predict_labels(model, images)
     monkeypatch.setattr(judge, "CPU_PIXELS", 2 * 64 * 128)
     sizes: list[int] = []
     with torch.no_grad():
         hook = model.register_forward_pre_hook(lambda m, a, k: sizes.append(len(k["pixel_values"])), with_kwargs=True)
-        predicted = predict_frames(model, images)
+        predicted = predict_labels(model, images)
         hook.remove()
     assert sizes == [2, 2, 1]
     assert whole.shape == (5, 64, 128) and whole.dtype == torch.uint8

@@ -16,7 +16,7 @@ from search.ledger import database
 from search.ledger import storage as held
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
-from search.ledger.records import Ask, State
+from search.ledger.records import State, TrialAttempt
 
 SPACE = {"copy_paste.prob": FloatDistribution(0.0, 1.0), "loss.ssim": FloatDistribution(0.05, 5.0, log=True)}
 START = {"copy_paste.prob": 0.5, "loss.ssim": 0.4}
@@ -54,14 +54,14 @@ def drive(folder: Path, trials: int = 8, sampler: str = "random", pruner: str = 
     return ledger
 
 
-def take(ledger: Ledger) -> Ask:
+def take(ledger: Ledger) -> TrialAttempt:
     """The next start, which must exist."""
-    ask = ledger.ask()
+    ask = ledger.next_attempt()
     assert ask is not None
     return ask
 
 
-def finish(ledger: Ledger, miou: float = 0.4) -> Ask:
+def finish(ledger: Ledger, miou: float = 0.4) -> TrialAttempt:
     """Ask a trial and complete it."""
     ask = take(ledger)
     ledger.report(ask.number, ask.attempt, history(miou))
@@ -72,7 +72,7 @@ def finish(ledger: Ledger, miou: float = 0.4) -> Ask:
 def test_trial_0_is_the_start_point_also_after_a_second_start(tmp_path):
     drive(tmp_path)
     ledger = drive(tmp_path)
-    assert take(ledger) == Ask(0, 1, START)
+    assert take(ledger) == TrialAttempt(0, 1, START)
     assert take(ledger).params != START
 
 
@@ -96,17 +96,17 @@ def test_an_empty_database_file_holds_no_study(tmp_path):
 
 def test_the_identity_and_uid_are_those_first_written_down(tmp_path):
     ledger = Ledger.create(url_in(tmp_path), "s")
-    ledger.write_down({"space": "bas"}, {"title": "BAS"}, budget=4)
+    ledger.record_run({"space": "bas"}, {"title": "BAS"}, budget=4)
     uid = ledger.uid
     again = Ledger.create(url_in(tmp_path), "s")
-    again.write_down({"space": "slc"}, {"title": "SLC"}, budget=8)
-    assert (again.identity, again.uid, again.card, again.budget) == ({"space": "bas"}, uid, {"title": "SLC"}, 8)
+    again.record_run({"space": "slc"}, {"title": "SLC"}, budget=8)
+    assert (again.identity, again.uid, again.info, again.budget) == ({"space": "bas"}, uid, {"title": "SLC"}, 8)
 
 
 def test_an_accepted_change_replaces_the_identity_and_is_noted(tmp_path):
     ledger = Ledger.create(url_in(tmp_path), "s")
-    ledger.write_down({"space": "bas"}, {}, budget=4)
-    ledger.accept({"space": "slc"}, "space: bas there, slc now", when=5.0)
+    ledger.record_run({"space": "bas"}, {}, budget=4)
+    ledger.accept_changes({"space": "slc"}, "space: bas there, slc now", when=5.0)
     assert Ledger(url_in(tmp_path), "s").identity == {"space": "slc"}
     noted = ledger._study.user_attrs["changes"]
     assert [(n["when"], n["changes"]) for n in noted] == [(5.0, "space: bas there, slc now")]
@@ -115,7 +115,7 @@ def test_an_accepted_change_replaces_the_identity_and_is_noted(tmp_path):
 def test_a_ledger_opened_for_reading_names_the_call_to_make_before_asking(tmp_path):
     drive(tmp_path)
     with pytest.raises(RuntimeError, match=r"call start\(\) first"):
-        Ledger(url_in(tmp_path), "s").ask()
+        Ledger(url_in(tmp_path), "s").next_attempt()
 
 
 def test_every_write_twice_is_harmless(tmp_path):
@@ -129,7 +129,7 @@ def test_every_write_twice_is_harmless(tmp_path):
     ledger.complete(ask.number, 1)
     ledger.prune(ask.number, 1)
     ledger.fail(ask.number, 1, "late")
-    assert ledger.lost(ask.number, 1, "late", 2) is False
+    assert ledger.process_died(ask.number, 1, "late", 2) is False
     assert ledger.trial(0) == first == Ledger(url_in(tmp_path), "s").trial(0)
     assert (first.state, first.value, first.reason, len(first.epochs)) == (State.COMPLETE, 0.4, None, 3)
 
@@ -187,7 +187,7 @@ def test_a_trial_read_by_its_writer_is_what_another_process_reads(tmp_path):
         assert same() and len(writer.trial(0).epochs) == max(len(epochs), len(writer.trial(0).epochs))
     writer.override(0, ask.attempt, {"train.batch_size": 1})
     assert same() and writer.trial(0).overrides
-    writer.lost(0, ask.attempt, "its process died", max_failures=2)
+    writer.process_died(0, ask.attempt, "its process died", max_failures=2)
     assert same() and writer.trial(0).failures == 1
     writer.complete(0, ask.attempt)
     assert same() and writer.trial(0).state is State.COMPLETE
@@ -215,7 +215,7 @@ def test_the_death_of_a_superseded_attempt_counts_for_nothing(tmp_path):
     take(drive(tmp_path))
     ledger = drive(tmp_path)
     take(ledger)
-    assert ledger.lost(0, 1, "killed", max_failures=0) is True
+    assert ledger.process_died(0, 1, "killed", max_failures=0) is True
     assert (ledger.trial(0).state, ledger.trial(0).failures) == (State.RUNNING, 0)
 
 
@@ -254,7 +254,7 @@ def test_a_trial_whose_asking_was_killed_is_asked_again_under_its_number(tmp_pat
 def test_a_kill_while_asking_trial_0_keeps_the_start_point(tmp_path):
     ledger = drive(tmp_path)
     ledger._study.ask()
-    assert take(drive(tmp_path)) == Ask(0, 1, START)
+    assert take(drive(tmp_path)) == TrialAttempt(0, 1, START)
 
 
 def test_open_trials_continue_under_their_numbers_and_points_before_new_ones(tmp_path):
@@ -264,8 +264,8 @@ def test_open_trials_continue_under_their_numbers_and_points_before_new_ones(tmp
     ledger.complete(1, 1)
     again = drive(tmp_path, trials=4)
     assert again.open_trials() == [0, 2]
-    assert [take(again) for _ in range(2)] == [Ask(n, 2, asks[n].params) for n in (0, 2)]
-    assert (take(again).number, again.ask()) == (3, None)
+    assert [take(again) for _ in range(2)] == [TrialAttempt(n, 2, asks[n].params) for n in (0, 2)]
+    assert (take(again).number, again.next_attempt()) == (3, None)
 
 
 def test_the_budget_counts_failed_trials(tmp_path):
@@ -274,7 +274,7 @@ def test_the_budget_counts_failed_trials(tmp_path):
         assert not ledger.nothing_left()
         take(ledger)
         ledger.fail(number, 1, "broken")
-    assert ledger.ask() is None
+    assert ledger.next_attempt() is None
     assert ledger.nothing_left()
 
 
@@ -284,17 +284,17 @@ def test_a_larger_budget_extends_a_study_and_a_smaller_one_deletes_nothing(tmp_p
     finish(ledger)
     assert finish(drive(tmp_path, trials=3)).number == 2
     smaller = drive(tmp_path, trials=1)
-    assert smaller.ask() is None
+    assert smaller.next_attempt() is None
     assert len(smaller.trials()) == 3
 
 
 def test_a_dead_trial_is_asked_again_until_its_failures_are_used_up(tmp_path):
     ledger = drive(tmp_path)
     take(ledger)
-    assert ledger.lost(0, 1, "killed by signal 9", max_failures=1) is True
-    assert ledger.lost(0, 1, "killed by signal 9", max_failures=1) is True
-    assert (ledger.trial(0).failures, take(ledger)) == (1, Ask(0, 2, START))
-    assert ledger.lost(0, 2, "killed by signal 9", max_failures=1) is False
+    assert ledger.process_died(0, 1, "killed by signal 9", max_failures=1) is True
+    assert ledger.process_died(0, 1, "killed by signal 9", max_failures=1) is True
+    assert (ledger.trial(0).failures, take(ledger)) == (1, TrialAttempt(0, 2, START))
+    assert ledger.process_died(0, 2, "killed by signal 9", max_failures=1) is False
     record = ledger.trial(0)
     assert (record.state, record.failures, record.reason) == (State.FAIL, 2, "killed by signal 9")
     assert take(ledger).number == 1
@@ -396,7 +396,7 @@ def test_another_thread_may_read_while_trials_are_written(tmp_path):
 
 def fail_times(monkeypatch: pytest.MonkeyPatch, ledger: Ledger, times: int) -> list[int]:
     """Make writing to a trial fail so many times as SQLite does; returns the calls that were made."""
-    write, calls = ledger._storage.enter, []
+    write, calls = ledger._storage.write, []
 
     def flaky(*args: object) -> None:
         calls.append(1)
@@ -404,7 +404,7 @@ def fail_times(monkeypatch: pytest.MonkeyPatch, ledger: Ledger, times: int) -> l
             raise OperationalError("INSERT", {}, Exception("database is locked"))
         write(*args)
 
-    monkeypatch.setattr(ledger._storage, "enter", flaky)
+    monkeypatch.setattr(ledger._storage, "write", flaky)
     monkeypatch.setattr(database, "RETRY_PAUSES_S", (0.0, 0.0))
     return calls
 
@@ -412,7 +412,7 @@ def fail_times(monkeypatch: pytest.MonkeyPatch, ledger: Ledger, times: int) -> l
 def test_a_busy_database_is_asked_again(tmp_path, monkeypatch):
     ledger = drive(tmp_path)
     calls = fail_times(monkeypatch, ledger, times=2)
-    assert take(ledger) == Ask(0, 1, START)
+    assert take(ledger) == TrialAttempt(0, 1, START)
     assert len(calls) == 3  # two that failed
 
 
@@ -420,5 +420,5 @@ def test_a_database_that_stays_broken_is_told_in_one_line_and_loses_nothing(tmp_
     ledger = drive(tmp_path, trials=1)
     fail_times(monkeypatch, ledger, times=3)
     with pytest.raises(LedgerError, match=r"^the ledger's database fails: database is locked; .*$"):
-        ledger.ask()
-    assert take(drive(tmp_path, trials=1)) == Ask(0, 1, START)
+        ledger.next_attempt()
+    assert take(drive(tmp_path, trials=1)) == TrialAttempt(0, 1, START)

@@ -22,7 +22,7 @@ from search.ledger.lock import LockedError
 HOLD = """
 import sys, time
 from search.ledger.ledger import Ledger
-with Ledger(sys.argv[1], "s").hold():
+with Ledger(sys.argv[1], "s").lock():
     print("held", flush=True)
     time.sleep(60)
 """
@@ -33,7 +33,7 @@ from search.ledger.ledger import Ledger
 from search.ledger.lock import LockedError
 time.sleep(max(0, float(sys.argv[2]) - time.time()))
 try:
-    with Ledger.create(sys.argv[1], "s").hold():
+    with Ledger.create(sys.argv[1], "s").lock():
         time.sleep(3)
         print("held")
 except LockedError:
@@ -83,17 +83,17 @@ def rows(ledger: Ledger) -> list[str]:
 
 
 def test_a_lock_is_released_at_the_end_even_by_an_error(ledger):
-    with pytest.raises(ZeroDivisionError), ledger.hold():
+    with pytest.raises(ZeroDivisionError), ledger.lock():
         assert ledger.holder().pid == os.getpid()
         raise ZeroDivisionError
     assert ledger.holder() is None
-    with ledger.hold() as held:
-        assert held.held()
+    with ledger.lock() as held:
+        assert held.is_held()
     assert rows(ledger) == []
 
 
 def test_a_second_process_is_refused_in_one_line(ledger, other):
-    with pytest.raises(LockedError) as refusal, ledger.hold():
+    with pytest.raises(LockedError) as refusal, ledger.lock():
         pass
     host = socket.gethostname()
     assert str(refusal.value) == (
@@ -110,8 +110,8 @@ def test_of_drivers_that_begin_a_study_at_once_one_holds_it_and_the_others_are_r
 
 
 def test_two_studies_in_one_database_are_held_apart(ledger, other):
-    with Ledger.create(ledger._url, "t").hold() as held:
-        assert held.held()
+    with Ledger.create(ledger._url, "t").lock() as held:
+        assert held.is_held()
 
 
 @pytest.mark.parametrize("reap", [True, False])
@@ -121,42 +121,42 @@ def test_a_killed_holder_on_this_host_is_taken_over_at_once(ledger, other, reap)
         other.wait()
     else:  # its parent has not asked for its end: a zombie
         wait_for(lambda: psutil.Process(other.pid).status() == psutil.STATUS_ZOMBIE)
-    with ledger.hold():
+    with ledger.lock():
         assert ledger.holder().pid == os.getpid()
 
 
 def test_a_stopped_holder_on_this_host_still_holds(ledger, other):
     other.send_signal(signal.SIGSTOP)
     set_heartbeat(ledger, time.time() - 1000)
-    with pytest.raises(LockedError, match=r"last heartbeat 1000 s ago"), ledger.hold():
+    with pytest.raises(LockedError, match=r"last heartbeat 1000 s ago"), ledger.lock():
         pass
     other.send_signal(signal.SIGCONT)
 
 
 def test_a_process_number_used_again_is_not_the_holder(ledger):
-    leave_row(ledger, host=lock.surroundings(), pid=os.getpid(), started=psutil.Process().create_time() - 100)
-    with ledger.hold() as held:
-        assert held.held()
+    leave_row(ledger, host=lock.host_id(), pid=os.getpid(), started=psutil.Process().create_time() - 100)
+    with ledger.lock() as held:
+        assert held.is_held()
 
 
 def test_a_process_of_a_container_with_this_hosts_name_is_judged_by_its_heartbeat(ledger):
     name = socket.gethostname()
     leave_row(ledger, host=f"{name}/boot/pid:[1]", pid=2**22 + 1)
-    with pytest.raises(LockedError, match=rf"by process 4194305 on host {name} \(last heartbeat 3 s"), ledger.hold():
+    with pytest.raises(LockedError, match=rf"by process 4194305 on host {name} \(last heartbeat 3 s"), ledger.lock():
         pass
 
 
 def test_a_holder_on_another_host_is_respected_while_its_heart_beats(ledger):
     leave_row(ledger)
     message = r"^study s is in use by process 4711 on host alpha \(last heartbeat 3 s ago\); wait for it, stop it, or"
-    with pytest.raises(LockedError, match=message), ledger.hold():
+    with pytest.raises(LockedError, match=message), ledger.lock():
         pass
 
 
 def test_a_holder_on_another_host_is_taken_over_after_the_stated_time(ledger):
     leave_row(ledger, heartbeat=time.time() - lock.TAKEOVER_S - 1)
     assert ledger.holder() is None
-    with ledger.hold():
+    with ledger.lock():
         assert "t" not in rows(ledger)
 
 
@@ -167,7 +167,7 @@ def test_a_heartbeat_between_looking_and_taking_over_saves_the_holder(ledger, mo
     seen = iter([stale])
     read_row = lock.read_row
     monkeypatch.setattr(lock, "read_row", lambda *args: next(seen, None) or read_row(*args))
-    with pytest.raises(LockedError), ledger.hold():
+    with pytest.raises(LockedError), ledger.lock():
         pass
 
 
@@ -182,10 +182,10 @@ def test_the_heartbeat_goes_on_after_a_database_error(ledger, monkeypatch, caplo
         return write(self, token, heartbeat)
 
     monkeypatch.setattr(lock.StudyLock, "_update", flaky)
-    with ledger.hold() as held:
+    with ledger.lock() as held:
         began = ledger.holder().heartbeat
         wait_for(lambda: ledger.holder().heartbeat > began)
-        assert held.held()
+        assert held.is_held()
     assert "no heartbeat written" in caplog.text
 
 
@@ -194,17 +194,17 @@ def test_a_lock_whose_heartbeat_cannot_be_written_for_long_is_given_up(ledger, m
     monkeypatch.setattr(lock, "TAKEOVER_S", 0.1)
     fault = OperationalError("UPDATE", {}, Exception("disk full"))
     monkeypatch.setattr(lock.StudyLock, "_update", lambda *_: (_ for _ in ()).throw(fault))
-    with ledger.hold() as held:
-        wait_for(lambda: not held.held())
-        assert not held.held()
+    with ledger.lock() as held:
+        wait_for(lambda: not held.is_held())
+        assert not held.is_held()
 
 
 def test_a_lock_taken_over_by_another_driver_is_no_longer_held_and_stays_theirs(ledger, monkeypatch):
     monkeypatch.setattr(lock, "HEARTBEAT_S", 0.02)
-    with ledger.hold() as held:
+    with ledger.lock() as held:
         with open_engine(ledger._url).begin() as connection:
             connection.execute(update(lock.LOCKS).values(token="theirs"))
-        wait_for(lambda: not held.held())
+        wait_for(lambda: not held.is_held())
     assert rows(ledger) == ["theirs"]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fgseg.labels import CLASSES, FOREGROUND, VOID
 from fgseg.metrics.iou import class_iou, confusion_counts, iou_from_confusion, miou
-from fgseg.results import show
+from fgseg.results import format_iou
 
 SOURCE_TABLES = {
     "baseline": ((0.3438, 0.8964, 0.8968, 0.3119, 0.5653, 0.4583), 0.5788),
@@ -127,7 +127,7 @@ def test_absent_classes_are_left_out_of_the_mean_by_name():
     truth, prediction = random_masks(0, 1, 2, 3, 5)
     iou = class_iou(confusion_counts(logits_of(prediction), truth).sum(0))
     assert list(iou) == ["fence", "car", "vegetation", "pole", "traffic_sign", "traffic_light"]
-    assert [key for key, value in iou.items() if show(value) == "absent"] == ["pole", "traffic_light"]
+    assert [key for key, value in iou.items() if format_iou(value) == "absent"] == ["pole", "traffic_light"]
     assert miou(iou) == pytest.approx(np.mean([iou[key] for key in ("fence", "car", "vegetation", "traffic_sign")]))
 
 

@@ -45,8 +45,8 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri, files = f"sqlite:///{folder / 'mlflow.db'}", (folder / "mlartifacts").as_uri()
     good = trial(1, epochs=[epoch(1, 0.6)], value=0.6, selected=1)
     broken = trial(2, "fail", reason="out of memory")
-    card = StudyCard("quickstart-bas_cp", "bas_cp", "BAS + copy-paste", "quickstart", files, {"train.lr": 5e-3})
-    reconcile(FakeLedger(trial(0), good, broken), uri, card, settings)
+    info = StudyCard("quickstart-bas_cp", "bas_cp", "BAS + copy-paste", "quickstart", files, {"train.lr": 5e-3})
+    reconcile(FakeLedger(trial(0), good, broken), uri, info, settings)
     return uri
 
 

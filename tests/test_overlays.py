@@ -14,7 +14,7 @@ from random_frames import some_frames
 from fgseg.model.segformer import build_model
 from fgseg.storage.store import LocalStore
 from fgseg.training.loop import train
-from fgseg.visual.overlays import is_whole, overlay_name, put_overlays, read_overlays
+from fgseg.visual.overlays import is_whole, overlay_name, read_overlays, save_overlays
 from search.audit.files import audit_files
 from search.ledger.catalog import open_ledger
 from search.tracking.client import load_client
@@ -27,7 +27,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
     """A trial's folder with the overlays of five random frames."""
     store = LocalStore(tmp_path_factory.mktemp("trials") / "0")
     torch.manual_seed(0)
-    put_overlays(store, build_model("small"), some_frames())
+    save_overlays(store, build_model("small"), some_frames())
     return store
 
 
@@ -50,18 +50,18 @@ def test_training_leaves_overlays_after_its_last_epoch_only(tiny, tmp_path: Path
 
 
 def test_audit_names_an_overlay_that_is_cut_short(tmp_path: Path):
-    place = finished_study(tmp_path)
-    ledger, store = open_ledger(place), place.trial_store(0)
+    location = finished_study(tmp_path)
+    ledger, store = open_ledger(location), location.trial_store(0)
     store.put("overlay-1-town.png", b"\x89PNG\r\n\x1a\n half")
-    faults = list(audit_files(place.folder, ledger.trials(), ledger.best(), open_allowed=False))
+    faults = list(audit_files(location.folder, ledger.trials(), ledger.best(), open_allowed=False))
     assert faults == ["trial 0: the overlay of town.png is damaged"]
 
 
 def test_mlflow_shows_overlays_with_their_trial_once(kept: LocalStore, tmp_path: Path):
     uri, trials = f"sqlite:///{tmp_path / 'mlflow.db'}", kept.folder.parent
-    card = StudyCard("s", "bas", "BAS", "q", (tmp_path / "mlartifacts").as_uri(), {}, trials=str(trials))
+    info = StudyCard("s", "bas", "BAS", "q", (tmp_path / "mlartifacts").as_uri(), {}, trials=str(trials))
     for _ in range(2):
-        reconcile(FakeLedger(trial(0), trial(1, "running")), uri, card, settings_of)
+        reconcile(FakeLedger(trial(0), trial(1, "running")), uri, info, settings_of)
         shown = sorted(path.name for path in (tmp_path / "mlartifacts").glob("*/artifacts/overlays/*"))
         assert shown == ["0.png", "1.png", "3.png", "4.png"]
         shutil.rmtree(trials, ignore_errors=True)  # the second time there is nothing left to be read

@@ -14,11 +14,11 @@ from fgseg.config.errors import ConfigError
 from fgseg.storage.store import open_store
 from search.audit.__main__ import main as audit
 from search.ledger import database
-from search.ledger.catalog import MARK, check_mark, leave_mark, open_ledger
+from search.ledger.catalog import OWNER_FILE, check_ownership, open_ledger, write_owner_file
 from search.ledger.database import check_database
 from search.ledger.ledger import Ledger
 from search.run import main
-from search.study.location import Place, find_place, make_place, normal_ledger, public_address
+from search.study.location import StudyLocation, find_location, normal_ledger, public_address, resolve_location
 
 BUCKET = "--storage=s3://studies/runs"
 LEDGER = "--ledger-url=postgresql://user:secret@127.0.0.1:1/db"
@@ -105,51 +105,51 @@ def test_password_in_a_query_is_masked():
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Place:
+def shared(tmp_path: Path) -> StudyLocation:
     """A study of a ledger beside its storage, begun and marked."""
-    begin(tmp_path / "runs").ask()
+    begin(tmp_path / "runs").next_attempt()
     (tmp_path / "runs" / "s" / "study.db").rename(tmp_path / "team.db")
-    place = find_place(tmp_path / "runs", "s", None, f"sqlite:///{tmp_path}/team.db")
-    leave_mark(place, open_ledger(place))
-    return place
+    location = find_location(tmp_path / "runs", "s", None, f"sqlite:///{tmp_path}/team.db")
+    write_owner_file(location, open_ledger(location))
+    return location
 
 
-def elsewhere(place: Place, storage: str) -> Place:
+def elsewhere(location: StudyLocation, storage: str) -> StudyLocation:
     """The same study in another storage."""
-    return make_place(storage, place.study, None, place.shared_ledger)
+    return resolve_location(storage, location.study, None, location.shared_ledger)
 
 
-def test_marked_folder_is_the_study_s_own_also_after_it_was_moved(shared: Place, tmp_path: Path):
-    check_mark(shared, open_ledger(shared))
+def test_marked_folder_is_the_study_s_own_also_after_it_was_moved(shared: StudyLocation, tmp_path: Path):
+    check_ownership(shared, open_ledger(shared))
     Path(shared.storage).rename(tmp_path / "moved")
     moved = elsewhere(shared, str(tmp_path / "moved"))
     ledger = open_ledger(moved)
-    check_mark(moved, ledger)
-    assert ledger.uid in open_store(moved.folder).get(MARK).decode()
+    check_ownership(moved, ledger)
+    assert ledger.uid in open_store(moved.folder).get(OWNER_FILE).decode()
 
 
-def test_study_of_a_shared_ledger_is_not_continued_without_its_files(shared: Place, tmp_path: Path):
+def test_study_of_a_shared_ledger_is_not_continued_without_its_files(shared: StudyLocation, tmp_path: Path):
     other = elsewhere(shared, str(tmp_path / "empty"))
     with pytest.raises(ConfigError, match=r"^--storage: the files of study s are not in .*/empty/s; give the storage"):
-        check_mark(other, open_ledger(other))
+        check_ownership(other, open_ledger(other))
 
 
-def test_files_of_a_study_that_the_ledger_does_not_know_are_not_taken(shared: Place, tmp_path: Path):
+def test_files_of_a_study_that_the_ledger_does_not_know_are_not_taken(shared: StudyLocation, tmp_path: Path):
     with pytest.raises(ConfigError, match=r"^--storage: .*/runs/s holds a study that is not in the ledger"):
-        check_mark(make_place(shared.storage, "s", None, f"sqlite:///{tmp_path}/other.db"), None)
-    open_store(shared.folder).delete(MARK)
+        check_ownership(resolve_location(shared.storage, "s", None, f"sqlite:///{tmp_path}/other.db"), None)
+    open_store(shared.folder).delete(OWNER_FILE)
     open_store(shared.folder).put("trials/0/attempt-000001", b"")
     with pytest.raises(ConfigError, match=r"holds a study that is not in the ledger"):
-        check_mark(make_place(shared.storage, "s", None, f"sqlite:///{tmp_path}/other.db"), None)
+        check_ownership(resolve_location(shared.storage, "s", None, f"sqlite:///{tmp_path}/other.db"), None)
 
 
 def test_studies_of_a_shared_ledger_are_listed_from_it(
-    shared: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shared: StudyLocation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     assert main(["--list-studies", f"--ledger-url={shared.shared_ledger}"]) == 0
     assert capsys.readouterr().out.split()[-6:] == ["s", "0", "0", "0", "1", "-"]
     with pytest.raises(ConfigError, match=r"no study t in sqlite:///.*team\.db; there are: s$"):
-        open_ledger(make_place(shared.storage, "t", None, shared.shared_ledger))
+        open_ledger(resolve_location(shared.storage, "t", None, shared.shared_ledger))
 
 
 def test_list_of_studies_takes_the_storage_of_the_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -164,6 +164,6 @@ def test_erased_study_leaves_the_others_of_its_ledger(tmp_path: Path):
     for name in ("a", "b"):
         Ledger.create(f"sqlite:///{tmp_path}/team.db", name)
     ledger = Ledger(f"sqlite:///{tmp_path}/team.db", "a")
-    ledger.erase()
-    ledger.erase()
+    ledger.delete_study()
+    ledger.delete_study()
     assert database.list_studies(f"sqlite:///{tmp_path}/team.db") == ["b"]

@@ -15,8 +15,8 @@ from torch.nn import SyncBatchNorm
 from fgseg.checkpoints.checkpoint import Checkpoint, newest_checkpoint
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import check_processes
-from fgseg.data.device_frames import MappedFrames
-from fgseg.distributed import ALONE, Processes, own_frames
+from fgseg.data.device_frames import HostFrames
+from fgseg.distributed import SINGLE_PROCESS, World, local_batch
 from fgseg.labels import VOID
 from fgseg.metrics.evaluator import evaluate
 from fgseg.model.segformer import build_model
@@ -33,15 +33,15 @@ FAMILIES = ("baseline", "bas", "bas_cp", "slc")
 @pytest.fixture(scope="module")
 def folder(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory, cache: str) -> Path:
     """What two processes leave (see `two_processes.main`), with a training that one process began."""
-    place = tmp_path_factory.mktemp("processes")
-    train(two_processes.training(1, cache), place / "begun-by-one")
+    location = tmp_path_factory.mktemp("processes")
+    train(two_processes.training(1, cache), location / "begun-by-one")
     script = str(Path(two_processes.__file__))
-    started = two_processes.start([sys.executable, script, str(place), cache], os.environ | environment)
+    started = two_processes.start([sys.executable, script, str(location), cache], os.environ | environment)
     outputs = [process.communicate(timeout=200)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], outputs
-    (place / "output").write_text(outputs[0])
+    (location / "output").write_text(outputs[0])
     assert outputs[1] == ""
-    return place
+    return location
 
 
 @pytest.fixture(scope="module")
@@ -117,16 +117,16 @@ def test_checkpoints_of_one_process_and_of_two_are_alike(folder: Path, tmp_path:
 def test_frames_of_a_batch_are_cut_in_order_and_the_last_parts_filled_with_void():
     images = torch.arange(5).to(torch.uint8).view(5, 1, 1, 1).expand(5, 3, 2, 2)
     labels = torch.ones(5, 2, 2, dtype=torch.uint8)
-    parts = [own_frames(images, labels, Processes(rank, 4)) for rank in range(4)]
+    parts = [local_batch(images, labels, World(rank, 4)) for rank in range(4)]
     assert [part[:, 0, 0, 0].tolist() for part, _ in parts] == [[0, 1], [2, 3], [4, 4], [4, 4]]
     assert [part[:, 0, 0].tolist() for _, part in parts] == [[1, 1], [1, 1], [1, VOID], [VOID, VOID]]
-    assert own_frames(images, labels, ALONE) == (images, labels)
+    assert local_batch(images, labels, SINGLE_PROCESS) == (images, labels)
 
 
 def test_processes_judge_every_frame_once():
-    model, frames = build_model("small"), MappedFrames(some_frames(), torch.device("cpu"))
+    model, frames = build_model("small"), HostFrames(some_frames(), torch.device("cpu"))
     size = len(frames) - 1
-    parts = [evaluate(model, frames, Processes(rank, size)).sum(0) for rank in range(size)]
+    parts = [evaluate(model, frames, World(rank, size)).sum(0) for rank in range(size)]
     assert torch.equal(torch.stack(parts).sum(0), evaluate(model, frames).sum(0))
 
 

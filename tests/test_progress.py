@@ -9,7 +9,7 @@ from rich.console import Console
 from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult
 from search.console.progress import Progress, event
-from search.console.study_status import Goal, Standing, clock, recent_pace
+from search.console.study_status import Goal, StudyStatus, clock, recent_pace
 from search.ledger.records import State, TrialRecord
 
 GOAL = Goal(trials=2, epochs=5, changed_batch=False)
@@ -66,23 +66,23 @@ def test_terminal_shows_the_running_trials_the_best_by_class_and_where_to_look()
 
 def test_trial_that_ended_early_counts_as_whole_for_the_time_left():
     pruned = replace(BEGUN, state=State.PRUNED, reason="pruned at epoch 1")
-    standing = Standing(GOAL, [BEGUN])
-    assert (standing.epochs_done, standing.seconds_left(pace=2.0)) == (1, 18.0)
-    assert standing.take(pruned) == BEGUN
-    assert (standing.epochs_done, standing.seconds_left(pace=2.0)) == (5, 10.0)
+    status = StudyStatus(GOAL, [BEGUN])
+    assert (status.epochs_done, status.seconds_left(pace=2.0)) == (1, 18.0)
+    assert status.update(pruned) == BEGUN
+    assert (status.epochs_done, status.seconds_left(pace=2.0)) == (5, 10.0)
 
 
 def test_standing_kept_up_record_by_record_is_that_of_all_records_together():
     ends = [replace(DONE, number=n, value=v) for n, v in ((4, 0.3), (1, 0.2), (3, 0.3), (0, 0.1))]
     ends += [replace(BEGUN, number=2, state=State.FAIL, reason="broken", ended=2.0)]
-    standing = Standing(GOAL, [])
+    status = StudyStatus(GOAL, [])
     for done in range(len(ends)):
-        standing.take(replace(BEGUN, number=ends[done].number))
+        status.update(replace(BEGUN, number=ends[done].number))
         for _ in range(2):  # told twice, counted once
-            standing.take(ends[done])
-            assert vars(standing) == vars(Standing(GOAL, ends[: done + 1]))
-    assert standing.best is ends[2]  # the earliest of equals
-    assert standing.line() == "5/2 trials, best 0.3000 (trial 003), 1 failed"
+            status.update(ends[done])
+            assert vars(status) == vars(StudyStatus(GOAL, ends[: done + 1]))
+    assert status.best is ends[2]  # the earliest of equals
+    assert status.summary_line() == "5/2 trials, best 0.3000 (trial 003), 1 failed"
 
 
 def test_pace_is_taken_from_the_latest_epochs_and_slows_while_one_is_long_in_coming():

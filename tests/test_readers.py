@@ -48,7 +48,7 @@ def test_labels_are_the_seven_classes_and_void(cfg):
 def test_the_order_in_which_a_disk_lists_files_changes_nothing(cfg, tmp_path, monkeypatch):
     first = data.load_splits(cfg)
     walk = image_files.walk
-    monkeypatch.setattr(image_files, "walk", lambda *place: reversed(list(walk(*place))))
+    monkeypatch.setattr(image_files, "walk", lambda *location: reversed(list(walk(*location))))
     second = data.load_splits(cfg.model_copy(update={"cache": str(tmp_path / "other")}))
     assert [f.names for f in second.values()] == [f.names for f in first.values()]
     assert data.fingerprint(second) == data.fingerprint(first)

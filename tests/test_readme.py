@@ -37,4 +37,4 @@ def test_command_of_the_documents_is_understood(command: str, monkeypatch: pytes
 def test_file_that_a_document_names_is_there(name: str):
     named = {first or second for first, second in FILES.findall(TEXT[name])}
     places = (ROOT, (ROOT / name).parent)
-    assert [file for file in sorted(named) if not any((place / file).exists() for place in places)] == []
+    assert [file for file in sorted(named) if not any((location / file).exists() for location in places)] == []

@@ -11,12 +11,12 @@ from kept_study import IDENTITY, SETTINGS, change, epoch
 from fgseg.checkpoints.checkpoint import Checkpoints
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import LocalStore
-from fgseg.training.test_evaluation import keep
+from fgseg.training.test_evaluation import save_test_result
 from search.audit.trials import audit
 from search.execution.controller import budget
 from search.ledger.ledger import Ledger
-from search.ledger.records import Ask, Kind
-from search.study.location import Place, find_place
+from search.ledger.records import Kind, TrialAttempt
+from search.study.location import StudyLocation, find_location
 from search.study.plan import Repeat, make_plan
 from search.tracking.run_reader import read_runs
 from search.tracking.sync import sync
@@ -37,31 +37,38 @@ def seeds(count: int, **changes: float) -> list[Repeat]:
 
 def test_repeats_are_handed_out_in_order_each_with_its_point_and_its_seed(tmp_path: Path):
     ledger = begin(tmp_path, seeds(2))
-    assert [ledger.ask() for _ in range(3)] == [Ask(0, 1, POINT, repeat=0), Ask(1, 1, POINT, repeat=1), None]
+    assert [ledger.next_attempt() for _ in range(3)] == [
+        TrialAttempt(0, 1, POINT, repeat=0),
+        TrialAttempt(1, 1, POINT, repeat=1),
+        None,
+    ]
     assert [(r.kind, r.params, r.seed) for r in ledger.trials()] == [(Kind.REPEAT, POINT, s) for s in (0, 1)]
 
 
 def test_open_repeat_is_continued_under_its_own_number(tmp_path: Path):
-    begin(tmp_path, seeds(2)).ask()
-    assert begin(tmp_path, seeds(2)).ask() == Ask(0, 2, POINT, repeat=0)
+    begin(tmp_path, seeds(2)).next_attempt()
+    assert begin(tmp_path, seeds(2)).next_attempt() == TrialAttempt(0, 2, POINT, repeat=0)
 
 
 def test_more_seeds_and_another_point_extend_the_study(tmp_path: Path):
     first = begin(tmp_path, seeds(1))
-    first.fail(first.ask().number, 1, "the loss is nan")
+    first.fail(first.next_attempt().number, 1, "the loss is nan")
     again = begin(tmp_path, [*seeds(2), *seeds(1, **{"loss.ssim": 0.5})])
-    assert [(a.number, a.params["loss.ssim"], a.seed) for a in iter(again.ask, None)] == [(1, 0.4, 1), (2, 0.5, 0)]
+    assert [(a.number, a.params["loss.ssim"], a.seed) for a in iter(again.next_attempt, None)] == [
+        (1, 0.4, 1),
+        (2, 0.5, 0),
+    ]
 
 
 def test_nothing_is_left_once_every_repeat_has_ended_however(tmp_path: Path):
     ledger = begin(tmp_path, seeds(1))
     assert not ledger.nothing_left()
-    ledger.fail(ledger.ask().number, 1, "the loss is nan")
+    ledger.fail(ledger.next_attempt().number, 1, "the loss is nan")
     assert begin(tmp_path, seeds(1)).nothing_left()
 
 
 def test_budget_of_repeats_counts_those_that_the_study_has_and_those_that_it_lacks(tmp_path: Path):
-    begin(tmp_path, seeds(2)).ask()
+    begin(tmp_path, seeds(2)).next_attempt()
     plan = replace(make_plan("bas", "configs/quickstart.yaml", {}, {}, None), repeats=tuple(seeds(3)))
     assert budget(plan, begin(tmp_path, seeds(3))) == 3
     assert budget(replace(plan, repeats=tuple(seeds(1, **{"loss.ssim": 9}))), begin(tmp_path, [])) == 2
@@ -86,55 +93,61 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = storage / "s-repeats"
     folder.mkdir(parents=True)
     ledger = begin(folder, seeds(2))
-    card = {"study": "s-repeats", "space": "bas", "title": "BAS", "experiment": "e", "settings": SETTINGS}
+    info = {"study": "s-repeats", "space": "bas", "title": "BAS", "experiment": "e", "settings": SETTINGS}
     identity = {key: IDENTITY[key] for key in ("version", "settings", "data")}
-    ledger.write_down(identity | {"settings": {"train.epochs": 1}}, card, 2)
-    for ask in iter(ledger.ask, None):
+    ledger.record_run(identity | {"settings": {"train.epochs": 1}}, info, 2)
+    for ask in iter(ledger.next_attempt, None):
         store, history = LocalStore(folder / "trials" / str(ask.number)), [epoch(1, ask.number)]
         Checkpoints(store, 1).save({"weight": torch.zeros(3)}, {}, history, "last")
         confusion = torch.eye(7, dtype=torch.int64).repeat(4, 1, 1) + 1
         ledger.report(ask.number, 1, history)
-        ledger.record_test(ask.number, 1, keep(store, 1, 1, confusion, torch.full((4, 7, 2), 3)))
+        ledger.record_test(ask.number, 1, save_test_result(store, 1, 1, confusion, torch.full((4, 7, 2), 3)))
         ledger.complete(ask.number, 1)
-    sync(find_place(storage, "s-repeats"))
+    sync(find_location(storage, "s-repeats"))
     return storage
 
 
 @pytest.fixture
-def place(original: Path, tmp_path: Path) -> Place:
+def location(original: Path, tmp_path: Path) -> StudyLocation:
     """A copy of it to be broken."""
     shutil.copytree(original, tmp_path / "runs")
-    return find_place(tmp_path / "runs", "s-repeats")
+    return find_location(tmp_path / "runs", "s-repeats")
 
 
-def test_finished_repeats_are_clean(place: Place):
-    assert audit(place.storage, place.study) == []
+def test_finished_repeats_are_clean(location: StudyLocation):
+    assert audit(location.storage, location.study) == []
 
 
-def test_counts_that_were_altered_are_named(place: Place):
-    (blob,) = Path(place.folder).glob("trials/1/counts-*.safetensors")
+def test_counts_that_were_altered_are_named(location: StudyLocation):
+    (blob,) = Path(location.folder).glob("trials/1/counts-*.safetensors")
     blob.write_bytes(blob.read_bytes()[:-1] + b"x")
-    (line,) = audit(place.storage, place.study)
+    (line,) = audit(location.storage, location.study)
     assert line.startswith("trial 1: what the test split said cannot be read: counts-000001.safetensors was altered")
 
 
-def test_repeat_that_was_never_judged_is_named(place: Place):
-    change(Path(place.folder) / "study.db", "DELETE FROM trial_user_attributes WHERE key = 'test' AND trial_id = 1")
-    lines = audit(place.storage, place.study, tracking=False)
+def test_repeat_that_was_never_judged_is_named(location: StudyLocation):
+    change(Path(location.folder) / "study.db", "DELETE FROM trial_user_attributes WHERE key = 'test' AND trial_id = 1")
+    lines = audit(location.storage, location.study, tracking=False)
     assert lines == [
         "trial 0: COMPLETE without having been judged on the test split",
         "trial 0: its folder holds an outcome of the test split that the ledger lacks",
     ]
 
 
-def test_trial_of_a_search_that_saw_the_test_split_is_named(place: Place):
-    change(Path(place.folder) / "study.db", "DELETE FROM trial_user_attributes WHERE key = 'repeat' AND trial_id = 1")
-    assert "trial 0: has seen the test split, which no search may" in audit(place.storage, place.study, tracking=False)
+def test_trial_of_a_search_that_saw_the_test_split_is_named(location: StudyLocation):
+    change(
+        Path(location.folder) / "study.db", "DELETE FROM trial_user_attributes WHERE key = 'repeat' AND trial_id = 1"
+    )
+    assert "trial 0: has seen the test split, which no search may" in audit(
+        location.storage, location.study, tracking=False
+    )
 
 
-def test_mlflow_shows_what_the_test_split_said_once_however_often_it_is_sent(place: Place):
-    sync(place)
-    repeats = [run for run in read_runs(place.tracking_uri, place.study, "") if run.tags["fgseg.kind"] == "repeat"]
+def test_mlflow_shows_what_the_test_split_said_once_however_often_it_is_sent(location: StudyLocation):
+    sync(location)
+    repeats = [
+        run for run in read_runs(location.tracking_uri, location.study, "") if run.tags["fgseg.kind"] == "repeat"
+    ]
     assert len(repeats) == 2
     for run in repeats:
         assert run.points["test/miou"] == [(1, pytest.approx(2 / 14))]

@@ -24,7 +24,7 @@ from search.report.content import Content, build_content
 from search.report.frames import Frames, ShownFrame, choose_frames, difference
 from search.report.summary import Baseline, Summary, find_baseline, rank, summarise
 from search.sampling.importance import FEWEST, caution, importance
-from search.study.location import Place
+from search.study.location import StudyLocation
 from search.study.space import Range
 
 RANGES = {
@@ -195,11 +195,11 @@ def test_wide_photos_are_shown_smaller_in_whole_steps():
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Place:
+def kept(tmp_path: Path) -> StudyLocation:
     return finished_study(tmp_path)
 
 
-def test_baseline_is_the_study_of_that_family_on_the_same_frames(kept: Place):
+def test_baseline_is_the_study_of_that_family_on_the_same_frames(kept: StudyLocation):
     mine = replace(summarise(open_ledger(kept)), experiment="x")
     assert "no study x-baseline" in find_baseline(kept, mine).reason
     other = finished_study(Path(kept.storage), "x-baseline")
@@ -213,7 +213,7 @@ def test_baseline_is_the_study_of_that_family_on_the_same_frames(kept: Place):
     assert find_baseline(other, replace(mine, space="baseline")) == Baseline()
 
 
-def test_command_writes_the_report_of_a_study_and_names_it(kept: Place, capsys: pytest.CaptureFixture[str]):
+def test_command_writes_the_report_of_a_study_and_names_it(kept: StudyLocation, capsys: pytest.CaptureFixture[str]):
     assert report.main(["--study", "s", "--storage", str(kept.storage), "--no-frames"]) == 0
     page = Path(kept.folder, "report", "report.html")
     assert str(page) in capsys.readouterr().out
@@ -231,7 +231,7 @@ def test_command_for_an_unknown_study_is_a_mistake(tmp_path: Path, capsys: pytes
     assert "there are none" in capsys.readouterr().err
 
 
-def test_pictures_of_an_earlier_report_are_deleted(kept: Place):
+def test_pictures_of_an_earlier_report_are_deleted(kept: StudyLocation):
     kept.report_store.put("frame-1.png", b"old")
     kept.report_store.put("notes.txt", b"somebody's own")
     names = write_report(kept, frames=False)

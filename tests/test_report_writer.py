@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from search.report.background import ReportWriter
-from search.study.location import find_place
+from search.study.location import find_location
 
 WRITE = (
     "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.mkdir(exist_ok=True); (p / 'report.html').write_text('x')"
@@ -23,42 +23,42 @@ def published() -> dict[str, bytes]:
 def writer(tmp_path: Path, published: dict[str, bytes]) -> ReportWriter:
     (tmp_path / "s" / "report").mkdir(parents=True)
     (tmp_path / "s").mkdir(exist_ok=True)
-    made = ReportWriter(find_place(tmp_path, "s"), published.__setitem__, every_s=1000)
+    made = ReportWriter(find_location(tmp_path, "s"), published.__setitem__, every_s=1000)
     made.command = (sys.executable, "-c", WRITE, str(tmp_path / "s" / "report"))
     return made
 
 
 def test_first_end_of_a_trial_starts_a_report_and_later_news_publish_it(writer: ReportWriter, published):
-    writer.turn(changed=False)
+    writer.on_trial_update(changed=False)
     assert writer.process is None
-    writer.turn(changed=True)
+    writer.on_trial_update(changed=True)
     assert writer.process is not None
     writer.process.wait(30)
-    writer.turn(changed=False)
+    writer.on_trial_update(changed=False)
     assert published == {"report/report.html": b"x"}
 
 
 def test_next_report_waits_for_its_time_and_is_not_forgotten(writer: ReportWriter):
-    writer.turn(changed=True)
+    writer.on_trial_update(changed=True)
     assert writer.process is not None
     writer.process.wait(30)
-    writer.turn(changed=True)
+    writer.on_trial_update(changed=True)
     assert writer.process is None
     writer.every_s = 0
-    writer.turn(changed=False)
+    writer.on_trial_update(changed=False)
     assert writer.process is not None
     writer.stop()
 
 
 def test_news_cost_the_driver_milliseconds(writer: ReportWriter):
     began = time.perf_counter()
-    writer.turn(changed=True)
+    writer.on_trial_update(changed=True)
     assert time.perf_counter() - began < 1  # a process is begun; measured: 3 ms
     writer.stop()
 
 
 def test_end_of_a_run_writes_the_report_and_publishes_it(writer: ReportWriter, published):
-    writer.turn(changed=True)
+    writer.on_trial_update(changed=True)
     assert writer.finish() == ""
     assert published == {"report/report.html": b"x"}
 
@@ -94,7 +94,7 @@ def test_signal_ends_the_last_report_at_once(writer: ReportWriter, published):
 
 def test_report_that_cannot_even_be_begun_stops_nothing(writer: ReportWriter):
     writer.command = ("/nowhere/python",)
-    writer.turn(changed=True)
+    writer.on_trial_update(changed=True)
     assert "nowhere" in writer.finish()
 
 
@@ -104,7 +104,7 @@ def test_stopping_leaves_no_process(writer: ReportWriter):
         "-c",
         "import time; time.sleep(60)",
     )
-    writer.turn(changed=True)
+    writer.on_trial_update(changed=True)
     process = writer.process
     writer.stop()
     assert process is not None and process.returncode is not None

@@ -14,12 +14,12 @@ from conftest import ROOT
 
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import LocalStore
-from search.cluster.node_checks import check_written, compare, refusal
-from search.cluster.node_probe import Answer, Question, explain, visit_storage
+from search.cluster.node_checks import check_written, connection_error, describe_differences
+from search.cluster.node_probe import NodeReport, NodeRequirements, check_storage, explain
 from search.study.config import SearchConfig
 from search.study.resources import Node, share_cluster
 
-HERE = Answer({"fgsearch": "1.0", "torch": "2.14"}, [80_000], "abc")
+HERE = NodeReport({"fgsearch": "1.0", "torch": "2.14"}, [80_000], "abc")
 
 
 def node(number: int, cpus: float = 4, gpus: float = 1) -> Node:
@@ -27,20 +27,22 @@ def node(number: int, cpus: float = 4, gpus: float = 1) -> Node:
 
 
 def test_nodes_that_are_what_the_driver_is_pass():
-    assert compare(HERE, {node(1): HERE, node(2): Answer(HERE.versions, [80_000, 79_000], "abc")}) == []
+    assert (
+        describe_differences(HERE, {node(1): HERE, node(2): NodeReport(HERE.versions, [80_000, 79_000], "abc")}) == []
+    )
 
 
 @pytest.mark.parametrize(
     ("told", "expected"),
     [
-        (Answer({"fgsearch": "0.9", "torch": "2.14"}, [80_000], "abc"), "has fgsearch 0.9, here it is 1.0"),
-        (Answer(HERE.versions, [80_000], "xyz"), "reads other data (fingerprint xyz, here it is abc)"),
-        (Answer(HERE.versions, [40_000], "abc"), "has a GPU of 40000 MiB, others have 80000 MiB"),
-        (Answer(HERE.versions, [80_000], "", ["data.root: no folder /data"]), "data.root: no folder /data"),
+        (NodeReport({"fgsearch": "0.9", "torch": "2.14"}, [80_000], "abc"), "has fgsearch 0.9, here it is 1.0"),
+        (NodeReport(HERE.versions, [80_000], "xyz"), "reads other data (fingerprint xyz, here it is abc)"),
+        (NodeReport(HERE.versions, [40_000], "abc"), "has a GPU of 40000 MiB, others have 80000 MiB"),
+        (NodeReport(HERE.versions, [80_000], "", ["data.root: no folder /data"]), "data.root: no folder /data"),
     ],
 )
-def test_node_that_differs_is_named_in_one_line(told: Answer, expected: str):
-    assert compare(HERE, {node(1): HERE, node(2): told}) == [f"node 10.0.0.2 (gpu-2, 00000002) {expected}"]
+def test_node_that_differs_is_named_in_one_line(told: NodeReport, expected: str):
+    assert describe_differences(HERE, {node(1): HERE, node(2): told}) == [f"node 10.0.0.2 (gpu-2, 00000002) {expected}"]
 
 
 def test_node_without_our_package_is_told_as_such():
@@ -49,15 +51,15 @@ def test_node_without_our_package_is_told_as_such():
 
 
 def test_node_that_does_not_see_the_storage_says_so(tmp_path: Path):
-    told = Answer()
-    visit_storage(Question({}, (), str(tmp_path / "another"), "blob", "text"), told)
+    told = NodeReport()
+    check_storage(NodeRequirements({}, (), str(tmp_path / "another"), "blob", "text"), told)
     assert told.faults == [
         f"does not see what the driver writes to the storage {tmp_path / 'another'}; it must be shared"
     ]
 
 
 def test_node_that_writes_to_a_place_of_its_own_is_found_out(tmp_path: Path):
-    told = Answer()
+    told = NodeReport()
     check_written(LocalStore(tmp_path), "blob-1", told)
     assert told.faults == ["writes to another storage than the driver reads; it must be shared"]
 
@@ -75,7 +77,7 @@ def test_trials_of_a_cluster_have_threads_by_their_cores_and_may_be_as_many_as_t
 def test_other_versions_are_told_with_both():
     said = "RuntimeError: Version mismatch: The cluster was started with:\n    Ray: 2.59.0\n    Python: 3.11.7\n"
     said += "This process was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
-    assert "has other versions than this process (Ray: 2.59.0, then Python: 3.11.7" in refusal("h:1", said)
+    assert "has other versions than this process (Ray: 2.59.0, then Python: 3.11.7" in connection_error("h:1", said)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from test_ledger import kill_before
 
 from fgseg.results import EpochResult
 from search.ledger.ledger import Ledger
-from search.ledger.records import Ask, State
+from search.ledger.records import State, TrialAttempt
 from search.ledger.sampling import GP_TRIALS
 from search.study.config import SearchConfig
 
@@ -32,7 +32,7 @@ def history(mious: list[float]) -> list[EpochResult]:
 
 def finish(ledger: Ledger) -> dict[str, float | int]:
     """Ask a trial and complete it with a value that depends on its point."""
-    ask = ledger.ask()
+    ask = ledger.next_attempt()
     assert ask is not None
     ledger.report(ask.number, ask.attempt, history([1 - abs(ask.params["a"] - 0.3) - abs(ask.params["b"] - 0.8)]))
     ledger.complete(ask.number, ask.attempt)
@@ -47,15 +47,15 @@ def test_no_point_comes_twice_whatever_restarts(tmp_path, sampler):
 
 def test_trials_open_at_the_same_time_have_different_points(tmp_path):
     ledger = drive(tmp_path, trials=8)
-    asks = [ledger.ask() for _ in range(8)]
+    asks = [ledger.next_attempt() for _ in range(8)]
     assert len({tuple(ask.params.values()) for ask in asks if ask}) == 8
 
 
 def test_the_gaussian_process_starts_with_one_quasi_random_sequence_across_restarts(tmp_path):
     for _ in range(3):
-        drive(tmp_path).ask()
+        drive(tmp_path).next_attempt()
     ledger = drive(tmp_path)
-    points = [ledger.ask().params for _ in range(5)][1:]
+    points = [ledger.next_attempt().params for _ in range(5)][1:]
     for key in SPACE:  # four points of a Sobol sequence lie in four different quarters; random ones hardly ever do
         assert sorted(int(4 * point[key]) for point in points) == [0, 1, 2, 3]
 
@@ -74,10 +74,10 @@ def test_the_gaussian_process_does_not_insist_on_a_point_that_failed(tmp_path):
     ledger = drive(tmp_path)
     for _ in range(5):
         finish(ledger)
-    asks = [ledger.ask() for _ in range(2)]
+    asks = [ledger.next_attempt() for _ in range(2)]
     for ask in asks:
         ledger.fail(ask.number, ask.attempt, "out of memory")
-    again = [ledger.ask() for _ in range(2)]
+    again = [ledger.next_attempt() for _ in range(2)]
     for failed in asks:
         for ask in again:
             assert max(abs(ask.params[key] - failed.params[key]) for key in SPACE) > 0.005
@@ -87,12 +87,12 @@ def test_setting_that_was_fixed_since_is_left_out_of_what_is_compared_with_faile
     ledger = drive(tmp_path)
     for _ in range(5):
         finish(ledger)
-    broken = ledger.ask()
+    broken = ledger.next_attempt()
     ledger.fail(broken.number, broken.attempt, "out of memory")
     later = Ledger(ledger._url, "s")
     rest = {"b": SPACE["b"]}
     later.start(rest, {"b": 0.5}, trials=12, sampler="gp", pruner="none", epochs=1, seed=7, select="last")
-    assert set(later.ask().params) == {"b"}
+    assert set(later.next_attempt().params) == {"b"}
 
 
 def who_proposes(monkeypatch: pytest.MonkeyPatch) -> list[type]:
@@ -114,7 +114,7 @@ def test_auto_means_a_gaussian_process_without_a_pruner_and_tpe_with_one(tmp_pat
         (tmp_path / pruner).mkdir()
         ledger = drive(tmp_path / pruner, pruner=pruner)
         for _ in range(2):  # the start point is nobody's proposal
-            ledger.ask()
+            ledger.next_attempt()
         assert asked.pop() is sampler
 
 
@@ -125,7 +125,7 @@ def test_tpe_goes_on_once_enough_trials_are_complete_also_after_a_restart(tmp_pa
     ledger = drive(tmp_path, sampler)
     for _ in range(4):
         finish(ledger)
-    drive(tmp_path, sampler).ask()
+    drive(tmp_path, sampler).next_attempt()
     assert asked == [optuna.samplers.GPSampler] * 2 + [optuna.samplers.TPESampler] * 2
 
 
@@ -133,7 +133,7 @@ def test_failed_trials_do_not_bring_tpe_nearer(tmp_path, monkeypatch):
     monkeypatch.setitem(GP_TRIALS, "auto", 1)
     asked, ledger = who_proposes(monkeypatch), drive(tmp_path)
     for number in range(2):
-        ledger.fail(ledger.ask().number, 1, "out of memory")
+        ledger.fail(ledger.next_attempt().number, 1, "out of memory")
         assert asked == [optuna.samplers.GPSampler] * number
 
 
@@ -141,11 +141,11 @@ def test_whole_settings_are_drawn_whole_and_an_empty_space_is_searched_by_seed_a
     ledger = Ledger.create(f"sqlite:///{tmp_path}/study.db", "s")
     rest = {"sampler": "gp", "pruner": "none", "epochs": 1, "seed": 0, "select": "last"}
     ledger.start({"n": IntDistribution(1, 9)}, {"n": 2}, trials=3, **rest)
-    asks = [ledger.ask() for _ in range(3)]
+    asks = [ledger.next_attempt() for _ in range(3)]
     assert all(type(ask.params["n"]) is int for ask in asks)
     empty = Ledger.create(f"sqlite:///{tmp_path}/study.db", "empty")
     empty.start({}, {}, trials=2, **rest)
-    assert [empty.ask() for _ in range(3)] == [Ask(0, 1, {}), Ask(1, 1, {}), None]
+    assert [empty.next_attempt() for _ in range(3)] == [TrialAttempt(0, 1, {}), TrialAttempt(1, 1, {}), None]
 
 
 EPOCHS = 4
@@ -166,7 +166,7 @@ def run_study(folder: Path, pruner: str, restart: bool) -> list[tuple[State, int
     def ledger() -> Ledger:
         return drive(folder, "random", pruner, 8, EPOCHS) if restart else kept
 
-    asks = {n: kept.ask() for n in range(TRIALS)}
+    asks = {n: kept.next_attempt() for n in range(TRIALS)}
     running, waiting = {0: 0, 1: 0}, list(range(2, TRIALS))
     while running:
         for number in list(running):
@@ -194,7 +194,7 @@ def test_a_driver_that_dies_before_every_call_prunes_the_same_trials(tmp_path, p
 def test_a_decision_and_the_pruners_notes_are_written_together_or_not_at_all(tmp_path, monkeypatch):
     ledger = drive(tmp_path, "random", "asha", 8, EPOCHS)
     for number, miou in enumerate((0.5, 0.4)):
-        ledger.ask()
+        ledger.next_attempt()
         ledger.report(number, 1, history([miou]))
     assert ledger.should_prune(0) is False
     with monkeypatch.context() as killed:
@@ -210,7 +210,7 @@ def test_a_decision_and_the_pruners_notes_are_written_together_or_not_at_all(tmp
 def test_the_start_point_is_never_pruned_but_is_compared_with(tmp_path):
     ledger = drive(tmp_path, "random", "asha", 8, EPOCHS)
     for number, miou in enumerate((0.3, 0.2, 0.4)):
-        ledger.ask()
+        ledger.next_attempt()
         ledger.report(number, 1, history([miou]))
     assert [ledger.should_prune(number) for number in (2, 0, 1)] == [False, False, True]
 
@@ -220,6 +220,6 @@ def test_nothing_is_pruned_without_a_pruner_or_at_the_last_epoch(tmp_path):
         (tmp_path / study).mkdir()
         ledger = drive(tmp_path / study, "random", pruner, 8, epochs)
         for number, miou in enumerate((0.5, 0.1)):
-            ledger.ask()
+            ledger.next_attempt()
             ledger.report(number, 1, history([miou]))
         assert not any(ledger.should_prune(number) for number in (0, 1))

@@ -6,7 +6,7 @@ from pathlib import Path
 from fgseg.checkpoints.manifest import Manifest, list_manifests
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
-from search.execution.checkpoint_retention import Shelf
+from search.execution.checkpoint_retention import CheckpointRetention
 from search.ledger.records import State, TrialRecord
 
 
@@ -32,41 +32,41 @@ def kept(folder: Path) -> dict[int, list[int]]:
     return {int(p.name): [m.epoch for m in list_manifests(LocalStore(p))] for p in sorted(folder.iterdir())}
 
 
-def shelf(folder: Path, keep: int = 1) -> Shelf:
-    return Shelf(keep, lambda number: str(folder / str(number)))
+def retention(folder: Path, keep: int = 1) -> CheckpointRetention:
+    return CheckpointRetention(keep, lambda number: str(folder / str(number)))
 
 
 def test_best_trials_and_the_start_point_keep_their_selected_epoch(tmp_path: Path):
     write_checkpoints(tmp_path, range(4))
     trials = [trial(0, 0.1), trial(1, 0.3), trial(2, 0.2), trial(3, None, State.PRUNED)]
-    shelf(tmp_path).tidy(trials)
+    retention(tmp_path).apply(trials)
     assert kept(tmp_path) == {0: [2], 1: [2], 2: [], 3: []}
     assert list((tmp_path / "2").glob("*.safetensors")) == []
 
 
 def test_running_trial_is_left_alone(tmp_path: Path):
     write_checkpoints(tmp_path, range(1))
-    shelf(tmp_path).tidy([trial(0, None, State.RUNNING)])
+    retention(tmp_path).apply([trial(0, None, State.RUNNING)])
     assert kept(tmp_path) == {0: [2, 1]}
 
 
 def test_trial_that_falls_from_the_best_loses_its_weights(tmp_path: Path):
     write_checkpoints(tmp_path, range(3))
-    one = shelf(tmp_path)
-    one.tidy([trial(0, 0.1), trial(1, 0.2), trial(2, None, State.RUNNING)])
+    one = retention(tmp_path)
+    one.apply([trial(0, 0.1), trial(1, 0.2), trial(2, None, State.RUNNING)])
     assert kept(tmp_path)[1] == [2]
-    one.tidy([trial(0, 0.1), trial(1, 0.2), trial(2, 0.3)])
+    one.apply([trial(0, 0.1), trial(1, 0.2), trial(2, 0.3)])
     assert kept(tmp_path) == {0: [2], 1: [], 2: [2]}
 
 
 def test_best_epoch_is_kept_where_it_stands_for_the_trial(tmp_path: Path):
     write_checkpoints(tmp_path, range(1))
-    shelf(tmp_path).tidy([trial(0, 0.1, selected=1)])
+    retention(tmp_path).apply([trial(0, 0.1, selected=1)])
     assert kept(tmp_path) == {0: [1]}
 
 
 def test_best_trial_is_kept_whether_changed_batches_count_or_not(tmp_path: Path):
     write_checkpoints(tmp_path, range(4))
     changed = replace(trial(3, 0.4), overrides={"train.batch_size": 1})
-    shelf(tmp_path).tidy([trial(0, 0.1), trial(1, 0.3), trial(2, 0.2), changed])
+    retention(tmp_path).apply([trial(0, 0.1), trial(1, 0.3), trial(2, 0.2), changed])
     assert kept(tmp_path) == {0: [2], 1: [2], 2: [], 3: [2]}

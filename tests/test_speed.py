@@ -17,16 +17,16 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fgseg.data.device_frames import MappedFrames
-from fgseg.devices import keep_freed_memory
+from fgseg.data.device_frames import HostFrames
+from fgseg.devices import tune_malloc
 from fgseg.losses import HybridLoss
 from fgseg.metrics.evaluator import evaluate
 from fgseg.metrics.iou import class_iou
 from fgseg.model.decode_head import Dropout
-from fgseg.training.compiled_step import WARM_UP, CompiledStep, taken_back, wants_compiling
+from fgseg.training.compiled_step import WARM_UP, CompiledStep, restoring_state, wants_compiling
 from fgseg.training.loop import train
 from fgseg.training.step import Step
-from fgseg.training.trainer import Learner, build_learner
+from fgseg.training.trainer import TrainingState, build_training_state
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -44,24 +44,24 @@ def one_thread():
 def groups(count: int, size: int = 2, device: torch.device = CPU) -> list[list[tuple[Tensor, Tensor]]]:
     """The groups of `count` steps, one batch each."""
     frames = resident(some_frames(count * size))
-    batches = (frames.take(index) for index in torch.arange(count * size).split(size))
+    batches = (frames.batch(index) for index in torch.arange(count * size).split(size))
     return [[(images.to(device), labels.to(device))] for images, labels in batches]
 
 
-def without_chance(learner: Learner) -> Learner:
+def without_chance(state: TrainingState) -> TrainingState:
     """Drop nothing: compiled code draws other random numbers."""
-    for module in learner.model.modules():
+    for module in state.model.modules():
         for name in {"p", "drop_prob"} & vars(module).keys():
             setattr(module, name, 0.0)
-    learner.model.train()
-    return learner
+    state.model.train()
+    return state
 
 
-def run_steps(learner: Learner, batches: list) -> tuple[Tensor, Tensor]:
+def run_steps(state: TrainingState, batches: list) -> tuple[Tensor, Tensor]:
     """The sums of the loss and its terms, and all weights in a row."""
     for group in batches:
-        learner.step(group)
-    return learner.step.sums.cpu(), torch.cat([p.detach().flatten() for p in learner.model.parameters()]).cpu()
+        state.step(group)
+    return state.step.loss_sums.cpu(), torch.cat([p.detach().flatten() for p in state.model.parameters()]).cpu()
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's own look at it
@@ -71,13 +71,13 @@ def test_compiled_step_computes_what_the_plain_one_does(tiny, pixels: int, monke
     monkeypatch.setattr("fgseg.losses.ssim.DIRECT_PIXELS", pixels)
     results = []
     for setting in ("off", "on"):
-        learner = without_chance(build_learner(tiny(train__compile=setting, loss__lovasz=0.3, train__lr=1e-4), 6))
-        results.append(run_steps(learner, groups(3)))
+        state = without_chance(build_training_state(tiny(train__compile=setting, loss__lovasz=0.3, train__lr=1e-4), 6))
+        results.append(run_steps(state, groups(3)))
     torch.testing.assert_close(*(sums for sums, _ in results), rtol=1e-5, atol=0)  # float32 sums in another order
     # AdamW divides by the gradient's size: where that is near 0, rounding decides up to lr a step.
     torch.testing.assert_close(*(weights for _, weights in results), rtol=0, atol=3e-4)
-    step = weakref.ref(learner.step)
-    del learner
+    step = weakref.ref(state.step)
+    del state
     assert step() is None  # nor is a GPU's memory held for longer
 
 
@@ -92,20 +92,20 @@ def test_group_of_another_shape_takes_the_plain_way(tiny, monkeypatch: pytest.Mo
         return call
 
     monkeypatch.setattr(torch, "compile", note)
-    learner = build_learner(tiny(train__compile="on"), 6)
-    assert isinstance(learner.step, CompiledStep)
-    run_steps(learner, [*groups(2), *groups(1, size=1)])
+    state = build_training_state(tiny(train__compile="on"), 6)
+    assert isinstance(state.step, CompiledStep)
+    run_steps(state, [*groups(2), *groups(1, size=1)])
     assert compiled == [2] * 6  # model and loss of the rehearsal and of two groups; not the single image
-    assert learner.schedule.last_epoch == 3
+    assert state.schedule.last_epoch == 3
 
 
 def falls_back(tiny, caplog: pytest.LogCaptureFixture) -> str:
     """Train the plain way and with a compiler that fails; returns the warning."""
     results = []
     for setting in ("off", "on"):
-        learner = build_learner(tiny(train__compile=setting), 6)
-        learner.model.train()
-        results.append(run_steps(learner, groups(3)))
+        state = build_training_state(tiny(train__compile=setting), 6)
+        state.model.train()
+        results.append(run_steps(state, groups(3)))
     assert all(torch.equal(plain, other) for plain, other in zip(*results, strict=True))
     (warning,) = [record.getMessage() for record in caplog.records if record.name == "fgseg.training.compiled_step"]
     assert warning.startswith("train.compile: the compiled step is not used") and "\n" not in warning
@@ -142,7 +142,7 @@ def test_memory_that_runs_out_while_recording_leaves_the_plain_step_which_fits(t
         finally:
             raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
 
-    monkeypatch.setattr(CompiledStep, "try_out", full)
+    monkeypatch.setattr(CompiledStep, "compile_and_check", full)
     assert "previous error during capture after OutOfMemoryError: Tried to allocate" in falls_back(tiny, caplog)
 
 
@@ -152,11 +152,11 @@ def test_plain_step_that_does_not_fit_is_no_reason_to_go_on(tiny, monkeypatch: p
 
     monkeypatch.setattr(CompiledStep, "update", full)
     with pytest.raises(torch.OutOfMemoryError):
-        build_learner(tiny(train__compile="on"), 6).step(groups(1)[0])
+        build_training_state(tiny(train__compile="on"), 6).step(groups(1)[0])
 
 
 def test_step_whose_numbers_hang_on_chance_is_allowed_as_much(tiny):
-    step = build_learner(tiny(train__compile="on", loss__lovasz=0, loss__ssim=0), 6).step
+    step = build_training_state(tiny(train__compile="on", loss__lovasz=0, loss__ssim=0), 6).step
     one, names = [1.0] * (2 + len(step.criterion.terms)), len(step.criterion.terms)
     other = [1.0] * (1 + names) + [2.0]
     assert step.difference(one, one, other).startswith("the gradient's norm is 2")
@@ -168,16 +168,16 @@ def test_step_whose_numbers_hang_on_chance_is_allowed_as_much(tiny):
 def test_step_that_is_taken_back_leaves_nothing(tiny, halfway: bool):
     results = []
     for tries in (0, 2):
-        learner = build_learner(tiny(), 6)
-        learner.model.train()
-        learner.step.scaler = GradScaler("cpu", init_scale=4.0)
+        state = build_training_state(tiny(), 6)
+        state.model.train()
+        state.step.scaler = GradScaler("cpu", init_scale=4.0)
         for _ in range(tries):
-            with suppress(ZeroDivisionError), taken_back(learner.step):
-                learner.step.update(groups(1)[0], learner.step.predict, learner.step.criterion)
+            with suppress(ZeroDivisionError), restoring_state(state.step):
+                state.step.update(groups(1)[0], state.step.predict, state.step.criterion)
                 if halfway:
-                    learner.step.scaler.unscale_(learner.optimizer)
+                    state.step.scaler.unscale_(state.optimizer)
                     raise ZeroDivisionError
-        results.append((*run_steps(learner, groups(2)), torch.rand(3), learner.step.scaler.get_scale()))
+        results.append((*run_steps(state, groups(2)), torch.rand(3), state.step.scaler.get_scale()))
     assert [type(part) for part in results[0]] == [Tensor, Tensor, Tensor, float]
     for alone, after in zip(*results, strict=True):
         assert torch.equal(torch.as_tensor(alone), torch.as_tensor(after))
@@ -210,30 +210,30 @@ class NoWaiting(TorchDispatchMode):
 
 
 def test_nothing_in_a_step_reads_a_number_from_the_device(tiny):
-    learner = build_learner(tiny(loss__lovasz=0.3), 6)
+    state = build_training_state(tiny(loss__lovasz=0.3), 6)
     group = groups(1)[0]
     with NoWaiting():
-        learner.step(group)
+        state.step(group)
     with pytest.raises(AssertionError, match="_local_scalar_dense"), NoWaiting():
-        learner.step.sums[0].item()
+        state.step.loss_sums[0].item()
 
 
 def test_steps_that_the_scaler_skipped_do_not_count_for_the_learning_rate(tiny):
-    learner = build_learner(tiny(train__lr=1e-3, train__epochs=1), 12)
-    run_steps(learner, groups(3))
-    for state in learner.optimizer.state.values():
-        state["step"] -= 1  # as fused AdamW does on a GPU
-    learner.step.scaler = SimpleNamespace(is_enabled=lambda: True)
-    learner.step.take_back_skipped()
-    assert learner.schedule.last_epoch == 2
-    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * (1 - 2 / 6))
+    state = build_training_state(tiny(train__lr=1e-3, train__epochs=1), 12)
+    run_steps(state, groups(3))
+    for moments in state.optimizer.state.values():
+        moments["step"] -= 1  # as fused AdamW does on a GPU
+    state.step.scaler = SimpleNamespace(is_enabled=lambda: True)
+    state.step.sync_schedule_with_skipped_steps()
+    assert state.schedule.last_epoch == 2
+    assert state.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * (1 - 2 / 6))
 
 
 @pytest.mark.parametrize("images", [1, 3, 5])
 def test_evaluation_does_not_depend_on_how_many_images_are_judged_at_a_time(tiny, images: int, monkeypatch):
-    model = build_learner(tiny(), 6).model
+    model = build_training_state(tiny(), 6).model
     monkeypatch.setattr("fgseg.metrics.evaluator.CPU_PIXELS", images * 64 * 128)
-    counts = evaluate(model, MappedFrames(some_frames(), CPU))
+    counts = evaluate(model, HostFrames(some_frames(), CPU))
     monkeypatch.setattr("fgseg.metrics.evaluator.CPU_PIXELS", 1)
     alone = evaluate(model, resident(some_frames()))
     assert counts.shape == (5, 7, 7) and counts.sum() == (some_frames().labels != 255).sum()
@@ -261,7 +261,7 @@ def test_quick_dropout_drops_values_independently_and_follows_the_seed():
 
 def test_allocator_takes_its_settings_on_glibc():
     glibc = sys.platform.startswith("linux") and "gnu" in sys.implementation._multiarch
-    assert keep_freed_memory() is glibc
+    assert tune_malloc() is glibc
 
 
 @pytest.mark.parametrize(
@@ -330,9 +330,9 @@ def test_recorded_step_computes_what_the_plain_one_does(tiny, gpu: torch.device)
     results = []
     for setting in ("off", "on"):
         run = tiny(train__compile=setting, train__lr=1e-4, train__precision="no", train__epochs=9)
-        learner = without_chance(build_learner(run, 6))
-        results.append(run_steps(learner, groups(WARM_UP + 4, device=gpu)))
-        assert getattr(learner.step, "graph", None) is not None or setting == "off"
+        state = without_chance(build_training_state(run, 6))
+        results.append(run_steps(state, groups(WARM_UP + 4, device=gpu)))
+        assert getattr(state.step, "graph", None) is not None or setting == "off"
     torch.testing.assert_close(*(sums for sums, _ in results), rtol=1e-3, atol=0)  # tf32 convolutions
     torch.testing.assert_close(*(weights for _, weights in results), rtol=0, atol=2e-3)  # lr times steps, and some
 
@@ -343,31 +343,31 @@ def test_recording_that_breaks_off_leaves_the_plain_step_on_a_gpu(tiny, gpu: tor
 
     def waits(step: CompiledStep, *parts) -> None:
         if torch.cuda.is_current_stream_capturing():
-            step.sums.sum().item()  # refused there
+            step.loss_sums.sum().item()  # refused there
         update(step, *parts)
 
     monkeypatch.setattr(CompiledStep, "update", waits)
-    learner = build_learner(tiny(train__compile="on", train__epochs=9), 6)
-    sums, _ = run_steps(learner, groups(4, device=gpu))
-    assert learner.step.graph is None and sums.isfinite().all()
+    state = build_training_state(tiny(train__compile="on", train__epochs=9), 6)
+    sums, _ = run_steps(state, groups(4, device=gpu))
+    assert state.step.graph is None and sums.isfinite().all()
     assert "the compiled step is not used" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("setting", ["off", "on"])
 def test_step_on_a_gpu_never_waits_for_it(tiny, gpu: torch.device, setting: str):
-    learner = build_learner(tiny(train__compile=setting, train__epochs=9), 6)
+    state = build_training_state(tiny(train__compile=setting, train__epochs=9), 6)
     batches = groups(WARM_UP + 4, device=gpu)
-    run_steps(learner, batches[: WARM_UP + 1])
+    run_steps(state, batches[: WARM_UP + 1])
     torch.cuda.set_sync_debug_mode("error")
     try:
         for group in batches[WARM_UP + 1 :]:
-            learner.step(group)
+            state.step(group)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    learner.step.take_back_skipped()
-    rate = 1 - learner.schedule.last_epoch / 27  # 9 epochs of 3 steps
-    assert float(learner.optimizer.param_groups[0]["lr"]) == pytest.approx(3e-3 * rate, rel=1e-5)
+    state.step.sync_schedule_with_skipped_steps()
+    rate = 1 - state.schedule.last_epoch / 27  # 9 epochs of 3 steps
+    assert float(state.optimizer.param_groups[0]["lr"]) == pytest.approx(3e-3 * rate, rel=1e-5)
 
 
 def bench(*arguments: str) -> str:
@@ -391,7 +391,7 @@ def test_benchmark_of_equality_judges_as_trials_are_judged_and_weighs_the_differ
     monkeypatch.syspath_prepend(ROOT / "scripts")
     from bench_equality import judged, table
 
-    model, frames = build_learner(tiny(), 6).model, some_frames()
+    model, frames = build_training_state(tiny(), 6).model, some_frames()
     counts = evaluate(model, resident(frames)).sum(0)
     expected = [iou for iou in class_iou(counts).values() if not math.isnan(iou)]
     assert judged(model, frames) == pytest.approx(sum(expected) / len(expected), abs=1e-4)  # near ties at a few pixels
@@ -401,4 +401,4 @@ def test_benchmark_of_equality_judges_as_trials_are_judged_and_weighs_the_differ
 
 
 def test_step_is_the_plain_one_by_default_on_the_cpu(tiny):
-    assert type(build_learner(tiny(train__compile="auto"), 6).step) is Step
+    assert type(build_training_state(tiny(train__compile="auto"), 6).step) is Step

@@ -25,7 +25,7 @@ def test_status_of_a_finished_study_shows_the_best_by_class_and_why_others_faile
 
 def test_status_names_the_driver_at_work_and_the_running_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     ledger = begin(tmp_path)
-    with ledger.hold():
+    with ledger.lock():
         train(ledger, tmp_path / "s", epochs=2)
         assert status.main(["--study", "s", "--storage", str(tmp_path)]) == 0
     shown = capsys.readouterr().out

@@ -14,8 +14,8 @@ from fgseg.config.errors import ConfigError
 from search import delete as deleting
 from search import sync as syncing
 from search.audit.trials import audit
-from search.ledger.catalog import leave_mark, open_ledger
-from search.study.location import REGISTERED, Place, find_place, make_place
+from search.ledger.catalog import open_ledger, write_owner_file
+from search.study.location import REGISTERED, StudyLocation, find_location, resolve_location
 from search.study.plan import make_plan
 from search.tracking.client import TrackingError
 from search.tracking.run_reader import read_runs
@@ -35,232 +35,240 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(original: Path, tmp_path: Path) -> Place:
+def location(original: Path, tmp_path: Path) -> StudyLocation:
     """Study s in a copy of it."""
     shutil.copytree(original, tmp_path / "runs")
-    return find_place(tmp_path / "runs", "s")
+    return find_location(tmp_path / "runs", "s")
 
 
-def clean(place: Place) -> None:
+def clean(location: StudyLocation) -> None:
     """Both studies must pass the audit."""
     for study in ("s", "t"):
-        assert audit(place.storage, study, place.tracking_uri) == []
+        assert audit(location.storage, study, location.tracking_uri) == []
 
 
-def damage(place: Place) -> None:
+def damage(location: StudyLocation) -> None:
     """Double a point in MLflow, which no sync can mend."""
     change(
-        Path(place.storage) / "mlflow.db",
+        Path(location.storage) / "mlflow.db",
         "INSERT INTO metrics SELECT key, value, timestamp + 1, run_uuid, step, is_nan FROM metrics WHERE step = 1",
     )
-    assert audit(place.storage, "s") != []
+    assert audit(location.storage, "s") != []
 
 
-def call(command: Any, place: Place, *arguments: str) -> int:
+def call(command: Any, location: StudyLocation, *arguments: str) -> int:
     """The exit code of a command line about the study."""
-    return command.main(["--study", place.study, "--storage", place.storage, *arguments])
+    return command.main(["--study", location.study, "--storage", location.storage, *arguments])
 
 
-def test_sync_sends_what_mlflow_lacks_and_says_so(place: Place, capsys: pytest.CaptureFixture[str]):
-    change(Path(place.storage) / "mlflow.db", "DELETE FROM metrics WHERE step = 2")
-    change(Path(place.storage) / "mlflow.db", "UPDATE runs SET status = 'RUNNING'")
-    assert call(syncing, place) == 0
+def test_sync_sends_what_mlflow_lacks_and_says_so(location: StudyLocation, capsys: pytest.CaptureFixture[str]):
+    change(Path(location.storage) / "mlflow.db", "DELETE FROM metrics WHERE step = 2")
+    change(Path(location.storage) / "mlflow.db", "UPDATE runs SET status = 'RUNNING'")
+    assert call(syncing, location) == 0
     assert capsys.readouterr().out.startswith("study s: MLflow at sqlite:///")
-    assert audit(place.storage, "s") == []
+    assert audit(location.storage, "s") == []
 
 
-def test_sync_keeps_the_report_with_the_study(place: Place):
-    (Path(place.folder) / "report").mkdir()
-    (Path(place.folder) / "report" / "report.md").write_text("# s")
-    (Path(place.storage) / "mlflow.db").unlink()
-    syncing.sync(place)
-    assert [path.read_text() for path in Path(place.storage).glob("mlartifacts/*/artifacts/report/report.md")] == [
+def test_sync_keeps_the_report_with_the_study(location: StudyLocation):
+    (Path(location.folder) / "report").mkdir()
+    (Path(location.folder) / "report" / "report.md").write_text("# s")
+    (Path(location.storage) / "mlflow.db").unlink()
+    syncing.sync(location)
+    assert [path.read_text() for path in Path(location.storage).glob("mlartifacts/*/artifacts/report/report.md")] == [
         "# s"
     ]
 
 
-def test_sync_twice_changes_nothing(place: Place):
-    syncing.sync(place)
-    before = read_runs(place.tracking_uri, "s", open_ledger(place).uid)
-    syncing.sync(place)
-    assert read_runs(place.tracking_uri, "s", open_ledger(place).uid) == before
+def test_sync_twice_changes_nothing(location: StudyLocation):
+    syncing.sync(location)
+    before = read_runs(location.tracking_uri, "s", open_ledger(location).uid)
+    syncing.sync(location)
+    assert read_runs(location.tracking_uri, "s", open_ledger(location).uid) == before
 
 
-def test_rebuild_mends_what_sync_cannot_and_keeps_the_old_database(place: Place, capsys: pytest.CaptureFixture[str]):
+def test_rebuild_mends_what_sync_cannot_and_keeps_the_old_database(
+    location: StudyLocation, capsys: pytest.CaptureFixture[str]
+):
     for number in (1, 2):
-        damage(place)
-        assert call(syncing, place, "--rebuild") == 0
-        backup = Path(place.storage) / f"mlflow.db.bak{number}"
+        damage(location)
+        assert call(syncing, location, "--rebuild") == 0
+        backup = Path(location.storage) / f"mlflow.db.bak{number}"
         assert (
-            f"into a new {Path(place.storage) / 'mlflow.db'}; the old database is now {backup}"
+            f"into a new {Path(location.storage) / 'mlflow.db'}; the old database is now {backup}"
             in capsys.readouterr().out
         )
         assert backup.is_file()
-        clean(moved(place, f"moved{number}"))
-    assert {path.name for path in Path(place.storage).glob("*rebuild*")} == set()
+        clean(moved(location, f"moved{number}"))
+    assert {path.name for path in Path(location.storage).glob("*rebuild*")} == set()
 
 
-def moved(place: Place, name: str) -> Place:
+def moved(location: StudyLocation, name: str) -> StudyLocation:
     """A copy elsewhere: MLflow's client keeps connections to the file that had this address before."""
-    shutil.copytree(Path(place.storage), Path(place.storage).parent / name)
-    return find_place(Path(place.storage).parent / name, place.study)
+    shutil.copytree(Path(location.storage), Path(location.storage).parent / name)
+    return find_location(Path(location.storage).parent / name, location.study)
 
 
 def test_rebuild_that_was_killed_leaves_the_old_database_and_starts_again(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    location: StudyLocation, monkeypatch: pytest.MonkeyPatch
 ):
-    before = (Path(place.storage) / "mlflow.db").read_bytes()
+    before = (Path(location.storage) / "mlflow.db").read_bytes()
     with monkeypatch.context() as killed:
         killed.setattr(syncing, "move_aside", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            syncing.rebuild(place, yes=True)
-    assert (Path(place.storage) / "mlflow.db").read_bytes() == before
-    again = moved(place, "again")
+            syncing.rebuild(location, yes=True)
+    assert (Path(location.storage) / "mlflow.db").read_bytes() == before
+    again = moved(location, "again")
     syncing.rebuild(again, yes=True)
     clean(again)
 
 
-def test_rebuild_lets_the_next_run_register_the_models_again(place: Place):
-    note = Path(place.folder) / "model" / REGISTERED
+def test_rebuild_lets_the_next_run_register_the_models_again(location: StudyLocation):
+    note = Path(location.folder) / "model" / REGISTERED
     note.parent.mkdir()
-    note.write_text(place.tracking_uri)
-    syncing.rebuild(place, yes=True)
+    note.write_text(location.tracking_uri)
+    syncing.rebuild(location, yes=True)
     assert not note.exists()
 
 
-def test_rebuild_moves_an_unfinished_write_along_with_its_database(place: Place):
-    (Path(place.storage) / "mlflow.db-journal").touch()
-    syncing.rebuild(place, yes=True)
-    assert (Path(place.storage) / "mlflow.db.bak1-journal").exists()
-    assert not (Path(place.storage) / "mlflow.db-journal").exists()
+def test_rebuild_moves_an_unfinished_write_along_with_its_database(location: StudyLocation):
+    (Path(location.storage) / "mlflow.db-journal").touch()
+    syncing.rebuild(location, yes=True)
+    assert (Path(location.storage) / "mlflow.db.bak1-journal").exists()
+    assert not (Path(location.storage) / "mlflow.db-journal").exists()
 
 
 @pytest.mark.parametrize("study", ["s", "t"])
-def test_rebuild_touches_nothing_while_a_study_of_the_storage_is_in_use(place: Place, study: str):
-    with open_ledger(find_place(place.storage, study)).hold() as lock:
+def test_rebuild_touches_nothing_while_a_study_of_the_storage_is_in_use(location: StudyLocation, study: str):
+    with open_ledger(find_location(location.storage, study)).lock() as lock:
         lock._token = "another driver's"
         with pytest.raises(ConfigError, match=f"study {study} is in use by process"):
-            syncing.rebuild(place, yes=True)
-    assert not list(Path(place.storage).glob("*.bak*"))
+            syncing.rebuild(location, yes=True)
+    assert not list(Path(location.storage).glob("*.bak*"))
 
 
 @pytest.mark.parametrize("command", [syncing, deleting])
-def test_study_in_use_is_left_alone(place: Place, command: Any, capsys: pytest.CaptureFixture[str]):
-    with open_ledger(place).hold():
-        assert call(command, place) == 2
+def test_study_in_use_is_left_alone(location: StudyLocation, command: Any, capsys: pytest.CaptureFixture[str]):
+    with open_ledger(location).lock():
+        assert call(command, location) == 2
     assert "study s is in use by process" in capsys.readouterr().err
-    clean(place)
+    clean(location)
 
 
 def test_settings_of_a_trial_are_those_that_its_own_run_wrote(tmp_path: Path):
     plan = make_plan("bas_cp", "configs/quickstart.yaml", {"train.lr": 1e-3}, {}, None)
     record = replace(trial(3, params={"loss.ssim": 0.25, "copy_paste.prob": 0.9}), overrides={"train.batch_size": 1})
     ledger = begin(tmp_path)
-    ledger.write_down({}, {"settings": plan.run.flat()}, 1)
+    ledger.record_run({}, {"settings": plan.run.flat()}, 1)
     missing = plan.space.search.keys() - record.params.keys()
     record = replace(record, params=record.params | {key: plan.space.start[key] for key in missing})
     assert settings_of(ledger)(record) == plan.trial_settings(record)
 
 
-def test_study_without_a_card_has_nothing_to_send(place: Place, capsys: pytest.CaptureFixture[str]):
-    change(Path(place.folder) / "study.db", "DELETE FROM study_user_attributes WHERE key = 'card'")
-    assert call(syncing, place) == 2
+def test_study_without_a_card_has_nothing_to_send(location: StudyLocation, capsys: pytest.CaptureFixture[str]):
+    change(Path(location.folder) / "study.db", "DELETE FROM study_user_attributes WHERE key = 'card'")
+    assert call(syncing, location) == 2
     assert "study s was never started" in capsys.readouterr().err
 
 
 def test_server_out_of_reach_is_told_in_one_line_and_nothing_is_deleted(
-    place: Place, capsys: pytest.CaptureFixture[str]
+    location: StudyLocation, capsys: pytest.CaptureFixture[str]
 ):
-    assert call(syncing, place, "--tracking-uri", CLOSED) == 1
-    assert call(deleting, place, "--tracking-uri", CLOSED, "--yes") == 1
+    assert call(syncing, location, "--tracking-uri", CLOSED) == 1
+    assert call(deleting, location, "--tracking-uri", CLOSED, "--yes") == 1
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith(f"error: MLflow at {CLOSED}: ConnectionRefusedError")
     assert "nothing was deleted; with --no-tracking its runs stay there" in second
-    clean(place)
+    clean(location)
 
 
-def test_deleted_study_leaves_nothing_behind_and_the_other_one_whole(place: Place, capsys: pytest.CaptureFixture[str]):
-    uid = open_ledger(place).uid
-    assert call(deleting, place, "--yes") == 0
+def test_deleted_study_leaves_nothing_behind_and_the_other_one_whole(
+    location: StudyLocation, capsys: pytest.CaptureFixture[str]
+):
+    uid = open_ledger(location).uid
+    assert call(deleting, location, "--yes") == 0
     assert capsys.readouterr().out.startswith("study s is deleted")
-    assert not Path(place.folder).exists()
-    assert read_runs(place.tracking_uri, "s", uid) == []
-    assert audit(place.storage, "t") == []
+    assert not Path(location.folder).exists()
+    assert read_runs(location.tracking_uri, "s", uid) == []
+    assert audit(location.storage, "t") == []
 
 
 def test_deleting_asks_and_takes_no_for_an_answer(
-    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    location: StudyLocation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     asked: list[str] = []
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "")
-    assert call(deleting, place) == 1
+    assert call(deleting, location) == 1
     assert capsys.readouterr().out == "nothing was deleted\n"
-    assert asked[0].startswith(f"delete study s: 3 trials, 0 MiB in {place.folder}, and its runs in MLflow at sqlite")
-    clean(place)
+    assert asked[0].startswith(
+        f"delete study s: 3 trials, 0 MiB in {location.folder}, and its runs in MLflow at sqlite"
+    )
+    clean(location)
 
 
-def test_deleting_where_nobody_can_be_asked_needs_yes(place: Place, capsys: pytest.CaptureFixture[str]):
-    assert call(deleting, place) == 2
+def test_deleting_where_nobody_can_be_asked_needs_yes(location: StudyLocation, capsys: pytest.CaptureFixture[str]):
+    assert call(deleting, location) == 2
     assert "nobody can be asked here: delete study s: 3 trials" in capsys.readouterr().err
-    clean(place)
+    clean(location)
 
 
-def test_deleting_that_was_cut_short_is_completed_by_the_same_command(place: Place, monkeypatch: pytest.MonkeyPatch):
+def test_deleting_that_was_cut_short_is_completed_by_the_same_command(
+    location: StudyLocation, monkeypatch: pytest.MonkeyPatch
+):
     with monkeypatch.context() as killed:
         killed.setattr(shutil, "rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            deleting.delete(place)
-    assert (Path(place.folder) / "study.db").exists()
-    deleting.delete(place)
-    assert not Path(place.folder).exists()
+            deleting.delete(location)
+    assert (Path(location.folder) / "study.db").exists()
+    deleting.delete(location)
+    assert not Path(location.folder).exists()
 
 
-def test_deleting_a_study_of_another_ledger_leaves_the_files_of_its_name(place: Place, tmp_path: Path):
-    there = make_place(str(tmp_path / "team"), "s", None, f"sqlite:///{tmp_path}/team.db")
+def test_deleting_a_study_of_another_ledger_leaves_the_files_of_its_name(location: StudyLocation, tmp_path: Path):
+    there = resolve_location(str(tmp_path / "team"), "s", None, f"sqlite:///{tmp_path}/team.db")
     begin(tmp_path / "team")
     (tmp_path / "team" / "s" / "study.db").rename(tmp_path / "team.db")
-    leave_mark(there, open_ledger(there))
-    mixed = replace(there, storage=place.storage)
-    before = sorted(Path(place.folder).rglob("*"))
+    write_owner_file(there, open_ledger(there))
+    mixed = replace(there, storage=location.storage)
+    before = sorted(Path(location.folder).rglob("*"))
     for mark in (False, True):
         if mark:
-            leave_mark(place, open_ledger(place))
-            before = sorted(Path(place.folder).rglob("*"))
+            write_owner_file(location, open_ledger(location))
+            before = sorted(Path(location.folder).rglob("*"))
         with pytest.raises(ConfigError, match=r"runs/s holds a study that is not in the ledger"):
             deleting.delete(mixed)
-        assert sorted(Path(place.folder).rglob("*")) == before
+        assert sorted(Path(location.folder).rglob("*")) == before
     assert call(deleting, mixed, "--yes", "--ledger-url", str(mixed.shared_ledger)) == 2
     deleting.delete(there)
     assert not Path(there.folder).exists()
 
 
-def test_deleting_does_not_follow_links_out_of_the_storage(place: Place, tmp_path: Path):
+def test_deleting_does_not_follow_links_out_of_the_storage(location: StudyLocation, tmp_path: Path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").touch()
-    (Path(place.folder) / "trials" / "link").symlink_to(tmp_path / "precious")
-    deleting.delete(place)
+    (Path(location.folder) / "trials" / "link").symlink_to(tmp_path / "precious")
+    deleting.delete(location)
     assert (tmp_path / "precious" / "file").exists()
 
 
-def test_study_whose_folder_is_a_link_is_refused(place: Place, tmp_path: Path):
-    Path(place.folder).rename(tmp_path / "elsewhere")
-    Path(place.folder).symlink_to(tmp_path / "elsewhere")
+def test_study_whose_folder_is_a_link_is_refused(location: StudyLocation, tmp_path: Path):
+    Path(location.folder).rename(tmp_path / "elsewhere")
+    Path(location.folder).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ConfigError, match="--study: s leads out of"):
-        find_place(place.storage, "s")
+        find_location(location.storage, "s")
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/etc", ".hidden", "x" * 101])
-def test_name_that_could_lead_elsewhere_is_refused(place: Place, name: str):
+def test_name_that_could_lead_elsewhere_is_refused(location: StudyLocation, name: str):
     with pytest.raises(ConfigError, match="it names a folder"):
-        find_place(place.storage, name)
+        find_location(location.storage, name)
 
 
-def test_new_study_of_a_deleted_name_starts_afresh_in_mlflow(place: Place):
-    deleting.delete(place)
-    begin(Path(place.storage))
-    finished_study(Path(place.storage))
-    assert [audit(place.storage, study, place.tracking_uri) for study in ("s", "t")] == [[], []]
+def test_new_study_of_a_deleted_name_starts_afresh_in_mlflow(location: StudyLocation):
+    deleting.delete(location)
+    begin(Path(location.storage))
+    finished_study(Path(location.storage))
+    assert [audit(location.storage, study, location.tracking_uri) for study in ("s", "t")] == [[], []]
 
 
 @pytest.fixture
@@ -276,8 +284,8 @@ def server(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.Monk
     server.kill()
 
 
-def test_server_is_written_rebuilt_and_cleared_of_one_study_only(place: Place, server: Any):
-    there, other = (find_place(place.storage, study, server.uri) for study in ("s", "t"))
+def test_server_is_written_rebuilt_and_cleared_of_one_study_only(location: StudyLocation, server: Any):
+    there, other = (find_location(location.storage, study, server.uri) for study in ("s", "t"))
     for each in (there, other):
         syncing.sync(each)
     clean(there)
@@ -286,7 +294,7 @@ def test_server_is_written_rebuilt_and_cleared_of_one_study_only(place: Place, s
     assert syncing.rebuild(there, yes=True) == "4 runs deleted, and written again"
     clean(there)
     deleting.delete(there)
-    assert audit(place.storage, "t", server.uri) == []
+    assert audit(location.storage, "t", server.uri) == []
     server.kill()
     with pytest.raises(TrackingError):
         syncing.sync(other)

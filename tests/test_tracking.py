@@ -29,7 +29,7 @@ class Server:
 
     def __init__(self, folder: Path):
         self.uri = f"sqlite:///{folder / 'mlflow.db'}"
-        self.card = StudyCard(
+        self.info = StudyCard(
             study="quickstart-bas",
             space="bas",
             title="Boundary-aware",
@@ -44,10 +44,10 @@ class Server:
         return load_client()(tracking_uri=self.uri)
 
     def reconcile(self, ledger: FakeLedger, **options: Any) -> None:
-        reconcile(ledger, self.uri, self.card, settings_of, **options)
+        reconcile(ledger, self.uri, self.info, settings_of, **options)
 
     def track(self, ledger: FakeLedger) -> Tracker:
-        tracker = Tracker(ledger, self.uri, self.card, settings_of)
+        tracker = Tracker(ledger, self.uri, self.info, settings_of)
         tracker.start()
         return tracker
 
@@ -101,7 +101,7 @@ def test_runs_carry_the_tags_by_which_they_are_found(server: Server) -> None:
 
 
 def test_runs_name_the_data_that_they_read_and_what_wrote_them(server: Server) -> None:
-    server.card = replace(server.card, settings=SETTINGS | READ)
+    server.info = replace(server.info, settings=SETTINGS | READ)
     ledger = FakeLedger(trial(0))
     for _ in range(2):
         server.reconcile(ledger)
@@ -128,7 +128,7 @@ def test_params_of_a_trial_whose_asking_was_cut_short_wait_for_its_start(server:
 
 def test_more_params_than_one_request_takes_are_all_written(server: Server) -> None:
     many = {f"loss.term_{k}": float(k) for k in range(230)}
-    reconcile(FakeLedger(trial(0)), server.uri, server.card, lambda record: many)
+    reconcile(FakeLedger(trial(0)), server.uri, server.info, lambda record: many)
     assert len(server.runs("trial")[0].data.params) == 230
 
 
@@ -272,7 +272,7 @@ def test_a_deleted_experiment_is_brought_back(server: Server) -> None:
 
 def test_studies_of_one_name_on_one_server_are_told_apart_by_their_uid(server: Server) -> None:
     for uid in ("a", "b"):
-        server.card = replace(server.card, uid=uid)
+        server.info = replace(server.info, uid=uid)
         server.reconcile(FakeLedger(trial(0)))
     assert sorted(run.data.tags["fgseg.uid"] for run in server.runs("trial")) == ["a", "b"]
 
@@ -283,6 +283,6 @@ def test_importing_the_tracking_module_does_not_import_mlflow() -> None:
 
 
 def test_changed_batch_is_a_tag_of_its_trial():
-    card = StudyCard("s", "bas", "BAS", "quickstart", "file:///tmp", {})
+    info = StudyCard("s", "bas", "BAS", "quickstart", "file:///tmp", {})
     record = TrialRecord(3, State.RUNNING, {}, 1, 0, [], None, None, 1.0, None, {"train.batch_size": 1})
-    assert card.trial_tags(record, "parent")["fgseg.changed_batch"] == '{"train.batch_size": 1}'
+    assert info.trial_tags(record, "parent")["fgseg.changed_batch"] == '{"train.batch_size": 1}'

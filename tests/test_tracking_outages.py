@@ -97,7 +97,7 @@ def test_a_mirror_that_is_another_drivers_is_left_as_it_is(failures: int) -> Non
     deadline = time.monotonic() + 10
     while not (flaky.calls or failed.is_set()) and time.monotonic() < deadline:
         time.sleep(0.01)
-    writer.leave()
+    writer.abandon()
     while writer.running and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not writer.running

@@ -11,7 +11,7 @@ import torch
 from fgseg.results import DivergedError, EpochResult
 from fgseg.train import main
 from fgseg.training.loop import train
-from fgseg.training.trainer import build_learner, check_finite
+from fgseg.training.trainer import build_training_state, check_finite
 
 
 @pytest.fixture(autouse=True)
@@ -94,14 +94,14 @@ def test_epoch_tells_its_memory_and_old_records_lack_it(tiny, tmp_path: Path):
 
 
 def test_learning_rate_falls_linearly_to_zero_over_all_steps(tiny):
-    learner = build_learner(tiny(train__accumulation=2, train__lr=0.1), frames=6)  # 3 batches, 2 steps, 3 epochs
+    state = build_training_state(tiny(train__accumulation=2, train__lr=0.1), frames=6)  # 3 batches, 2 steps, 3 epochs
     rates = []
     for _ in range(6):
-        rates.append(learner.schedule.get_last_lr()[0])
-        learner.optimizer.step()
-        learner.schedule.step()
+        rates.append(state.schedule.get_last_lr()[0])
+        state.optimizer.step()
+        state.schedule.step()
     assert rates == pytest.approx([0.1 * (1 - k / 6) for k in range(6)])
-    assert learner.schedule.get_last_lr()[0] == 0
+    assert state.schedule.get_last_lr()[0] == 0
 
 
 def test_accumulated_batches_train_like_one_large_batch(tiny, tmp_path: Path):

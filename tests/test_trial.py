@@ -12,20 +12,20 @@ import fgseg.training.loop
 import fgseg.training.test_evaluation
 from fgseg.storage.s3 import ObjectStoreError
 from search.cluster.node_probe import versions
-from search.execution.messages import Job, Report
-from search.execution.worker import carry_out
+from search.execution.messages import TrialJob, TrialReport
+from search.execution.worker import run_job
 
 
 @pytest.fixture
-def job(tiny, tmp_path: Path) -> Job:
-    return Job(3, 1, tiny(train__epochs=2).flat(), str(tmp_path / "trial"), threads=1, gpus=0, on_oom="fail")
+def job(tiny, tmp_path: Path) -> TrialJob:
+    return TrialJob(3, 1, tiny(train__epochs=2).flat(), str(tmp_path / "trial"), threads=1, gpus=0, on_oom="fail")
 
 
-def reports(job: Job) -> list[Report]:
+def reports(job: TrialJob) -> list[TrialReport]:
     """Everything that a worker sends, as the driver reads it."""
     sent: list[str] = []
-    carry_out(job, lambda report: sent.append(report.to_json()))
-    return [Report.from_json(text) for text in sent]
+    run_job(job, lambda report: sent.append(report.to_json()))
+    return [TrialReport.from_json(text) for text in sent]
 
 
 def broken(*errors: Exception):
@@ -39,7 +39,7 @@ def broken(*errors: Exception):
     return train
 
 
-def splits_read(job: Job, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+def splits_read(job: TrialJob, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Every split that a worker opens for a job, by whichever part of fgseg."""
     read: set[str] = set()
     load = fgseg.data.load_splits
@@ -55,15 +55,15 @@ def splits_read(job: Job, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return read
 
 
-def test_no_trial_of_a_search_reads_the_test_split(job: Job, monkeypatch: pytest.MonkeyPatch):
+def test_no_trial_of_a_search_reads_the_test_split(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
     assert splits_read(job, monkeypatch) == {"train", "val"}
 
 
-def test_repeat_is_judged_on_the_test_split_at_its_end(job: Job, monkeypatch: pytest.MonkeyPatch):
+def test_repeat_is_judged_on_the_test_split_at_its_end(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
     assert splits_read(replace(job, test=True), monkeypatch) == {"train", "val", "test"}
 
 
-def test_repeat_that_died_before_it_was_judged_is_judged_alike_by_its_next_start(job: Job):
+def test_repeat_that_died_before_it_was_judged_is_judged_alike_by_its_next_start(job: TrialJob):
     reports(job)
     continued, repeated = (reports(replace(job, test=True, attempt=n))[-1].test for n in (2, 3))
     assert continued is not None
@@ -72,31 +72,31 @@ def test_repeat_that_died_before_it_was_judged_is_judged_alike_by_its_next_start
     assert left == {"counts-000003.safetensors", "test-000003.json"}
 
 
-def test_share_of_a_gpu_is_taken_before_training(job: Job, monkeypatch: pytest.MonkeyPatch):
+def test_share_of_a_gpu_is_taken_before_training(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
     shares: list[float] = []
-    monkeypatch.setattr("fgseg.devices.take_share", shares.append)
+    monkeypatch.setattr("fgseg.devices.limit_gpu_memory", shares.append)
     monkeypatch.setattr(fgseg.training.loop, "train", broken())
     reports(replace(job, gpus=0.25))
     reports(job)
     assert shares == [0.25]
 
 
-def test_every_report_carries_all_epochs_so_far(job: Job):
+def test_every_report_carries_all_epochs_so_far(job: TrialJob):
     assert [[e.epoch for e in r.epochs] for r in reports(job)] == [[1], [1, 2]]
 
 
-def test_finished_trial_started_again_only_repeats_its_report(job: Job):
+def test_finished_trial_started_again_only_repeats_its_report(job: TrialJob):
     first = reports(job)
     again = reports(replace(job, attempt=2))
     assert [r.epochs for r in again] == [first[-1].epochs]
 
 
-def test_exception_becomes_the_reason_in_one_line(job: Job, monkeypatch: pytest.MonkeyPatch):
+def test_exception_becomes_the_reason_in_one_line(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fgseg.training.loop, "train", broken(RuntimeError("two\nlines")))
     assert [r.error for r in reports(job)] == ["RuntimeError: two lines"]
 
 
-def test_diverged_loss_fails_with_epoch_and_term_and_without_a_metric(job: Job, monkeypatch: pytest.MonkeyPatch):
+def test_diverged_loss_fails_with_epoch_and_term_and_without_a_metric(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
     def diverging(self, logits, labels, frames):
         loss = logits.sum() * float("nan")
         return loss, {name: loss.detach() if name == "ssim" else torch.tensor(1.0) for name in self.terms}
@@ -108,18 +108,18 @@ def test_diverged_loss_fails_with_epoch_and_term_and_without_a_metric(job: Job, 
     assert sent[0].error.startswith("DivergedError: epoch 1: ssim is nan")
 
 
-def test_full_disk_halts_the_run_instead_of_failing_the_trial(job: Job, monkeypatch: pytest.MonkeyPatch):
+def test_full_disk_halts_the_run_instead_of_failing_the_trial(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fgseg.training.loop, "train", broken(OSError(errno.ENOSPC, "No space left on device")))
     sent = reports(job)
-    assert (sent[0].error, sent[0].halt) == (None, "[Errno 28] No space left on device")
+    assert (sent[0].error, sent[0].fatal_error) == (None, "[Errno 28] No space left on device")
 
 
-def test_data_that_disappeared_fail_the_trial_with_the_reason(job: Job):
+def test_data_that_disappeared_fail_the_trial_with_the_reason(job: TrialJob):
     settings = job.settings | {"data.reader": "cityscapes", "data.root": "/nowhere"}
     assert "/nowhere" in (reports(replace(job, settings=settings))[0].error or "")
 
 
-def test_memory_that_runs_out_is_named_with_settings_that_would_fit(job: Job, monkeypatch: pytest.MonkeyPatch):
+def test_memory_that_runs_out_is_named_with_settings_that_would_fit(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fgseg.training.loop, "train", broken(torch.OutOfMemoryError("Tried to allocate 2.00 GiB")))
     error = reports(job)[0].error or ""
     assert "Tried to allocate 2.00 GiB" in error
@@ -127,7 +127,7 @@ def test_memory_that_runs_out_is_named_with_settings_that_would_fit(job: Job, mo
     assert "--on-oom halve" in error
 
 
-def test_memory_that_runs_out_halves_the_batch_where_asked(job: Job, monkeypatch: pytest.MonkeyPatch):
+def test_memory_that_runs_out_halves_the_batch_where_asked(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
     real, seen = fgseg.training.loop.train, []
 
     def hungry(run, folder, on_epoch, attempt, on_resume):
@@ -143,12 +143,12 @@ def test_memory_that_runs_out_halves_the_batch_where_asked(job: Job, monkeypatch
     assert [e.epoch for e in sent[-1].epochs] == [1, 2]
 
 
-def test_frame_that_does_not_fit_alone_fails(job: Job, monkeypatch: pytest.MonkeyPatch):
+def test_frame_that_does_not_fit_alone_fails(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fgseg.training.loop, "train", broken(*[torch.OutOfMemoryError("no")] * 3))
     assert "smaller frames than data.height=64" in (reports(replace(job, on_oom="halve"))[0].error or "")
 
 
-def test_damaged_checkpoint_is_told_to_the_driver(job: Job):
+def test_damaged_checkpoint_is_told_to_the_driver(job: TrialJob):
     reports(replace(job, settings=job.settings | {"train.epochs": 2}))
     newest = max(Path(job.folder).glob("model-*"))
     newest.write_bytes(newest.read_bytes()[:-1])
@@ -157,7 +157,7 @@ def test_damaged_checkpoint_is_told_to_the_driver(job: Job):
     assert any(newest.name in note and "taking the one before" in note for note in sent[-1].notes)
 
 
-def test_superseded_worker_says_nothing_and_writes_nothing(job: Job):
+def test_superseded_worker_says_nothing_and_writes_nothing(job: TrialJob):
     reports(replace(job, attempt=2, settings=job.settings | {"train.epochs": 1}))
     before = sorted(p.name for p in Path(job.folder).iterdir())
     sent = reports(job)
@@ -165,28 +165,28 @@ def test_superseded_worker_says_nothing_and_writes_nothing(job: Job):
     assert sorted(p.name for p in Path(job.folder).iterdir()) == before
 
 
-def test_bucket_that_fails_halts_the_run_and_leaves_the_trial_open(job: Job, monkeypatch: pytest.MonkeyPatch):
+def test_bucket_that_fails_halts_the_run_and_leaves_the_trial_open(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fgseg.training.loop, "train", broken(ObjectStoreError("the object store fails: no answer")))
     (report,) = reports(job)
-    assert (report.halt, report.error) == ("the object store fails: no answer", None)
+    assert (report.fatal_error, report.error) == ("the object store fails: no answer", None)
 
 
-def test_node_that_joined_late_and_differs_stops_the_run_before_it_trains(job: Job):
-    (sent,) = reports(replace(job, alike={"fgsearch": "0.0.1"}))
-    assert sent.halt is not None
-    assert "not 0.0.1" in sent.halt
+def test_node_that_joined_late_and_differs_stops_the_run_before_it_trains(job: TrialJob):
+    (sent,) = reports(replace(job, required_environment={"fgsearch": "0.0.1"}))
+    assert sent.fatal_error is not None
+    assert "not 0.0.1" in sent.fatal_error
     assert sent.epochs == []
 
 
-def test_data_that_changed_since_the_run_began_stop_it_before_the_next_trial_trains(job: Job, tiny):
-    (sent,) = reports(replace(job, alike={"data": "f00d"}))
-    assert sent.halt is not None and sent.epochs == []
-    assert sent.halt.startswith("the data have changed since the study began (data ")
+def test_data_that_changed_since_the_run_began_stop_it_before_the_next_trial_trains(job: TrialJob, tiny):
+    (sent,) = reports(replace(job, required_environment={"data": "f00d"}))
+    assert sent.fatal_error is not None and sent.epochs == []
+    assert sent.fatal_error.startswith("the data have changed since the study began (data ")
     data = fgseg.data.fingerprint(fgseg.data.load_splits(tiny().data, ("train", "val")))
-    assert len(reports(replace(job, alike={"data": data}))[-1].epochs) == 2
+    assert len(reports(replace(job, required_environment={"data": data}))[-1].epochs) == 2
 
 
-def test_node_that_is_like_the_drivers_trains(job: Job, tiny):
+def test_node_that_is_like_the_drivers_trains(job: TrialJob, tiny):
     splits = fgseg.data.load_splits(tiny().data, ("train", "val"))
-    sent = reports(replace(job, alike=versions() | {"data": fgseg.data.fingerprint(splits)}))
-    assert (sent[-1].halt, len(sent[-1].epochs)) == (None, 2)
+    sent = reports(replace(job, required_environment=versions() | {"data": fgseg.data.fingerprint(splits)}))
+    assert (sent[-1].fatal_error, len(sent[-1].epochs)) == (None, 2)

@@ -14,11 +14,11 @@ import torch
 
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
-from fgseg.distributed import current_processes, joined_processes
+from fgseg.distributed import current_world, joined_world
 from fgseg.labels import VOID
 from fgseg.train import main as train_command
 from fgseg.training.loop import train
-from fgseg.training.trainer import build_learner
+from fgseg.training.trainer import build_training_state
 from search.study.space import list_spaces, load_space
 
 HEIGHT, WIDTH = 64, 128
@@ -62,17 +62,17 @@ def group() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def take_step(run: RunConfig) -> dict[str, torch.Tensor]:
     """The gradient of every weight before it is clipped, and the sums of loss and terms, of one real step."""
-    learner = build_learner(run, 7, current_processes())
-    learner.model.eval()  # batch norm by its statistics, and nothing is dropped
+    state = build_training_state(run, 7, current_world())
+    state.model.eval()  # batch norm by its statistics, and nothing is dropped
     found: dict[str, torch.Tensor] = {}
 
     def keep(weights: object, norm: float) -> torch.Tensor:
-        found.update({name: weight.grad.clone() for name, weight in learner.model.named_parameters()})
+        found.update({name: weight.grad.clone() for name, weight in state.model.named_parameters()})
         return torch.zeros(())
 
     with mock.patch("fgseg.training.step.clip_grad_norm_", keep):
-        learner.step(group())
-    return found | {"sums": learner.step.processes.sum(learner.step.sums)}
+        state.step(group())
+    return found | {"sums": state.step.processes.all_reduce(state.step.loss_sums)}
 
 
 def take_steps(cache: str) -> dict[str, dict[str, torch.Tensor]]:
@@ -93,9 +93,9 @@ def start(arguments: list[str], environment: dict[str, str]) -> list["subprocess
 def main(folder: str, cache: str) -> None:
     """Take the steps, begin the training `begun-by-two`, continue `begun-by-one`, and run the command."""
     torch.set_num_threads(1)
-    with joined_processes():
+    with joined_world():
         steps = take_steps(cache)
-        if current_processes().first:
+        if current_world().is_main:
             torch.save(steps, Path(folder) / "steps.pt")
         train(training(1, cache), Path(folder) / "begun-by-two")
         train(training(2, cache), Path(folder) / "begun-by-one")

@@ -19,7 +19,7 @@ from fgseg.checkpoints.manifest import (
     newest_attempt,
     verified,
 )
-from fgseg.distributed import Processes
+from fgseg.distributed import World
 from fgseg.results import EpochResult, SupersededError, select_epoch
 from fgseg.storage.store import Store
 
@@ -53,7 +53,7 @@ class Checkpoints:
         self.store, self.attempt = store, attempt
         self.check_current()
         claim_attempt(store, attempt)
-        store.sweep()
+        store.remove_temporary()
 
     def check_current(self) -> None:
         """Raise SupersededError if a higher attempt has claimed the store."""
@@ -105,11 +105,11 @@ def newest_checkpoint(store: Store) -> Checkpoint | None:
     return None
 
 
-def shared_checkpoint(store: Store, processes: Processes) -> Checkpoint | None:
+def shared_checkpoint(store: Store, processes: World) -> Checkpoint | None:
     """What `newest_checkpoint` finds in the first of the processes that train together, for each of them."""
-    newest = newest_checkpoint(store) if processes.first else None
-    manifest = processes.told_by_first(newest.manifest if newest else None)
-    return load_checkpoint(store, manifest) if manifest and not processes.first else newest
+    newest = newest_checkpoint(store) if processes.is_main else None
+    manifest = processes.broadcast_object(newest.manifest if newest else None)
+    return load_checkpoint(store, manifest) if manifest and not processes.is_main else newest
 
 
 def load_checkpoint(store: Store, manifest: Manifest) -> Checkpoint:

@@ -14,7 +14,7 @@ SCORES = ("iou", "boundary_iou")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TestResult:
     """One model judged once on the test split.
 
     `iou` and `boundary_iou` map a foreground class key to a value in [0, 1], NaN where the class is absent from truth
@@ -48,7 +48,7 @@ class Outcome:
         return asdict(self) | scores | {"miou": None if math.isnan(self.miou) else self.miou}
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "Outcome":
+    def from_json(cls, record: dict[str, Any]) -> "TestResult":
         """The inverse of `to_json`; raises KeyError or TypeError for anything else."""
         scores = {name: {k: math.nan if v is None else v for k, v in record[name].items()} for name in SCORES}
         return cls(**record | scores | {"miou": math.nan if record["miou"] is None else record["miou"]})
@@ -59,7 +59,7 @@ class Outcome:
         return named | {f"test/boundary_iou/{key}": value for key, value in self.boundary_iou.items()}
 
 
-def read_outcome(store: Store) -> Outcome | None:
+def read_test_result(store: Store) -> TestResult | None:
     """The newest outcome in a trial's store; raises ValueError, KeyError or TypeError where it is damaged."""
     names = [name for name in store.list() if OUTCOME.fullmatch(name)]
-    return Outcome.from_json(json.loads(store.get(names[-1]))) if names else None
+    return TestResult.from_json(json.loads(store.get(names[-1]))) if names else None

@@ -10,7 +10,7 @@ from fgseg.storage.store import Store
 CONFIG, SETTINGS, PROCESSOR, WEIGHTS = "config.json", "settings.json", "preprocessor_config.json", "model.safetensors"
 
 
-def describe_trial(store: Store, run: RunConfig, architecture: Mapping[str, Any]) -> None:
+def save_model_files(store: Store, run: RunConfig, architecture: Mapping[str, Any]) -> None:
     """Keep beside a trial's checkpoints what is needed to use them: its settings, and its model's `config.json`."""
     for name, content in ((SETTINGS, run.flat()), (CONFIG, architecture)):
         store.put(name, json.dumps(content, indent=1).encode())

@@ -9,7 +9,7 @@ from fgseg.config.settings import RunConfig
 from fgseg.data.augment import copy_paste, flip
 from fgseg.data.device_frames import Frames
 from fgseg.data.image_files import IMAGENET_MEAN, IMAGENET_STD
-from fgseg.distributed import ALONE, Processes
+from fgseg.distributed import SINGLE_PROCESS, World
 
 
 def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -28,20 +28,20 @@ def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) ->
     order = torch.randperm(count, generator=generator, device=device).to(frames.index_device)
     sources = torch.randint(count, (count,), generator=generator, device=device).to(frames.index_device)
     for start in range(0, count, size):
-        images, labels = frames.take(order[start : start + size])
+        images, labels = frames.batch(order[start : start + size])
         if run.augment.flip_prob > 0:
             images, labels = flip(images, labels, run.augment.flip_prob, generator)
         if run.copy_paste.prob > 0:
-            pasted = frames.take(sources[start : start + size])
+            pasted = frames.batch(sources[start : start + size])
             images, labels = copy_paste(images, labels, *pasted, run.copy_paste.prob, generator)
         yield images, labels
 
 
-def eval_batches(frames: Frames, batch_size: int, processes: Processes = ALONE) -> Iterator[tuple[Tensor, Tensor]]:
+def eval_batches(frames: Frames, batch_size: int, processes: World = SINGLE_PROCESS) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's frames once, in order and unaltered, in the form of `train_batches`; together they are all."""
-    own = torch.arange(len(frames), device=frames.index_device)[processes.rank :: processes.size]
+    own = torch.arange(len(frames), device=frames.index_device)[processes.rank :: processes.world_size]
     for start in range(0, len(own), batch_size):
-        yield frames.take(own[start : start + batch_size])
+        yield frames.batch(own[start : start + batch_size])
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -30,12 +30,12 @@ class Frames(Protocol):
 
     def __len__(self) -> int: ...
 
-    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """The frames at `index` (B,) int64 as images (B, 3, H, W) uint8 and labels (B, H, W) uint8."""
 
 
 @dataclass(frozen=True)
-class MappedFrames:
+class HostFrames:
     """Frames in the page cache of the host; each batch is copied to the device."""
 
     frames: FrameSet
@@ -52,7 +52,7 @@ class MappedFrames:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """See `Frames.take`; the index is on the CPU."""
         arrays = (self.frames.images, self.frames.labels)
         images, labels = (self.send(torch.from_numpy(np.asarray(array[index.numpy()]))) for array in arrays)
@@ -64,7 +64,7 @@ class MappedFrames:
 
 
 @dataclass(frozen=True)
-class ResidentFrames:
+class DeviceFrames:
     """Frames on the device itself: images (N, H, W, 3) and labels (N, H, W), both uint8."""
 
     images: Tensor
@@ -85,12 +85,12 @@ class ResidentFrames:
     def __len__(self) -> int:
         return len(self.images)
 
-    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """See `Frames.take`; the index is on the device."""
         return self.images.index_select(0, index).permute(0, 3, 1, 2), self.labels.index_select(0, index)
 
 
-def place(splits: Mapping[str, FrameSet], setting: str, device: torch.device) -> dict[str, Frames]:
+def load_to_device(splits: Mapping[str, FrameSet], setting: str, device: torch.device) -> dict[str, Frames]:
     """Put the splits where they serve training best.
 
     Args:
@@ -108,7 +108,7 @@ def place(splits: Mapping[str, FrameSet], setting: str, device: torch.device) ->
     if setting == "gpu" and device.type == "cpu":
         raise ConfigError("data.device: got gpu, this machine has no GPU; use auto or ram")
     if setting == "ram" or device.type == "cpu":
-        return {name: MappedFrames(frames, device) for name, frames in splits.items()}
+        return {name: HostFrames(frames, device) for name, frames in splits.items()}
     keys = {name: (frames.fingerprint, device) for name, frames in splits.items()}
     for stale in _kept.keys() - set(keys.values()):
         del _kept[stale]
@@ -120,17 +120,17 @@ def place(splits: Mapping[str, FrameSet], setting: str, device: torch.device) ->
                 f"data.device: got gpu, the frames take {needed / 2**30:.1f} GiB and this trial may use "
                 f"{usable / 2**30:.1f} GiB, half of it for frames; use auto or ram, or a larger --gpus-per-trial"
             )
-        return {name: MappedFrames(frames, device) for name, frames in splits.items()}
+        return {name: HostFrames(frames, device) for name, frames in splits.items()}
     for name, frames in missing.items():
         _kept[keys[name]] = copy_to(device, frames)
     return {name: _kept[key] for name, key in keys.items()}
 
 
-_kept: dict[tuple[str, torch.device], ResidentFrames] = {}
+_kept: dict[tuple[str, torch.device], DeviceFrames] = {}
 """The frames of this process's last trial, by content: the next one trains on the same, and nobody writes to them."""
 
 
-def copy_to(device: torch.device, frames: FrameSet) -> ResidentFrames:
+def copy_to(device: torch.device, frames: FrameSet) -> DeviceFrames:
     """Copy a split to a device."""
     images, labels = (torch.from_numpy(np.array(array)).to(device) for array in (frames.images, frames.labels))
-    return ResidentFrames(images, labels)
+    return DeviceFrames(images, labels)

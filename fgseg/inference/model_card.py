@@ -6,7 +6,7 @@ from pathlib import Path
 from fgseg.config.settings import RunConfig
 from fgseg.labels import CLASSES, FOREGROUND
 from fgseg.model.pretrained import VARIANTS, is_folder
-from fgseg.results import EpochResult, show
+from fgseg.results import EpochResult, format_iou
 
 HEAD = """---
 library_name: transformers
@@ -102,7 +102,7 @@ def licence(name: str) -> str:
 def score_table(result: EpochResult) -> str:
     """IoU of each class, and their mean without the background."""
     rows = [(c.name, result.iou.get(c.key, math.nan)) for c in FOREGROUND]
-    lines = [f"| {name} | {show(iou)} |" for name, iou in [*rows, ("**mIoU**", result.miou)]]
+    lines = [f"| {name} | {format_iou(iou)} |" for name, iou in [*rows, ("**mIoU**", result.miou)]]
     return "\n".join(["| class | IoU |", "| :--- | ---: |", *lines])
 
 

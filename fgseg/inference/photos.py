@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fgseg.config.errors import ConfigError
 from fgseg.data.folder import FRAME_ENDINGS
-from fgseg.inference.trained_model import Trained
+from fgseg.inference.trained_model import TrainedModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ def pictures_below(folder: Path, out: Path) -> list[tuple[Path, Path]]:
 
 
 def predict(
-    found: Trained,
+    found: TrainedModel,
     photos: Iterable[Photo],
     device: str = "cpu",
     scale: float = 1.0,

@@ -23,7 +23,7 @@ KINDS = "name an exported folder, a hub id, or a folder of checkpoints"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A model that was found; nothing of its weights has been read."""
 
     folder: Path
@@ -40,7 +40,7 @@ class Trained:
 
 
 @contextmanager
-def at_hand(name: str) -> Iterator[Trained]:
+def open_trained_model(name: str) -> Iterator[TrainedModel]:
     """`find_trained`, also of a folder in a bucket, which is copied onto this machine for the while."""
     if REMOTE.match(name):
         with local_files(name) as folder:
@@ -49,7 +49,7 @@ def at_hand(name: str) -> Iterator[Trained]:
         yield find_trained(name)
 
 
-def find_trained(name: str) -> Trained:
+def find_trained(name: str) -> TrainedModel:
     """Find a trained model with our seven classes; a hub id is fetched.
 
     Args:
@@ -70,16 +70,16 @@ def find_trained(name: str) -> Trained:
     check_classes(name, folder)
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(f"{WHERE}: {name} has no {WEIGHTS}; {KINDS}")
-    return Trained(folder, frame_size(folder), None)
+    return TrainedModel(folder, frame_size(folder), None)
 
 
-def find_checkpoint(folder: Path, manifests: list[Manifest]) -> Trained:
+def find_checkpoint(folder: Path, manifests: list[Manifest]) -> TrainedModel:
     """The model in a folder of checkpoints, the newest of which comes first."""
     check_classes(str(folder), folder)
     settings = read_json(folder / SETTINGS)
     selected = select_epoch(manifests[0].history, settings["train.select"]).epoch
     manifest = next((m for m in manifests if m.epoch == selected), manifests[0])
-    return Trained(folder, (settings["data.height"], settings["data.width"]), manifest)
+    return TrainedModel(folder, (settings["data.height"], settings["data.width"]), manifest)
 
 
 def check_classes(name: str, folder: Path) -> None:
@@ -114,7 +114,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def load_trained(found: Trained, device: str = "cpu") -> "SegformerForSemanticSegmentation":
+def load_trained(found: TrainedModel, device: str = "cpu") -> "SegformerForSemanticSegmentation":
     """A trained model in evaluation mode, with the decode head of training.
 
     Args:

@@ -4,11 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgseg.distributed import ALONE, Processes
+from fgseg.distributed import SINGLE_PROCESS, World
 from fgseg.labels import VOID
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None, processes: Processes = ALONE) -> Tensor:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None, processes: World = SINGLE_PROCESS
+) -> Tensor:
     """Weighted mean of the pixels' cross-entropies: sum(w * l) / sum(w) over the pixels that are not void.
 
     Args:
@@ -26,5 +28,5 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None, 
     weights = logits.new_ones(logits.shape[1]) if class_weights is None else class_weights
     losses = F.cross_entropy(logits, labels.long(), class_weights, ignore_index=VOID, reduction="none")
     valid = labels != VOID
-    norm = processes.sum((weights[torch.where(valid, labels, 0).long()] * valid).sum())
+    norm = processes.all_reduce((weights[torch.where(valid, labels, 0).long()] * valid).sum())
     return losses.sum() / torch.where(norm > 0, norm, 1.0)

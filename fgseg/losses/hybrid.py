@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fgseg.distributed import ALONE, Processes
+from fgseg.distributed import SINGLE_PROCESS, World
 from fgseg.labels import NUM_CLASSES, VOID
 from fgseg.losses.cross_entropy import cross_entropy
 from fgseg.losses.lovasz import lovasz
@@ -31,7 +31,7 @@ class Batch:
     logits: Tensor
     labels: Tensor
     class_weights: Tensor | None
-    processes: Processes = ALONE
+    processes: World = SINGLE_PROCESS
     share: float = 1.0
     # Not functools.cached_property: torch.compile cannot trace the lock that it takes before Python 3.12.
     _probs: Tensor | None = field(default=None, init=False)
@@ -84,7 +84,7 @@ class HybridLoss(nn.Module):
         self,
         weights: Mapping[str, float],
         class_weights: Sequence[float] | None = None,
-        processes: Processes = ALONE,
+        processes: World = SINGLE_PROCESS,
     ):
         """Choose the terms.
 

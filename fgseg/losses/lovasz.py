@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from fgseg.distributed import ALONE, Processes
+from fgseg.distributed import SINGLE_PROCESS, World
 from fgseg.labels import VOID
 
 
-def lovasz(probs: Tensor, labels: Tensor, processes: Processes = ALONE) -> Tensor:
+def lovasz(probs: Tensor, labels: Tensor, processes: World = SINGLE_PROCESS) -> Tensor:
     """Lovász extension of the Jaccard loss of each class, summed over the classes present and divided by all C.
 
     Args:
@@ -25,9 +25,9 @@ def lovasz(probs: Tensor, labels: Tensor, processes: Processes = ALONE) -> Tenso
     classes = torch.arange(probs.shape[1], device=probs.device)
     truth = labels.flatten() == classes[:, None]
     errors = (truth.to(probs.dtype) - probs.transpose(0, 1).flatten(1)).abs()
-    everywhere = processes.gather(labels.flatten())
-    weights = _jaccard_steps(processes.gather(errors.detach()), everywhere == classes[:, None], everywhere != VOID)
-    return (errors * processes.own(weights).to(errors.dtype)).sum() / len(classes)
+    everywhere = processes.all_gather(labels.flatten())
+    weights = _jaccard_steps(processes.all_gather(errors.detach()), everywhere == classes[:, None], everywhere != VOID)
+    return (errors * processes.local_part(weights).to(errors.dtype)).sum() / len(classes)
 
 
 @torch.no_grad()

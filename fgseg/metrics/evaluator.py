@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fgseg.data.batches import eval_batches, normalise
 from fgseg.data.device_frames import Frames
 from fgseg.devices import usable_bytes
-from fgseg.distributed import ALONE, Processes
+from fgseg.distributed import SINGLE_PROCESS, World
 from fgseg.metrics.iou import confusion_counts, predicted_labels
 
 CPU_PIXELS, GPU_PIXELS = 2**19, 2**23
@@ -17,7 +17,7 @@ BYTES_PER_PIXEL = 2**10
 """What a pixel of a batch takes at most while it is judged, in the larger variants."""
 
 
-def evaluate(model: nn.Module, frames: Frames, processes: Processes = ALONE) -> Tensor:
+def evaluate(model: nn.Module, frames: Frames, processes: World = SINGLE_PROCESS) -> Tensor:
     """Count pixels by truth and prediction.
 
     Args:
@@ -30,12 +30,12 @@ def evaluate(model: nn.Module, frames: Frames, processes: Processes = ALONE) -> 
         (N, 7, 7) int64 on the CPU, for each of this process's images, rows truth; their sum over images (and processes)
         is the split's confusion matrix.
     """
-    return count(model, frames, confusion_counts, processes=processes)[0]
+    return confusion_per_image(model, frames, confusion_counts, processes=processes)[0]
 
 
 @torch.inference_mode()
-def count(
-    model: nn.Module, frames: Frames, *counters: Callable[[Tensor, Tensor], Tensor], processes: Processes = ALONE
+def confusion_per_image(
+    model: nn.Module, frames: Frames, *counters: Callable[[Tensor, Tensor], Tensor], processes: World = SINGLE_PROCESS
 ) -> list[Tensor]:
     """What several counters find in every frame, the model being asked once.
 
@@ -58,7 +58,7 @@ def count(
 
 
 @torch.inference_mode()
-def predict_frames(model: nn.Module, images: Tensor) -> Tensor:
+def predict_labels(model: nn.Module, images: Tensor) -> Tensor:
     """The labels that `evaluate` would count; how many images are given changes neither them nor the memory needed.
 
     Args:

@@ -21,7 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def patient(call: Callable[P, R]) -> Callable[P, R]:
+def retry(call: Callable[P, R]) -> Callable[P, R]:
     """Repeat a call while the storage has a fault that may pass; only for calls that may be repeated."""
 
     @functools.wraps(call)
@@ -30,7 +30,7 @@ def patient(call: Callable[P, R]) -> Callable[P, R]:
             try:
                 return call(*args, **kwargs)
             except OSError as error:
-                if not may_pass(error):
+                if not is_transient(error):
                     raise
                 time.sleep(pause_s)
         return call(*args, **kwargs)
@@ -38,6 +38,6 @@ def patient(call: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def may_pass(error: OSError) -> bool:
+def is_transient(error: OSError) -> bool:
     """Whether a fault is of a kind that goes away by itself."""
     return error.errno in TRANSIENT or TRANSIENT_S3.search(str(error)) is not None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from fgseg.config.errors import ConfigError
-from fgseg.storage.retry import patient
+from fgseg.storage.retry import retry
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
@@ -25,13 +25,13 @@ class ObjectStoreError(OSError):
     """The object store refuses or does not answer, also after some patience: every trial will meet it."""
 
 
-def told(call: Callable[P, R]) -> Callable[P, R]:
+def as_object_store_error(call: Callable[P, R]) -> Callable[P, R]:
     """Make a call patient; a fault that stays becomes an ObjectStoreError in one line, a missing blob excepted."""
 
     @functools.wraps(call)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return patient(call)(*args, **kwargs)
+            return retry(call)(*args, **kwargs)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -50,12 +50,12 @@ class ObjectStore:
     def __init__(self, address: str):
         self.system, self.path = connect(address)
 
-    @told
+    @as_object_store_error
     def put(self, name: str, data: bytes) -> None:
         with self.system.open_output_stream(f"{self.path}/{name}") as stream:
             stream.write(data)
 
-    @told
+    @as_object_store_error
     def get(self, name: str) -> bytes:
         with self.system.open_input_file(f"{self.path}/{name}") as file:
             return bytes(file.readall())
@@ -70,12 +70,12 @@ class ObjectStore:
         start = len(self.path) + 1
         return {info.path[start:]: info.size for info in self._look(recursive=True) if info.is_file}
 
-    @told
+    @as_object_store_error
     def delete(self, name: str) -> None:
         with suppress(FileNotFoundError):
             self.system.delete_file(f"{self.path}/{name}")
 
-    @told
+    @as_object_store_error
     def clear(self, keep: str | None = None) -> None:
         if keep is not None:
             for name in self.sizes():
@@ -85,10 +85,10 @@ class ObjectStore:
         with suppress(FileNotFoundError):
             self.system.delete_dir(self.path)
 
-    def sweep(self) -> None:
+    def remove_temporary(self) -> None:
         """Nothing: an upload that was cut off is no object."""
 
-    @told
+    @as_object_store_error
     def _look(self, recursive: bool = False) -> "Sequence[FileInfo]":
         from pyarrow.fs import FileSelector
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fgseg.config.errors import ConfigError
-from fgseg.storage.retry import patient
+from fgseg.storage.retry import retry
 from fgseg.storage.s3 import ObjectStore, check_bucket
 
 REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -50,7 +50,7 @@ class Store(Protocol):
     def clear(self, keep: str | None = None) -> None:
         """Remove everything at the address and below, but for names at it that begin with `keep`."""
 
-    def sweep(self) -> None:
+    def remove_temporary(self) -> None:
         """Remove what a killed writer left half written at the address."""
 
 
@@ -62,7 +62,7 @@ class LocalStore:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
-    @patient
+    @retry
     def put(self, name: str, data: bytes) -> None:
         """Write beside the name, then rename: a reader sees the old blob or the new one, never a part."""
         path = self.folder / name
@@ -78,15 +78,15 @@ class LocalStore:
             temporary.unlink(missing_ok=True)
             raise
 
-    @patient
+    @retry
     def get(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
 
-    @patient
+    @retry
     def folders(self) -> list[str]:
         return sorted(p.name for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
 
-    @patient
+    @retry
     def list(self) -> list[str]:
         if not self.folder.is_dir():
             return []
@@ -100,11 +100,11 @@ class LocalStore:
                     found[path.relative_to(self.folder).as_posix()] = path.lstat().st_size
         return found
 
-    @patient
+    @retry
     def delete(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)
 
-    @patient
+    @retry
     def clear(self, keep: str | None = None) -> None:
         """The same; links are removed and never followed."""
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
@@ -117,8 +117,8 @@ class LocalStore:
         if keep is None and self.folder.is_dir():
             self.folder.rmdir()
 
-    @patient
-    def sweep(self) -> None:
+    @retry
+    def remove_temporary(self) -> None:
         for path in self.folder.glob(f"*{self.SUFFIX}"):
             path.unlink(missing_ok=True)
 

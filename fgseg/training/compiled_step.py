@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from fgseg.data.batches import normalise
-from fgseg.training.step import Group, Step
+from fgseg.training.step import MicroBatches, Step
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ TOLERANCE = 0.2
 Compiled code rounds otherwise and, on a GPU, draws other numbers for dropout and drop path: those move the loss of a
 SegFormer-B0 at the start of its training by 0.3 % and the norm by 0.5 %, and more when it fits a few frames closely.
 Code that computes something else is farther off."""
-LUCK = 3
+RANDOMNESS_FACTOR = 3
 """Where two plain steps with other random numbers differ by more than that, so many times their difference is allowed:
 near the end of a training a loss may be small and hang on what is dropped."""
 TRIED_SCALE = 2.0**10
@@ -56,21 +56,21 @@ class CompiledStep(Step):
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
         self.fast: list[Callable] = []
         self.shapes: list[torch.Size] | None = None
-        self.works = False
+        self.usable = False
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, group: Group) -> None:
+    def __call__(self, group: MicroBatches) -> None:
         """Train on the batches of one step."""
         shapes = [labels.shape for _, labels in group]
         if self.shapes is None:
-            self.shapes, self.works = shapes, self.prepare(group)
-        if not self.works or shapes != self.shapes:
+            self.shapes, self.usable = shapes, self.prepare(group)
+        if not self.usable or shapes != self.shapes:
             return super().__call__(group)
-        self.take(group)
+        self.replay(group)
         self.schedule.step()
 
-    def prepare(self, group: Group) -> bool:
+    def prepare(self, group: MicroBatches) -> bool:
         """Make the compiled step and compare it with the plain one; the state stays what it is.
 
         Returns:
@@ -84,23 +84,23 @@ class CompiledStep(Step):
             self.update(group, self.predict, self.criterion)
 
         started = time.perf_counter()
-        first = self.rehearse(plain)
+        first = self.dry_run_step(plain)
         try:
-            fast = self.try_out(group)
+            fast = self.compile_and_check(group)
             # After the recording, which keeps memory of its own: an epoch's last group needs both.
-            trouble = self.difference(first, self.rehearse(plain, seed=1), fast)
+            trouble = self.difference(first, self.dry_run_step(plain, seed=1), fast)
         except Exception as error:  # a compiler may raise anything, and the plain step needs none
             trouble = explain(error)
         self.seconds = time.perf_counter() - started
         if trouble:
             self.fast, self.graph, self.inputs = [], None, []
-            self.recover()
+            self.release_failed_capture()
             log.warning("train.compile: the compiled step is not used, the plain one trains instead: %s", trouble)
         else:
             log.info("compiling the step took %.1f s", self.seconds)
         return not trouble
 
-    def try_out(self, group: Group) -> list[float]:
+    def compile_and_check(self, group: MicroBatches) -> list[float]:
         """Compile, on a GPU record, and rehearse the step."""
         torch.compiler.reset()  # what an earlier trial compiled counts against a limit, and is found on disk anyway
         predict, criterion = (
@@ -109,17 +109,17 @@ class CompiledStep(Step):
         # Not a method: the step would hold itself, and its part of the GPU's memory when its trial is over.
         self.fast = [partial(predict, self.model), criterion]
         if self.device.type == "cuda":
-            with taken_back(self):
+            with restoring_state(self):
                 self.record(group)
-        return self.rehearse(lambda: self.take(group))
+        return self.dry_run_step(lambda: self.replay(group))
 
-    def rehearse(self, act: Callable[[], None], seed: int = 0) -> list[float]:
+    def dry_run_step(self, act: Callable[[], None], seed: int = 0) -> list[float]:
         """Take a step and take it back; returns the sums that it gave and the gradient's norm."""
-        with taken_back(self):
+        with restoring_state(self):
             torch.manual_seed(seed)
-            self.sums.zero_()
+            self.loss_sums.zero_()
             act()
-            return [*self.sums.tolist(), self.norm.item()]
+            return [*self.loss_sums.tolist(), self.grad_norm.item()]
 
     def difference(self, plain: list[float], again: list[float], fast: list[float]) -> str:
         """What the fast step gave that rounding and chance do not explain, in words; else nothing.
@@ -130,12 +130,12 @@ class CompiledStep(Step):
         """
         names = ("the loss", *(f"loss.{name}" for name in self.criterion.terms), "the gradient's norm")
         for name, a, b, c in zip(names, plain, again, fast, strict=True):
-            allowed = 1e-6 + max(TOLERANCE * abs(a), LUCK * abs(a - b))
+            allowed = 1e-6 + max(TOLERANCE * abs(a), RANDOMNESS_FACTOR * abs(a - b))
             if math.isfinite(a) and not abs(a - c) <= allowed:
                 return f"{name} is {c:.6g} on the first batches, the plain step's {a:.6g}"
         return ""
 
-    def record(self, group: Group) -> None:
+    def record(self, group: MicroBatches) -> None:
         """Record the step as a CUDA graph over copies of the batches; the steps that warm up are real ones."""
         gc.collect()  # what a cycle keeps of an earlier backward pass belongs to another stream, and ends a recording
         stream, current = recording_stream(), torch.cuda.current_stream()
@@ -156,7 +156,7 @@ class CompiledStep(Step):
             self.allow_recording(False)
         self.graph, self.inputs = graph, inputs
 
-    def recover(self) -> None:
+    def release_failed_capture(self) -> None:
         """Give back what a step that is not used took, and end what a recording that broke off left behind.
 
         Before torch 2.12 its random numbers stay reserved for the recording until another one succeeds.
@@ -175,7 +175,7 @@ class CompiledStep(Step):
         for settings in self.optimizer.param_groups:
             settings["capturable"] = allowed
 
-    def take(self, group: Group) -> None:
+    def replay(self, group: MicroBatches) -> None:
         """Change the weights the compiled way: on a GPU copy the batches to where the graph reads them, and run it."""
         if self.graph is None:
             return self.update(group, *self.fast)
@@ -210,7 +210,7 @@ def predict_unhooked(model: nn.Module, images: Tensor) -> Tensor:
 
 
 @contextmanager
-def taken_back(step: Step) -> Iterator[None]:
+def restoring_state(step: Step) -> Iterator[None]:
     """Steps inside change nothing: weights, moments, sums, scale and random state are afterwards what they were.
 
     Tensors keep their places, for a recorded step goes on using them.
@@ -239,7 +239,7 @@ def taken_back(step: Step) -> Iterator[None]:
 def state_of(step: Step) -> list[Tensor]:
     """Every tensor that a step changes."""
     moments = [value for state in step.optimizer.state.values() for value in state.values()]
-    return [*step.model.parameters(), *step.model.buffers(), *moments, step.sums, step.norm]
+    return [*step.model.parameters(), *step.model.buffers(), *moments, step.loss_sums, step.grad_norm]
 
 
 def wants_compiling(setting: str, device: torch.device) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from fgseg.checkpoints.trial_files import describe_trial
+from fgseg.checkpoints.trial_files import save_model_files
 from fgseg.config.loading import check_processes
 from fgseg.config.settings import RunConfig
 from fgseg.results import EpochResult
@@ -48,16 +48,16 @@ def train(
     )
     from fgseg.checkpoints.manifest import newest_attempt
     from fgseg.data import load_splits
-    from fgseg.distributed import current_processes
+    from fgseg.distributed import current_world
     from fgseg.model.segformer import architecture
-    from fgseg.training.trainer import build_learner, restore, train_epoch
-    from fgseg.visual.overlays import put_overlays
+    from fgseg.training.trainer import build_training_state, load_checkpoint, run_epoch
+    from fgseg.visual.overlays import save_overlays
 
-    processes = current_processes()
-    check_processes(run, processes.size)
+    processes = current_world()
+    check_processes(run, processes.world_size)
     store = open_store(folder)
-    checkpoints = Checkpoints(store, attempt or newest_attempt(store) + 1) if processes.first else None
-    attempt = processes.told_by_first(checkpoints.attempt if checkpoints else 0)
+    checkpoints = Checkpoints(store, attempt or newest_attempt(store) + 1) if processes.is_main else None
+    attempt = processes.broadcast_object(checkpoints.attempt if checkpoints else 0)
     checkpoint = shared_checkpoint(store, processes)
     history = list(checkpoint.manifest.history) if checkpoint else []
     if history and checkpoints:
@@ -65,17 +65,17 @@ def train(
     if len(history) >= run.train.epochs:
         return history
     splits = load_splits(run.data, ("train", "val"))
-    learner = build_learner(run, len(splits["train"]), processes)
+    state = build_training_state(run, len(splits["train"]), processes)
     if checkpoints:
-        describe_trial(store, run, architecture(learner.model))
+        save_model_files(store, run, architecture(state.model))
     if checkpoint:
-        restore(learner, checkpoint)
+        load_checkpoint(state, checkpoint)
     while len(history) < run.train.epochs:
-        history.append(train_epoch(learner, splits, len(history) + 1, attempt))
+        history.append(run_epoch(state, splits, len(history) + 1, attempt))
         if checkpoints:
             if len(history) == run.train.epochs:  # before the checkpoint that says that nothing is left to be done
-                with learner.accelerator.autocast():
-                    put_overlays(store, learner.model, splits["val"])
-            checkpoints.save(*learner.snapshot(), history, run.train.select)
+                with state.accelerator.autocast():
+                    save_overlays(store, state.model, splits["val"])
+            checkpoints.save(*state.state_dict(), history, run.train.select)
             on_epoch(history[-1])
     return history

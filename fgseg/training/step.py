@@ -13,10 +13,10 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from fgseg.data.batches import normalise
-from fgseg.distributed import join_gradients, own_frames
+from fgseg.distributed import join_gradients, local_batch
 from fgseg.losses import HybridLoss
 
-Group = Sequence[tuple[Tensor, Tensor]]
+MicroBatches = Sequence[tuple[Tensor, Tensor]]
 """The batches of one optimizer step: images (B, 3, H, W) uint8 and labels (B, H, W) uint8 each.
 
 Several processes are given the same whole batches; each computes its own frames of them.
@@ -49,11 +49,11 @@ class Step:
         self.device, self.processes = accelerator.device, criterion.processes
         self.network = model if self.processes.alone else join_gradients(model)
         self.scaler = accelerator.scaler or GradScaler(self.device.type, enabled=False)
-        self.sums = torch.zeros(1 + len(criterion.terms), device=self.device)
-        self.norm = torch.zeros((), device=self.device)
+        self.loss_sums = torch.zeros(1 + len(criterion.terms), device=self.device)
+        self.grad_norm = torch.zeros((), device=self.device)
         self.seconds: float | None = None
 
-    def __call__(self, group: Group) -> None:
+    def __call__(self, group: MicroBatches) -> None:
         """Train on the batches of one step."""
         self.update(group, self.predict, self.criterion)
         # Also where the scaler skips its step: whether it does, only the device knows (see `take_back_skipped`).
@@ -64,31 +64,31 @@ class Step:
         logits: Tensor = self.network(pixel_values=normalise(images)).logits
         return logits
 
-    def update(self, group: Group, predict: Callable[..., Tensor], criterion: Callable[..., tuple]) -> None:
+    def update(self, group: MicroBatches, predict: Callable[..., Tensor], criterion: Callable[..., tuple]) -> None:
         """Change the weights; `predict` and `criterion` compute what the methods of that name do."""
         for number, (all_images, all_labels) in enumerate(group, 1):
             frames = len(all_labels)
-            images, labels = own_frames(all_images, all_labels, self.processes)
-            with self.gathering(last=number == len(group)):
+            images, labels = local_batch(all_images, all_labels, self.processes)
+            with self.maybe_no_sync(last=number == len(group)):
                 with self.accelerator.autocast():
                     logits = predict(images)
                 loss, terms = criterion(logits, labels, frames)
                 # The gradients of several processes are averaged, and those of the parts of a loss must be summed.
-                self.scaler.scale(loss * self.processes.size / len(group)).backward()
-            self.sums += torch.stack([loss.detach(), *terms.values()]) * frames
+                self.scaler.scale(loss * self.processes.world_size / len(group)).backward()
+            self.loss_sums += torch.stack([loss.detach(), *terms.values()]) * frames
         self.scaler.unscale_(self.optimizer)
-        self.norm.copy_(clip_grad_norm_(self.model.parameters(), self.clip))
+        self.grad_norm.copy_(clip_grad_norm_(self.model.parameters(), self.clip))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
 
-    def gathering(self, last: bool) -> AbstractContextManager[None]:
+    def maybe_no_sync(self, last: bool) -> AbstractContextManager[None]:
         """The gradients of several processes meet once a step, in the backward pass of its last batch."""
         if last or not isinstance(self.network, DistributedDataParallel):
             return nullcontext()
         return self.network.no_sync()
 
-    def take_back_skipped(self) -> None:
+    def sync_schedule_with_skipped_steps(self) -> None:
         """Set the schedule to the steps that AdamW took; those which the scaler skipped do not count, as in the source.
 
         This waits for the device: once an epoch.

@@ -11,20 +11,22 @@ from torch import Tensor
 
 from fgseg.checkpoints.checkpoint import Checkpoints
 from fgseg.checkpoints.manifest import digest, list_manifests, read_weights
-from fgseg.checkpoints.test_results import COUNTS, OUTCOME, Outcome
+from fgseg.checkpoints.test_results import COUNTS, OUTCOME, TestResult
 from fgseg.config.settings import RunConfig
 from fgseg.data import load_splits
-from fgseg.data.device_frames import MappedFrames
+from fgseg.data.device_frames import HostFrames
 from fgseg.labels import FOREGROUND
 from fgseg.metrics.boundary_iou import boundary_counts, boundary_iou
-from fgseg.metrics.evaluator import count
+from fgseg.metrics.evaluator import confusion_per_image
 from fgseg.metrics.iou import class_iou, confusion_counts, miou
 from fgseg.results import EpochResult, select_epoch
 from fgseg.storage.store import Store, open_store
-from fgseg.training.trainer import build_learner
+from fgseg.training.trainer import build_training_state
 
 
-def judge(run: RunConfig, folder: str | Path, history: Sequence[EpochResult], attempt: int) -> Outcome:
+def evaluate_on_test_split(
+    run: RunConfig, folder: str | Path, history: Sequence[EpochResult], attempt: int
+) -> TestResult:
     """Judge the epoch that stands for a finished trial on the test split, and keep what every image gave.
 
     Repeating it gives the same and replaces what an earlier attempt left.
@@ -46,17 +48,17 @@ def judge(run: RunConfig, folder: str | Path, history: Sequence[EpochResult], at
     manifest = next((m for m in list_manifests(store) if m.epoch == epoch), None)
     if manifest is None:
         raise FileNotFoundError(f"no checkpoint of epoch {epoch} is left in {folder}")
-    learner = build_learner(run, 1)
-    learner.model.load_state_dict(load_safetensors(read_weights(store, manifest)))
+    state = build_training_state(run, 1)
+    state.model.load_state_dict(load_safetensors(read_weights(store, manifest)))
     # One pass: these frames need no place on the GPU, from which they would drive those of the next trial.
-    frames = MappedFrames(load_splits(run.data, ("test",))["test"], learner.accelerator.device)
-    with learner.accelerator.autocast():
-        confusion, boundary = count(learner.model, frames, confusion_counts, boundary_counts)
+    frames = HostFrames(load_splits(run.data, ("test",))["test"], state.accelerator.device)
+    with state.accelerator.autocast():
+        confusion, boundary = confusion_per_image(state.model, frames, confusion_counts, boundary_counts)
     checkpoints.check_current()
-    return keep(store, epoch, attempt, confusion, boundary)
+    return save_test_result(store, epoch, attempt, confusion, boundary)
 
 
-def keep(store: Store, epoch: int, attempt: int, confusion: Tensor, boundary: Tensor) -> Outcome:
+def save_test_result(store: Store, epoch: int, attempt: int, confusion: Tensor, boundary: Tensor) -> TestResult:
     """Write the counts of every image, then the manifest that names them, and drop those of earlier attempts.
 
     Args:
@@ -68,7 +70,7 @@ def keep(store: Store, epoch: int, attempt: int, confusion: Tensor, boundary: Te
     """
     data = save_safetensors({"confusion": confusion.to(torch.int32), "boundary": boundary.to(torch.int32)})
     iou, rims = class_iou(confusion.sum(0)), boundary_iou(boundary.sum(0)).tolist()
-    outcome = Outcome(
+    outcome = TestResult(
         epoch=epoch,
         attempt=attempt,
         images=len(confusion),

@@ -22,9 +22,9 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.settings import RunConfig
 from fgseg.data import FrameSet
 from fgseg.data.batches import train_batches
-from fgseg.data.device_frames import Frames, place
-from fgseg.devices import keep_freed_memory, peak_gib, peak_memory_gib, reset_peak
-from fgseg.distributed import ALONE, Processes
+from fgseg.data.device_frames import Frames, load_to_device
+from fgseg.devices import peak_gib, peak_memory_gib, reset_peak, tune_malloc
+from fgseg.distributed import SINGLE_PROCESS, World
 from fgseg.labels import NUM_CLASSES
 from fgseg.losses import HybridLoss
 from fgseg.metrics.evaluator import evaluate
@@ -36,7 +36,7 @@ from fgseg.training.step import Step
 
 
 @dataclass
-class Learner:
+class TrainingState:
     """Everything that changes while a model trains."""
 
     run: RunConfig
@@ -46,7 +46,7 @@ class Learner:
     schedule: LambdaLR
     step: Step
 
-    def snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The weights, and the state of optimizer, schedule and scaler.
 
         The random state is not among them: it is a function of seed and epoch (see `seed_epoch`).  Nor does any of it
@@ -60,7 +60,7 @@ class Learner:
         return self.model.state_dict(), state
 
 
-def build_learner(run: RunConfig, frames: int, processes: Processes = ALONE) -> Learner:
+def build_training_state(run: RunConfig, frames: int, processes: World = SINGLE_PROCESS) -> TrainingState:
     """Model, loss, optimizer and schedule as they are before the first epoch.
 
     Args:
@@ -68,7 +68,7 @@ def build_learner(run: RunConfig, frames: int, processes: Processes = ALONE) -> 
         frames: number of training frames; decides how many steps the schedule has.
         processes: those which train the model together; all of them call this.
     """
-    keep_freed_memory()
+    tune_malloc()
     seed_epoch(run.train.seed, 0)
     AcceleratorState._reset_state(True)  # the state of an earlier trial in this process would win otherwise
     accelerator = Accelerator(mixed_precision=resolve_precision(run.train.precision))
@@ -80,17 +80,19 @@ def build_learner(run: RunConfig, frames: int, processes: Processes = ALONE) -> 
     batches = math.ceil(frames / run.train.batch_size)
     steps = math.ceil(batches / run.train.accumulation) * run.train.epochs
     schedule = LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
-    place_rate(optimizer, device)
+    lr_to_device(optimizer, device)
     class_weights = list(run.class_weights.model_dump().values())
     criterion = HybridLoss(run.loss.model_dump(), class_weights, processes).to(device)
     parts = (accelerator, model, criterion, optimizer, schedule, run.train.clip)
     if processes.alone and wants_compiling(run.train.compile, device):
         cache = Path(run.data.cache or user_cache_dir("fgsearch")).expanduser()
-        return Learner(run, accelerator, model, optimizer, schedule, CompiledStep(*parts, cache=cache / "compiled"))
-    return Learner(run, accelerator, model, optimizer, schedule, Step(*parts))
+        return TrainingState(
+            run, accelerator, model, optimizer, schedule, CompiledStep(*parts, cache=cache / "compiled")
+        )
+    return TrainingState(run, accelerator, model, optimizer, schedule, Step(*parts))
 
 
-def place_rate(optimizer: AdamW, device: torch.device) -> None:
+def lr_to_device(optimizer: AdamW, device: torch.device) -> None:
     """Keep the learning rate on a GPU, where a recorded step reads it; on the CPU it is a plain number."""
     for settings in optimizer.param_groups:
         rate = float(settings["lr"])
@@ -115,28 +117,28 @@ def seed_epoch(seed: int, epoch: int, rank: int = 0) -> int:
     return mixed
 
 
-def restore(learner: Learner, checkpoint: Checkpoint) -> None:
+def load_checkpoint(state: TrainingState, checkpoint: Checkpoint) -> None:
     """Put a learner that was just built into the state of a checkpoint."""
-    learner.model.load_state_dict(checkpoint.model)
-    learner.optimizer.load_state_dict(checkpoint.state["optimizer"])
-    learner.schedule.load_state_dict(checkpoint.state["schedule"])
+    state.model.load_state_dict(checkpoint.model)
+    state.optimizer.load_state_dict(checkpoint.state["optimizer"])
+    state.schedule.load_state_dict(checkpoint.state["schedule"])
     if checkpoint.state["scaler"]:
-        learner.step.scaler.load_state_dict(checkpoint.state["scaler"])
-    place_rate(learner.optimizer, learner.accelerator.device)
+        state.step.scaler.load_state_dict(checkpoint.state["scaler"])
+    lr_to_device(state.optimizer, state.accelerator.device)
 
 
-def train_epoch(learner: Learner, splits: dict[str, FrameSet], epoch: int, attempt: int) -> EpochResult:
+def run_epoch(state: TrainingState, splits: dict[str, FrameSet], epoch: int, attempt: int) -> EpochResult:
     """One pass over the training frames, then one over the validation frames."""
-    device = learner.accelerator.device
-    frames = place(splits, learner.run.data.device, device)
+    device = state.accelerator.device
+    frames = load_to_device(splits, state.run.data.device, device)
     reset_peak(device)
-    prepared = learner.step.seconds
+    prepared = state.step.seconds
     started = time.perf_counter()
-    loss, terms = fit(learner, frames["train"], epoch)
+    loss, terms = train_one_epoch(state, frames["train"], epoch)
     trained = time.perf_counter()
-    compile_s = learner.step.seconds if prepared is None else None
+    compile_s = state.step.seconds if prepared is None else None
     check_finite(epoch, {**terms, "loss": loss})
-    counts = judge(learner, frames["val"])
+    counts = validate(state, frames["val"])
     iou = class_iou(counts)
     return EpochResult(
         epoch=epoch,
@@ -155,28 +157,28 @@ def train_epoch(learner: Learner, splits: dict[str, FrameSet], epoch: int, attem
     )
 
 
-def judge(learner: Learner, frames: Frames) -> Tensor:
+def validate(state: TrainingState, frames: Frames) -> Tensor:
     """Confusion matrix (7, 7) of a split, which the processes share."""
-    processes = learner.step.processes
-    processes.average_buffers(learner.model)
+    processes = state.step.processes
+    processes.average_buffers(state.model)
     counts = torch.zeros(NUM_CLASSES, NUM_CLASSES, dtype=torch.int64, device=frames.device)
     if processes.rank < len(frames):
-        with learner.accelerator.autocast():
-            counts += evaluate(learner.model, frames, processes).sum(0).to(frames.device)
-    return processes.sum(counts).cpu()
+        with state.accelerator.autocast():
+            counts += evaluate(state.model, frames, processes).sum(0).to(frames.device)
+    return processes.all_reduce(counts).cpu()
 
 
-def fit(learner: Learner, frames: Frames, epoch: int) -> tuple[float, dict[str, float]]:
+def train_one_epoch(state: TrainingState, frames: Frames, epoch: int) -> tuple[float, dict[str, float]]:
     """Train on every frame once; returns the mean per image of the loss and of its unweighted terms."""
-    run, step = learner.run, learner.step
+    run, step = state.run, state.step
     generator = torch.Generator(frames.device).manual_seed(seed_epoch(run.train.seed, epoch, step.processes.rank))
-    learner.model.train()
-    step.sums.zero_()
+    state.model.train()
+    step.loss_sums.zero_()
     batches = train_batches(frames, run, generator)
     while group := list(islice(batches, run.train.accumulation)):
         step(group)
-    step.take_back_skipped()
-    loss, *terms = (value / len(frames) for value in step.processes.sum(step.sums).tolist())
+    step.sync_schedule_with_skipped_steps()
+    loss, *terms = (value / len(frames) for value in step.processes.all_reduce(step.loss_sums).tolist())
     return loss, dict(zip(step.criterion.terms, terms, strict=True))
 
 

@@ -19,7 +19,7 @@ NAME = re.compile(r"overlay-\d+-(.+\.png)")
 UNSAFE = re.compile(r"[^\w.-]+")
 
 
-def put_overlays(store: Store, model: "nn.Module", frames: FrameSet) -> None:
+def save_overlays(store: Store, model: "nn.Module", frames: FrameSet) -> None:
     """Write one PNG per frame into a trial's folder: photo, truth and prediction side by side.
 
     Args:
@@ -29,11 +29,11 @@ def put_overlays(store: Store, model: "nn.Module", frames: FrameSet) -> None:
     """
     import torch  # only here: the driver reads the files' names
 
-    from fgseg.metrics.evaluator import predict_frames
+    from fgseg.metrics.evaluator import predict_labels
 
     index = np.linspace(0, len(frames) - 1, min(COUNT, len(frames))).round().astype(int)
     photos, truth = np.asarray(frames.images[index]), np.asarray(frames.labels[index])
-    predicted = predict_frames(model, torch.from_numpy(photos).permute(0, 3, 1, 2)).numpy()
+    predicted = predict_labels(model, torch.from_numpy(photos).permute(0, 3, 1, 2)).numpy()
     for number, (at, *arrays) in enumerate(zip(index, photos, truth, predicted, strict=True), 1):
         photo, real, found = to_width(WIDTH, *arrays)
         panels = [photo, *(overlay(photo // 2, labels, 0.75) for labels in (real, found))]

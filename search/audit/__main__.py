@@ -9,7 +9,7 @@ from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
 from fgseg.storage.s3 import ObjectStoreError
 from search.audit.trials import audit_place
-from search.cli.options import Parser, add_place, place_from
+from search.cli.options import Parser, add_location_options, location_from
 from search.ledger.database import LedgerError
 
 CLEAN, BROKEN = 0, 1
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parse(arguments)
         broken = list(
-            audit_place(place_from(options), options.trials, options.interrupted, tracking=not options.no_tracking)
+            audit_place(location_from(options), options.trials, options.interrupted, tracking=not options.no_tracking)
         )
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; raises ConfigError."""
     parser = Parser(prog="python -m search.audit", description=__doc__)
-    add_place(parser)
+    add_location_options(parser)
     parser.add_argument(
         "--trials", type=int, metavar="N", help="how many must have ended (default: the last budget, or more)"
     )

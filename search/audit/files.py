@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from fgseg.checkpoints.checkpoint import load_checkpoint
 from fgseg.checkpoints.manifest import MANIFEST, Manifest, verified
-from fgseg.checkpoints.test_results import read_outcome
+from fgseg.checkpoints.test_results import read_test_result
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore, Store, join, open_store
 from fgseg.visual.overlays import is_whole, read_overlays
@@ -87,7 +87,7 @@ def audit_history(manifests: Sequence[Manifest], record: TrialRecord) -> Iterato
 def audit_outcome(store: Store, record: TrialRecord) -> Iterator[str]:
     """Whether a trial's folder and the ledger agree on what the test split said, and the counts behind it are whole."""
     try:
-        outcome = read_outcome(store)
+        outcome = read_test_result(store)
         if outcome is not None:
             verified(store, outcome.blob["name"], outcome.blob)
     except Exception as error:  # as above: whatever it is, it is to be named

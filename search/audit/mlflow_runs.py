@@ -5,12 +5,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from search.ledger.records import State, TrialRecord, best_trial
-from search.tracking.run_reader import MirroredRun
-from search.tracking.run_schema import PASSING_TAGS, study_ending, trial_ending
+from search.tracking.run_reader import TrackedRun
+from search.tracking.run_schema import ENDING_TAGS, study_ending, trial_ending
 
 
-def audit_mirror(
-    runs: Sequence[MirroredRun], records: Sequence[TrialRecord], best: TrialRecord | None, behind: bool
+def audit_runs(
+    runs: Sequence[TrackedRun], records: Sequence[TrialRecord], best: TrialRecord | None, behind: bool
 ) -> Iterator[str]:
     """Each difference between MLflow's runs and the ledger's trials as one line.
 
@@ -30,7 +30,7 @@ def audit_mirror(
         if run.number is None:
             yield from audit_parent(run, records, best, behind)
         elif run.number in known:
-            yield from audit_trial(run, known[run.number], behind)
+            yield from audit_run(run, known[run.number], behind)
         else:
             yield f"{owner(run.number)}: has a run in MLflow, the ledger knows no such trial"
 
@@ -40,16 +40,16 @@ def owner(number: int | None) -> str:
     return "the study" if number is None else f"trial {number}"
 
 
-def audit_trial(run: MirroredRun, record: TrialRecord, behind: bool) -> Iterator[str]:
+def audit_run(run: TrackedRun, record: TrialRecord, behind: bool) -> Iterator[str]:
     """The differences between a trial and its run."""
     expected = trial_ending(record, "finished")
-    held = (run.status, {key: run.tags[key] for key in PASSING_TAGS if key in run.tags})
+    held = (run.status, {key: run.tags[key] for key in ENDING_TAGS if key in run.tags})
     if held != expected and not (behind and is_earlier(run)):
         yield f"trial {record.number}: MLflow says {describe(*held)}, must be {describe(*expected)}"
     yield from audit_points(run, record, behind)
 
 
-def is_earlier(run: MirroredRun) -> bool:
+def is_earlier(run: TrackedRun) -> bool:
     """Whether a run's state is one that a trial passes through: at work, or interrupted."""
     return run.status == "RUNNING" or (run.status == "KILLED" and "fgseg.pruned" not in run.tags)
 
@@ -59,7 +59,7 @@ def describe(status: str, tags: dict[str, str]) -> str:
     return " ".join([status, *(f"({key}: {value})" for key, value in tags.items())])
 
 
-def audit_points(run: MirroredRun, record: TrialRecord, behind: bool) -> Iterator[str]:
+def audit_points(run: TrackedRun, record: TrialRecord, behind: bool) -> Iterator[str]:
     """The differences between the epochs of a trial and the points of its run, one line per epoch and kind."""
     held, expected = points_by_step(run), expected_points(record)
     for step in sorted(held.keys() | expected.keys()):
@@ -83,7 +83,7 @@ def expected_points(record: TrialRecord) -> dict[int, dict[str, float]]:
     return {step: {k: v for k, v in metrics.items() if math.isfinite(v)} for step, metrics in points.items()}
 
 
-def points_by_step(run: MirroredRun) -> dict[int, dict[str, list[float]]]:
+def points_by_step(run: TrackedRun) -> dict[int, dict[str, list[float]]]:
     """Step -> metric -> the values logged there."""
     by_step: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for key, points in run.points.items():
@@ -99,7 +99,7 @@ def shorten(keys: list[str]) -> str:
 
 
 def audit_parent(
-    run: MirroredRun, records: Sequence[TrialRecord], best: TrialRecord | None, behind: bool
+    run: TrackedRun, records: Sequence[TrialRecord], best: TrialRecord | None, behind: bool
 ) -> Iterator[str]:
     """The differences between the study and its run: state, best trial, and the points of the best so far."""
     for step, metrics in points_by_step(run).items():
@@ -115,7 +115,7 @@ def audit_parent(
         yield from audit_best(run, best, records)
 
 
-def audit_best(run: MirroredRun, best: TrialRecord, records: Sequence[TrialRecord]) -> Iterator[str]:
+def audit_best(run: TrackedRun, best: TrialRecord, records: Sequence[TrialRecord]) -> Iterator[str]:
     """Whether the study's run names the best trial, and shows its mIoU at the last step.
 
     That step keeps the best as it was when its trial ended, also where a later run judges changed batches otherwise.

@@ -6,7 +6,7 @@ from typing import Any
 
 from search.ledger.catalog import open_ledger
 from search.ledger.records import Kind, State, TrialRecord
-from search.study.location import Place, find_place, public_address
+from search.study.location import StudyLocation, find_location, public_address
 
 
 def audit(
@@ -36,16 +36,16 @@ def audit(
         ConfigError: there is no such study or storage.
         LedgerError, ObjectStoreError: the ledger's database or the bucket fails.
     """
-    return list(audit_place(find_place(storage, study, tracking_uri, ledger_url), trials, interrupted, tracking))
+    return list(audit_place(find_location(storage, study, tracking_uri, ledger_url), trials, interrupted, tracking))
 
 
-def audit_place(place: Place, trials: int | None, interrupted: bool, tracking: bool) -> Iterator[str]:
+def audit_place(location: StudyLocation, trials: int | None, interrupted: bool, tracking: bool) -> Iterator[str]:
     """The same, of a place."""
-    ledger = open_ledger(place)
+    ledger = open_ledger(location)
     alive = ledger.holder() is not None
     open_allowed = interrupted or alive
     # MLflow is read first: what it holds was in the ledger before, also while a driver works.
-    runs, unread = read_mirror(place, ledger.uid, open_allowed) if tracking else (None, None)
+    runs, unread = read_tracked_runs(location, ledger.uid, open_allowed) if tracking else (None, None)
     try:
         records = ledger.trials()
     except (KeyError, TypeError, ValueError) as error:
@@ -59,25 +59,25 @@ def audit_place(place: Place, trials: int | None, interrupted: bool, tracking: b
     if not alive:  # the files of a study at work change while they are read
         from search.audit.files import audit_files  # torch takes seconds to import: not before the mistakes are told
 
-        yield from audit_files(place.folder, records, best, open_allowed)
+        yield from audit_files(location.folder, records, best, open_allowed)
     if runs is not None:
-        from search.audit.mlflow_runs import audit_mirror
+        from search.audit.mlflow_runs import audit_runs
 
-        yield from audit_mirror(runs, records, best, open_allowed)
+        yield from audit_runs(runs, records, best, open_allowed)
     if unread:
         yield unread
 
 
-def read_mirror(place: Place, uid: str, behind: bool) -> "tuple[list[Any] | None, str | None]":
+def read_tracked_runs(location: StudyLocation, uid: str, behind: bool) -> "tuple[list[Any] | None, str | None]":
     """MLflow's runs, or a line that says why they could not be read."""
     from search.ledger.database import has_database
     from search.tracking.client import TrackingError
     from search.tracking.run_reader import read_runs
 
-    if not has_database(place.tracking_uri) and not behind:
-        return None, f"MLflow not audited: there is no {public_address(place.tracking_uri)}; search.sync writes it"
+    if not has_database(location.tracking_uri) and not behind:
+        return None, f"MLflow not audited: there is no {public_address(location.tracking_uri)}; search.sync writes it"
     try:
-        return read_runs(place.tracking_uri, place.study, uid), None
+        return read_runs(location.tracking_uri, location.study, uid), None
     except TrackingError as error:
         return None, f"MLflow not audited: {str(error).removeprefix('MLflow ')}"
 

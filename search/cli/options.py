@@ -12,7 +12,7 @@ from fgseg.config.errors import ConfigError
 from fgseg.storage.store import absolute, is_local
 from search.cli.signals import Interrupted, Signals
 from search.study.config import SearchConfig
-from search.study.location import Place, find_place, local_studies
+from search.study.location import StudyLocation, find_location, local_studies
 from search.study.space import list_spaces, load_space
 
 __all__ = ["MISTAKE", "Parser"]
@@ -23,25 +23,27 @@ class Parser(FgsegParser):
 
     def completers(self) -> dict[str, Completer]:
         words = {name: field.annotation for name, field in SearchConfig.model_fields.items()}
-        own: dict[str, Completer] = {n: offer(*get_args(a)) for n, a in words.items() if str in map(type, get_args(a))}
-        spaces = offer(*list_spaces())
-        own |= {"space": spaces, "spaces": spaces, "study": studies, "studies": studies}
+        own: dict[str, Completer] = {
+            n: fixed_choices(*get_args(a)) for n, a in words.items() if str in map(type, get_args(a))
+        }
+        spaces = fixed_choices(*list_spaces())
+        own |= {"space": spaces, "spaces": spaces, "study": study_choices, "studies": study_choices}
         plain = super().completers()["set"]
-        return own | {"set": lambda prefix, parsed_args, **asked: [*plain(prefix), *ranges(parsed_args)]}
+        return own | {"set": lambda prefix, parsed_args, **asked: [*plain(prefix), *range_choices(parsed_args)]}
 
 
-def offer(*words: str) -> Completer:
+def fixed_choices(*words: str) -> Completer:
     """Offers always the same words."""
     return lambda prefix, **asked: words
 
 
-def studies(prefix: str, parsed_args: Namespace, **asked: Any) -> list[str]:
+def study_choices(prefix: str, parsed_args: Namespace, **asked: Any) -> list[str]:
     """The studies of the storage that the line names so far."""
     storage = getattr(parsed_args, "storage", None) or "runs"
     return local_studies(absolute(storage)) if is_local(storage) else []
 
 
-def ranges(parsed_args: Namespace) -> list[str]:
+def range_choices(parsed_args: Namespace) -> list[str]:
     """The ends of the searched ranges, where the line names a space."""
     try:
         space = load_space(getattr(parsed_args, "space", None) or "")
@@ -50,7 +52,7 @@ def ranges(parsed_args: Namespace) -> list[str]:
     return [f"search.{key}.{end}=" for key in space.search for end in ("low", "high")]
 
 
-def add_settings(parser: ArgumentParser) -> None:
+def add_search_options(parser: ArgumentParser) -> None:
     """The options of every command that runs trials: settings, where the studies are, what a trial gets."""
     add = parser.add_argument
     add("--config", default="configs/quickstart.yaml", metavar="FILE", help="settings in YAML (default: %(default)s)")
@@ -87,12 +89,12 @@ def add_settings(parser: ArgumentParser) -> None:
     )
 
 
-def flags(options: Namespace) -> dict[str, Any]:
+def search_settings(options: Namespace) -> dict[str, Any]:
     """The flags that are settings of the search, by name; None where not given."""
     return {name: value for name, value in vars(options).items() if name in SearchConfig.model_fields}
 
 
-def obey(work: Callable[[Signals], int]) -> int:
+def run_command(work: Callable[[Signals], int]) -> int:
     """Carry out a command that runs trials, under signals; returns the exit code, mistakes being told in one line."""
     with Signals() as signals:
         try:
@@ -105,7 +107,7 @@ def obey(work: Callable[[Signals], int]) -> int:
             return signals.code
 
 
-def add_place(parser: argparse.ArgumentParser) -> None:
+def add_location_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which study is meant."""
     parser.add_argument("--study", metavar="NAME", required=True, help="name of the study")
     parser.add_argument("--storage", metavar="DIR", default="runs", help="folder of studies (default: runs)")
@@ -117,9 +119,9 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def place_from(options: argparse.Namespace) -> Place:
+def location_from(options: argparse.Namespace) -> StudyLocation:
     """The place that the options of `add_place` name; raises ConfigError."""
-    return find_place(options.storage, options.study, options.tracking_uri, options.ledger_url)
+    return find_location(options.storage, options.study, options.tracking_uri, options.ledger_url)
 
 
 def confirm(question: str, yes: bool) -> bool:

@@ -16,19 +16,19 @@ from typing import Any
 
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import Store, open_store
-from search.cluster.node_probe import Answer, Question, gpu_memory, versions
-from search.cluster.ray_cluster import surroundings
+from search.cluster.node_probe import NodeReport, NodeRequirements, gpu_memory, versions
+from search.cluster.ray_cluster import ray_environment
 from search.study.config import SearchConfig
 from search.study.resources import Node, is_private, share_cluster
 
 CONNECT_LIMIT_S = 20.0
 """How long a cluster may take until it has let us in and named its nodes."""
-ALIKE = 0.8
+MIN_GPU_MEMORY_RATIO = 0.8
 """A GPU with less than this part of the largest one's memory is of another kind: trials that fit there fail here."""
 
 
 @contextmanager
-def reach(search: SearchConfig, needed: str) -> Iterator["RollCall | None"]:
+def connect(search: SearchConfig, needed: str) -> Iterator["ClusterCheck | None"]:
     """A roll call of the cluster that the search shall join; None for a private one, which is this machine.
 
     Raises:
@@ -37,13 +37,13 @@ def reach(search: SearchConfig, needed: str) -> Iterator["RollCall | None"]:
     if is_private(search) or search.ray_address is None:
         yield None
         return
-    with RollCall(search.ray_address) as call:
+    with ClusterCheck(search.ray_address) as call:
         share = share_cluster(search, call.nodes, needed)
         call.nodes = [node for node in call.nodes if node.fitting(share.cpus, share.gpus)]
         yield call
 
 
-class RollCall:
+class ClusterCheck:
     """A connection to a cluster, for as long as the context lasts; `nodes` are those that it has.
 
     Raises:
@@ -54,11 +54,11 @@ class RollCall:
         self.address = address
         self.nodes: list[Node] = []
 
-    def __enter__(self) -> "RollCall":
+    def __enter__(self) -> "ClusterCheck":
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "search.cluster.node_probe", self.address],
-            env=surroundings() | {"RAY_NUM_REDIS_GET_RETRIES": "2"},  # a wrong token stays wrong: two tries, not 20
+            env=ray_environment() | {"RAY_NUM_REDIS_GET_RETRIES": "2"},  # a wrong token stays wrong: two tries, not 20
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -89,15 +89,15 @@ class RollCall:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             line = self.process.stdout.readline() if selector.select(CONNECT_LIMIT_S) else ""
         if not line:
-            raise ConfigError(f"--ray-address: {refusal(self.address, self.said())}")
+            raise ConfigError(f"--ray-address: {connection_error(self.address, self.stderr())}")
         return line
 
-    def said(self) -> str:
+    def stderr(self) -> str:
         """What Ray has written on standard error."""
         self.errors.seek(0)
         return self.errors.read()
 
-    def ask(self, fingerprint: str, splits: tuple[str, ...], settings: dict[str, Any], storage: str) -> None:
+    def check_nodes(self, fingerprint: str, splits: tuple[str, ...], settings: dict[str, Any], storage: str) -> None:
         """Ask every node for all that a trial needs; returns when it is there.
 
         Args:
@@ -112,16 +112,16 @@ class RollCall:
         store, blob, text = open_store(storage), f"roll-call-{uuid.uuid4().hex}", uuid.uuid4().hex
         try:
             store.put(blob, text.encode())
-            answers = self.collect(Question(settings, splits, storage, blob, text))
+            answers = self._collect(NodeRequirements(settings, splits, storage, blob, text))
             for node, told in answers.items():
                 check_written(store, f"{blob}-{node.id}", told)
         finally:
             for name in (blob, *(f"{blob}-{node.id}" for node in self.nodes)):
                 store.delete(name)
-        if complaints := compare(Answer(versions(), gpu_memory(), fingerprint), answers):
+        if complaints := describe_differences(NodeReport(versions(), gpu_memory(), fingerprint), answers):
             raise ConfigError(f"the cluster at {self.address}: {'; '.join(complaints)}")
 
-    def collect(self, question: Question) -> dict[Node, Answer]:
+    def _collect(self, question: NodeRequirements) -> dict[Node, NodeReport]:
         """The answer of every node that has not died since; raises ConfigError if the cluster is lost meanwhile."""
         assert self.process.stdin is not None and self.process.stdout is not None
         order = {"question": vars(question), "ids": [node.id for node in self.nodes]}
@@ -131,10 +131,10 @@ class RollCall:
         told = {fields["id"]: fields["answer"] for fields in map(json.loads, self.process.stdout)}
         if len(told) < len(self.nodes) or not any(told.values()):
             raise ConfigError(f"--ray-address: the cluster at {self.address} was lost while its nodes were asked")
-        return {node: Answer(**told[node.id]) for node in self.nodes if told[node.id]}
+        return {node: NodeReport(**told[node.id]) for node in self.nodes if told[node.id]}
 
 
-def check_written(store: Store, name: str, told: Answer) -> None:
+def check_written(store: Store, name: str, told: NodeReport) -> None:
     """Add a fault if the driver does not find what a node says that it has written to the storage."""
     try:
         store.get(name)
@@ -143,7 +143,7 @@ def check_written(store: Store, name: str, told: Answer) -> None:
             told.faults.append("writes to another storage than the driver reads; it must be shared")
 
 
-def refusal(address: str, said: str) -> str:
+def connection_error(address: str, said: str) -> str:
     """Why there was no connection, out of what Ray wrote on standard error."""
     if "InvalidAuthToken" in said or "Unauthenticated" in said or "no authentication token was found" in said:
         return (
@@ -161,7 +161,7 @@ def refusal(address: str, said: str) -> str:
     )
 
 
-def compare(expected: Answer, answers: dict[Node, Answer]) -> list[str]:
+def describe_differences(expected: NodeReport, answers: dict[Node, NodeReport]) -> list[str]:
     """What differs, in words: versions and data from the driver's, GPUs from the largest; empty where nothing does."""
     found = []
     largest = max((mib for told in answers.values() for mib in told.gpu_mib), default=0)
@@ -173,7 +173,7 @@ def compare(expected: Answer, answers: dict[Node, Answer]) -> list[str]:
         ]
         if told.data and told.data != expected.data:
             wrong.append(f"reads other data (fingerprint {told.data[:12]}, here it is {expected.data[:12]})")
-        if told.gpu_mib and min(told.gpu_mib) < ALIKE * largest:
+        if told.gpu_mib and min(told.gpu_mib) < MIN_GPU_MEMORY_RATIO * largest:
             wrong.append(f"has a GPU of {min(told.gpu_mib)} MiB, others have {largest} MiB")
         if wrong or told.faults:
             found.append(f"{node} {', '.join(wrong + told.faults)}")

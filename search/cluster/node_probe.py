@@ -15,7 +15,7 @@ from search.study.resources import Node
 
 
 @dataclass(frozen=True)
-class Question:
+class NodeRequirements:
     """What a node must be able to do."""
 
     settings: dict[str, Any]
@@ -30,7 +30,7 @@ class Question:
 
 
 @dataclass
-class Answer:
+class NodeReport:
     """What a node has, and what it cannot do."""
 
     versions: dict[str, str] = field(default_factory=dict)
@@ -64,10 +64,10 @@ def gpu_memory() -> list[int]:
     return [int(line) for line in told.stdout.split() if line.isdigit()] if told.returncode == 0 else []
 
 
-def answer(question: dict[str, Any]) -> dict[str, Any]:
+def inspect_node(question: dict[str, Any]) -> dict[str, Any]:
     """What one node answers; runs on it.  `question` and the result are the fields of Question and Answer."""
-    asked, told = Question(**question), Answer(versions(), gpu_memory())
-    for task in (visit_storage, read_data):
+    asked, told = NodeRequirements(**question), NodeReport(versions(), gpu_memory())
+    for task in (check_storage, read_data):
         try:
             task(asked, told)
         except Exception as error:  # whatever it cannot do is what we want to know
@@ -75,7 +75,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     return asdict(told)
 
 
-def visit_storage(asked: Question, told: Answer) -> None:
+def check_storage(asked: NodeRequirements, told: NodeReport) -> None:
     """Read the driver's blob, and write one for it to read."""
     import ray
 
@@ -92,7 +92,7 @@ def visit_storage(asked: Question, told: Answer) -> None:
         told.faults.append(f"does not see what the driver writes to the storage {asked.storage}; it must be shared")
 
 
-def read_data(asked: Question, told: Answer) -> None:
+def read_data(asked: NodeRequirements, told: NodeReport) -> None:
     """Open the data, decoding what the node's cache lacks, and the weights; both are needed by every trial."""
     from fgseg.config.loading import Layer, build
     from fgseg.data import fingerprint, load_splits
@@ -121,7 +121,7 @@ def alive_nodes() -> list[Node]:
     ]
 
 
-def ask_nodes(question: dict[str, Any], ids: list[str]) -> Iterator[dict[str, Any]]:
+def inspect_nodes(question: dict[str, Any], ids: list[str]) -> Iterator[dict[str, Any]]:
     """Ask all at once; gives each one's answer under its id as they come, what went wrong on the way as a fault.
 
     A node that has died since it was listed has None for an answer: a search can do without it.
@@ -131,8 +131,8 @@ def ask_nodes(question: dict[str, Any], ids: list[str]) -> Iterator[dict[str, An
 
     asked = {}
     for node in ids:
-        place = NodeAffinitySchedulingStrategy(node, soft=False)
-        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=place)(answer)
+        location = NodeAffinitySchedulingStrategy(node, soft=False)
+        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=location)(inspect_node)
         asked[task.remote(question)] = node
     while asked:
         (done,), _ = ray.wait(list(asked), num_returns=1)
@@ -141,7 +141,7 @@ def ask_nodes(question: dict[str, Any], ids: list[str]) -> Iterator[dict[str, An
             told = ray.get(done)
         except Exception as error:  # the node died, or has no or another fgsearch
             if node in [still.id for still in alive_nodes()]:
-                told = asdict(Answer(faults=[explain(error)]))
+                told = asdict(NodeReport(faults=[explain(error)]))
         yield {"id": node, "answer": told}
 
 
@@ -163,7 +163,7 @@ def main() -> int:
     print(json.dumps([asdict(node) for node in alive_nodes()]), file=answers, flush=True)
     line = sys.stdin.readline()
     order = json.loads(line) if line.strip() else {"question": {}, "ids": []}
-    for told in ask_nodes(order["question"], order["ids"]):
+    for told in inspect_nodes(order["question"], order["ids"]):
         print(json.dumps(told), file=answers, flush=True)
     return 0
 

@@ -27,13 +27,13 @@ RAY_SETTINGS = {
 }
 
 
-PERIOD_S = 5.0
+REFRESH_S = 5.0
 """How often the cluster is looked at."""
-PATIENCE_S = 20.0
+UNREACHABLE_S = 20.0
 """How long its head may be silent."""
 
 
-def surroundings() -> dict[str, str]:
+def ray_environment() -> dict[str, str]:
     """The environment in which Ray is used: our settings, and with token authentication where there is a token at all.
 
     Without RAY_AUTH_MODE, Ray would join a cluster without the token that lies in its own default place.
@@ -59,9 +59,12 @@ def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], No
     """
     import ray
 
-    ended, place = threading.Event(), on_loopback() if is_private(search) else nullcontext()
-    with place, ThreadPoolExecutor(1) as thread:  # the system ends a private cluster's processes with this very thread
-        keep_handlers(thread.submit(start, search), install_handlers)
+    ended, location = threading.Event(), on_loopback() if is_private(search) else nullcontext()
+    with (
+        location,
+        ThreadPoolExecutor(1) as thread,
+    ):  # the system ends a private cluster's processes with this very thread
+        wait_keeping_signal_handlers(thread.submit(start, search), install_handlers)
         try:
             head = ray.get_runtime_context().gcs_address
             threading.Thread(target=watch_head, args=(head, ended), daemon=True).start()
@@ -73,7 +76,7 @@ def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], No
         finally:
             if is_private(search):
                 ended.set()  # its head is about to go
-            keep_handlers(thread.submit(ray.shutdown), install_handlers)
+            wait_keeping_signal_handlers(thread.submit(ray.shutdown), install_handlers)
             ended.set()
 
 
@@ -115,7 +118,7 @@ def start(search: SearchConfig) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what becomes of a trial is told by us, without a traceback
 
 
-def keep_handlers(done: "Future[None]", install_handlers: Callable[[], None]) -> None:
+def wait_keeping_signal_handlers(done: "Future[None]", install_handlers: Callable[[], None]) -> None:
     """Wait until Ray has started or ended in its own thread; meanwhile this one keeps the command's signal handlers.
 
     Ray's core takes that of SIGTERM for itself when it starts, and leaves none when it ends, a second before it is
@@ -134,20 +137,20 @@ def watch_head(address: str, ended: threading.Event) -> None:
     after a kill, the same command continues.
     """
     heard = time.monotonic()
-    while not ended.wait(PERIOD_S):
+    while not ended.wait(REFRESH_S):
         if answers(address):
             heard = time.monotonic()
-        elif time.monotonic() - heard > PATIENCE_S and not ended.is_set():
+        elif time.monotonic() - heard > UNREACHABLE_S and not ended.is_set():
             print(
-                f"error: the head of the Ray cluster, {address}, has not answered for {PATIENCE_S:.0f} s; run the same "
-                "command again, with the --ray-address of a cluster that runs",
+                f"error: the head of the Ray cluster, {address}, has not answered for {UNREACHABLE_S:.0f} s; run the "
+                "same command again, with the --ray-address of a cluster that runs",
                 file=sys.stderr,
                 flush=True,
             )
             os._exit(1)
 
 
-class Pulse:
+class NodeMonitor:
     """The nodes of the cluster, asked of Ray every few seconds.
 
     Args:
@@ -171,12 +174,12 @@ class Pulse:
             return
         now = {node.id: node for node in alive_nodes() if node.id not in self.dead}
         for node in self.known.keys() - now.keys():
-            self.bury(node)
+            self.mark_dead(node)
         for node in now.keys() - self.known.keys():
             self.tell(f"{now[node]} has joined")
         self.known = now
 
-    def bury(self, node: str) -> None:
+    def mark_dead(self, node: str) -> None:
         """Count a node as dead from now on: Ray never takes one back."""
         self.tell(f"{self.known.pop(node)} is lost; its trials start again elsewhere, from their checkpoints")
         self.dead.add(node)
@@ -184,11 +187,11 @@ class Pulse:
     @property
     def nodes(self) -> list[Node]:
         """The nodes that are alive."""
-        if time.monotonic() - self.asked > PERIOD_S:
+        if time.monotonic() - self.asked > REFRESH_S:
             self.refresh()
         return list(self.known.values())
 
-    def lost(self) -> bool:
+    def all_dead(self) -> bool:
         """True once no node of the cluster is alive: trials would wait for ever."""
         return not self.nodes
 
@@ -197,9 +200,9 @@ class Pulse:
         fitting = sum(node.fitting(self.resources.cpus, self.resources.gpus) for node in self.nodes)
         return max(1, min(fitting, self.resources.concurrent))
 
-    def gone(self, node: str) -> bool:
+    def is_dead(self, node: str) -> bool:
         """Whether a node has died.  Ray finds that out after some 15 s; that nothing listens there shows at once."""
         self.refresh()
         if node in self.known and not answers(f"{self.known[node].address}:{self.known[node].port}"):
-            self.bury(node)
+            self.mark_dead(node)
         return node not in self.known

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from fgseg.config.loading import parse_assignments
-from search.cli.options import Parser, add_settings, flags, obey
+from search.cli.options import Parser, add_search_options, run_command, search_settings
 from search.cli.signals import Signals
 from search.compare.plans import name_of, plans_from
 
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done, 1 stopped by a fault, 2 the user's mistake, 130 interrupted (143 by SIGTERM).
     """
-    return obey(lambda signals: carry_out(parse(arguments), signals))
+    return run_command(lambda signals: carry_out(parse(arguments), signals))
 
 
 def carry_out(options: argparse.Namespace, signals: Signals) -> int:
@@ -28,7 +28,7 @@ def carry_out(options: argparse.Namespace, signals: Signals) -> int:
         seeds=options.seeds,
         config=options.config,
         assignments=parse_assignments(options.set),
-        search=flags(options),
+        search=search_settings(options),
     )
     if options.dry_run:
         from search.compare.runner import print_plans
@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--seeds", type=int, default=3, metavar="N", help="repeats of each family, with seeds of their own (default: 3)"
     )
     add("--name", metavar="NAME", help="name of the comparison (default: <config>-<point>)")
-    add_settings(parser)
+    add_search_options(parser)
     add("--dry-run", action="store_true", help="show what would run, and end")
     return parser.parse_args(arguments)
 

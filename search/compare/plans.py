@@ -91,7 +91,7 @@ def best_point(plan: Plan) -> dict[str, float | int]:
     Raises:
         ConfigError: there is no such study, no trial of it has finished, or it was searched under other settings.
     """
-    ledger = open_ledger(plan.place)
+    ledger = open_ledger(plan.location)
     best = ledger.best()
     if best is None:
         raise ConfigError(

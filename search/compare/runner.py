@@ -19,7 +19,7 @@ from fgseg.storage.store import join, open_store
 from search.cli.signals import Signals
 from search.compare.scores import Family, compare
 from search.compare.tables import markdown, print_tables
-from search.console.run_summary import as_called, mlflow_command
+from search.console.run_summary import current_command, mlflow_command
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
@@ -35,19 +35,19 @@ def run(plans: Sequence[Plan], name: str, point: str, signals: Signals) -> int:
     Raises:
         ConfigError: the user's first mistake; nothing has been trained then.
     """
-    from search.execution.controller import drive
-    from search.execution.preflight import check
+    from search.execution.controller import run_study
+    from search.execution.preflight import preflight
 
     console = Console()
     for plan in plans:
-        check(plan, console)
+        preflight(plan, console)
     if point == "best":
         check_data(plans)
     for plan in plans:
         console.print(f"study {plan.study}: {plan.space.title}, {len(plan.repeats)} seeds", highlight=False)
-        code = drive(plan, signals)
+        code = run_study(plan, signals)
         if code != DONE:
-            console.print(f"continue: {shlex.join(as_called())}", soft_wrap=True, highlight=False, markup=False)
+            console.print(f"continue: {shlex.join(current_command())}", soft_wrap=True, highlight=False, markup=False)
             return code
     return finish(plans, name, point, console)
 
@@ -67,7 +67,7 @@ def check_data(plans: Sequence[Plan]) -> None:
 
 def searched(plan: Plan) -> Ledger:
     """The ledger of the search whose sibling holds the repeats."""
-    return open_ledger(replace(plan, study=plan.study.removesuffix(REPEATS)).place)
+    return open_ledger(replace(plan, study=plan.study.removesuffix(REPEATS)).location)
 
 
 def budgets(plans: Sequence[Plan]) -> list[str]:
@@ -93,7 +93,7 @@ def finish(plans: Sequence[Plan], name: str, point: str, console: Console) -> in
         return FAULT
     families = [family(plan, [held[plan.study][seed] for seed in seeds]) for plan in compared]
     comparison = facts(compared, name, point, missing) | compare(families, seeds)
-    folder = join(plans[0].place.storage, COMPARISONS, name)
+    folder = join(plans[0].location.storage, COMPARISONS, name)
     files = {"comparison.json": json.dumps(comparison, indent=1), "comparison.md": markdown(comparison)}
     for file, text in files.items():
         open_store(folder).put(file, text.encode())
@@ -180,7 +180,7 @@ def facts(plans: Sequence[Plan], name: str, point: str, missing: list[str]) -> d
     shared = {key: value for key, value in plans[0].run.flat().items() if key not in searched}
     origins = budgets(plans) if point == "best" else []
     known = {"name": name, "point": point, "origins": origins, "settings": shared}
-    return known | {"missing": missing, "command": shlex.join(as_called())}
+    return known | {"missing": missing, "command": shlex.join(current_command())}
 
 
 def publish(plan: Plan, comparison: dict[str, Any], files: Mapping[str, str], console: Console) -> None:
@@ -188,9 +188,9 @@ def publish(plan: Plan, comparison: dict[str, Any], files: Mapping[str, str], co
     from search.tracking.client import TrackingError
     from search.tracking.comparison_run import write_comparison
 
-    card = StudyCard.of(Ledger(plan.ledger_url, plan.study), plan.place)
+    info = StudyCard.of(Ledger(plan.ledger_url, plan.study), plan.location)
     try:
-        write_comparison(plan.tracking_uri, card, comparison, files)
+        write_comparison(plan.tracking_uri, info, comparison, files)
     except TrackingError as error:
         text = f"warning: {error}; it lacks the comparison, which the same command sends again"
         console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -98,8 +98,8 @@ def compare(families: Sequence[Family], seeds: Sequence[int], resamples: int = R
     for measure in MEASURES:
         for row in ROWS:
             places = ranks([table[measure][row]["value"] for table in values])
-            for table, place in zip(values, places, strict=True):
-                table[measure][row]["rank"] = place
+            for table, location in zip(values, places, strict=True):
+                table[measure][row]["rank"] = location
     described = [
         {"space": f.space, "title": f.title, "study": f.study, "point": f.point, **table}
         for f, table in zip(families, values, strict=True)

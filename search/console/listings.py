@@ -7,7 +7,7 @@ from fgseg.config.errors import ConfigError
 from fgseg.storage.store import absolute, is_local
 from search.ledger.catalog import study_names
 from search.study.config import SearchConfig
-from search.study.location import Place, normal_ledger, public_address
+from search.study.location import StudyLocation, normal_ledger, public_address
 from search.study.plan import Plan, check_identity
 from search.study.space import Space, list_spaces, load_space
 
@@ -33,13 +33,13 @@ def print_studies(search: SearchConfig) -> int:
     if not places:
         there = public_address(search.ledger_url or search.storage)
         raise ConfigError(f"--storage: no studies in {there}; run a search first, or name another folder")
-    for place in places:
-        table.add_row(place.study, *study_row(place))
+    for location in places:
+        table.add_row(location.study, *study_row(location))
     Console().print(table)
     return 0
 
 
-def find_studies(search: SearchConfig) -> list[Place]:
+def find_studies(search: SearchConfig) -> list[StudyLocation]:
     """The studies of the ledger that is shared, or else of the storage."""
     shared = normal_ledger(search.ledger_url) if search.ledger_url else None
     if shared:
@@ -49,17 +49,17 @@ def find_studies(search: SearchConfig) -> list[Place]:
     elif not is_local(search.storage):
         raise ConfigError("--storage: s3:// holds files only; give --ledger-url, whose studies are listed")
     storage = absolute(search.storage)
-    return [Place(storage, name, "", shared) for name in study_names(storage, shared)]
+    return [StudyLocation(storage, name, "", shared) for name in study_names(storage, shared)]
 
 
-def study_row(place: Place) -> list[str]:
+def study_row(location: StudyLocation) -> list[str]:
     """How many trials of a study ended in which way, and its best one."""
     from search.ledger.database import LedgerError
     from search.ledger.ledger import Ledger
     from search.ledger.records import State
 
     try:
-        ledger = Ledger(place.ledger_url, place.study)
+        ledger = Ledger(location.ledger_url, location.study)
         states, best = [t.state for t in ledger.trials()], ledger.best()
     except (LedgerError, LookupError):
         return ["-", "-", "-", "-", "unreadable"]

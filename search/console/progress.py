@@ -7,7 +7,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from search.console.study_status import Goal, Standing, clock, time_left
+from search.console.study_status import Goal, StudyStatus, clock, time_left
 from search.ledger.records import State, TrialRecord
 
 
@@ -23,9 +23,9 @@ class Progress:
 
     def __init__(self, console: Console, goal: Goal, records: list[TrialRecord], look: str):
         self.console, self.look = console, look
-        self.standing = Standing(goal, records)
+        self.status = StudyStatus(goal, records)
         self.started = time.monotonic()
-        self.done_before = self.standing.epochs_done
+        self.done_before = self.status.epochs_done
         self.live = (
             Live(console=console, get_renderable=self.view, refresh_per_second=2) if console.is_terminal else None
         )
@@ -45,13 +45,13 @@ class Progress:
 
     def update(self, record: TrialRecord) -> None:
         """Take in what the ledger now holds about a trial."""
-        best = self.standing.best
-        before = self.standing.take(record)
-        text = event(before, record, self.standing.goal.epochs)
+        best = self.status.best
+        before = self.status.update(record)
+        text = event(before, record, self.status.goal.epochs)
         if text and (not self.live or record.state is not State.RUNNING):
             self.say(f"{self.now()}  trial {record.number:03d}  {text}  |  {self.line()}")
-        if not self.live and self.standing.best is not best:
-            self.say(f"{self.now()}  " + "  ".join(f"{k} {v}" for k, v in self.standing.best_classes().items()))
+        if not self.live and self.status.best is not best:
+            self.say(f"{self.now()}  " + "  ".join(f"{k} {v}" for k, v in self.status.best_classes().items()))
 
     def note(self, number: int, text: str) -> None:
         """Tell something that a person should know about a trial."""
@@ -71,16 +71,16 @@ class Progress:
 
     def line(self) -> str:
         """How far the study is, and how long it takes at this run's own pace."""
-        new = self.standing.epochs_done - self.done_before
+        new = self.status.epochs_done - self.done_before
         pace = (time.monotonic() - self.started) / new if new else None
-        return f"{self.standing.line()}, {time_left(self.standing.seconds_left(pace))}"
+        return f"{self.status.summary_line()}, {time_left(self.status.seconds_left(pace))}"
 
     def view(self) -> Group:
         """What a terminal shows: the study's standing, its running trials, its best trial, where to look."""
         return Group(
             Text(self.line(), style="bold"),
-            self.standing.running_table(),
-            self.standing.class_table(),
+            self.status.running_table(),
+            self.status.class_table(),
             Text(f"look: {self.look}", style="dim"),
         )
 

@@ -14,7 +14,7 @@ from search.study.location import MODEL, PAGE, public_address
 from search.study.plan import Plan
 
 
-def show_end(plan: Plan, console: Console, summary: Summary, finished: bool) -> None:
+def print_run_summary(plan: Plan, console: Console, summary: Summary, finished: bool) -> None:
     """Print the closing table, the places of the results, and the commands to look at them, to use and to continue."""
     model = join(plan.folder, MODEL)
     if summary.best is None:
@@ -25,7 +25,7 @@ def show_end(plan: Plan, console: Console, summary: Summary, finished: bool) -> 
     lines = {"results": plan.folder, "look": mlflow_command(plan), "continue": continue_command(plan, finished)}
     if open_store(model).list():
         lines["use"] = shlex.join(["python", "-m", "fgseg.predict", model, "PHOTOS", "--out", "DIR"])
-    if PAGE in plan.place.report_store.list():
+    if PAGE in plan.location.report_store.list():
         lines = {"report": join(plan.folder, "report", PAGE)} | lines
     for name, text in lines.items():
         console.print(f"{name + ':':10}{text}", soft_wrap=True, highlight=False, markup=False)
@@ -62,7 +62,7 @@ def study_command(plan: Plan, module: str) -> str:
     return shlex.join(["python", "-m", module, *arguments])
 
 
-def as_called() -> list[str]:
+def current_command() -> list[str]:
     """The words of the command that was given; a password never reaches the screen."""
     program = Path(sys.argv[0])
     ours = program.parent.name == "search"
@@ -72,7 +72,7 @@ def as_called() -> list[str]:
 
 def continue_command(plan: Plan, finished: bool) -> str:
     """The command that goes on with the study: the same one, with a larger budget if that is used up."""
-    words = [word for word in as_called() if word != "--accept-changes"]
+    words = [word for word in current_command() if word != "--accept-changes"]
     if not finished:
         return shlex.join(words)
     if words[1] != "-m":

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from fgseg.labels import FOREGROUND
-from fgseg.results import EpochResult, select_epoch, show
+from fgseg.results import EpochResult, format_iou, select_epoch
 from search.ledger.records import State, TrialRecord, best_trial
-from search.ledger.study_metadata import StudyFacts
+from search.ledger.study_metadata import StudyMetadataRows
 
 RECENT_EPOCHS = 20
 """Epochs from which the pace of a study is taken."""
@@ -26,7 +26,7 @@ class Goal:
     """Whether a trial may be the best whose batch size had to be changed."""
 
 
-class Standing:
+class StudyStatus:
     """How far a study is: kept up record by record, so that no news costs more the more trials there are.
 
     Args:
@@ -41,14 +41,14 @@ class Standing:
         self.best: TrialRecord | None = None
         self.failed = self.epochs_done = 0
         for record in records:
-            self.take(record)
+            self.update(record)
 
-    def take(self, record: TrialRecord) -> TrialRecord | None:
+    def update(self, record: TrialRecord) -> TrialRecord | None:
         """Take in what the ledger now holds about a trial; returns what it held before.  An ended trial stays ended."""
         if record.number in self.ended:
             return self.ended[record.number]
         before = self.running.pop(record.number, None)
-        self.epochs_done += self.worth(record) - (self.worth(before) if before else 0)
+        self.epochs_done += self.epochs_accounted(record) - (self.epochs_accounted(before) if before else 0)
         if record.state is State.RUNNING:
             self.running[record.number] = record
         else:
@@ -58,7 +58,7 @@ class Standing:
             self.best = best_trial(rivals, self.goal.changed_batch)
         return before
 
-    def worth(self, record: TrialRecord) -> int:
+    def epochs_accounted(self, record: TrialRecord) -> int:
         """Epochs that need not be trained any more; a trial that ended early counts as whole."""
         return len(record.epochs) if record.state is State.RUNNING else self.goal.epochs
 
@@ -67,7 +67,7 @@ class Standing:
         missing = max(0, self.goal.trials * self.goal.epochs - self.epochs_done)
         return None if pace is None else missing * pace
 
-    def line(self) -> str:
+    def summary_line(self) -> str:
         """How far the study is: trials, the best so far, failures."""
         parts = [f"{len(self.ended)}/{self.goal.trials} trials"]
         parts += [f"best {self.best.value:.4f} (trial {self.best.number:03d})"] if self.best else []
@@ -79,7 +79,7 @@ class Standing:
         if self.best is None or self.best.chosen is None:
             return {}
         iou = self.best.chosen.iou
-        return {"best trial": f"{self.best.number:03d}"} | {c.name: show(iou[c.key]) for c in FOREGROUND}
+        return {"best trial": f"{self.best.number:03d}"} | {c.name: format_iou(iou[c.key]) for c in FOREGROUND}
 
     def running_table(self) -> Table:
         """The trials that have not ended, each with its latest epoch and its highest mIoU so far."""
@@ -100,11 +100,11 @@ class Standing:
         return table
 
 
-def goal_of(facts: StudyFacts) -> Goal:
+def goal_of(facts: StudyMetadataRows) -> Goal:
     """What the study's last run was to reach."""
-    card = facts.card
-    epochs = card.get("settings", {}).get("train.epochs", 1)
-    return Goal(facts.budget, epochs, card.get("allow_changed_batch", False))
+    info = facts.info
+    epochs = info.get("settings", {}).get("train.epochs", 1)
+    return Goal(facts.budget, epochs, info.get("allow_changed_batch", False))
 
 
 def latest(epochs: list[EpochResult]) -> list[str]:
@@ -112,7 +112,7 @@ def latest(epochs: list[EpochResult]) -> list[str]:
     if not epochs:
         return ["-"] * 4
     last, best = epochs[-1], select_epoch(epochs, "best")
-    return [show(last.miou), show(best.miou), f"{last.loss:.4f}", f"{last.images_per_s:.1f}"]
+    return [format_iou(last.miou), format_iou(best.miou), f"{last.loss:.4f}", f"{last.images_per_s:.1f}"]
 
 
 def recent_pace(records: Iterable[TrialRecord], now: float) -> float | None:

@@ -9,7 +9,7 @@ from search.ledger.records import State, TrialRecord
 START_POINT = 0
 
 
-class Shelf:
+class CheckpointRetention:
     """Deletes checkpoints that nobody will ask for, once the ledger says that their trial has ended.
 
     Args:
@@ -21,7 +21,7 @@ class Shelf:
         self.count, self.folder_of = count, folder_of
         self.tidied: dict[int, bool] = {}
 
-    def tidy(self, trials: Sequence[TrialRecord]) -> None:
+    def apply(self, trials: Sequence[TrialRecord]) -> None:
         """Bring the folders of ended trials in line with the ledger; repeating it changes nothing."""
         ranked = sorted((t for t in trials if t.value is not None), key=lambda t: (-(t.value or 0), t.number))
         # Trials with a changed batch beside the others: a later run may allow one of them to be the best.
@@ -30,12 +30,12 @@ class Shelf:
         for trial in trials:
             stays = trial.number in kept and trial.state is State.COMPLETE
             if trial.state is not State.RUNNING and self.tidied.get(trial.number) is not stays:
-                self.clear(trial, stays)
+                self._prune(trial, stays)
                 self.tidied[trial.number] = stays
 
-    def clear(self, trial: TrialRecord, stays: bool) -> None:
+    def _prune(self, trial: TrialRecord, stays: bool) -> None:
         """Delete all checkpoints of a trial, or all but the newest one of the epoch that stands for it."""
         store = open_store(self.folder_of(trial.number))
-        store.sweep()
+        store.remove_temporary()
         kept = [m for m in list_manifests(store) if stays and m.epoch == trial.selected][:1]
         keep_only(store, kept, trial.attempt)

@@ -13,18 +13,18 @@ from fgseg.storage.s3 import ObjectStoreError
 from search.cli.signals import CODES, Interrupted, Signals
 from search.cluster.node_probe import versions
 from search.console.progress import Progress
-from search.console.run_summary import mlflow_command, show_end, study_command
+from search.console.run_summary import mlflow_command, print_run_summary, study_command
 from search.console.study_status import goal_of
-from search.execution.checkpoint_retention import Shelf
-from search.execution.messages import Job
-from search.execution.preflight import check, make_folder
-from search.execution.trial_events import Desk
+from search.execution.checkpoint_retention import CheckpointRetention
+from search.execution.messages import TrialJob
+from search.execution.preflight import make_folder, preflight
+from search.execution.trial_events import TrialEventHandler
 from search.export import finish
-from search.ledger.catalog import check_mark, leave_mark
+from search.ledger.catalog import check_ownership, write_owner_file
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LockedError, StudyLock
-from search.ledger.records import Ask
+from search.ledger.records import TrialAttempt
 from search.report.background import ReportWriter
 from search.report.summary import summarise
 from search.study.location import public_address
@@ -55,7 +55,7 @@ class Outlets:
     report: ReportWriter
 
 
-def drive(plan: Plan, signals: Signals) -> int:
+def run_study(plan: Plan, signals: Signals) -> int:
     """Carry out a plan, of a search or of repeats, under the study's lock, up to its budget; returns the exit code.
 
     That is 0 done, 1 stopped by a fault, 130 or 143 interrupted.
@@ -66,17 +66,17 @@ def drive(plan: Plan, signals: Signals) -> int:
     """
     console = Console()
     try:
-        identity = check(plan, console)
+        identity = preflight(plan, console)
         signals.gentle = True
         make_folder(plan.folder)
         ledger = Ledger.create(plan.ledger_url, plan.study)
-        with ledger.hold() as lock:
-            check_mark(plan.place, ledger)  # again: another driver may have begun the study meanwhile
+        with ledger.lock() as lock:
+            check_ownership(plan.location, ledger)  # again: another driver may have begun the study meanwhile
             check_identity(ledger.identity, identity, plan)
             if changes := differences(ledger.identity, identity):
-                ledger.accept(identity, changes, time.time())
-            ledger.write_down(identity, study_facts(plan, ledger), budget(plan, ledger))
-            leave_mark(plan.place, ledger)
+                ledger.accept_changes(identity, changes, time.time())
+            ledger.record_run(identity, study_facts(plan, ledger), budget(plan, ledger))
+            write_owner_file(plan.location, ledger)
             start(plan, ledger)
             return run(plan, ledger, Watch(signals, lock), console)
     except LockedError as error:
@@ -113,29 +113,29 @@ def start(plan: Plan, ledger: Ledger) -> None:
 
 def run(plan: Plan, ledger: Ledger, watch: Watch, console: Console) -> int:
     """Run the open and the missing trials, mirror them in MLflow, and report; returns the exit code."""
-    tracker = Tracker(ledger, plan.tracking_uri, StudyCard.of(ledger, plan.place), settings_of(ledger))
+    tracker = Tracker(ledger, plan.tracking_uri, StudyCard.of(ledger, plan.location), settings_of(ledger))
     tracker.start()
-    report = ReportWriter(plan.place, tracker.publish)
+    report = ReportWriter(plan.location, tracker.publish)
     code, failure, synced = FAULT, "", True
     try:
-        code = run_missing(plan, ledger, watch, Outlets(console, tracker, report))
-        if watch.lock.held() and not plan.repeats and code not in CODES.values():
+        code = run_remaining_trials(plan, ledger, watch, Outlets(console, tracker, report))
+        if watch.lock.is_held() and not plan.repeats and code not in CODES.values():
             with console.status("writing the report"):
                 failure = report.finish(lambda: bool(watch.signals.received))
     finally:
         report.stop()
         stopped = code in CODES.values()
-        if watch.lock.held():
+        if watch.lock.is_held():
             synced = tracker.stop(timeout_s=3 if stopped else CLOSING_S, interrupted=stopped)
         else:
-            tracker.leave()
-    if not watch.lock.held():
+            tracker.abandon()
+    if not watch.lock.is_held():
         return code  # all that follows is the other driver's to say
     if not plan.repeats:
         summary = summarise(ledger)
         if summary.best is not None and not watch.signals.received:
             finish(plan, ledger, console, lambda: bool(watch.signals.received))
-        show_end(plan, console, summary, finished=code == DONE)
+        print_run_summary(plan, console, summary, finished=code == DONE)
     if failure:
         console.print(f"warning: the report could not be written: {failure}", highlight=False, markup=False)
     if not synced:
@@ -147,43 +147,48 @@ def run(plan: Plan, ledger: Ledger, watch: Watch, console: Console) -> int:
     return FAULT if code == DONE and not plan.repeats and ledger.best() is None else code
 
 
-def run_missing(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> int:
+def run_remaining_trials(plan: Plan, ledger: Ledger, watch: Watch, outlets: Outlets) -> int:
     """Hand trials to Ray until the budget is used up; returns the exit code."""
-    shelf = Shelf(plan.search.keep_checkpoints, plan.trial_folder)
+    retention = CheckpointRetention(plan.search.keep_checkpoints, plan.trial_folder)
     try:
-        shelf.tidy(ledger.trials())
+        retention.apply(ledger.trials())
     except OSError as error:
         outlets.console.print(f"warning: {error}; checkpoints that nobody needs stay", highlight=False, markup=False)
     if ledger.nothing_left():
         return DONE
-    from search.cluster.ray_cluster import Pulse, cluster, surroundings
+    from search.cluster.ray_cluster import NodeMonitor, cluster, ray_environment
 
-    os.environ.update(surroundings())
+    os.environ.update(ray_environment())
     from search.execution.ray_tune import run_trials  # Ray takes seconds to import: not when there is nothing to run
 
     with (
         Progress(outlets.console, goal_of(ledger), ledger.trials(), mlflow_command(plan)) as progress,
         cluster(plan.search, gpu_needed(plan.run), watch.signals.install) as resources,
     ):
-        ledger.equip({"cpus": resources.cpus, "gpus": resources.gpus})
-        desk, pulse = open_desk(plan, ledger, shelf, outlets, progress), Pulse(resources, progress.tell)
-        alike = ({} if is_private(plan.search) else versions()) | {"data": ledger.identity["data"]}
+        ledger.record_resources({"cpus": resources.cpus, "gpus": resources.gpus})
+        events, monitor = (
+            event_handler(plan, ledger, retention, outlets, progress),
+            NodeMonitor(resources, progress.tell),
+        )
+        required = ({} if is_private(plan.search) else versions()) | {"data": ledger.identity["data"]}
 
         def must_stop() -> bool:
-            if pulse.lost():
-                desk.fault = desk.fault or "the Ray cluster has died; run the same command again"
-            if not watch.lock.held():
-                desk.fault = desk.fault or "another driver has taken the study over"
-            return bool(watch.signals.received or desk.fault)
+            if monitor.all_dead():
+                events.stop_reason = events.stop_reason or "the Ray cluster has died; run the same command again"
+            if not watch.lock.is_held():
+                events.stop_reason = events.stop_reason or "another driver has taken the study over"
+            return bool(watch.signals.received or events.stop_reason)
 
         try:
-            run_trials(desk, lambda ask: make_job(plan, resources, alike, ask), resources, pulse, must_stop)
+            run_trials(events, lambda ask: make_job(plan, resources, required, ask), resources, monitor, must_stop)
         except Interrupted:
             outlets.console.print("stopping; the open trials can be continued")
-    return watch.signals.code if watch.signals.received else outcome(plan, ledger, desk)
+    return watch.signals.code if watch.signals.received else exit_code(plan, ledger, events)
 
 
-def open_desk(plan: Plan, ledger: Ledger, shelf: Shelf, outlets: Outlets, progress: Progress) -> Desk:
+def event_handler(
+    plan: Plan, ledger: Ledger, retention: CheckpointRetention, outlets: Outlets, progress: Progress
+) -> TrialEventHandler:
     """The desk of a run, which tells everyone what has changed."""
 
     def changed(number: int) -> None:
@@ -191,14 +196,14 @@ def open_desk(plan: Plan, ledger: Ledger, shelf: Shelf, outlets: Outlets, progre
         outlets.tracker.notify(number)
         progress.update(record)
         if not plan.repeats:
-            outlets.report.turn(record.ended is not None)
+            outlets.report.on_trial_update(record.ended is not None)
         if record.ended:
             try:
-                shelf.tidy(ledger.trials())
+                retention.apply(ledger.trials())
             except OSError as error:
-                desk.fault = f"{error}; mend that, then run the same command again"
+                events.stop_reason = f"{error}; mend that, then run the same command again"
 
-    desk = Desk(
+    events = TrialEventHandler(
         ledger,
         epochs=plan.run.train.epochs,
         max_failures=plan.search.max_failures,
@@ -206,16 +211,16 @@ def open_desk(plan: Plan, ledger: Ledger, shelf: Shelf, outlets: Outlets, progre
         notify=changed,
         note=progress.note,
     )
-    return desk
+    return events
 
 
-def outcome(plan: Plan, ledger: Ledger, desk: Desk) -> int:
+def exit_code(plan: Plan, ledger: Ledger, events: TrialEventHandler) -> int:
     """The exit code of a run that nobody interrupted; its fault is told."""
-    if not desk.fault and (left := ledger.open_trials()):
-        desk.fault = f"trials {left} are still open; run the same command again"
-    if desk.fault:
-        print(f"error: study {plan.study}: {desk.fault}", file=sys.stderr)
-    return FAULT if desk.fault else DONE
+    if not events.stop_reason and (left := ledger.open_trials()):
+        events.stop_reason = f"trials {left} are still open; run the same command again"
+    if events.stop_reason:
+        print(f"error: study {plan.study}: {events.stop_reason}", file=sys.stderr)
+    return FAULT if events.stop_reason else DONE
 
 
 def study_facts(plan: Plan, ledger: Ledger) -> dict[str, Any]:
@@ -224,13 +229,13 @@ def study_facts(plan: Plan, ledger: Ledger) -> dict[str, Any]:
         "study": plan.study,
         "space": plan.space.name,
         "title": plan.space.title,
-        "experiment": ledger.card.get("experiment", plan.experiment),
+        "experiment": ledger.info.get("experiment", plan.experiment),
         "settings": plan.run.flat(),
         "allow_changed_batch": plan.search.allow_changed_batch,
     }
 
 
-def make_job(plan: Plan, resources: Resources, alike: dict[str, str], ask: Ask) -> Job:
+def make_job(plan: Plan, resources: Resources, required: dict[str, str], ask: TrialAttempt) -> TrialJob:
     """What a worker needs to know about one start of a trial; a repeat is to be judged on the test split as well.
 
     Args:
@@ -239,7 +244,7 @@ def make_job(plan: Plan, resources: Resources, alike: dict[str, str], ask: Ask) 
         alike: what the worker's node must have like this one; empty where it is this one.
         ask: the start, as the ledger gave it.
     """
-    return Job(
+    return TrialJob(
         number=ask.number,
         attempt=ask.attempt,
         settings=absolute(plan.trial_settings(ask)),
@@ -250,5 +255,5 @@ def make_job(plan: Plan, resources: Resources, alike: dict[str, str], ask: Ask) 
         test=ask.repeat is not None,
         processes=resources.processes,
         cpus=resources.cpus,
-        alike=alike,
+        required_environment=required,
     )

@@ -4,12 +4,12 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fgseg.checkpoints.test_results import Outcome
+from fgseg.checkpoints.test_results import TestResult
 from fgseg.results import EpochResult
 
 
 @dataclass(frozen=True)
-class Job:
+class TrialJob:
     """One start of one trial."""
 
     number: int
@@ -30,12 +30,12 @@ class Job:
     """Processes that train the model together, each on its part of every batch."""
     cpus: float = 1
     """Processor cores that Ray reserves for all of them."""
-    alike: dict[str, str] = field(default_factory=dict)
+    required_environment: dict[str, str] = field(default_factory=dict)
     """What the node must have like the driver: versions by library and, as `data`, the fingerprint; empty: anything."""
 
 
 @dataclass
-class Report:
+class TrialReport:
     """Where a trial stands.  Every report carries the whole of it, so that the ledger can be mended from any one."""
 
     number: int
@@ -45,15 +45,15 @@ class Report:
     """Settings that were changed under way since memory ran out."""
     notes: list[str] = field(default_factory=list)
     """What a person should know, such as a damaged checkpoint."""
-    test: Outcome | None = None
+    test: TestResult | None = None
     """What the test split said, of a repeat that has been trained to its end."""
     node: str | None = None
     """Ray's id of the node on which several processes train; one process is where it reports."""
-    reserved: str | None = None
+    placement_group_id: str | None = None
     """Ray's id of the placement group that several processes train in; one process needs none."""
     error: str | None = None
     """Why the trial has failed."""
-    halt: str | None = None
+    fatal_error: str | None = None
     """Why the whole run must stop, the trial staying open: a fault of the machine, not of the trial."""
 
     def to_json(self) -> str:
@@ -62,8 +62,8 @@ class Report:
         return json.dumps(asdict(self) | {"epochs": [e.to_json() for e in self.epochs], "test": test})
 
     @classmethod
-    def from_json(cls, text: str) -> "Report":
+    def from_json(cls, text: str) -> "TrialReport":
         """The inverse of `to_json`."""
         record = json.loads(text)
-        test = Outcome.from_json(record["test"]) if record["test"] else None
+        test = TestResult.from_json(record["test"]) if record["test"] else None
         return cls(**{**record, "epochs": [EpochResult.from_json(e) for e in record["epochs"]], "test": test})

@@ -11,8 +11,8 @@ from fgseg.data import check as check_data
 from fgseg.data import fingerprint, load_splits
 from fgseg.model.pretrained import check_weights, fetch_weights
 from fgseg.storage.store import check_store, open_store
-from search.cluster.node_checks import reach
-from search.ledger.catalog import check_mark
+from search.cluster.node_checks import connect
+from search.ledger.catalog import check_ownership
 from search.ledger.database import check_database
 from search.ledger.ledger import Ledger
 from search.study.plan import Plan, absolute, check_identity
@@ -22,7 +22,7 @@ PROBE = "write-test"
 """A blob that is written and deleted at once before a study begins."""
 
 
-def check(plan: Plan, console: Console) -> dict[str, Any]:
+def preflight(plan: Plan, console: Console) -> dict[str, Any]:
     """Find every mistake before anything is written; returns the study's identity.
 
     Raises:
@@ -35,19 +35,19 @@ def check(plan: Plan, console: Console) -> dict[str, Any]:
     check_data(settings.data)
     check_weights(settings.model.name)
     check_store(plan.folder, "--storage")
-    with reach(plan.search, gpu_needed(settings)) as cluster:
+    with connect(plan.search, gpu_needed(settings)) as cluster:
         with console.status("reading the data") as status:
-            splits = load_splits(settings.data, plan.splits, decoding(console, status))
+            splits = load_splits(settings.data, plan.splits, decoding_progress(console, status))
         identity = plan.identity | {"data": fingerprint(splits)}
         check_identity(recorded, identity, plan)
         fetch_weights(settings.model.name)
         if cluster is not None:
             with console.status(f"asking the {len(cluster.nodes)} nodes of the cluster"):
-                cluster.ask(identity["data"], plan.splits, absolute(settings.flat()), plan.place.storage)
+                cluster.check_nodes(identity["data"], plan.splits, absolute(settings.flat()), plan.location.storage)
     return identity
 
 
-def decoding(console: Console, status: Status) -> Callable[[str, int, int], None]:
+def decoding_progress(console: Console, status: Status) -> Callable[[str, int, int], None]:
     """Shows how far the frames of a split are decoded: live on a terminal, elsewhere a line every tenth."""
 
     def show(split: str, done: int, total: int) -> None:
@@ -76,8 +76,8 @@ def recorded_identity(plan: Plan) -> dict[str, Any]:
     if plan.search.ledger_url:
         check_database(plan.ledger_url)
     if not Ledger.exists(plan.ledger_url, plan.study):
-        check_mark(plan.place, None)
+        check_ownership(plan.location, None)
         return {}
     ledger = Ledger(plan.ledger_url, plan.study)
-    check_mark(plan.place, ledger)
+    check_ownership(plan.location, ledger)
     return ledger.identity

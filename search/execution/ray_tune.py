@@ -12,27 +12,27 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from search.cli.signals import Interrupted
-from search.cluster.ray_cluster import Pulse
-from search.execution.messages import Job, Report
-from search.execution.trial_events import Desk
+from search.cluster.ray_cluster import NodeMonitor
+from search.execution.messages import TrialJob, TrialReport
+from search.execution.trial_events import TrialEventHandler
 from search.execution.worker import run_trial
-from search.ledger.records import Ask
+from search.ledger.records import TrialAttempt
 from search.study.resources import Resources
 
-ASKING_S = 1.0
+SUGGEST_BUDGET_S = 1.0
 """How long a turn of Ray Tune's loop asks for trials before it looks at events again; one ask may take half of it."""
 
 
-class Turns(tune.Callback):
+class StopBetweenSteps(tune.Callback):
     """The turns of Ray Tune's loop; ends the experiment between two of them, when nothing is being written."""
 
     def __init__(self, must_stop: Callable[[], bool]):
         self.must_stop = must_stop
         self.began = time.monotonic()
 
-    def may_ask(self) -> bool:
+    def may_suggest(self) -> bool:
         """Whether this turn has time for another trial."""
-        return time.monotonic() - self.began < ASKING_S
+        return time.monotonic() - self.began < SUGGEST_BUDGET_S
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: see LedgerSearcher."""
@@ -47,34 +47,40 @@ class Turns(tune.Callback):
 class LedgerSearcher(Searcher):
     """Ray Tune's view of the ledger: what to run next, and what became of it."""
 
-    def __init__(self, desk: Desk, make_job: Callable[[Ask], Job], pulse: Pulse, turns: Turns):
+    def __init__(
+        self,
+        events: TrialEventHandler,
+        make_job: Callable[[TrialAttempt], TrialJob],
+        monitor: NodeMonitor,
+        turns: StopBetweenSteps,
+    ):
         super().__init__(metric="epoch", mode="max")
-        self.desk, self.make_job, self.pulse, self.turns = desk, make_job, pulse, turns
-        self.places: dict[str, tuple[list[str], str | None]] = {}
+        self.events, self.make_job, self.monitor, self.steps = events, make_job, monitor, turns
+        self.nodes_by_trial: dict[str, tuple[list[str], str | None]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles the searcher for a restore that is never made; the ledger is what lasts."""
         return {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if len(self.desk.live) >= self.pulse.capacity() or (self.desk.live and not self.turns.may_ask()):
+        if len(self.events.live) >= self.monitor.capacity() or (self.events.live and not self.steps.may_suggest()):
             return None
-        ask = self.desk.hand_out(trial_id)
+        ask = self.events.next_attempt(trial_id)
         if ask is not None:
             return asdict(self.make_job(ask))
-        return None if self.desk.live else Searcher.FINISHED  # a live trial may die and have to be asked again
+        return None if self.events.live else Searcher.FINISHED  # a live trial may die and have to be asked again
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self.places[trial_id] = result["nodes"], result["reserved"]
+        self.nodes_by_trial[trial_id] = result["nodes"], result["reserved"]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        nodes, reserved = self.places.pop(trial_id, ([], None))
-        if reserved is not None:
-            release(reserved)
-        if error and any(self.pulse.gone(node) for node in nodes):
-            self.desk.take_back(trial_id)
+        nodes, group_id = self.nodes_by_trial.pop(trial_id, ([], None))
+        if group_id is not None:
+            remove_group(group_id)
+        if error and any(self.monitor.is_dead(node) for node in nodes):
+            self.events.on_node_lost(trial_id)
         else:
-            self.desk.close(trial_id, Report.from_json(result["report"]) if result else None, died=error)
+            self.events.on_trial_end(trial_id, TrialReport.from_json(result["report"]) if result else None, died=error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing, see __getstate__."""
@@ -83,7 +89,7 @@ class LedgerSearcher(Searcher):
         """Nothing, see __getstate__."""
 
 
-def release(reserved: str) -> None:
+def remove_group(group_id: str) -> None:
     """Give back what the processes of an ended trial had reserved; nothing if that has been done.
 
     A placement group outlives Ray Train's controller if that is killed: Ray Train's own cleaner asks the dashboard,
@@ -91,22 +97,22 @@ def release(reserved: str) -> None:
     """
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(reserved))))
+    remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group_id))))
 
 
 class LedgerScheduler(FIFOScheduler):
     """Trials start in order; after each report the ledger is asked whether to stop."""
 
-    def __init__(self, desk: Desk):
+    def __init__(self, events: TrialEventHandler):
         super().__init__()
-        self.desk = desk
+        self.events = events
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: see LedgerSearcher."""
         return {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        stop = self.desk.record(trial.trial_id, Report.from_json(result["report"]))
+        stop = self.events.on_report(trial.trial_id, TrialReport.from_json(result["report"]))
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
 
@@ -123,10 +129,10 @@ def trainable(resources: Resources) -> Any:
 
 
 def run_trials(
-    desk: Desk,
-    make_job: Callable[[Ask], Job],
+    events: TrialEventHandler,
+    make_job: Callable[[TrialAttempt], TrialJob],
     resources: Resources,
-    pulse: Pulse,
+    monitor: NodeMonitor,
     must_stop: Callable[[], bool],
 ) -> None:
     """Run trials until the ledger has no more to ask for.  Ray must be initialised.
@@ -141,13 +147,13 @@ def run_trials(
     Raises:
         Interrupted: `must_stop` said so; the open trials stay open.
     """
-    scratch, turns = tempfile.mkdtemp(prefix="fgsearch-"), Turns(must_stop)
+    scratch, turns = tempfile.mkdtemp(prefix="fgsearch-"), StopBetweenSteps(must_stop)
     try:
         tuner = tune.Tuner(
             trainable(resources),
             tune_config=tune.TuneConfig(
-                search_alg=LedgerSearcher(desk, make_job, pulse, turns),
-                scheduler=LedgerScheduler(desk),
+                search_alg=LedgerSearcher(events, make_job, monitor, turns),
+                scheduler=LedgerScheduler(events),
                 num_samples=-1,
                 reuse_actors=resources.processes == 1,  # several processes must end with their trial
             ),

@@ -5,18 +5,18 @@ from collections import Counter
 from collections.abc import Callable
 
 from fgseg.results import SupersededError
-from search.execution.messages import Report
+from search.execution.messages import TrialReport
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
-from search.ledger.records import Ask, State
+from search.ledger.records import State, TrialAttempt
 
-MOST_MOVES = 5
+MAX_NODE_LOSSES = 5
 """How many nodes may die under a trial before their deaths count as its own: it may be what kills them."""
 
 log = logging.getLogger(__name__)
 
 
-class Desk:
+class TrialEventHandler:
     """Enters every event of a run into the ledger; raises nothing, a fault that must end the run is kept in `fault`.
 
     Args:
@@ -41,103 +41,105 @@ class Desk:
         self.ledger, self.epochs = ledger, epochs
         self.max_failures, self.max_failed_trials = max_failures, max_failed_trials
         self.notify, self.note = notify, note
-        self.live: dict[str, Ask] = {}
-        self.moved: Counter[int] = Counter()
+        self.live: dict[str, TrialAttempt] = {}
+        self.node_losses: Counter[int] = Counter()
         self.noted: set[tuple[int, str]] = set()
         self.failed_in_a_row = 0
-        self.fault: str | None = None
+        self.stop_reason: str | None = None
 
-    def hand_out(self, trial_id: str) -> Ask | None:
+    def next_attempt(self, trial_id: str) -> TrialAttempt | None:
         """The next start of a trial for Ray's `trial_id`, or None where there is none now."""
-        if self.fault:
+        if self.stop_reason:
             return None
         try:
-            ask = self.ledger.ask()
+            ask = self.ledger.next_attempt()
             if ask is not None:
                 self.live[trial_id] = ask
                 self.notify(ask.number)
             return ask
         except (LedgerError, SupersededError) as error:
-            self.fault = str(error)
+            self.stop_reason = str(error)
             return None
 
-    def record(self, trial_id: str, report: Report) -> bool:
+    def on_report(self, trial_id: str, report: TrialReport) -> bool:
         """Enter a report; returns whether the trial shall be stopped."""
         ask = self.live[trial_id]
-        self.pass_on(report)
-        if report.halt:
-            self.fault = f"trial {ask.number}: {report.halt}; mend that, then run the same command again"
+        self._forward_notes(report)
+        if report.fatal_error:
+            self.stop_reason = f"trial {ask.number}: {report.fatal_error}; mend that, then run the same command again"
             return True
         try:
-            self.enter(ask, report)
+            self._record(ask, report)
             self.notify(ask.number)
             return len(report.epochs) < self.epochs and self.ledger.should_prune(ask.number)
         except SupersededError:
             return True
         except LedgerError as error:
-            self.fault = str(error)
+            self.stop_reason = str(error)
             return True
 
-    def close(self, trial_id: str, report: Report | None, died: bool) -> None:
+    def on_trial_end(self, trial_id: str, report: TrialReport | None, died: bool) -> None:
         """Enter the end of a trial: finished, pruned, failed, or dead and to be asked again.
 
         Without a report and not dead it was stopped before it said anything, and stays open; as it does once a fault
         ends the run.
         """
         ask = self.live.pop(trial_id, None)
-        if ask is None or self.fault:
+        if ask is None or self.stop_reason:
             return
         try:
             if died:
-                self.ledger.lost(ask.number, ask.attempt, f"its process died (start {ask.attempt})", self.max_failures)
+                self.ledger.process_died(
+                    ask.number, ask.attempt, f"its process died (start {ask.attempt})", self.max_failures
+                )
             elif report is not None:
-                self.settle(ask, report)
-            self.count(ask.number)
+                self._finish_trial(ask, report)
+            self._count_failures(ask.number)
             self.notify(ask.number)
         except SupersededError as error:
             log.info("trial %d: %s", ask.number, error)
         except LedgerError as error:
-            self.fault = str(error)
+            self.stop_reason = str(error)
         except Exception as error:  # Ray would swallow it, and the trial stay open
-            self.fault = f"trial {ask.number}: {type(error).__name__}: {error}; run the same command again"
+            self.stop_reason = f"trial {ask.number}: {type(error).__name__}: {error}; run the same command again"
 
-    def take_back(self, trial_id: str) -> None:
+    def on_node_lost(self, trial_id: str) -> None:
         """Let a trial be asked again whose node died: that counts for nothing, unless it happens again and again."""
         ask = self.live.get(trial_id)
-        if ask is None or self.fault:
+        if ask is None or self.stop_reason:
             return
-        if self.moves_too_often(ask):
-            return self.close(trial_id, None, died=True)
+        if self.lost_too_many_nodes(ask):
+            return self.on_trial_end(trial_id, None, died=True)
         del self.live[trial_id]
         try:
-            self.ledger.take_back(ask.number, ask.attempt)
+            self.ledger.reschedule(ask.number, ask.attempt)
         except LedgerError as error:
-            self.fault = str(error)
+            self.stop_reason = str(error)
 
-    def moves_too_often(self, ask: Ask) -> bool:
+    def lost_too_many_nodes(self, ask: TrialAttempt) -> bool:
         """Count a start that ended through no fault of the trial's; whether it may no longer be that."""
-        self.moved[ask.number] += 1
-        return self.moved[ask.number] > MOST_MOVES
+        self.node_losses[ask.number] += 1
+        return self.node_losses[ask.number] > MAX_NODE_LOSSES
 
-    def settle(self, ask: Ask, report: Report) -> None:
+    def _finish_trial(self, ask: TrialAttempt, report: TrialReport) -> None:
         """Enter the end of a trial whose function returned or was stopped by the pruner.
 
         One that returned before its end gave way to a later start that its folder knows of and the ledger does not,
         say since it was restored from a backup: the trial is asked again, until its number is past that.
         """
-        self.enter(ask, report)
+        self._record(ask, report)
         if report.error is not None:
             self.ledger.fail(ask.number, ask.attempt, report.error)
         elif len(report.epochs) >= self.epochs:
             self.ledger.complete(ask.number, ask.attempt)
         elif self.ledger.should_prune(ask.number):
             self.ledger.prune(ask.number, ask.attempt)
-        elif self.moves_too_often(ask):
-            self.ledger.lost(ask.number, ask.attempt, "its folder belongs to a later start", self.max_failures)
+        elif self.lost_too_many_nodes(ask):
+            self.ledger.process_died(ask.number, ask.attempt, "its folder belongs to a later start", self.max_failures)
         else:
-            self.ledger.take_back(ask.number, ask.attempt)
+            self.ledger.reschedule(ask.number, ask.attempt)
 
-    def enter(self, ask: Ask, report: Report) -> None:
+    def _record(self, ask: TrialAttempt, report: TrialReport) -> None:
         """Bring the ledger up to a report; repeating it changes nothing.
 
         A report holds what this start changed, the ask what earlier ones did.
@@ -148,7 +150,7 @@ class Desk:
         if report.test is not None:
             self.ledger.record_test(ask.number, ask.attempt, report.test)
 
-    def count(self, number: int) -> None:
+    def _count_failures(self, number: int) -> None:
         """Stop the run after too many failures in a row: what breaks them all would burn the whole budget."""
         record = self.ledger.trial(number)
         if record.state is State.FAIL:
@@ -156,12 +158,12 @@ class Desk:
         elif record.state is not State.RUNNING:
             self.failed_in_a_row = 0
         if self.failed_in_a_row >= self.max_failed_trials:
-            self.fault = (
+            self.stop_reason = (
                 f"{self.failed_in_a_row} trials failed in a row, the last one since: {record.reason}; "
                 "mend that, then run the same command again (--max-failed-trials allows more)"
             )
 
-    def pass_on(self, report: Report) -> None:
+    def _forward_notes(self, report: TrialReport) -> None:
         """Hand each note of a trial to people once."""
         for text in report.notes:
             if (report.number, text) not in self.noted:

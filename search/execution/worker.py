@@ -14,15 +14,15 @@ from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
 from fgseg.results import EpochResult, SupersededError
 from fgseg.storage.s3 import ObjectStoreError
-from search.execution.messages import Job, Report
+from search.execution.messages import TrialJob, TrialReport
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 """Faults of the disk, which no other trial would escape."""
 
 
-Send = Callable[[Report], None]
+ReportFn = Callable[[TrialReport], None]
 """Tells the driver where a trial stands."""
-Learn = Callable[[Job, RunConfig, Report, Send], None]
+TrainFn = Callable[[TrialJob, RunConfig, TrialReport, ReportFn], None]
 """Trains a job's model with these settings; see `learn`."""
 
 
@@ -40,18 +40,22 @@ def run_trial(config: dict[str, Any]) -> None:
     What the training raises is reported as the trial's end, since trying it again would raise it again; only the death
     of the process reaches Ray as an error.
     """
-    job = Job(**config)
-    send_to_driver(Report(job.number, job.attempt))  # says on which node it is, should that die before the first epoch
-    carry_out(job, send_to_driver)
+    job = TrialJob(**config)
+    send_to_driver(
+        TrialReport(job.number, job.attempt)
+    )  # says on which node it is, should that die before the first epoch
+    run_job(job, send_to_driver)
 
 
-def send_to_driver(report: Report) -> None:
+def send_to_driver(report: TrialReport) -> None:
     """Tell the driver where the trial stands; returns when it has taken note."""
     nodes = [get_runtime_context().get_node_id(), *([report.node] if report.node else [])]
-    tune.report({"epoch": len(report.epochs), "report": report.to_json(), "nodes": nodes, "reserved": report.reserved})
+    tune.report(
+        {"epoch": len(report.epochs), "report": report.to_json(), "nodes": nodes, "reserved": report.placement_group_id}
+    )
 
 
-def learn(job: Job, run: RunConfig, report: Report, send: Send) -> None:
+def train_trial(job: TrialJob, run: RunConfig, report: TrialReport, send: ReportFn) -> None:
     """Train from the folder's newest checkpoint, whose epochs are reported first: the driver may lack them.
 
     Where the job says so, the trained model is then judged on the test split.
@@ -66,71 +70,71 @@ def learn(job: Job, run: RunConfig, report: Report, send: Send) -> None:
         report.epochs.append(result)
         send(report)
 
-    prepare(job)
+    configure_process(job)
     history = train(run, job.folder, on_epoch, job.attempt, on_resume)
     if job.test:
-        from fgseg.training.test_evaluation import judge
+        from fgseg.training.test_evaluation import evaluate_on_test_split
 
-        report.test = judge(run, job.folder, history, job.attempt)
+        report.test = evaluate_on_test_split(run, job.folder, history, job.attempt)
         send(report)
 
 
-def prepare(job: Job) -> None:
+def configure_process(job: TrialJob) -> None:
     """Give this process its share of the machine."""
     import torch
 
-    from fgseg.devices import hide_gpus, take_share
+    from fgseg.devices import hide_gpus, limit_gpu_memory
 
     torch.set_num_threads(job.threads)
     if job.gpus:
-        take_share(job.gpus)
+        limit_gpu_memory(job.gpus)
     else:
         hide_gpus()
 
 
-def carry_out(job: Job, send: Send, learn: Learn = learn) -> None:
+def run_job(job: TrialJob, send: ReportFn, learn: TrainFn = train_trial) -> None:
     """Train a job's model to its end, whatever comes, and send a report for everything that the driver must know.
 
     Raises:
         LostProcessError: one of several processes has died; that is all that leaves here.
     """
-    report = Report(job.number, job.attempt)
-    listener = Listener(report.notes)
+    report = TrialReport(job.number, job.attempt)
+    listener = WarningCollector(report.notes)
     logging.getLogger("fgseg").addHandler(listener)
     try:
         if job.processes == 1:  # else each process does that where it is (see group.py)
             check_node(job)
-        work(job, report, send, learn)
+        train_with_oom_retry(job, report, send, learn)
     except SupersededError:
         return
     except OtherNodeError as error:
-        report.halt = str(error)
+        report.fatal_error = str(error)
         send(report)
     except LostProcessError:
         raise
     except OSError as error:
-        everywhere = error.errno in FULL or isinstance(error, ObjectStoreError)
-        report.halt, report.error = (str(error), None) if everywhere else (None, describe(error))
+        everywhere = error.errno in DISK_ERRNOS or isinstance(error, ObjectStoreError)
+        report.fatal_error, report.error = (str(error), None) if everywhere else (None, one_line(error))
         send(report)
     except Exception as error:  # whatever it is, it ends this trial and not the search
-        report.error = describe(error)
+        report.error = one_line(error)
         send(report)
     finally:
         logging.getLogger("fgseg").removeHandler(listener)
 
 
-def check_node(job: Job) -> None:
+def check_node(job: TrialJob) -> None:
     """Raise OtherNodeError where a node differs: one that joins late has missed the roll call (see roll_call.py).
 
     On the driver's own machine only the data can: somebody has changed them since the run began.
     """
-    if not job.alike:
+    if not job.required_environment:
         return
     from fgseg.data import fingerprint, load_splits
     from search.cluster.node_probe import versions
 
     run = build([Layer(f"trial {job.number}", job.settings)])
-    alone = job.alike.keys() == {"data"}
+    alone = job.required_environment.keys() == {"data"}
     try:
         data = fingerprint(load_splits(run.data, ("train", "val", "test") if job.test else ("train", "val")))
     except ConfigError as error:
@@ -138,27 +142,31 @@ def check_node(job: Job) -> None:
             raise  # the trial fails with the reason
         raise OtherNodeError(f"the node {socket.gethostname()} cannot read the data ({error})") from None
     found = versions() | {"data": data}
-    wrong = [f"{key} {found.get(key)}, not {value}" for key, value in job.alike.items() if value != found.get(key)]
+    wrong = [
+        f"{key} {found.get(key)}, not {value}"
+        for key, value in job.required_environment.items()
+        if value != found.get(key)
+    ]
     if wrong and alone:
         raise OtherNodeError(f"the data have changed since the study began ({wrong[0]}); put them back")
     if wrong:
         raise OtherNodeError(f"the node {socket.gethostname()} has {', '.join(wrong)}; take it out of the cluster")
 
 
-def work(job: Job, report: Report, send: Send, learn: Learn) -> None:
+def train_with_oom_retry(job: TrialJob, report: TrialReport, send: ReportFn, learn: TrainFn) -> None:
     """Train, and where memory runs out and the job says so, go on with half the micro-batch."""
     import torch
 
-    from fgseg.devices import ran_out
+    from fgseg.devices import is_out_of_memory
 
     while True:
         run = build([Layer(f"trial {job.number}", job.settings | report.overrides)])
         try:
             return learn(job, run, report, send)
         except RuntimeError as error:
-            if not ran_out(error):
+            if not is_out_of_memory(error):
                 raise
-            smaller = halve(run, job.processes) if job.on_oom == "halve" else None
+            smaller = halve_micro_batch(run, job.processes) if job.on_oom == "halve" else None
             if smaller is None:
                 raise MemoryError(explain_oom(run, error, job.processes)) from None
             report.overrides = smaller
@@ -167,12 +175,12 @@ def work(job: Job, report: Report, send: Send, learn: Learn) -> None:
         torch.cuda.empty_cache()
 
 
-def describe(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """An exception in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-class Listener(logging.Handler):
+class WarningCollector(logging.Handler):
     """Collects the warnings of fgseg, which would otherwise stay in a worker's log."""
 
     def __init__(self, notes: list[str]):
@@ -184,7 +192,7 @@ class Listener(logging.Handler):
             self.notes.append(record.getMessage())
 
 
-def halve(run: RunConfig, processes: int = 1) -> dict[str, Any] | None:
+def halve_micro_batch(run: RunConfig, processes: int = 1) -> dict[str, Any] | None:
     """Settings with half the micro-batch and twice the accumulation, or None where half is no batch for all processes.
 
     A batch of an odd number of frames loses one of them.
@@ -196,8 +204,8 @@ def halve(run: RunConfig, processes: int = 1) -> dict[str, Any] | None:
 
 def explain_oom(run: RunConfig, error: BaseException, processes: int = 1) -> str:
     """Name the memory that was not enough, and the settings that would fit, in one line."""
-    smaller = halve(run, processes)
-    where = memory() if processes == 1 else f"in one of {processes} processes"
+    smaller = halve_micro_batch(run, processes)
+    where = device_memory() if processes == 1 else f"in one of {processes} processes"
     sets = " ".join(f"--set {key}={value}" for key, value in (smaller or {}).items())
     batch = f"{sets} (the same optimizer steps), or --on-oom halve, or " if smaller else ""
     size = f"smaller frames than data.height={run.data.height} and data.width={run.data.width}"
@@ -205,7 +213,7 @@ def explain_oom(run: RunConfig, error: BaseException, processes: int = 1) -> str
     return f"out of memory ({where}; {first}); {batch}{size} would fit"
 
 
-def memory() -> str:
+def device_memory() -> str:
     """The memory of this process's device, and how much of it the process holds."""
     import torch
 

@@ -19,17 +19,17 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.tune.trainable import wrap_function
 
 from fgseg.config import loading, settings
-from search.execution.messages import Job, Report
+from search.execution.messages import TrialJob, TrialReport
 from search.execution.worker import (
-    Listener,
     LostProcessError,
-    Send,
-    carry_out,
+    ReportFn,
+    WarningCollector,
     check_node,
-    describe,
-    learn,
-    prepare,
+    configure_process,
+    one_line,
+    run_job,
     send_to_driver,
+    train_trial,
 )
 
 START_TRIES = 600
@@ -44,14 +44,14 @@ BROKEN = ("Connection closed by peer", "Connection reset by peer")
 """What gloo says in a process when another one has died."""
 
 
-idle = threading.Event()
+no_active_group = threading.Event()
 """Set while this process has no group of processes."""
-idle.set()
+no_active_group.set()
 
 
 def run_group_trial(config: dict[str, Any]) -> None:
     """Train a job in several processes; see `search.execution.worker.run_trial`."""
-    carry_out(Job(**config), send_to_driver, learn_in_group)
+    run_job(TrialJob(**config), send_to_driver, train_in_worker_group)
 
 
 class GroupTrial(wrap_function(run_group_trial)):  # type: ignore[misc]
@@ -60,40 +60,40 @@ class GroupTrial(wrap_function(run_group_trial)):  # type: ignore[misc]
     def cleanup(self) -> None:
         """End the trial, and wait for its processes: Ray Train's controller would be killed with this one."""
         super().cleanup()
-        idle.wait(STOP_S)
+        no_active_group.wait(STOP_S)
 
 
-def learn_in_group(job: Job, run: settings.RunConfig, report: Report, send: Send) -> None:
+def train_in_worker_group(job: TrialJob, run: settings.RunConfig, report: TrialReport, send: ReportFn) -> None:
     """`search.execution.worker.learn`, done by several processes; `run` is built in each of them again.
 
     Raises:
         LostProcessError: one of them has died.
         Exception: what the training raised in one of them.
     """
-    idle.clear()
-    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    no_active_group.clear()
+    channel = ray.remote(num_cpus=0)(ReportChannel).remote()
     end: Future[None] = Future()
-    thread = threading.Thread(target=train_group, args=(job, report.to_json(), mailbox, end), daemon=True)
+    thread = threading.Thread(target=train_group, args=(job, report.to_json(), channel, end), daemon=True)
     thread.start()
     try:
-        while (letter := ray.get(mailbox.receive.remote())) is not None:
-            latest = Report.from_json(letter)
+        while (letter := ray.get(channel.receive.remote())) is not None:
+            latest = TrialReport.from_json(letter)
             report.epochs, report.test = latest.epochs, latest.test
-            report.node, report.reserved = latest.node, latest.reserved
+            report.node, report.placement_group_id = latest.node, latest.placement_group_id
             report.notes[:] = latest.notes
             send(report)
         end.result()
     except WorkerGroupError as error:
-        raise cause_of(error) from None
+        raise root_error(error) from None
     except (TrainingFailedError, RayError) as error:
-        raise LostProcessError(describe(error)) from None
+        raise LostProcessError(one_line(error)) from None
     finally:
-        ray.kill(mailbox)  # a process that waits for an answer stops
+        ray.kill(channel)  # a process that waits for an answer stops
         thread.join(STOP_S)
-        idle.set()
+        no_active_group.set()
 
 
-def train_group(job: Job, report: str, mailbox: Any, end: "Future[None]") -> None:
+def train_group(job: TrialJob, report: str, channel: Any, end: "Future[None]") -> None:
     """Start the processes and wait for their end, which `end` then holds; then close the mailbox."""
     from ray.train.torch import TorchTrainer  # imports torch, which the driver does without
 
@@ -110,8 +110,8 @@ def train_group(job: Job, report: str, mailbox: Any, end: "Future[None]") -> Non
     try:
         with tempfile.TemporaryDirectory(prefix="fgsearch-") as scratch:
             Trainer(
-                take_part,
-                train_loop_config={"job": asdict(job), "report": report, "mailbox": mailbox},
+                worker_main,
+                train_loop_config={"job": asdict(job), "report": report, "mailbox": channel},
                 scaling_config=ScalingConfig(
                     num_workers=job.processes,
                     use_gpu=job.gpus > 0,
@@ -129,22 +129,22 @@ def train_group(job: Job, report: str, mailbox: Any, end: "Future[None]") -> Non
     except Exception as error:  # told by the thread that waits
         end.set_exception(error)
     finally:
-        mailbox.close.remote()
+        channel.close.remote()
 
 
 class RaisedError(Exception):
     """Wraps what the training raised in a process, so that it differs from the death of one."""
 
 
-def take_part(config: dict[str, Any]) -> None:
+def worker_main(config: dict[str, Any]) -> None:
     """What each process does; only the first reports, and only a lost process ends without an exception of ours."""
     try:
-        train_part(Job(**config["job"]), Report.from_json(config["report"]), config["mailbox"])
+        worker_train(TrialJob(**config["job"]), TrialReport.from_json(config["report"]), config["mailbox"])
     except Exception as error:
-        raise RaisedError(portable(error)) from error
+        raise RaisedError(picklable_error(error)) from error
 
 
-def train_part(job: Job, report: Report, mailbox: Any) -> None:
+def worker_train(job: TrialJob, report: TrialReport, channel: Any) -> None:
     """Train this process's part of every batch."""
     from torch.distributed import get_rank
 
@@ -153,46 +153,46 @@ def train_part(job: Job, report: Report, mailbox: Any) -> None:
     if get_rank() > 0:
         from fgseg.training.loop import train
 
-        prepare(job)
+        configure_process(job)
         train(run, job.folder)
         return
     context = ray.get_runtime_context()
-    report.node, report.reserved = context.get_node_id(), context.get_placement_group_id()
-    listener = Listener(report.notes)
+    report.node, report.placement_group_id = context.get_node_id(), context.get_placement_group_id()
+    listener = WarningCollector(report.notes)
     logging.getLogger("fgseg").addHandler(listener)
 
-    def send(latest: Report) -> None:
-        ray.get(mailbox.send.remote(latest.to_json()))
+    def send(latest: TrialReport) -> None:
+        ray.get(channel.send.remote(latest.to_json()))
 
     send(report)  # says where it is, and what has to be given back should it die before the first epoch
-    learn(job, run, report, send)
+    train_trial(job, run, report, send)
 
 
-def portable(error: Exception) -> Exception:
+def picklable_error(error: Exception) -> Exception:
     """The exception, or its description where it does not survive the way to another process."""
     try:
-        return error if type(pickle.loads(pickle.dumps(error))) is type(error) else RuntimeError(describe(error))
+        return error if type(pickle.loads(pickle.dumps(error))) is type(error) else RuntimeError(one_line(error))
     except Exception:  # whatever an exception's own code raises
-        return RuntimeError(describe(error))
+        return RuntimeError(one_line(error))
 
 
-def cause_of(error: WorkerGroupError) -> Exception:
+def root_error(error: WorkerGroupError) -> Exception:
     """What the training raised in one of the processes, or LostProcessError where a process has died."""
     failures = list(error.worker_failures.values())
     raised = [failure.args[0] for failure in failures if isinstance(failure, RaisedError)]
-    if len(raised) < len(failures) or any(is_broken(cause) for cause in raised):
-        return LostProcessError(describe(error))
+    if len(raised) < len(failures) or any(is_connection_error(cause) for cause in raised):
+        return LostProcessError(one_line(error))
     return raised[0]
 
 
-def is_broken(error: Exception) -> bool:
+def is_connection_error(error: Exception) -> bool:
     """Whether an exception only says that another process is gone."""
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or any(sign in str(error) for sign in BROKEN)
 
 
-class Mailbox:
+class ReportChannel:
     """A Ray actor: one sends, one receives, and every report is answered before the next one."""
 
     def __init__(self) -> None:

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING
 
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import join, open_store
-from search.study.location import LEDGER, Place, local_studies, public_address
+from search.study.location import LEDGER, StudyLocation, local_studies, public_address
 
 if TYPE_CHECKING:
     from search.ledger.ledger import Ledger
 
-MARK = "study.json"
+OWNER_FILE = "study.json"
 
 
-def check_mark(place: Place, ledger: "Ledger | None") -> None:
+def check_ownership(location: StudyLocation, ledger: "Ledger | None") -> None:
     """Raise ConfigError where a study's folder holds the files of another one, or a study's files are elsewhere.
 
     Args:
@@ -23,64 +23,63 @@ def check_mark(place: Place, ledger: "Ledger | None") -> None:
     A folder without a mark is taken for the study's own where nothing speaks against it: a driver that died at once
     has left none.
     """
-    if place.shared_ledger and MARK not in open_store(place.folder).list():
+    if location.shared_ledger and OWNER_FILE not in open_store(location.folder).list():
         if ledger and ledger.trials():
             raise ConfigError(
-                f"--storage: the files of study {place.study} are not in {place.folder}; give the storage that it was "
-                "begun with, or choose another --study"
+                f"--storage: the files of study {location.study} are not in {location.folder}; give the storage that "
+                "it was begun with, or choose another --study"
             )
-        if open_store(join(place.folder, "trials")).folders():
-            raise foreign(place)
-    check_owner(place, ledger)
+        if open_store(join(location.folder, "trials")).folders():
+            raise foreign_folder_error(location)
+    check_owner_file(location, ledger)
 
 
-def check_owner(place: Place, ledger: "Ledger | None") -> None:
+def check_owner_file(location: StudyLocation, ledger: "Ledger | None") -> None:
     """Raise ConfigError where a study's folder says that it is another one's; arguments as for `check_mark`."""
-    store = open_store(place.folder)
+    store = open_store(location.folder)
     names = store.list()
-    if MARK in names:
-        if json.loads(store.get(MARK))["uid"] != (ledger.uid if ledger else ""):
-            raise foreign(place)
-    elif place.shared_ledger and LEDGER in names:
-        raise foreign(place)
+    if OWNER_FILE in names:
+        if json.loads(store.get(OWNER_FILE))["uid"] != (ledger.uid if ledger else ""):
+            raise foreign_folder_error(location)
+    elif location.shared_ledger and LEDGER in names:
+        raise foreign_folder_error(location)
 
 
-def foreign(place: Place) -> ConfigError:
+def foreign_folder_error(location: StudyLocation) -> ConfigError:
     """Says that a folder's files are not those of the study that is meant."""
     return ConfigError(
-        f"--storage: {place.folder} holds a study that is not in the ledger {public_address(place.ledger_url)}; "
+        f"--storage: {location.folder} holds a study that is not in the ledger {public_address(location.ledger_url)}; "
         "give the --ledger-url that it was begun with, choose another --study, or remove that folder"
     )
 
 
-def leave_mark(place: Place, ledger: "Ledger") -> None:
+def write_owner_file(location: StudyLocation, ledger: "Ledger") -> None:
     """Mark the folder as this study's, to be called with the lock held."""
-    store = open_store(place.folder)
-    if MARK not in store.list():
-        store.put(MARK, json.dumps({"study": place.study, "uid": ledger.uid}).encode())
+    store = open_store(location.folder)
+    if OWNER_FILE not in store.list():
+        store.put(OWNER_FILE, json.dumps({"study": location.study, "uid": ledger.uid}).encode())
 
 
-def exists(place: Place) -> bool:
+def exists(location: StudyLocation) -> bool:
     """Whether there is such a study."""
     from search.ledger.ledger import Ledger
 
-    return Ledger.exists(place.ledger_url, place.study)
+    return Ledger.exists(location.ledger_url, location.study)
 
 
-def open_ledger(place: Place) -> "Ledger":
+def open_ledger(location: StudyLocation) -> "Ledger":
     """The study's ledger, to be read; raises ConfigError where there is no such study or its database is away."""
     from search.ledger.database import check_database
     from search.ledger.ledger import Ledger
 
-    if place.shared_ledger:
-        check_database(place.shared_ledger)
+    if location.shared_ledger:
+        check_database(location.shared_ledger)
     try:
-        return Ledger(place.ledger_url, place.study)
+        return Ledger(location.ledger_url, location.study)
     except LookupError:
-        there = public_address(place.shared_ledger or place.storage)
-        raise ConfigError(
-            f"--study: no study {place.study} in {there}; {offer(study_names(place.storage, place.shared_ledger))}"
-        ) from None
+        there = public_address(location.shared_ledger or location.storage)
+        names = list_or_none(study_names(location.storage, location.shared_ledger))
+        raise ConfigError(f"--study: no study {location.study} in {there}; {names}") from None
 
 
 def study_names(storage: str, shared_ledger: str | None = None) -> list[str]:
@@ -92,6 +91,6 @@ def study_names(storage: str, shared_ledger: str | None = None) -> list[str]:
     return local_studies(storage)
 
 
-def offer(names: list[str]) -> str:
+def list_or_none(names: list[str]) -> str:
     """The names that there are, as the end of an error."""
     return f"there are: {', '.join(names)}" if names else "there are none"

@@ -65,13 +65,13 @@ def check_database(url: str) -> None:
         engine.connect().close()
     except DBAPIError as fault:
         raise ConfigError(
-            f"--ledger-url: {address} cannot be used ({first_line(fault)}); check address, user and password"
+            f"--ledger-url: {address} cannot be used ({one_line(fault)}); check address, user and password"
         ) from None
     finally:
         engine.dispose()
 
 
-def first_line(fault: SQLAlchemyError) -> str:
+def one_line(fault: SQLAlchemyError) -> str:
     """What a database complains of, without the explanations that may follow."""
     complaint = getattr(fault, "orig", fault)
     return next(iter(str(complaint).strip().splitlines()), type(complaint).__name__)
@@ -83,7 +83,7 @@ def has_database(url: str) -> bool:
     return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
 
 
-def patient(call: Callable[P, R]) -> Callable[P, R]:
+def retry(call: Callable[P, R]) -> Callable[P, R]:
     """Repeat a call while the database is busy or away, or two processes make its tables at once.
 
     Only for calls that may be repeated.
@@ -98,23 +98,23 @@ def patient(call: Callable[P, R]) -> Callable[P, R]:
             try:
                 return call(*args, **kwargs)
             except Exception as error:
-                if find_fault(error) is None:
+                if database_error(error) is None:
                     raise
                 time.sleep(pause_s)
         try:
             return call(*args, **kwargs)
         except Exception as error:
-            fault = find_fault(error)
+            fault = database_error(error)
             if fault is None:
                 raise
             raise LedgerError(
-                f"the ledger's database fails: {first_line(fault)}; mend that, then run the same command again"
+                f"the ledger's database fails: {one_line(fault)}; mend that, then run the same command again"
             ) from error
 
     return wrapper
 
 
-def find_fault(error: BaseException) -> DBAPIError | None:
+def database_error(error: BaseException) -> DBAPIError | None:
     """The database's own complaint in an error or in what caused it (Optuna wraps its errors), or None."""
     for candidate in (error, error.__cause__):
         if isinstance(candidate, DBAPIError):
@@ -122,7 +122,7 @@ def find_fault(error: BaseException) -> DBAPIError | None:
     return None
 
 
-@patient
+@retry
 def list_studies(url: str) -> list[str]:
     """The names of all studies of a database; creates nothing."""
     if not has_database(url):
@@ -136,7 +136,7 @@ def list_studies(url: str) -> list[str]:
     return names
 
 
-@patient
+@retry
 def has_study(url: str, study: str) -> bool:
     """Whether a database holds an Optuna study of this name; creates nothing."""
     if not has_database(url):

@@ -8,14 +8,14 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial
 
 from fgseg.results import SupersededError
-from search.ledger.database import patient
+from search.ledger.database import retry
 from search.ledger.records import read_attempt
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def current(trial: FrozenTrial, attempt: int) -> FrozenTrial:
+def check_attempt(trial: FrozenTrial, attempt: int) -> FrozenTrial:
     """The trial itself; raises SupersededError unless this attempt is its latest."""
     if attempt != read_attempt(trial):
         raise SupersededError(f"trial {trial.number}: attempt {attempt} is superseded by {read_attempt(trial)}")
@@ -25,7 +25,7 @@ def current(trial: FrozenTrial, attempt: int) -> FrozenTrial:
 def fenced(write: Callable[P, R]) -> Callable[P, R]:
     """Make a write patient; where another driver ends the trial under its hands, it raises SupersededError."""
 
-    @patient
+    @retry
     @functools.wraps(write)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:

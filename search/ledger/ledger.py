@@ -13,14 +13,14 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from fgseg.checkpoints.test_results import Outcome
+from fgseg.checkpoints.test_results import TestResult
 from fgseg.results import EpochResult, SupersededError, select_epoch
-from search.ledger.database import LedgerError, has_study, patient
-from search.ledger.fencing import current, fenced
-from search.ledger.lock import Holder, LockedError, StudyLock, read_holder
+from search.ledger.database import LedgerError, has_study, retry
+from search.ledger.fencing import check_attempt, fenced
+from search.ledger.lock import LockedError, LockHolder, StudyLock, read_holder
 from search.ledger.records import (
-    Ask,
     State,
+    TrialAttempt,
     TrialRecord,
     best_trial,
     merge_epochs,
@@ -31,18 +31,27 @@ from search.ledger.records import (
     read_record,
     read_repeat,
 )
-from search.ledger.sampling import build_pruner, build_sampler, decide
-from search.ledger.storage import Entry, open_storage
-from search.ledger.study_metadata import StudyFacts
-from search.ledger.trial_source import Listed, Sampled, Settings
+from search.ledger.sampling import build_pruner, build_sampler, should_prune
+from search.ledger.storage import TrialUpdate, open_storage
+from search.ledger.study_metadata import StudyMetadataRows
+from search.ledger.trial_source import FixedTrials, SampledTrials, TrialSettings
 from search.study.plan import Repeat
 
-__all__ = ["Ask", "Holder", "Ledger", "LedgerError", "LockedError", "State", "SupersededError", "TrialRecord"]
+__all__ = [
+    "Ledger",
+    "LedgerError",
+    "LockHolder",
+    "LockedError",
+    "State",
+    "SupersededError",
+    "TrialAttempt",
+    "TrialRecord",
+]
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-class Ledger(StudyFacts):
+class Ledger(StudyMetadataRows):
     """One study.  Its methods raise LedgerError if the database fails for good, KeyError for a trial never asked."""
 
     def __init__(self, url: str, study: str) -> None:
@@ -56,7 +65,7 @@ class Ledger(StudyFacts):
         self._name = study
         self._storage = open_storage(url)
         super().__init__(optuna.load_study(study_name=study, storage=self._storage))
-        self._settings: Settings | None = None
+        self._settings: TrialSettings | None = None
         self._handed: set[int] = set()
         self._kept: dict[int, TrialRecord] = {}
 
@@ -72,7 +81,7 @@ class Ledger(StudyFacts):
             create_study(url, study)
         return cls(url, study)
 
-    def hold(self) -> StudyLock:
+    def lock(self) -> StudyLock:
         """The study's lock, a context whose `held()` says if it still is ours; LockedError on entering if it is not.
 
         While it is, the study is read from memory; nothing about a trial is written before or afterwards.
@@ -80,11 +89,11 @@ class Ledger(StudyFacts):
         self._storage.lock = StudyLock(self._url, self._name)
         return self._storage.lock
 
-    def holder(self) -> Holder | None:
+    def holder(self) -> LockHolder | None:
         """The live driver that holds the study, if any."""
         return read_holder(self._url, self._name)
 
-    @patient
+    @retry
     def start(
         self,
         space: Mapping[str, BaseDistribution],
@@ -106,50 +115,50 @@ class Ledger(StudyFacts):
         known = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = build_sampler(sampler, space=space, trials=trials, seed=seed, known=known)
         self._study.pruner = build_pruner(pruner, trials, epochs)
-        self._settings = Settings(Sampled(space, trials), epochs, select, pruner != "none")
+        self._settings = TrialSettings(SampledTrials(space, trials), epochs, select, pruner != "none")
         if not known:
             self._study.enqueue_trial(dict(start_point))
 
     def start_repeats(self, repeats: Sequence[Repeat], *, epochs: int, select: str) -> None:
         """The same as `start` for a study of repeats, in which nothing is sampled and no trial is stopped early."""
-        self._settings = Settings(Listed(repeats), epochs, select, prunes=False)
+        self._settings = TrialSettings(FixedTrials(repeats), epochs, select, prunes=False)
 
-    @patient
-    def ask(self) -> Ask | None:
+    @retry
+    def next_attempt(self) -> TrialAttempt | None:
         """The next start of a trial, or None if all that there are to be are handed out or ended.
 
         First come open trials that this driver has not handed out, lowest number first, under their own points; then
         new ones.  The attempt number is in the ledger before it is returned.
         """
-        points = self._started.points
+        points = self._started.source
         number = next((n for n in self.open_trials() if n not in self._handed), None)
-        number = points.begin(self._study) if number is None else number
+        number = points.start_next(self._study) if number is None else number
         if number is None:
             return None
         trial = self._read(number)
-        entry = points.complete(self._study, trial)
+        entry = points.suggest_params(self._study, trial)
         attempt = read_attempt(trial) + 1
-        entry.facts |= {"length": self._started.epochs, "attempt": attempt}
-        self._storage.enter(trial._trial_id, entry)
+        entry.user_attrs |= {"length": self._started.epochs, "attempt": attempt}
+        self._storage.write(trial._trial_id, entry)
         trial = self._read(number)
         self._handed.add(number)
-        return Ask(number, attempt, trial.params, read_overrides(trial), read_repeat(trial))
+        return TrialAttempt(number, attempt, trial.params, read_overrides(trial), read_repeat(trial))
 
     @property
-    def _started(self) -> Settings:
+    def _started(self) -> TrialSettings:
         if self._settings is None:
             raise RuntimeError("this ledger was opened for reading; call start() first")
         return self._settings
 
-    @patient
+    @retry
     def open_trials(self) -> list[int]:
         """Numbers of the trials that have not ended."""
         return [t.number for t in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
 
-    @patient
+    @retry
     def nothing_left(self) -> bool:
         """Whether no trial is open and none is to be begun."""
-        return not self.open_trials() and not self._started.points.left(self._study)
+        return not self.open_trials() and not self._started.source.remaining(self._study)
 
     @fenced
     def report(self, number: int, attempt: int, epochs: Sequence[EpochResult]) -> None:
@@ -159,7 +168,7 @@ class Ledger(StudyFacts):
             SupersededError: the attempt is not current, or the trial ended with fewer epochs.
             ValueError: the history has a gap.
         """
-        trial = current(self._read(number), attempt)
+        trial = check_attempt(self._read(number), attempt)
         if [epoch.epoch for epoch in epochs] != list(range(1, len(epochs) + 1)):
             raise ValueError(f"trial {number}: got epochs {[e.epoch for e in epochs]}, must be 1..{len(epochs)}")
         if trial.state.is_finished():
@@ -167,18 +176,18 @@ class Ledger(StudyFacts):
                 raise SupersededError(f"trial {number} has ended ({State[trial.state.name]}) at epoch {held}")
             return
         merged, lacking = merge_epochs(trial, epochs)
-        self._storage.enter(trial._trial_id, lacking)
+        self._storage.write(trial._trial_id, lacking)
         self._kept[number] = replace(read_record(trial), epochs=merged)
 
     @fenced
     def override(self, number: int, attempt: int, settings: Mapping[str, Any]) -> None:
         """Note settings that a trial had to change; its later starts have them too.  Raises SupersededError."""
-        self._set(current(self._read(number), attempt), "overrides", dict(settings))
+        self._set(check_attempt(self._read(number), attempt), "overrides", dict(settings))
 
     @fenced
-    def record_test(self, number: int, attempt: int, outcome: Outcome) -> None:
+    def record_test(self, number: int, attempt: int, outcome: TestResult) -> None:
         """Note what the test split said of an open repeat.  Raises SupersededError."""
-        trial = current(self._read(number), attempt)
+        trial = check_attempt(self._read(number), attempt)
         if not trial.state.is_finished():
             self._set(trial, "test", outcome.to_json())
 
@@ -197,7 +206,7 @@ class Ledger(StudyFacts):
         epoch = len(read_epochs(trial))
         if epoch >= self._started.epochs or epoch not in trial.intermediate_values:
             return False
-        return decide(self._study, trial, epoch)
+        return should_prune(self._study, trial, epoch)
 
     @fenced
     def complete(self, number: int, attempt: int) -> None:
@@ -206,7 +215,7 @@ class Ledger(StudyFacts):
         A trial that has ended stays as it ended, here and in `prune` and `fail`.  Raises SupersededError if the attempt
         is not current, ValueError if no epoch is recorded.
         """
-        trial = current(self._read(number), attempt)
+        trial = check_attempt(self._read(number), attempt)
         epochs = read_epochs(trial)
         if not epochs:
             raise ValueError(f"trial {number}: no epoch is recorded; report its epochs before completing it")
@@ -219,16 +228,16 @@ class Ledger(StudyFacts):
     @fenced
     def prune(self, number: int, attempt: int) -> None:
         """End a trial as PRUNED; raises SupersededError if the attempt is not current."""
-        trial = current(self._read(number), attempt)
+        trial = check_attempt(self._read(number), attempt)
         self._end(trial, TrialState.PRUNED, reason=f"pruned at epoch {len(read_epochs(trial))}")
 
     @fenced
     def fail(self, number: int, attempt: int, reason: str) -> None:
         """End a trial as FAIL; raises SupersededError if the attempt is not current."""
-        self._end(current(self._read(number), attempt), TrialState.FAIL, reason=reason)
+        self._end(check_attempt(self._read(number), attempt), TrialState.FAIL, reason=reason)
 
     @fenced
-    def lost(self, number: int, attempt: int, reason: str, max_failures: int) -> bool:
+    def process_died(self, number: int, attempt: int, reason: str, max_failures: int) -> bool:
         """Count the death of an attempt's process, once however often it is told.
 
         Returns:
@@ -247,22 +256,22 @@ class Ledger(StudyFacts):
         self._handed.discard(number)
         return True
 
-    @patient
-    def take_back(self, number: int, attempt: int) -> None:
+    @retry
+    def reschedule(self, number: int, attempt: int) -> None:
         """Let an open trial be asked again, without counting a death; nothing if a later attempt is current."""
         if read_attempt(self._read(number)) == attempt:
             self._handed.discard(number)
 
     def _end(self, trial: FrozenTrial, state: TrialState, value: float | None = None, **facts: Any) -> None:
         if not trial.state.is_finished():
-            self._storage.enter(trial._trial_id, Entry(facts=facts, ending=state, value=value))
+            self._storage.write(trial._trial_id, TrialUpdate(user_attrs=facts, ending=state, value=value))
 
-    @patient
+    @retry
     def trial(self, number: int) -> TrialRecord:
         """One trial as it stands, or as this process last reported it: reading takes milliseconds at every epoch."""
         return self._kept.get(number) or self._record(self._read(number))
 
-    @patient
+    @retry
     def trials(self) -> list[TrialRecord]:
         """Every trial that was ever asked, by number; see `trial`."""
         return [self._record(t) for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
@@ -282,7 +291,7 @@ class Ledger(StudyFacts):
         Trials with overrides are left out unless the study's card says `allow_changed_batch`.  `among` are the study's
         trials where they have been read already.
         """
-        return best_trial(self.trials() if among is None else among, self.card.get("allow_changed_batch", False))
+        return best_trial(self.trials() if among is None else among, self.info.get("allow_changed_batch", False))
 
     def _read(self, number: int) -> FrozenTrial:
         self._kept.pop(number, None)  # the caller may be about to change the trial
@@ -293,7 +302,7 @@ class Ledger(StudyFacts):
         self._storage.set_trial_user_attr(trial._trial_id, key, value)
 
 
-@patient
+@retry
 def create_study(url: str, study: str) -> None:
     """Make an Optuna study of this name, and the tables around it, unless they are there."""
     storage = open_storage(url)

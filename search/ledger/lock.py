@@ -39,7 +39,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from fgseg.results import SupersededError
-from search.ledger.database import first_line, has_database, open_engine, patient
+from search.ledger.database import has_database, one_line, open_engine, retry
 
 HEARTBEAT_S = 5.0
 """Time between two heartbeats."""
@@ -67,7 +67,7 @@ class LockedError(Exception):
 
 
 @dataclass(frozen=True)
-class Holder:
+class LockHolder:
     """Who holds a study."""
 
     host: str
@@ -89,7 +89,7 @@ class Holder:
 
     def is_alive(self) -> bool:
         """Whether the lock must be respected."""
-        if self.host != surroundings():
+        if self.host != host_id():
             return self.age_s <= TAKEOVER_S
         try:
             process = psutil.Process(self.pid)
@@ -109,14 +109,14 @@ class StudyLock:
         self._released = threading.Event()
         self._lost = threading.Event()
         self._renewed = float("-inf")
-        self._thread = threading.Thread(target=self._keep, name="study-lock", daemon=True)
+        self._thread = threading.Thread(target=self._send_heartbeats, name="study-lock", daemon=True)
 
-    def held(self) -> bool:
+    def is_held(self) -> bool:
         """False once another driver took over, or no heartbeat could be written for `TAKEOVER_S`: stop then."""
         ended = self._lost.is_set() or self._released.is_set()
         return not ended and uptime() - self._renewed < TAKEOVER_S
 
-    def confirm(self, connection: Connection) -> None:
+    def verify(self, connection: Connection) -> None:
         """Ask the database whether the lock is still ours, and let nobody take it before the transaction ends.
 
         With SQLite that holds from the transaction's first write on.
@@ -124,21 +124,21 @@ class StudyLock:
         Raises:
             SupersededError: another driver has taken the study over, while this process slept perhaps.
         """
-        row = select(LOCKS.c.token).where(self.ours()).with_for_update(read=True)
+        row = select(LOCKS.c.token).where(self.row_filter()).with_for_update(read=True)
         if connection.execute(row).one_or_none() is None:
-            self.lose()
+            self.mark_lost()
 
-    def ours(self) -> ColumnElement[bool]:
+    def row_filter(self) -> ColumnElement[bool]:
         """What is true of the lock's row in `LOCKS` for as long as it is ours."""
         return (LOCKS.c.study == self._study) & (LOCKS.c.token == self._token)
 
-    def lose(self) -> NoReturn:
+    def mark_lost(self) -> NoReturn:
         """Take note that it no longer is; raises SupersededError."""
         self._lost.set()
         raise SupersededError("another driver has taken the study over")
 
     def __enter__(self) -> "StudyLock":
-        self._take()
+        self._acquire()
         self._renewed = uptime()
         self._thread.start()
         return self
@@ -152,11 +152,11 @@ class StudyLock:
             with self._engine.begin() as connection:
                 connection.execute(delete(LOCKS).where(LOCKS.c.study == self._study, LOCKS.c.token == self._token))
         except SQLAlchemyError as fault:
-            log.warning("study %s: its lock stays until this process ends (%s)", self._study, first_line(fault))
+            log.warning("study %s: its lock stays until this process ends (%s)", self._study, one_line(fault))
         self._engine.dispose()
 
-    @patient
-    def _take(self) -> None:
+    @retry
+    def _acquire(self) -> None:
         LOCKS.metadata.create_all(self._engine)
         # Neither succeeds only if somebody let go of the lock, or took it, between the two: look again.
         while not (self._insert() or self._take_over()):
@@ -164,7 +164,7 @@ class StudyLock:
 
     def _row(self) -> dict[str, Any]:
         started = psutil.Process().create_time()
-        host, now = surroundings(), clock(self._engine)
+        host, now = host_id(), database_now(self._engine)
         return {"host": host, "pid": os.getpid(), "started": started, "token": self._token, "heartbeat": now}
 
     def _insert(self) -> bool:
@@ -192,8 +192,8 @@ class StudyLock:
         with self._engine.begin() as connection:
             return connection.execute(update(LOCKS).where(*row).values(**self._row())).rowcount == 1
 
-    def _keep(self) -> None:
-        while not (self._released.wait(HEARTBEAT_S) or not self.held()):
+    def _send_heartbeats(self) -> None:
+        while not (self._released.wait(HEARTBEAT_S) or not self.is_held()):
             asked = uptime()
             try:
                 if self._update(self._token, float("inf")):
@@ -201,11 +201,11 @@ class StudyLock:
                 else:
                     self._lost.set()
             except SQLAlchemyError as fault:
-                log.warning("study %s: no heartbeat written (%s)", self._study, first_line(fault))
+                log.warning("study %s: no heartbeat written (%s)", self._study, one_line(fault))
 
 
-@patient
-def read_holder(url: str, study: str) -> Holder | None:
+@retry
+def read_holder(url: str, study: str) -> LockHolder | None:
     """The live holder of a study, or None; creates nothing."""
     if not has_database(url):
         return None
@@ -215,16 +215,16 @@ def read_holder(url: str, study: str) -> Holder | None:
     return holder if holder and holder.is_alive() else None
 
 
-def read_row(engine: Engine, study: str) -> Holder | None:
+def read_row(engine: Engine, study: str) -> LockHolder | None:
     """The row of a study, its holder dead or alive, or None."""
     columns = [column for column in LOCKS.c if column.name != "study"]
-    age = (clock(engine) - LOCKS.c.heartbeat).label("age_s")
+    age = (database_now(engine) - LOCKS.c.heartbeat).label("age_s")
     with engine.connect() as connection:
         row = connection.execute(select(*columns, age).where(LOCKS.c.study == study)).one_or_none()
-    return Holder(**row._mapping) if row else None
+    return LockHolder(**row._mapping) if row else None
 
 
-def surroundings() -> str:
+def host_id() -> str:
     """Where a process number says which process is meant: the host's name and, on Linux, its boot and namespace.
 
     Two containers may have one host's name, and neither sees the other's processes.
@@ -241,7 +241,7 @@ def uptime() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-def clock(engine: Engine) -> ColumnElement[float]:
+def database_now(engine: Engine) -> ColumnElement[float]:
     """Now, unix seconds, as a database sees it: by the clock of its server, where it has one."""
     if engine.dialect.name == "postgresql":
         return cast(extract("epoch", func.clock_timestamp()), Double)

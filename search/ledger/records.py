@@ -8,9 +8,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from fgseg.checkpoints.test_results import Outcome
+from fgseg.checkpoints.test_results import TestResult
 from fgseg.results import EpochResult
-from search.ledger.storage import Entry
+from search.ledger.storage import TrialUpdate
 
 
 class Kind(StrEnum):
@@ -30,7 +30,7 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True)
-class Ask:
+class TrialAttempt:
     """One start of one trial, handed to a worker."""
 
     number: int
@@ -79,7 +79,7 @@ class TrialRecord:
     """Epochs that its latest start was to reach; 0 before the first."""
     selected: int | None = None
     """The epoch that stands for a COMPLETE trial."""
-    test: Outcome | None = None
+    test: TestResult | None = None
     """What the test split said of a repeat; None in a search, which never sees that split."""
 
     @property
@@ -151,10 +151,10 @@ def read_repeat(trial: FrozenTrial) -> int | None:
     return trial.user_attrs.get("repeat")
 
 
-def read_test(trial: FrozenTrial) -> Outcome | None:
+def read_test(trial: FrozenTrial) -> TestResult | None:
     """What the test split said of a repeat, None as long as it has not been asked."""
     stored = trial.user_attrs.get("test")
-    return None if stored is None else Outcome.from_json(stored)
+    return None if stored is None else TestResult.from_json(stored)
 
 
 def read_deaths(trial: FrozenTrial) -> dict[str, str]:
@@ -168,7 +168,7 @@ def read_epochs(trial: FrozenTrial) -> list[EpochResult]:
     return sorted(map(EpochResult.from_json, stored), key=lambda epoch: epoch.epoch)
 
 
-def merge_epochs(trial: FrozenTrial, epochs: Sequence[EpochResult]) -> tuple[list[EpochResult], Entry]:
+def merge_epochs(trial: FrozenTrial, epochs: Sequence[EpochResult]) -> tuple[list[EpochResult], TrialUpdate]:
     """A trial's epochs with those of a history, and what the ledger lacks of them; a recorded one stays as it is.
 
     Finite mIoUs become intermediate values, for pruners and dashboards.
@@ -181,4 +181,4 @@ def merge_epochs(trial: FrozenTrial, epochs: Sequence[EpochResult]) -> tuple[lis
     merged = {epoch.epoch: epoch for epoch in epochs} | known
     facts = {f"epoch/{k}": e.to_json() for k, e in merged.items() if k not in known}
     values = {k: e.miou for k, e in merged.items() if k not in trial.intermediate_values and math.isfinite(e.miou)}
-    return list(merged.values()), Entry(facts=facts, values=values)
+    return list(merged.values()), TrialUpdate(user_attrs=facts, values=values)

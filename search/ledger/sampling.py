@@ -15,7 +15,7 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from search.ledger.storage import Entry, HeldStorage
+from search.ledger.storage import LockedStorage, TrialUpdate
 
 START_POINT = 0
 """Number of the trial at the source's own point; it is never pruned, since every other one is compared with it."""
@@ -47,7 +47,7 @@ def build_sampler(
     tpe = TPESampler(n_startup_trials=min(10, trials // 2), seed=fresh)
     if name == "tpe":
         return tpe
-    return Succession(QuasiRandomThenGP(space, min(4, trials // 2), seed, fresh), tpe, GP_TRIALS[name])
+    return SwitchingSampler(SobolThenGPSampler(space, min(4, trials // 2), seed, fresh), tpe, GP_TRIALS[name])
 
 
 def build_pruner(name: str, trials: int, epochs: int) -> BasePruner:
@@ -64,7 +64,7 @@ def build_pruner(name: str, trials: int, epochs: int) -> BasePruner:
     return NopPruner()
 
 
-class Succession(BaseSampler):
+class SwitchingSampler(BaseSampler):
     """One sampler while fewer than `limit` trials of a study are COMPLETE, another one from then on.
 
     The study alone decides, anew for every trial: a restart changes nothing.
@@ -93,7 +93,7 @@ class Succession(BaseSampler):
         return self._active.sample_independent(study, trial, param_name, param_distribution)
 
 
-class QuasiRandomThenGP(GPSampler):
+class SobolThenGPSampler(GPSampler):
     """Scrambled Sobol points until enough trials are complete, then the Gaussian process.
 
     Optuna's own start is random, also with a QMCSampler as its independent sampler, which draws at random when asked
@@ -127,23 +127,23 @@ class QuasiRandomThenGP(GPSampler):
     def _has_failed(self, study: Study, point: dict[str, Any]) -> bool:
         failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
         return any(
-            all(is_same(value, t.params.get(name, math.nan), self._space[name]) for name, value in point.items())
+            all(is_same_point(value, t.params.get(name, math.nan), self._space[name]) for name, value in point.items())
             for t in failed
         )
 
 
-def is_same(one: float, other: float, drawn: FloatDistribution | IntDistribution) -> bool:
+def is_same_point(one: float, other: float, drawn: FloatDistribution | IntDistribution) -> bool:
     """Whether two values of a setting are so close that a trial at one tells about the other; NaN is like none."""
     scale = math.log if drawn.log else float
     return abs(scale(one) - scale(other)) < SAME_POINT * (scale(drawn.high) - scale(drawn.low))
 
 
-class Notebook:
+class BufferedStorage:
     """Stands in for a study's storage while a sampler or pruner thinks: reads pass through, what it writes is noted."""
 
-    def __init__(self, storage: HeldStorage) -> None:
+    def __init__(self, storage: LockedStorage) -> None:
         self.storage = storage
-        self.entry = Entry()
+        self.entry = TrialUpdate()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.storage, name)
@@ -152,26 +152,26 @@ class Notebook:
         self.entry.params[name] = value, distribution
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self.entry.notes[key] = value
+        self.entry.system_attrs[key] = value
 
 
-def noting(study: Study) -> tuple[Study, Entry]:
+def buffered_study(study: Study) -> tuple[Study, TrialUpdate]:
     """A study on which a sampler or pruner changes nothing, and the entry that gathers what it would have written."""
-    noted, notebook = copy.copy(study), Notebook(cast(HeldStorage, study._storage))
+    noted, notebook = copy.copy(study), BufferedStorage(cast(LockedStorage, study._storage))
     noted._storage = cast(BaseStorage, notebook)
     return noted, notebook.entry
 
 
-def propose(study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> Entry:
+def suggest_params(study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> TrialUpdate:
     """What a trial lacks of a point: the sampler's values by dotted name, and its notes."""
-    noted, entry = noting(study)
+    noted, entry = buffered_study(study)
     asked = Trial(noted, trial._trial_id)
     for name, distribution in space.items():
         asked._suggest(name, distribution)
     return entry
 
 
-def decide(study: Study, trial: FrozenTrial, epoch: int) -> bool:
+def should_prune(study: Study, trial: FrozenTrial, epoch: int) -> bool:
     """Whether the study's pruner stops a trial after its latest epoch, by the decision recorded or a new one.
 
     Successive halving counts by notes that it writes to the trial: asked twice about an epoch, it would take the first
@@ -180,8 +180,8 @@ def decide(study: Study, trial: FrozenTrial, epoch: int) -> bool:
     key = f"stop/{epoch}"
     if key in trial.user_attrs:
         return bool(trial.user_attrs[key])
-    noted, entry = noting(study)
+    noted, entry = buffered_study(study)
     stop = bool(study.pruner.prune(noted, trial)) and trial.number != START_POINT
-    entry.facts[key] = stop
-    cast(HeldStorage, study._storage).enter(trial._trial_id, entry)
+    entry.user_attrs[key] = stop
+    cast(LockedStorage, study._storage).write(trial._trial_id, entry)
     return stop

@@ -32,14 +32,14 @@ from search.ledger.lock import LOCKS, StudyLock
 
 
 @dataclass
-class Entry:
+class TrialUpdate:
     """What is written to an open trial at once, all of it or nothing."""
 
     params: dict[str, tuple[float, BaseDistribution]] = field(default_factory=dict)
     """Values by name, in Optuna's internal form, of settings that the trial lacks."""
-    facts: dict[str, Any] = field(default_factory=dict)
+    user_attrs: dict[str, Any] = field(default_factory=dict)
     """User attributes, as JSON types."""
-    notes: dict[str, Any] = field(default_factory=dict)
+    system_attrs: dict[str, Any] = field(default_factory=dict)
     """System attributes, as JSON types: what samplers and pruners remember."""
     values: dict[int, float] = field(default_factory=dict)
     """Intermediate values by epoch."""
@@ -51,7 +51,7 @@ class Entry:
     """When this is written.  Optuna's tables have it in UTC, its trials in local time, both without a time zone."""
 
 
-class HeldStorage(_CachedStorage):
+class LockedStorage(_CachedStorage):
     """Optuna's storage of a study in a database.
 
     While its lock is held, so that nobody else writes, what was read or written since then is answered from memory;
@@ -64,19 +64,19 @@ class HeldStorage(_CachedStorage):
     def __init__(self, backend: RDBStorage) -> None:
         super().__init__(backend)
         self.lock: StudyLock | None = None
-        self._whole: set[int] = set()
+        self._cached_studies: set[int] = set()
 
-    def enter(self, trial_id: int, entry: Entry) -> None:
+    def write(self, trial_id: int, entry: TrialUpdate) -> None:
         """Write to an open trial in one transaction.
 
         Raises:
             UpdateFinishedTrialError: it has ended.
             SupersededError: another driver has taken the study over; nothing was written.
         """
-        rows = tables(entry)
+        rows = rows_by_table(entry)
         if not (entry.ending or rows):
             return
-        with self._doubting(), self._backend.engine.begin() as connection:
+        with self._invalidate_on_error(), self._backend.engine.begin() as connection:
             for table, lines in rows.items():
                 upsert(connection, table, [{"trial_id": trial_id} | line for line in lines])
             if entry.ending is not None:
@@ -86,64 +86,64 @@ class HeldStorage(_CachedStorage):
                 self.check_trial_is_updatable(trial_id, TrialState.RUNNING if done else entry.ending)
             # Last, when the database lets nobody else write: what was written above is taken back if it may not be.
             self._check(connection, trial_id, ends=entry.ending is not None)
-        self._remember(trial_id, entry)
+        self._update_cache(trial_id, entry)
 
     @contextmanager
-    def _doubting(self) -> Iterator[None]:
+    def _invalidate_on_error(self) -> Iterator[None]:
         """Forget what is remembered if a write fails: it may have reached the database all the same."""
         try:
             yield
         except BaseException:
-            self._whole = set()
+            self._cached_studies = set()
             raise
 
     def _check(self, connection: Connection, trial_id: int, ends: bool) -> None:
         """Raise unless a trial is open, or has just been ended, and the study is ours."""
         query = select(TrialModel.state).where(TrialModel.trial_id == trial_id)
         if self.lock is not None:
-            query = query.join(LOCKS, self.lock.ours()).with_for_update(read=True)
+            query = query.join(LOCKS, self.lock.row_filter()).with_for_update(read=True)
         state = connection.execute(query).scalar_one_or_none()
         if self.lock is not None and state is None:
-            self.lock.lose()
+            self.lock.mark_lost()
         if not ends:
             self.check_trial_is_updatable(trial_id, state)
 
-    def _held(self) -> bool:
-        return self.lock is not None and self.lock.held()
+    def _is_locked(self) -> bool:
+        return self.lock is not None and self.lock.is_held()
 
-    def _confirm(self) -> None:
+    def _verify_lock(self) -> None:
         if self.lock is not None:
             with self._backend.engine.begin() as connection:
-                self.lock.confirm(connection)
+                self.lock.verify(connection)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """Create a trial; if Optuna, repeating a call whose answer was lost, made two, both are known."""
-        self._confirm()
-        with self._doubting():
+        self._verify_lock()
+        with self._invalidate_on_error():
             trial_id = int(super().create_new_trial(study_id, template_trial))
         known = self._trial_id_to_study_id_and_number[trial_id][1]
         if len(self._studies[study_id].trials) != known + 1:
-            self._whole = set()
+            self._cached_studies = set()
         return trial_id
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
-        self.enter(trial_id, Entry(params={param_name: (param_value_internal, distribution)}))
+        self.write(trial_id, TrialUpdate(params={param_name: (param_value_internal, distribution)}))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self.enter(trial_id, Entry(facts={key: value}))
+        self.write(trial_id, TrialUpdate(user_attrs={key: value}))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self.enter(trial_id, Entry(notes={key: value}))
+        self.write(trial_id, TrialUpdate(system_attrs={key: value}))
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
-        self.enter(trial_id, Entry(values={step: intermediate_value}))
+        self.write(trial_id, TrialUpdate(values={step: intermediate_value}))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
         """Begin or end a trial, then read it: its time of day is set by the database's side."""
-        self._confirm()
-        with self._doubting():
+        self._verify_lock()
+        with self._invalidate_on_error():
             done = super().set_trial_state_values(trial_id, state, values)
             trial = self._backend.get_trial(trial_id)
         with self._lock:
@@ -154,27 +154,27 @@ class HeldStorage(_CachedStorage):
     def get_trial(self, trial_id: int) -> FrozenTrial:
         with self._lock:
             study_id, number = self._trial_id_to_study_id_and_number.get(trial_id, (-1, -1))
-            if study_id in self._whole and self._held():
-                return duplicate(self._studies[study_id].trials[number])
+            if study_id in self._cached_studies and self._is_locked():
+                return copy_trial(self._studies[study_id].trials[number])
         return super().get_trial(trial_id)
 
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
-        held = self._held()
-        if held and study_id in self._whole:
+        held = self._is_locked()
+        if held and study_id in self._cached_studies:
             return
         super()._read_trials_from_remote_storage(study_id)
-        self._whole = {study_id} if held else set()
+        self._cached_studies = {study_id} if held else set()
 
-    def _remember(self, trial_id: int, entry: Entry) -> None:
+    def _update_cache(self, trial_id: int, entry: TrialUpdate) -> None:
         with self._lock:
             if trial_id not in self._trial_id_to_study_id_and_number:
                 return
             study_id, number = self._trial_id_to_study_id_and_number[trial_id]
-            trial = duplicate(self._studies[study_id].trials[number])  # others may be reading the one that is there
+            trial = copy_trial(self._studies[study_id].trials[number])  # others may be reading the one that is there
             for name, (value, drawn) in entry.params.items():
                 trial.params[name], trial.distributions[name] = drawn.to_external_repr(value), drawn
-            trial.user_attrs.update(stored(entry.facts))
-            trial.system_attrs.update(stored(entry.notes))
+            trial.user_attrs.update(json_round_trip(entry.user_attrs))
+            trial.system_attrs.update(json_round_trip(entry.system_attrs))
             trial.intermediate_values.update(entry.values)
             if entry.ending is not None:
                 trial.state, trial.value = entry.ending, entry.value
@@ -182,12 +182,12 @@ class HeldStorage(_CachedStorage):
             self._studies[study_id].trials[number] = trial
 
 
-def open_storage(url: str) -> HeldStorage:
+def open_storage(url: str) -> LockedStorage:
     """The storage at an address."""
-    return HeldStorage(RDBStorage(url, engine_kwargs=engine_options(url)))
+    return LockedStorage(RDBStorage(url, engine_kwargs=engine_options(url)))
 
 
-def tables(entry: Entry) -> dict[Table, list[dict[str, Any]]]:
+def rows_by_table(entry: TrialUpdate) -> dict[Table, list[dict[str, Any]]]:
     """The rows of an entry, by Optuna's tables."""
     represent = TrialIntermediateValueModel.intermediate_value_to_stored_repr
     params = [
@@ -201,15 +201,15 @@ def tables(entry: Entry) -> dict[Table, list[dict[str, Any]]]:
     final = [] if entry.value is None else [TrialValueModel.value_to_stored_repr(entry.value)]
     rows = {
         TrialParamModel: params,
-        TrialUserAttributeModel: attributes(entry.facts),
-        TrialSystemAttributeModel: attributes(entry.notes),
+        TrialUserAttributeModel: attribute_rows(entry.user_attrs),
+        TrialSystemAttributeModel: attribute_rows(entry.system_attrs),
         TrialIntermediateValueModel: values,
         TrialValueModel: [{"objective": 0, "value": value, "value_type": kind} for value, kind in final],
     }
     return {model.__table__: found for model, found in rows.items() if found}
 
 
-def attributes(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+def attribute_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows of attributes."""
     return [{"key": key, "value_json": json.dumps(fact)} for key, fact in facts.items()]
 
@@ -222,7 +222,7 @@ def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> 
     connection.execute(insert.on_conflict_do_update(index_elements=key, set_=new), rows)
 
 
-def duplicate(trial: FrozenTrial) -> FrozenTrial:
+def copy_trial(trial: FrozenTrial) -> FrozenTrial:
     """A trial that can be added to without changing the original."""
     twin = copy.copy(trial)
     for name in ("_params", "_distributions", "_user_attrs", "_system_attrs", "intermediate_values"):
@@ -230,6 +230,6 @@ def duplicate(trial: FrozenTrial) -> FrozenTrial:
     return twin
 
 
-def stored(facts: Mapping[str, Any]) -> dict[str, Any]:
+def json_round_trip(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Facts as they come back from the database."""
     return {key: json.loads(json.dumps(fact)) for key, fact in facts.items()}

@@ -9,37 +9,37 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.ledger.records import read_repeat
-from search.ledger.sampling import propose
-from search.ledger.storage import Entry
+from search.ledger.sampling import suggest_params
+from search.ledger.storage import TrialUpdate
 from search.study.plan import Repeat
 
 
-class Points(Protocol):
+class TrialSource(Protocol):
     """Begins the trials of a study; all that it knows is in the study, so that any driver can go on."""
 
-    def left(self, study: Study) -> int:
+    def remaining(self, study: Study) -> int:
         """How many trials are still to be begun."""
 
-    def begin(self, study: Study) -> int | None:
+    def start_next(self, study: Study) -> int | None:
         """Begin the next trial; returns its number, or None where none is left."""
 
-    def complete(self, study: Study, trial: FrozenTrial) -> Entry:
+    def suggest_params(self, study: Study, trial: FrozenTrial) -> TrialUpdate:
         """The values that a trial lacks: all of a new one's, or of one whose driver died while asking."""
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SampledTrials:
     """As many points as the budget allows, proposed by the study's sampler."""
 
     space: Mapping[str, BaseDistribution]
     trials: int
 
-    def left(self, study: Study) -> int:
+    def remaining(self, study: Study) -> int:
         """See Points."""
         begun = sum(t.state != TrialState.WAITING for t in study.get_trials(deepcopy=False))
         return max(0, self.trials - begun)
 
-    def begin(self, study: Study) -> int | None:
+    def start_next(self, study: Study) -> int | None:
         """See Points; `Study.ask` within a budget."""
         trials, storage = study.get_trials(deepcopy=False), study._storage
         waiting = [t for t in trials if t.state == TrialState.WAITING]
@@ -50,18 +50,18 @@ class Sampled:
             return waiting[0].number
         return storage.get_trial(storage.create_new_trial(study._study_id)).number
 
-    def complete(self, study: Study, trial: FrozenTrial) -> Entry:
+    def suggest_params(self, study: Study, trial: FrozenTrial) -> TrialUpdate:
         """See Points."""
-        return propose(study, trial, self.space) if self.space.keys() - trial.params.keys() else Entry()
+        return suggest_params(study, trial, self.space) if self.space.keys() - trial.params.keys() else TrialUpdate()
 
 
 @dataclass(frozen=True)
-class Listed:
+class FixedTrials:
     """A fixed list of repeats.  One that the study holds already, however it ended, is not begun again."""
 
     repeats: Sequence[Repeat]
 
-    def left(self, study: Study) -> int:
+    def remaining(self, study: Study) -> int:
         """See Points."""
         return sum(1 for _ in self.missing(study))
 
@@ -71,7 +71,7 @@ class Listed:
         held = [Repeat(t.params, seed) for t in trials if (seed := read_repeat(t)) is not None]
         return (repeat for repeat in self.repeats if repeat not in held)
 
-    def begin(self, study: Study) -> int | None:
+    def start_next(self, study: Study) -> int | None:
         """See Points; the trial appears whole or not at all, so that nothing has to be completed."""
         repeat = next(self.missing(study), None)
         if repeat is None:
@@ -79,27 +79,27 @@ class Listed:
         template = create_trial(
             state=TrialState.RUNNING,
             params=dict(repeat.params),
-            distributions={name: fixed(value) for name, value in repeat.params.items()},
+            distributions={name: single_value(value) for name, value in repeat.params.items()},
             user_attrs={"repeat": repeat.seed},
         )
         storage = study._storage
         return storage.get_trial(storage.create_new_trial(study._study_id, template_trial=template)).number
 
-    def complete(self, study: Study, trial: FrozenTrial) -> Entry:
+    def suggest_params(self, study: Study, trial: FrozenTrial) -> TrialUpdate:
         """See Points."""
-        return Entry()
+        return TrialUpdate()
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrialSettings:
     """What `Ledger.start` or `Ledger.start_repeats` was told."""
 
-    points: Points
+    source: TrialSource
     epochs: int
     select: str
     prunes: bool
 
 
-def fixed(value: float | int) -> BaseDistribution:
+def single_value(value: float | int) -> BaseDistribution:
     """A distribution that holds one value."""
     return IntDistribution(value, value) if isinstance(value, int) else FloatDistribution(value, value)

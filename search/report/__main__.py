@@ -5,10 +5,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fgseg.cli import MISTAKE, told
+from fgseg.cli import MISTAKE, format_os_error
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import join
-from search.cli.options import Parser, add_place, place_from
+from search.cli.options import Parser, add_location_options, location_from
 from search.ledger.catalog import open_ledger
 from search.ledger.database import LedgerError
 from search.report.build import write_report
@@ -29,23 +29,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options say; raises ConfigError."""
-    place = place_from(options)
+    location = location_from(options)
     try:
-        write_report(place, frames=not options.no_frames)
-        best = summarise(open_ledger(place)).best
+        write_report(location, frames=not options.no_frames)
+        best = summarise(open_ledger(location)).best
     except (LedgerError, OSError) as error:
-        print(f"error: {told(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"error: {format_os_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return FAULT
     if best is None:
-        print(f"study {place.study}: no trial has finished yet")
-    print(f"report: {join(place.folder, 'report', PAGE)}")
+        print(f"study {location.study}: no trial has finished yet")
+    print(f"report: {join(location.folder, 'report', PAGE)}")
     return DONE
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; raises ConfigError."""
     parser = Parser(prog="python -m search.report", description=__doc__)
-    add_place(parser)
+    add_location_options(parser)
     parser.add_argument("--no-frames", action="store_true", help="leave out the pictures of validation frames")
     return parser.parse_args(arguments)
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from fgseg.config.errors import ConfigError
 from search.ledger.database import LedgerError
-from search.study.location import PAGE, Place
+from search.study.location import PAGE, StudyLocation
 
 log = logging.getLogger(__name__)
 
@@ -34,25 +34,25 @@ class ReportWriter:
 
     command = (sys.executable, "-m", "search.report.background")
 
-    def __init__(self, place: Place, publish: Callable[[str, bytes], None], every_s: float = EVERY_S):
-        self.place, self.publish, self.every_s = place, publish, every_s
-        self.store = place.report_store
+    def __init__(self, location: StudyLocation, publish: Callable[[str, bytes], None], every_s: float = EVERY_S):
+        self.location, self.publish, self.every_s = location, publish, every_s
+        self.store = location.report_store
         self.process: subprocess.Popen[bytes] | None = None
-        self.due = self.news = False
+        self.stale = self.changed = False
         self.begun = -every_s
 
-    def turn(self, changed: bool) -> None:
+    def on_trial_update(self, changed: bool) -> None:
         """Called with every news of the study; returns at once.
 
         Args:
             changed: whether a trial has ended, so that the report is out of date.
         """
-        self.due, self.news = self.due or changed, self.news or changed
+        self.stale, self.changed = self.stale or changed, self.changed or changed
         try:
             if self.process is not None and self.process.poll() is not None:
-                self.take_over(self.process)
-            if self.due and self.process is None and time.monotonic() - self.begun >= self.every_s:
-                os.setpriority(os.PRIO_PROCESS, self.begin(frames=False).pid, LOWEST_PRIORITY)
+                self._collect(self.process)
+            if self.stale and self.process is None and time.monotonic() - self.begun >= self.every_s:
+                os.setpriority(os.PRIO_PROCESS, self._start(frames=False).pid, LOWEST_PRIORITY)
         except OSError as error:  # a report that is late harms nobody: `finish` tells what is wrong
             log.debug("no report now: %s", error)
 
@@ -62,10 +62,10 @@ class ReportWriter:
         `must_stop` is asked several times a second; a report that is given up is no failure.
         """
         self.stop()
-        if not self.news and PAGE in self.store.list():
+        if not self.changed and PAGE in self.store.list():
             return ""
         try:
-            process = self.begin(frames=True)
+            process = self._start(frames=True)
             end = time.monotonic() + FRAMES_S
             while process.poll() is None and time.monotonic() < end:
                 if must_stop():
@@ -73,7 +73,7 @@ class ReportWriter:
                     return ""
                 time.sleep(0.1)
             if process.returncode is not None:
-                return self.take_over(process)
+                return self._collect(process)
         except OSError as error:
             return str(error)
         self.stop()
@@ -86,9 +86,9 @@ class ReportWriter:
             self.process.communicate()
             self.process = None
 
-    def begin(self, frames: bool) -> "subprocess.Popen[bytes]":
+    def _start(self, frames: bool) -> "subprocess.Popen[bytes]":
         """Start a process that writes the report."""
-        self.due, self.begun = False, time.monotonic()
+        self.stale, self.begun = False, time.monotonic()
         self.process = subprocess.Popen(
             self.command,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -101,10 +101,10 @@ class ReportWriter:
         assert pipe is not None  # it was asked for
         with suppress(BrokenPipeError), pipe:  # one that has died already tells by its exit code
             # Not as arguments, which everybody on the machine can read: an address may hold a password.
-            pipe.write(json.dumps({"place": asdict(self.place), "frames": frames}).encode())
+            pipe.write(json.dumps({"place": asdict(self.location), "frames": frames}).encode())
         return self.process
 
-    def take_over(self, process: "subprocess.Popen[bytes]") -> str:
+    def _collect(self, process: "subprocess.Popen[bytes]") -> str:
         """Publish what an ended process has written; returns its last words if it failed."""
         _, errors = process.communicate()
         self.process = None
@@ -122,7 +122,7 @@ def main() -> int:
     from search.report.build import write_report
 
     try:
-        write_report(Place(**order["place"]), order["frames"])
+        write_report(StudyLocation(**order["place"]), order["frames"])
     except (ConfigError, LedgerError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

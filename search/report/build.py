@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from fgseg.storage.store import Store
 from search.ledger.catalog import open_ledger
 from search.report.summary import find_baseline, summarise
-from search.study.location import PAGE, Place
+from search.study.location import PAGE, StudyLocation
 
 if TYPE_CHECKING:
     from search.report.content import Content
@@ -17,7 +17,7 @@ TEXT = "report.md"
 LATER = "The pictures of frames come at the end of the run."
 
 
-def write_report(place: Place, frames: bool = True) -> list[str]:
+def write_report(location: StudyLocation, frames: bool = True) -> list[str]:
     """Write the report of a study as its ledger stands into `<study>/report/`.
 
     Args:
@@ -30,14 +30,14 @@ def write_report(place: Place, frames: bool = True) -> list[str]:
     Raises:
         ConfigError: there is no such study.
     """
-    summary = summarise(open_ledger(place))
+    summary = summarise(open_ledger(location))
     from search.report.content import build_content  # matplotlib takes seconds to import: mistakes come first
     from search.report.frames import Frames, choose_frames
 
-    place.report_store.sweep()
-    shown = choose_frames(summary, place.trial_store) if frames else Frames((), LATER)
-    files = report_files(build_content(summary, find_baseline(place, summary), shown, time.time()))
-    put_all(place.report_store, files)
+    location.report_store.remove_temporary()
+    shown = choose_frames(summary, location.trial_store) if frames else Frames((), LATER)
+    files = report_files(build_content(summary, find_baseline(location, summary), shown, time.time()))
+    put_all(location.report_store, files)
     return sorted(files)
 
 

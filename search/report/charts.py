@@ -183,8 +183,8 @@ def parallel(summary: Summary) -> Figure:
 
 def mark_axis(axes: Axes, at: float, low: float, high: float) -> None:
     """The ends of one axis of `parallel`."""
-    for height, value, place in ((-0.035, low, "top"), (1.035, high, "bottom")):
-        axes.text(at, height, f"{value:.3g}", ha="center", va=place, color=INK, fontsize=9.5, bbox=PAPER)
+    for height, value, location in ((-0.035, low, "top"), (1.035, high, "bottom")):
+        axes.text(at, height, f"{value:.3g}", ha="center", va=location, color=INK, fontsize=9.5, bbox=PAPER)
 
 
 def position(value: float, r: Range) -> float:

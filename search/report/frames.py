@@ -74,7 +74,7 @@ def compare(summary: Summary, start: TrialRecord, best: TrialRecord, store_of: C
     from safetensors.torch import load
 
     from fgseg.data import load_splits
-    from fgseg.metrics.evaluator import predict_frames
+    from fgseg.metrics.evaluator import predict_labels
     from fgseg.model.segformer import build_model
 
     weights = [load(chosen_weights(store_of(t.number), t)) for t in (start, best)]
@@ -89,7 +89,7 @@ def compare(summary: Summary, start: TrialRecord, best: TrialRecord, store_of: C
     predicted = []
     for state in weights:
         model.load_state_dict(state)
-        predicted.append(predict_frames(model, torch.from_numpy(photos).permute(0, 3, 1, 2)).numpy())
+        predicted.append(predict_labels(model, torch.from_numpy(photos).permute(0, 3, 1, 2)).numpy())
     order = np.argsort(-difference(truth, *predicted), kind="stable")[:COUNT]
     shown = (ShownFrame(frames.names[index[k]], photos[k], truth[k], *(p[k] for p in predicted)) for k in order)
     among = "all" if count == len(frames) else f"{count} of the"

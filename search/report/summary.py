@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fgseg.labels import FOREGROUND
-from fgseg.results import EpochResult, select_epoch, show
+from fgseg.results import EpochResult, format_iou, select_epoch
 from search.ledger.catalog import exists, open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
-from search.study.location import Place
+from search.study.location import StudyLocation
 from search.study.plan import UNIDENTIFYING
 from search.study.space import Range
 
@@ -101,15 +101,15 @@ class Summary:
 
 def summarise(ledger: Ledger) -> Summary:
     """The figures of a study as its ledger stands."""
-    trials, card, identity = ledger.trials(), ledger.card, ledger.identity
-    ranked = rank(trials, card.get("allow_changed_batch", False))
+    trials, info, identity = ledger.trials(), ledger.info, ledger.identity
+    ranked = rank(trials, info.get("allow_changed_batch", False))
     start = next((t for t in trials if t.number == 0 and t.state is State.COMPLETE), None)
     return Summary(
-        study=card.get("study", ""),
-        space=card.get("space", ""),
-        title=card.get("title", ""),
-        experiment=card.get("experiment", ""),
-        settings=card.get("settings", {}),
+        study=info.get("study", ""),
+        space=info.get("space", ""),
+        title=info.get("title", ""),
+        experiment=info.get("experiment", ""),
+        settings=info.get("settings", {}),
         ranges=read_ranges(identity),
         data=identity.get("data", ""),
         resources=ledger.resources,
@@ -148,7 +148,7 @@ def cells(before: float | None, after: float) -> list[str]:
     gain = (
         "-" if before is None or math.isnan(after - before) else f"{after - before:+.4f}".replace("-0.0000", "+0.0000")
     )
-    return ["-" if before is None else show(before), show(after), gain]
+    return ["-" if before is None else format_iou(before), format_iou(after), gain]
 
 
 FAMILY = "baseline"
@@ -162,12 +162,12 @@ class Baseline:
     reason: str = ""
 
 
-def find_baseline(place: Place, summary: Summary) -> Baseline:
+def find_baseline(location: StudyLocation, summary: Summary) -> Baseline:
     """Look for the study `<config>-baseline` in the storage of another one."""
     if summary.space == FAMILY:
         return Baseline()
     name = f"{summary.experiment}-{FAMILY}"
-    other = replace(place, study=name)
+    other = replace(location, study=name)
     if not exists(other):
         return Baseline(reason=f"There is no study {name} in this storage to compare with.")
     found = summarise(open_ledger(other))

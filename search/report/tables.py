@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fgseg.labels import FOREGROUND
-from fgseg.results import show
+from fgseg.results import format_iou
 from search.ledger.records import State, TrialRecord
 from search.report.content import Content
 from search.report.summary import ENDINGS, Baseline, Summary, rows
@@ -87,7 +87,7 @@ def trial_table(summary: Summary) -> Table:
 def trial_cells(summary: Summary, trial: TrialRecord) -> list[str]:
     """One row of `trial_table`."""
     score = summary.score(trial)
-    scores = [show(score[key]) if key in score else "-" for key in ("miou", *(c.key for c in FOREGROUND))]
+    scores = [format_iou(score[key]) if key in score else "-" for key in ("miou", *(c.key for c in FOREGROUND))]
     minutes = f"{sum(e.seconds for e in trial.epochs) / 60:.1f}"
     return [f"{trial.number:03d}", ENDINGS[trial.state], str(len(trial.epochs)), *scores, minutes, trial.reason or ""]
 

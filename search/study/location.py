@@ -24,7 +24,7 @@ REGISTERED = "registered.txt"
 
 
 @dataclass(frozen=True)
-class Place:
+class StudyLocation:
     """One study of one storage."""
 
     storage: str
@@ -67,28 +67,28 @@ def local_studies(storage: str) -> list[str]:
     return [name for name in open_store(storage).folders() if Path(storage, name, LEDGER).exists()]
 
 
-def find_place(
+def find_location(
     storage: str | Path, study: str, tracking_uri: str | None = None, ledger_url: str | None = None
-) -> Place:
+) -> StudyLocation:
     """The place of a study by its names; the addresses default to databases in a storage that is a folder.
 
     Raises:
         ConfigError: a name that cannot be a folder of the storage, an address that does not hold, or a storage that is
             not there or needs more addresses.
     """
-    place = make_place(str(storage), study, tracking_uri, ledger_url)
-    if is_local(place.storage):
-        folder = Path(place.storage)
+    location = resolve_location(str(storage), study, tracking_uri, ledger_url)
+    if is_local(location.storage):
+        folder = Path(location.storage)
         if not folder.is_dir():
             raise ConfigError(f"--storage: no folder {folder}; name the folder of studies")
-        if Path(place.folder).resolve() != Path(place.folder):
+        if Path(location.folder).resolve() != Path(location.folder):
             raise ConfigError(f"--study: {study} leads out of {folder}; give the storage where it really is")
     else:
-        check_store(place.storage, "--storage")
-    return place
+        check_store(location.storage, "--storage")
+    return location
 
 
-def make_place(storage: str, study: str, tracking_uri: str | None, ledger_url: str | None) -> Place:
+def resolve_location(storage: str, study: str, tracking_uri: str | None, ledger_url: str | None) -> StudyLocation:
     """The same for a study that may not exist yet; looks at nothing but the names and addresses themselves."""
     if not PATH_NAME.fullmatch(study):
         raise ConfigError(
@@ -104,7 +104,7 @@ def make_place(storage: str, study: str, tracking_uri: str | None, ledger_url: s
         check_companions(tracking_uri, ledger_url)
     check_tracking(tracking_uri or "")
     tracking = tracking_uri or f"sqlite:///{join(home, 'mlflow.db')}"
-    return Place(home, study, tracking, normal_ledger(ledger_url) if ledger_url else None)
+    return StudyLocation(home, study, tracking, normal_ledger(ledger_url) if ledger_url else None)
 
 
 def check_companions(tracking_uri: str | None, ledger_url: str | None) -> None:

@@ -16,7 +16,7 @@ from fgseg.config.settings import flatten as flatten_settings
 from fgseg.model.pretrained import VARIANTS
 from fgseg.storage.store import join
 from search.study.config import SearchConfig
-from search.study.location import Place, make_place
+from search.study.location import StudyLocation, resolve_location
 from search.study.resources import check_resources, gpu_needed
 from search.study.space import Space, load_space, override
 
@@ -90,24 +90,24 @@ class Plan:
         return ("train", "val", "test") if self.repeats else ("train", "val")
 
     @property
-    def place(self) -> Place:
+    def location(self) -> StudyLocation:
         """Where the study lies."""
-        return make_place(self.search.storage, self.study, self.search.tracking_uri, self.search.ledger_url)
+        return resolve_location(self.search.storage, self.study, self.search.tracking_uri, self.search.ledger_url)
 
     @property
     def folder(self) -> str:
         """The address of the study's folder (see fgseg/storage/store.py)."""
-        return self.place.folder
+        return self.location.folder
 
     @property
     def ledger_url(self) -> str:
         """Address of the study's database; it may hold a password."""
-        return self.place.ledger_url
+        return self.location.ledger_url
 
     @property
     def tracking_uri(self) -> str:
         """Address of MLflow; by default a database in the storage."""
-        return self.place.tracking_uri
+        return self.location.tracking_uri
 
     def trial_folder(self, number: int) -> str:
         """The address of the folder of one trial's checkpoints."""
@@ -138,7 +138,7 @@ def make_plan(
     space, plain = override(load_space(space_name), assignments)
     layers = (settings, Layer(f"space {space.name}", space.fixed), Layer("--set", plain))
     name = f"{path.stem}-{space.name}" if study is None else study
-    make_place(search.storage, name, search.tracking_uri, search.ledger_url)
+    resolve_location(search.storage, name, search.tracking_uri, search.ledger_url)
     if name.endswith(REPEATS) or name == COMPARISONS:
         kept = f"{COMPARISONS} and names that end in {REPEATS}"
         raise ConfigError(f"--study: got {name!r}, {kept} are kept for search.compare; choose another")

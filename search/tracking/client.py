@@ -83,7 +83,7 @@ class TrackingError(Exception):
 
 
 @contextmanager
-def reaching(uri: str) -> Iterator[Any]:
+def open_client(uri: str) -> Iterator[Any]:
     """A client, or None where the address is that of a SQLite file that is not there: reading shall not create it."""
     with environment():
         try:

@@ -8,7 +8,7 @@ from search.tracking.client import TrackingError, environment, load_client, page
 from search.tracking.run_schema import SOURCE, StudyCard, explain
 
 
-def write_comparison(uri: str, card: StudyCard, comparison: dict[str, Any], files: Mapping[str, str]) -> None:
+def write_comparison(uri: str, info: StudyCard, comparison: dict[str, Any], files: Mapping[str, str]) -> None:
     """Write a comparison into its run, which is created if it is not there; repeating it changes nothing.
 
     Args:
@@ -22,18 +22,18 @@ def write_comparison(uri: str, card: StudyCard, comparison: dict[str, Any], file
     """
     with environment():
         try:
-            write(load_client()(tracking_uri=uri), uri, card, comparison, files)
+            write(load_client()(tracking_uri=uri), uri, info, comparison, files)
         except Exception as error:
             # `from None`, since MLflow's own message may hold the address with its password.
             raise TrackingError(f"MLflow at {public_address(uri)}: {explain(error)}") from None
 
 
-def write(client: Any, uri: str, card: StudyCard, comparison: dict[str, Any], files: Mapping[str, str]) -> None:
+def write(client: Any, uri: str, info: StudyCard, comparison: dict[str, Any], files: Mapping[str, str]) -> None:
     """The same, raising whatever MLflow raises."""
-    tags = {"fgseg.kind": "comparison", "fgseg.comparison": comparison["name"], "fgseg.uid": card.uid}
-    found = client.get_experiment_by_name(card.experiment)
-    place = None if uri.startswith("http") else card.artifacts
-    number = found.experiment_id if found else client.create_experiment(card.experiment, artifact_location=place)
+    tags = {"fgseg.kind": "comparison", "fgseg.comparison": comparison["name"], "fgseg.uid": info.uid}
+    found = client.get_experiment_by_name(info.experiment)
+    location = None if uri.startswith("http") else info.artifacts
+    number = found.experiment_id if found else client.create_experiment(info.experiment, artifact_location=location)
     query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     shown = figures(comparison)
     run = next(pages(client.search_runs, [number], query), None)

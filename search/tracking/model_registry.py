@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fgseg.storage.store import local_files
 from search.study.location import public_address
-from search.tracking.client import ENVIRONMENT, TrackingError, load_client, pages, reaching
+from search.tracking.client import ENVIRONMENT, TrackingError, load_client, open_client, pages
 from search.tracking.run_reader import find_runs
 from search.tracking.run_schema import explain
 
@@ -148,7 +148,7 @@ def delete_versions(uri: str, study: str, uid: str) -> None:
     Raises:
         TrackingError: the server could not be reached or refused a request; calling again deletes the rest.
     """
-    with reaching(uri) as client:
+    with open_client(uri) as client:
         if client is None or not list(pages(client.search_registered_models, f"name = '{study}'")):
             return
         for found in own_versions(client, study, uid):

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from search.tracking.client import pages, reaching
+from search.tracking.client import open_client, pages
 
 
 @dataclass(frozen=True)
-class MirroredRun:
+class TrackedRun:
     """One run of a study."""
 
     run_id: str
@@ -20,13 +20,13 @@ class MirroredRun:
     """Step and value of every point, by metric."""
 
 
-def read_runs(uri: str, study: str, uid: str) -> list[MirroredRun]:
+def read_runs(uri: str, study: str, uid: str) -> list[TrackedRun]:
     """Every run of a study in any experiment, with all of its points; an address without a database has none.
 
     Raises:
         TrackingError: the server could not be reached or refused a request.
     """
-    with reaching(uri) as client:
+    with open_client(uri) as client:
         return [read_run(client, run) for run in find_runs(client, study, uid)] if client else []
 
 
@@ -36,7 +36,7 @@ def delete_runs(uri: str, study: str, uid: str) -> int:
     Raises:
         TrackingError: the server could not be reached or refused a request; calling again deletes the rest.
     """
-    with reaching(uri) as client:
+    with open_client(uri) as client:
         runs = list(find_runs(client, study, uid)) if client else []
         for run in runs:
             client.delete_run(run.info.run_id)
@@ -51,7 +51,7 @@ def find_runs(client: Any, study: str, uid: str) -> Iterator[Any]:
         yield from pages(client.search_runs, experiments, query)
 
 
-def read_run(client: Any, run: Any) -> MirroredRun:
+def read_run(client: Any, run: Any) -> TrackedRun:
     """A run with its whole history."""
     tags = dict(run.data.tags)
     number = None if tags.get("fgseg.kind") == "study" else int(tags["fgseg.trial"])
@@ -59,4 +59,4 @@ def read_run(client: Any, run: Any) -> MirroredRun:
         key: [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, key)]
         for key in run.data.metrics
     }
-    return MirroredRun(run.info.run_id, number, run.info.status, tags, points)
+    return TrackedRun(run.info.run_id, number, run.info.status, tags, points)

@@ -11,14 +11,14 @@ from search.study.location import public_address
 
 if TYPE_CHECKING:
     from search.ledger.records import TrialRecord
-    from search.ledger.study_metadata import StudyFacts
-    from search.study.location import Place
+    from search.ledger.study_metadata import StudyMetadataRows
+    from search.study.location import StudyLocation
 
 Phase = Literal["running", "finished", "interrupted"]
 """Whether a driver is at work on the study, or how the last one left it."""
 STATUS = {"running": "RUNNING", "complete": "FINISHED", "pruned": "KILLED", "fail": "FAILED"}
 """State in the ledger -> status of the run; MLflow has none for a trial that was stopped early."""
-PASSING_TAGS = ("fgseg.reason", "fgseg.pruned", "fgseg.interrupted")
+ENDING_TAGS = ("fgseg.reason", "fgseg.pruned", "fgseg.interrupted")
 """Tags that say how a run ended, and go when it goes on."""
 LONGEST_TAG = 5000
 """What every kind of MLflow store takes."""
@@ -42,7 +42,7 @@ TrialSettings = Callable[["TrialRecord"], dict[str, Any]]
 """Gives the dotted model settings of a trial, which become its params."""
 
 
-def settings_of(study: "StudyFacts") -> TrialSettings:
+def settings_of(study: "StudyMetadataRows") -> TrialSettings:
     """Gives what `Plan.trial_settings` gave when a trial ended: the study's settings then, its own point and seed."""
 
     def settings(record: "TrialRecord") -> dict[str, Any]:
@@ -85,13 +85,13 @@ class StudyCard:
     """Address of the folder of all trials' files; none of them is shown where it is empty."""
 
     @classmethod
-    def of(cls, study: "StudyFacts", place: "Place") -> "StudyCard":
+    def of(cls, study: "StudyMetadataRows", location: "StudyLocation") -> "StudyCard":
         """The card of a study that has been written down, from the ledger alone."""
         known = study.identity  # repeats have no sampler
         facts: dict[str, str] = {key: str(known[key]) for key in ("version", "data", "sampler") if key in known}
-        shown = {key: study.card[key] for key in ("study", "space", "title", "experiment", "settings")}
-        trials = join(place.folder, "trials")
-        return cls(**shown, artifacts=place.artifacts, facts=facts, uid=study.uid, trials=trials)
+        shown = {key: study.info[key] for key in ("study", "space", "title", "experiment", "settings")}
+        trials = join(location.folder, "trials")
+        return cls(**shown, artifacts=location.artifacts, facts=facts, uid=study.uid, trials=trials)
 
     def identity_tags(self) -> dict[str, str]:
         """The tags by which the study's runs are found."""
@@ -136,7 +136,7 @@ class StudyCard:
 
 
 @dataclass(frozen=True)
-class Point:
+class MetricPoint:
     """The values of some metrics at one step."""
 
     step: int
@@ -145,7 +145,7 @@ class Point:
     values: dict[str, float]
 
     @property
-    def lead(self) -> str:
+    def marker(self) -> str:
         """The metric whose steps say whether a run has the point."""
         return next(iter(self.values))
 
@@ -155,17 +155,17 @@ class Point:
         return [(key, value, moment, self.step) for key, value in self.values.items() if math.isfinite(value)]
 
 
-def epoch_points(record: "TrialRecord") -> list[Point]:
+def epoch_points(record: "TrialRecord") -> list[MetricPoint]:
     """A trial's curves."""
-    return [Point(epoch.epoch, epoch.wall_time, epoch.metrics()) for epoch in record.epochs]
+    return [MetricPoint(epoch.epoch, epoch.wall_time, epoch.metrics()) for epoch in record.epochs]
 
 
-def outcome_points(record: "TrialRecord") -> list[Point]:
+def outcome_points(record: "TrialRecord") -> list[MetricPoint]:
     """What the test split said, at the epoch that was judged; nothing as long as it has not been asked."""
     if record.test is None:
         return []
     judged = record.epochs[record.test.epoch - 1]
-    return [Point(judged.epoch, judged.wall_time, record.test.metrics())]
+    return [MetricPoint(judged.epoch, judged.wall_time, record.test.metrics())]
 
 
 def trial_ending(record: "TrialRecord", phase: Phase) -> tuple[str, dict[str, str]]:

@@ -15,10 +15,10 @@ from fgseg.storage.store import join, open_store
 from fgseg.visual.overlays import read_overlays
 from search.tracking.client import create_database, fill_database, load_client
 from search.tracking.run_schema import (
-    PASSING_TAGS,
+    ENDING_TAGS,
     LedgerReader,
+    MetricPoint,
     Phase,
-    Point,
     StudyCard,
     TrialSettings,
     as_text,
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 PARAMS_PER_REQUEST = 100
 POINTS_PER_REQUEST = 20
 """Epochs in a request, which may hold 1000 values."""
-LEADS = ("val/miou", "test/miou")
+MARKER_METRICS = ("val/miou", "test/miou")
 """The metrics whose steps say which points a run has."""
 
 
 @dataclass
-class KnownRun:
+class KnownTrackedRun:
     """One run as last read from or written to the server; `steps` holds the logged steps of the metrics asked for."""
 
     run_id: str
@@ -57,49 +57,49 @@ class KnownRun:
     steps: dict[str, set[int]] = field(default_factory=dict)
 
 
-class Mirror:
+class StudyRunWriter:
     """The study's runs on one server, and what was read of them.  Its methods raise whatever MLflow raises."""
 
-    def __init__(self, ledger: LedgerReader, uri: str, card: StudyCard, trial_settings: TrialSettings):
+    def __init__(self, ledger: LedgerReader, uri: str, info: StudyCard, trial_settings: TrialSettings):
         client = load_client()
-        create_database(uri, lambda whole: fill_database(whole, card.artifacts))
+        create_database(uri, lambda whole: fill_database(whole, info.artifacts))
         self.client: MlflowClient = client(tracking_uri=uri)
         self.ledger = ledger
-        self.card = card
+        self.info = info
         self.trial_settings = trial_settings
-        self.experiment_id = self.find_experiment(None if uri.startswith("http") else card.artifacts)
+        self.experiment_id = self.find_experiment(None if uri.startswith("http") else info.artifacts)
         self.runs = self.find_runs()
         self.has_settings = False
 
     def find_experiment(self, artifacts: str | None) -> str:
         """The id of the card's experiment, created or brought back if need be."""
-        found = self.client.get_experiment_by_name(self.card.experiment)
+        found = self.client.get_experiment_by_name(self.info.experiment)
         if found is None:
-            return str(self.client.create_experiment(self.card.experiment, artifact_location=artifacts))
+            return str(self.client.create_experiment(self.info.experiment, artifact_location=artifacts))
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
-    def find_runs(self) -> dict[int | None, KnownRun]:
+    def find_runs(self) -> dict[int | None, KnownTrackedRun]:
         """The study's runs by trial number, the parent under None; a second run for one trial is deleted.
 
         A second one can arise when the server carries out a request after the client gave up on it.
         """
-        known: dict[int | None, KnownRun] = {}
+        known: dict[int | None, KnownTrackedRun] = {}
         for run in sorted(self.search_runs(), key=lambda r: (r.info.start_time, r.info.run_id)):
             tags = dict(run.data.tags)
             number = None if tags.get("fgseg.kind") == "study" else int(tags["fgseg.trial"])
             if number in known:
                 self.client.delete_run(run.info.run_id)
             else:
-                known[number] = KnownRun(
+                known[number] = KnownTrackedRun(
                     run.info.run_id, run.info.status, tags, set(run.data.params), bool(run.inputs.dataset_inputs)
                 )
         return known
 
     def search_runs(self) -> "Iterator[Run]":
         """Every run that carries the study's tags, page by page."""
-        query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in self.card.identity_tags().items())
+        query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in self.info.identity_tags().items())
         token = None
         while True:
             page = self.client.search_runs([self.experiment_id], query, page_token=token)
@@ -125,17 +125,23 @@ class Mirror:
         if None in numbers or any(record.state != "running" for record in records):
             self.write_study("running")
 
-    def open_study(self, records: "Sequence[TrialRecord]") -> KnownRun:
+    def open_study(self, records: "Sequence[TrialRecord]") -> KnownTrackedRun:
         """The parent run; a new one begins with the first trial."""
         started = min((r.started for r in records), default=time.time())
-        return self.open_run(None, self.card.study, self.card.parent_tags(), started)
+        return self.open_run(None, self.info.study, self.info.parent_tags(), started)
 
-    def open_run(self, number: int | None, name: str, tags: dict[str, str], started: float) -> KnownRun:
+    def open_run(self, number: int | None, name: str, tags: dict[str, str], started: float) -> KnownTrackedRun:
         """The run of a trial (or the parent) with these tags, created if it is not there yet."""
         if number not in self.runs:
             created = self.client.create_run(self.experiment_id, milliseconds(started), tags, name)
-            self.runs[number] = KnownRun(
-                created.info.run_id, "RUNNING", dict(tags), set(), False, False, {lead: set() for lead in LEADS}
+            self.runs[number] = KnownTrackedRun(
+                created.info.run_id,
+                "RUNNING",
+                dict(tags),
+                set(),
+                False,
+                False,
+                {lead: set() for lead in MARKER_METRICS},
             )
         return self.runs[number]
 
@@ -146,32 +152,34 @@ class Mirror:
         run = self.open_study(records)
         status, ending = study_ending(records, phase)
         best_tag = {} if best is None else {"fgseg.best_trial": str(best.number)}
-        self.write_facts(run, self.card.parent_tags() | best_tag | ending, self.card.settings)
-        self.write_data(run)
+        self.log_tags_and_params(run, self.info.parent_tags() | best_tag | ending, self.info.settings)
+        self.log_dataset(run)
         if best is not None and best.chosen is not None:
             finished = [r for r in records if r.state != "running"]
             values = {key: value for key, value in best.chosen.metrics().items() if key.startswith("val/")}
-            self.write_points(run, [Point(len(finished), max(map(last_moment, finished)), values)])
+            self.log_metrics(run, [MetricPoint(len(finished), max(map(last_moment, finished)), values)])
         self.write_status(run, status, ending, max(map(last_moment, records), default=time.time()))
 
     def write_trial(self, record: "TrialRecord", phase: Phase) -> None:
         """One trial: tags, params, the epochs that are missing, and its state, in this order."""
-        tags = self.card.trial_tags(record, self.runs[None].run_id)
-        run = self.open_run(record.number, self.card.trial_name(record.number), tags, record.started)
+        tags = self.info.trial_tags(record, self.runs[None].run_id)
+        run = self.open_run(record.number, self.info.trial_name(record.number), tags, record.started)
         status, ending = trial_ending(record, phase)
         # A driver killed while asking leaves a trial without all of its params, and params can never be corrected.
         asked = record.attempt > 0 or record.state != "running"
-        self.write_facts(run, tags | ending, self.trial_settings(record) if asked and not run.has_params else {})
+        self.log_tags_and_params(
+            run, tags | ending, self.trial_settings(record) if asked and not run.has_params else {}
+        )
         run.has_params |= asked
-        self.write_data(run)
-        self.write_points(run, epoch_points(record))
-        self.write_points(run, outcome_points(record))
-        wanted = record.state == "complete" and self.card.trials and SHOWN not in run.tags
-        if wanted and (count := log_overlays(self.client, run.run_id, self.card.trials, record.number)):
-            self.write_facts(run, {SHOWN: str(count)}, {})
+        self.log_dataset(run)
+        self.log_metrics(run, epoch_points(record))
+        self.log_metrics(run, outcome_points(record))
+        wanted = record.state == "complete" and self.info.trials and SHOWN not in run.tags
+        if wanted and (count := log_overlays(self.client, run.run_id, self.info.trials, record.number)):
+            self.log_tags_and_params(run, {SHOWN: str(count)}, {})
         self.write_status(run, status, ending, last_moment(record))
 
-    def write_facts(self, run: KnownRun, tags: Mapping[str, str], params: Mapping[str, Any]) -> None:
+    def log_tags_and_params(self, run: KnownTrackedRun, tags: Mapping[str, str], params: Mapping[str, Any]) -> None:
         """Set the tags that differ and the params that are missing; a param that is there stays as it is."""
         from mlflow.entities import Param, RunTag
 
@@ -184,24 +192,24 @@ class Mirror:
         run.tags |= {tag.key: tag.value for tag in new_tags}
         run.params |= {param.key for param in new_params}
 
-    def write_data(self, run: KnownRun) -> None:
+    def log_dataset(self, run: KnownTrackedRun) -> None:
         """Name what a run reads, as a dataset of MLflow's."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        data = self.card.data
+        data = self.info.data
         if data is not None and not run.has_data:
             dataset = Dataset(data.name, data.digest, "fgsearch", json.dumps(data.settings, sort_keys=True))
             purpose = InputTag("mlflow.data.context", "train, val")
             self.client.log_inputs(run.run_id, [DatasetInput(dataset, [purpose])])
             run.has_data = True
 
-    def write_points(self, run: KnownRun, points: Sequence[Point]) -> None:
+    def log_metrics(self, run: KnownTrackedRun, points: Sequence[MetricPoint]) -> None:
         """Log points of the same metrics, leaving out those whose step the run has of the first of them."""
         from mlflow.entities import Metric
 
         if not points:
             return
-        lead = points[0].lead
+        lead = points[0].marker
         if lead not in run.steps:
             run.steps[lead] = {metric.step for metric in self.client.get_metric_history(run.run_id, lead)}
         missing = [point for point in points if point.step not in run.steps[lead]]
@@ -210,9 +218,9 @@ class Mirror:
             self.client.log_batch(run.run_id, metrics=[Metric(*row) for point in batch for row in point.rows()])
             run.steps[lead] |= {point.step for point in batch}
 
-    def write_status(self, run: KnownRun, status: str, ending: Mapping[str, str], ended: float) -> None:
+    def write_status(self, run: KnownTrackedRun, status: str, ending: Mapping[str, str], ended: float) -> None:
         """Close or reopen a run, and take away the tags of an ending that no longer holds."""
-        for key in PASSING_TAGS:
+        for key in ENDING_TAGS:
             if key in run.tags and key not in ending:
                 self.client.delete_tag(run.run_id, key)
                 del run.tags[key]
@@ -227,7 +235,7 @@ class Mirror:
     def write_settings(self) -> None:
         """Keep the resolved settings with the parent as `settings.yaml`, once per connection."""
         if not self.has_settings:
-            text = yaml.safe_dump(nest(self.card.settings), sort_keys=False, allow_unicode=True)
+            text = yaml.safe_dump(nest(self.info.settings), sort_keys=False, allow_unicode=True)
             self.client.log_text(self.runs[None].run_id, text, "settings.yaml")
             self.has_settings = True
 
@@ -242,11 +250,11 @@ SHOWN = "fgseg.overlays"
 
 def log_bytes(client: Any, run_id: str, name: str, data: bytes) -> None:
     """Keep a file with a run under a name such as `report/report.html`; MLflow takes files from a folder only."""
-    place = PurePosixPath(name)
+    location = PurePosixPath(name)
     with TemporaryDirectory(prefix="fgsearch-") as folder:
-        path = Path(folder, place.name)
+        path = Path(folder, location.name)
         path.write_bytes(data)
-        client.log_artifact(run_id, str(path), None if len(place.parts) == 1 else str(place.parent))
+        client.log_artifact(run_id, str(path), None if len(location.parts) == 1 else str(location.parent))
 
 
 def log_overlays(client: Any, run_id: str, trials: str, number: int) -> int:

@@ -13,25 +13,25 @@ from search.cli.options import confirm
 from search.ledger.catalog import open_ledger, study_names
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LockedError
-from search.study.location import MODEL, REGISTERED, Place, public_address
+from search.study.location import MODEL, REGISTERED, StudyLocation, public_address
 from search.tracking.client import TrackingError, environment
 from search.tracking.run_schema import LedgerReader, Phase, StudyCard, TrialSettings, explain, settings_of
-from search.tracking.run_writer import Mirror
+from search.tracking.run_writer import StudyRunWriter
 
 
-def sync(place: Place) -> None:
+def sync(location: StudyLocation) -> None:
     """Bring MLflow in line with one study that no driver works on; repeating it changes nothing.
 
     Raises:
         ConfigError: there is no such study, or a driver holds it.
         TrackingError: MLflow could not be reached or refused a request; calling again sends the rest.
     """
-    ledger = open_ledger(place)
+    ledger = open_ledger(location)
     with hold(ledger):
-        write(place, ledger)
+        write(location, ledger)
 
 
-def rebuild(place: Place, yes: bool) -> str:
+def rebuild(location: StudyLocation, yes: bool) -> str:
     """Write MLflow anew from the ledger; returns in one line what was done, or nothing if the user said no.
 
     A SQLite database is moved aside and every study of the storage is written into a fresh one, whose registry the
@@ -41,40 +41,40 @@ def rebuild(place: Place, yes: bool) -> str:
     Raises:
         ConfigError, TrackingError: as `sync`; the databases are not touched if a study of the storage is in use.
     """
-    if place.tracking_uri.startswith("sqlite:///"):
-        return rebuild_database(place)
-    ledger = open_ledger(place)
-    address = public_address(place.tracking_uri)
+    if location.tracking_uri.startswith("sqlite:///"):
+        return rebuild_database(location)
+    ledger = open_ledger(location)
+    address = public_address(location.tracking_uri)
     with hold(ledger):
-        if not confirm(f"delete the runs of {place.study} at {address} and write them again", yes):
+        if not confirm(f"delete the runs of {location.study} at {address} and write them again", yes):
             return ""
         from search.tracking.run_reader import delete_runs
 
-        deleted = delete_runs(place.tracking_uri, place.study, ledger.uid)
-        write(place, ledger)
+        deleted = delete_runs(location.tracking_uri, location.study, ledger.uid)
+        write(location, ledger)
     return f"{deleted} runs deleted, and written again"
 
 
-def rebuild_database(place: Place) -> str:
+def rebuild_database(location: StudyLocation) -> str:
     """Write every study of the storage into a new SQLite file, which replaces the old one when it is whole."""
     from sqlalchemy.engine import make_url
 
-    open_ledger(place)
-    stored = open_store(place.storage).folders()  # a shared ledger may know studies of other storages
-    path = Path(make_url(place.tracking_uri).database or "").absolute()
+    open_ledger(location)
+    stored = open_store(location.storage).folders()  # a shared ledger may know studies of other storages
+    path = Path(make_url(location.tracking_uri).database or "").absolute()
     # A name of its own each time: within a process, MLflow keeps connections to a file it once had under an address.
     unfinished = path.with_name(f"{path.name}.rebuild-{uuid.uuid4().hex}")
     uri = f"sqlite:///{unfinished}"
     places = [
-        replace(place, study=name, tracking_uri=uri)
-        for name in study_names(place.storage, place.shared_ledger)
+        replace(location, study=name, tracking_uri=uri)
+        for name in study_names(location.storage, location.shared_ledger)
         if name in stored
     ]
     with ExitStack() as stack:
         ledgers = [open_ledger(other) for other in places]
         for ledger in ledgers:
             stack.enter_context(hold(ledger))
-            card_of(ledger, place)
+            card_of(ledger, location)
         for leftover in (*path.parent.glob(f"{path.name}.rebuild-*"), *path.parent.glob(f".{path.name}.rebuild-*")):
             leftover.unlink()  # of a call that was killed
         for other, ledger in zip(places, ledgers, strict=True):
@@ -106,33 +106,33 @@ def hold(ledger: Ledger) -> ExitStack:
     """The study's lock, entered; a context.  Raises ConfigError where a driver holds it."""
     stack = ExitStack()
     try:
-        stack.enter_context(ledger.hold())
+        stack.enter_context(ledger.lock())
     except LockedError as error:
         raise ConfigError(str(error)) from None
     return stack
 
 
-def write(place: Place, ledger: Ledger) -> None:
+def write(location: StudyLocation, ledger: Ledger) -> None:
     """Bring MLflow in line with a study that is held."""
 
-    card = card_of(ledger, place)
-    files = {f"report/{name}": place.report_store.get(name) for name in place.report_store.list()}
-    reconcile(ledger, place.tracking_uri, card, settings_of(ledger), files=files)
+    info = card_of(ledger, location)
+    files = {f"report/{name}": location.report_store.get(name) for name in location.report_store.list()}
+    reconcile(ledger, location.tracking_uri, info, settings_of(ledger), files=files)
 
 
-def card_of(ledger: Ledger, place: Place) -> StudyCard:
+def card_of(ledger: Ledger, location: StudyLocation) -> StudyCard:
     """How the study presents itself, as its last run recorded it; raises ConfigError where none did."""
-    if not ledger.card:
+    if not ledger.info:
         raise ConfigError(
-            f"study {place.study} was never started, so there is nothing to send; run search.run, or delete it"
+            f"study {location.study} was never started, so there is nothing to send; run search.run, or delete it"
         )
-    return StudyCard.of(ledger, place)
+    return StudyCard.of(ledger, location)
 
 
 def reconcile(
     ledger: LedgerReader,
     uri: str,
-    card: StudyCard,
+    info: StudyCard,
     trial_settings: TrialSettings,
     *,
     phase: Phase = "finished",
@@ -149,10 +149,10 @@ def reconcile(
     """
     with environment():
         try:
-            mirror = Mirror(ledger, uri, card, trial_settings)
-            mirror.write_all(phase)
+            writer = StudyRunWriter(ledger, uri, info, trial_settings)
+            writer.write_all(phase)
             for name, data in files.items():
-                mirror.write_file(name, data)
+                writer.write_file(name, data)
         except Exception as error:
             # `from None`, since MLflow's own message may hold the address with its password.
             raise TrackingError(f"MLflow at {public_address(uri)}: {explain(error)}") from None

@@ -13,7 +13,7 @@ from typing import Protocol
 from search.study.location import public_address
 from search.tracking.client import environment, load_client
 from search.tracking.run_schema import LedgerReader, Phase, StudyCard, TrialSettings, explain
-from search.tracking.run_writer import Mirror
+from search.tracking.run_writer import StudyRunWriter
 
 LOG = logging.getLogger("search.tracking.tracker")
 
@@ -79,7 +79,7 @@ class BackgroundWriter:
             self._thread.join(timeout_s)
         return self._written
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """End without a last pass: the mirror is another driver's now.  Returns at once."""
         with self._changed:
             self._left = True
@@ -143,14 +143,14 @@ class Tracker(BackgroundWriter):
     once, as a warning of the logger `search.tracking.tracker`.  The ledger is read from the thread.
     """
 
-    def __init__(self, ledger_reader: LedgerReader, uri: str, card: StudyCard, trial_settings: TrialSettings):
+    def __init__(self, ledger_reader: LedgerReader, uri: str, info: StudyCard, trial_settings: TrialSettings):
         with environment():
             # Here and not in the thread: two threads that import the same libraries at once can see halves of them.
             load_client()
         self._address = public_address(uri)
         self._warned = False
         self._scope = ExitStack()
-        super().__init__(lambda: Mirror(ledger_reader, uri, card, trial_settings), self._warn)
+        super().__init__(lambda: StudyRunWriter(ledger_reader, uri, info, trial_settings), self._warn)
 
     def start(self) -> None:
         """Start the thread, which begins with a full pass; returns at once."""
