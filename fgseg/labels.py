@@ -21,7 +21,7 @@ class SegClass:
 
 
 # A search over colours: every two stay apart under deuteranopia, protanopia and tritanopia, by 25 in CIE Lab at least
-# (Okabe and Ito's palette gives 16 here), and the thin classes have the brightest; tests/test_figures.py holds that.
+# (Okabe and Ito's palette gives 16 here), and the thin classes have the brightest; tests/visual_tests/ checks both.
 CLASSES = (
     SegClass(0, "background", "background", (64, 64, 64), None),
     SegClass(1, "fence", "fence", (255, 166, 196), 13),

@@ -1,0 +1,145 @@
+"""The finished model: an ordinary Transformers folder that predicts what our own evaluation judges."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from finished_model import labels_of, tiny_run, trained_study
+from PIL import Image
+from transformers import SegformerForSemanticSegmentation, pipeline
+
+from fgseg.config.errors import ConfigError
+from fgseg.data import load_splits
+from fgseg.data.batches import normalise
+from fgseg.inference.export import replace_folder
+from fgseg.inference.trained_model import find_trained, load_trained
+from fgseg.labels import CLASSES
+from fgseg.metrics.evaluator import predict_labels
+from search.export import export, main
+from search.ledger.catalog import open_ledger
+from search.ledger.ledger import Ledger
+from search.study.location import StudyLocation
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, cache: str) -> tuple[StudyLocation, Ledger]:
+    return trained_study(tmp_path_factory.mktemp("export") / "runs", cache)
+
+
+@pytest.fixture(scope="module")
+def folder(study: tuple[StudyLocation, Ledger]) -> Path:
+    return Path(export(*study)[0])
+
+
+@pytest.fixture(scope="module")
+def images(cache: str) -> np.ndarray:
+    return np.array(load_splits(tiny_run(cache).data, ("val",))["val"].images)
+
+
+def margin(model: torch.nn.Module, image: np.ndarray) -> np.ndarray:
+    """By how much the best class of each pixel leads, in logits: (H, W)."""
+    batch = torch.from_numpy(image).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        logits = model(pixel_values=normalise(batch)).logits
+    wide = torch.nn.functional.interpolate(logits, size=image.shape[:2], mode="bilinear", align_corners=False)
+    best = wide[0].topk(2, dim=0).values
+    return (best[0] - best[1]).numpy()
+
+
+def test_pipeline_gives_the_masks_of_our_evaluation(folder: Path, images: np.ndarray):
+    segment = pipeline("image-segmentation", model=str(folder))
+    ours = load_trained(find_trained(str(folder)))
+    for image, expected in zip(images, predict_labels(ours, torch.from_numpy(images).permute(0, 3, 1, 2)), strict=True):
+        differs = labels_of(segment(Image.fromarray(image))) != expected.numpy()
+        # Both heads sum in float32, in another order: only pixels where two classes tie to that precision may differ.
+        assert (margin(ours, image)[differs] < 1e-4).all()
+        assert differs.mean() < 1e-3
+
+
+def test_pipeline_resizes_a_large_photo_as_the_readers_do(folder: Path, images: np.ndarray):
+    photo = Image.fromarray(images[0]).resize((256, 128), Image.Resampling.BICUBIC)
+    small = np.asarray(photo.resize((128, 64), Image.Resampling.BILINEAR))
+    segment = pipeline("image-segmentation", model=str(folder))
+    theirs = segment.image_processor(images=[photo], return_tensors="pt")["pixel_values"]
+    expected = normalise(torch.from_numpy(small.copy()).permute(2, 0, 1)[None])
+    assert torch.allclose(theirs, expected, atol=1e-6)  # float32, where the order of scaling and shifting differs
+
+
+def test_state_dict_has_the_stock_names(folder: Path):
+    model, report = SegformerForSemanticSegmentation.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values())
+    assert model.config.id2label == {c.label: c.name for c in CLASSES}
+    assert model.config.label2id == {c.name: c.label for c in CLASSES}
+
+
+def test_card_tells_data_settings_scores_and_licence(folder: Path, study: tuple[StudyLocation, Ledger]):
+    info, record = (folder / "README.md").read_text(), study[1].trial(0)
+    assert "**Synthetic data**" in info
+    assert "no other model's licence applies" in info
+    assert f"| **mIoU** | {record.value:.4f} |" in info
+    assert "| `loss.ssim` | 0.4 |" in info
+    assert study[0].storage not in info and "data.cache" not in info
+
+
+def test_export_writes_only_when_the_best_changed(
+    study: tuple[StudyLocation, Ledger], folder: Path, cache: str, tmp_path: Path
+):
+    location, ledger = study
+    written = (folder / "README.md").stat().st_mtime_ns
+    assert export(location, ledger) == (str(folder), False)
+    assert (folder / "README.md").stat().st_mtime_ns == written
+    copy = str(tmp_path / "copy")
+    assert export(location, ledger, out=copy) == (copy, True)
+
+
+def test_folder_of_other_things_is_not_replaced(study: tuple[StudyLocation, Ledger], tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="is no exported model, and is not replaced"):
+        export(*study, out=str(tmp_path))
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_replaced_folder_is_whole_and_nothing_else_stays(tmp_path: Path):
+    (tmp_path / ".model.0badc0de.part").mkdir()  # of a call that was killed
+    replace_folder(tmp_path / "model", {"a": b"1", "b": b"2"})
+    replace_folder(tmp_path / "model", {"a": b"3"})
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert [(p.name, p.read_bytes()) for p in (tmp_path / "model").iterdir()] == [("a", b"3")]
+
+
+def test_failed_replacement_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    replace_folder(tmp_path / "model", {"a": b"1"})
+    monkeypatch.setattr("os.fsync", lambda file: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        replace_folder(tmp_path / "model", {"a": b"2"})
+    assert (tmp_path / "model" / "a").read_bytes() == b"1"
+
+
+def test_command_exports_and_says_where(
+    study: tuple[StudyLocation, Ledger], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    options = ["--study", study[0].study, "--storage", study[0].storage, "--out", str(tmp_path / "m")]
+    assert main([*options, "--trial", "0"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'm'} written\n"
+    assert main([*options, "--trial", "7"]) == 2
+    assert "has no trial 7; it has 1, counted from 0" in capsys.readouterr().err
+
+
+def test_trial_without_weights_is_told_with_those_that_have_some(tmp_path: Path, study: tuple[StudyLocation, Ledger]):
+    storage = tmp_path / "runs"
+    shutil.copytree(study[0].storage, storage)
+    location = StudyLocation(str(storage), study[0].study, study[0].tracking_uri)
+    for manifest in (storage / location.study / "trials" / "0").glob("checkpoint-*"):
+        manifest.unlink()
+    with pytest.raises(ConfigError, match=r"weights of trial 0 \(complete\) were not kept .* those of: none"):
+        export(location, open_ledger(location))
+
+
+def test_trial_folder_says_what_is_needed_to_use_its_checkpoints(study: tuple[StudyLocation, Ledger], cache: str):
+    trial = Path(study[0].folder) / "trials" / "0"
+    assert json.loads((trial / "settings.json").read_text()) == tiny_run(cache).flat()
+    found = find_trained(str(trial))
+    assert (found.size, found.manifest.epoch if found.manifest else 0) == ((64, 128), 3)

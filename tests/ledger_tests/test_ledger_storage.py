@@ -1,0 +1,202 @@
+"""What the driver that holds a study remembers of it: the same as the database says, for as long as it holds it."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from small_ledger import EPOCHS, drive, history
+from sqlalchemy import event, update
+from sqlalchemy.exc import OperationalError
+
+from fgseg.results import SupersededError
+from search.ledger import database
+from search.ledger.ledger import Ledger
+from search.ledger.lock import LOCKS, StudyLock
+from search.ledger.records import State
+
+
+@pytest.fixture(params=["asha", "none"])
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
+    return drive(tmp_path, "auto", request.param, 8, EPOCHS)
+
+
+@contextmanager
+def statements(ledger: Ledger) -> Iterator[list[str]]:
+    """The statements that a ledger sends to its database meanwhile."""
+    sent: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        sent.append(statement)
+
+    event.listen(ledger._storage._backend.engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(ledger._storage._backend.engine, "before_cursor_execute", note)
+
+
+def story(ledger: Ledger) -> Iterator[None]:
+    """Everything that a driver can write about trials, stopping after every step."""
+    steps: list[Callable[[], object]] = [
+        ledger.next_attempt,
+        ledger.next_attempt,
+        lambda: ledger.report(0, 1, history([0.5])),
+        lambda: ledger.should_prune(0),
+        lambda: ledger.report(1, 1, history([0.2])),
+        lambda: ledger.should_prune(1),
+        lambda: ledger.override(1, 1, {"train.batch_size": 1}),
+        lambda: ledger.report(0, 1, history([0.5, float("nan"), 0.6])),
+        lambda: ledger.complete(0, 1),
+        lambda: ledger.process_died(1, 1, "it died", max_failures=3),
+        ledger.next_attempt,
+        lambda: ledger.prune(1, 2),
+        ledger.next_attempt,
+        lambda: ledger.fail(2, 1, "broken"),
+        ledger.next_attempt,
+    ]
+    for step in steps:
+        step()
+        yield
+
+
+@pytest.fixture
+def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A time zone in which local time is not the database's."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_memory_says_after_every_write_what_the_database_says(ledger, far_east):
+    with ledger.lock():
+        for _ in story(ledger):
+            fresh = Ledger(ledger._url, "s")
+            assert ledger._study.get_trials() == fresh._study.get_trials()
+            assert str(ledger.trials()) == str(fresh.trials())
+
+
+def test_moments_are_the_same_in_every_time_zone(ledger, far_east, monkeypatch):
+    with ledger.lock():
+        list(story(ledger))
+        written = [(t.started, t.ended) for t in ledger.trials()]
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    assert [(t.started, t.ended) for t in Ledger(ledger._url, "s").trials()] == written
+
+
+def test_looking_at_a_study_that_is_held_asks_the_database_nothing(ledger):
+    with ledger.lock():
+        ledger.trials()
+        for _ in story(ledger):
+            with statements(ledger) as sent:
+                ledger._study.get_trials()
+                ledger.trials()
+                ledger.open_trials()
+            assert sent == []
+
+
+def test_what_a_reader_was_given_does_not_change_under_its_hands(ledger):
+    with ledger.lock():
+        ledger.next_attempt()
+        seen = ledger._study.get_trials(deepcopy=False)[0]
+        before = str(seen)
+        ledger.report(0, 1, history([0.5]))
+        assert str(seen) == before
+
+
+def test_without_the_lock_every_look_sees_what_others_wrote(ledger):
+    ledger.next_attempt()
+    other = Ledger(ledger._url, "s")
+    for held in (False, True, False):
+        count = len(ledger.trials())
+        if held:
+            with ledger.lock():
+                assert len(ledger.trials()) == count
+        optuna.load_study(study_name="s", storage=other._storage).ask()
+        assert len(ledger.trials()) == count + 1
+
+
+def test_a_driver_that_lost_the_study_sees_it_at_once(ledger, monkeypatch):
+    with ledger.lock() as lock:
+        ledger.next_attempt()
+        ledger.trials()
+        other = Ledger(ledger._url, "s")
+        other._set(other._study.trials[0], "attempt", 2)
+        ledger.report(0, 1, history([0.1]))  # as long as it holds the study, there is nobody else
+        monkeypatch.setattr(StudyLock, "is_held", lambda self: False)
+        assert lock.is_held() is False
+        with pytest.raises(SupersededError):
+            ledger.report(0, 1, history([0.1, 0.2]))
+        other._study.tell(0, state=TrialState.FAIL)
+        assert ledger.trial(0).state is State.FAIL
+
+
+def lose_answer(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
+    """Let one write reach the database and its answer be lost, as when a server's connection breaks."""
+    write = getattr(owner, name)
+
+    def broken(*args: object) -> None:
+        write(*args)
+        monkeypatch.setattr(owner, name, write)
+        raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
+
+    monkeypatch.setattr(owner, name, broken)
+    monkeypatch.setattr(database, "RETRY_PAUSES_S", (0.0, 0.0))
+
+
+def test_a_write_whose_answer_is_lost_is_found_when_it_is_repeated(ledger, monkeypatch):
+    with ledger.lock():
+        lose_answer(monkeypatch, ledger._storage._backend, "_create_new_trial")
+        assert [ledger.next_attempt().number for _ in range(3)] == [0, 1, 2]
+        ledger.report(0, 1, history([0.5, 0.5, 0.6]))
+        lose_answer(monkeypatch, ledger._storage._backend.engine.dialect, "do_commit")
+        ledger.complete(0, 1)
+        assert [t.state for t in ledger.trials()] == [State.COMPLETE, State.RUNNING, State.RUNNING]
+        assert ledger._study.get_trials() == Ledger(ledger._url, "s")._study.get_trials()
+
+
+def test_a_trial_that_somebody_else_has_ended_is_not_written_to(ledger):
+    with ledger.lock():
+        ledger.next_attempt()
+        ledger.trials()
+        Ledger(ledger._url, "s")._study.tell(0, state=TrialState.FAIL)
+        with pytest.raises(SupersededError):
+            ledger.report(0, 1, history([0.1]))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda ledger: ledger.report(0, 1, history([0.1])),
+        lambda ledger: ledger.fail(0, 1, "broken"),
+        lambda ledger: ledger.next_attempt(),
+    ],
+)
+def test_a_driver_that_slept_while_another_took_the_study_writes_nothing(ledger, write):
+    with ledger.lock() as lock:
+        ledger.next_attempt()
+        with ledger._storage._backend.engine.begin() as connection:
+            connection.execute(update(LOCKS).values(token="theirs"))
+        before = Ledger(ledger._url, "s")._study.get_trials()
+        assert lock.is_held()  # its next heartbeat will tell
+        with pytest.raises(SupersededError, match="another driver has taken the study over"):
+            write(ledger)
+        assert not lock.is_held()
+        assert Ledger(ledger._url, "s")._study.get_trials() == before
+
+
+def test_a_trial_that_was_created_twice_is_known_both_times(ledger, monkeypatch):
+    """As Optuna does when a server's connection breaks after a commit: it repeats the whole transaction."""
+    backend = ledger._storage._backend
+    create = backend._create_new_trial
+    with ledger.lock():
+        ledger.next_attempt()
+        monkeypatch.setattr(backend, "_create_new_trial", lambda *args: (create(*args), create(*args))[1])
+        numbers = [ledger.next_attempt().number]
+        monkeypatch.setattr(backend, "_create_new_trial", create)
+        numbers += [ledger.next_attempt().number for _ in range(6)]
+        assert sorted(numbers) == [1, 2, 3, 4, 5, 6, 7] and ledger.next_attempt() is None

@@ -1,0 +1,25 @@
+"""The benchmark of the search itself runs, and its books are audited."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_benchmark_loses_no_trial_and_prints_what_each_part_takes(environment: dict[str, str], tmp_path: Path):
+    command = [sys.executable, str(ROOT / "scripts" / "bench_orchestration.py"), "--quick", "--only", "load"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "none of 8 trials lost, the audit is clean" in done.stdout
+    row = next(line for line in done.stdout.splitlines() if line.startswith("| 8 |"))
+    assert [cell.split()[-1] for cell in row.strip("| ").split(" | ")[1:]] == ["MiB", "MiB", "ms", "ms", "s", "ms", "s"]
+    assert "for a no-op trial of Ray Tune" in done.stdout
+
+
+def test_benchmark_of_the_ledger_prints_what_an_ask_an_epoch_and_an_end_take(environment: dict[str, str]):
+    command = [sys.executable, str(ROOT / "scripts" / "bench_ledger.py"), "--open", "2", "--ended", "2"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    row = next(line for line in done.stdout.splitlines() if line.startswith("| 2 |"))
+    assert all(float(cell.removesuffix(" ms")) > 0 for cell in row.strip("| ").split(" | ")[2:])

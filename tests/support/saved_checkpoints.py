@@ -1,0 +1,20 @@
+"""Checkpoints of a model of three numbers."""
+
+import torch
+
+from fgseg.checkpoints.checkpoint import Checkpoints
+from fgseg.results import EpochResult
+
+
+def epoch(number: int, miou: float = 0.5) -> EpochResult:
+    iou = {"fence": miou, "car": float("nan")}
+    return EpochResult(number, miou, iou, [[1]], 1.0, {"ssim": 0.5}, 9.0, 1.0, 100.0 + number, 1)
+
+
+def history(epochs: int) -> list[EpochResult]:
+    return [epoch(k) for k in range(1, epochs + 1)]
+
+
+def save(checkpoints: Checkpoints, epochs: int, select: str = "last", results: list[EpochResult] | None = None) -> None:
+    model = {"weight": torch.full((3,), float(epochs))}
+    checkpoints.save(model, {"optimizer": {"step": epochs}}, (results or history(epochs))[:epochs], select)

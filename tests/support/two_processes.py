@@ -1,0 +1,106 @@
+"""What several processes compute together: `python tests/support/two_processes.py FOLDER CACHE`, once for each of them.
+
+The frames are few and small, and void is spread unevenly: the first half of each batch has most of it.
+"""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from fgseg.config.loading import Layer, build
+from fgseg.config.settings import RunConfig
+from fgseg.distributed import current_world, joined_world
+from fgseg.labels import VOID
+from fgseg.train import main as train_command
+from fgseg.training.loop import train
+from fgseg.training.trainer import build_training_state
+from search.study.space import list_spaces, load_space
+
+HEIGHT, WIDTH = 64, 128
+TRAIN = {
+    "data.height": HEIGHT, "data.width": WIDTH, "data.train": 5, "data.val": 3, "train.lr": 3e-3, "loss.lovasz": 0.5,
+}  # fmt: skip
+
+
+def settings(family: str, cache: str) -> RunConfig:
+    """A family at its start point."""
+    space = load_space(family)
+    small: dict[str, Any] = {"data.cache": cache, "train.batch_size": 4, "train.accumulation": 2}
+    return build([Layer(family, {**space.fixed, **space.start, **small})])
+
+
+def training(epochs: int, cache: str) -> RunConfig:
+    """A short training on five scenes, whose last batch has a single frame."""
+    return build([Layer("training", {**TRAIN, "train.epochs": epochs, "data.cache": cache})])
+
+
+def command(out: Path, cache: str, *changes: str) -> list[str]:
+    """Arguments of `python -m fgseg.train` for one epoch of it."""
+    sets = [*(f"{key}={value}" for key, value in TRAIN.items()), "train.epochs=1", f"data.cache={cache}", *changes]
+    return ["--config", "configs/quickstart.yaml", *(part for s in sets for part in ("--set", s)), "--out", str(out)]
+
+
+def group() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Two batches of one step, of four frames and of three, which do not divide by two."""
+    chance = torch.Generator().manual_seed(0)
+    batches = []
+    for frames in (4, 3):
+        images = torch.randint(256, (frames, 3, HEIGHT, WIDTH), generator=chance, dtype=torch.uint8)
+        coarse = torch.randint(7, (frames, HEIGHT // 8, WIDTH // 8), generator=chance, dtype=torch.uint8)
+        labels = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)
+        labels[0] = VOID
+        labels[1, : HEIGHT // 2] = VOID
+        labels[-1, :, :9] = VOID
+        batches.append((images, labels))
+    return batches
+
+
+def take_step(run: RunConfig) -> dict[str, torch.Tensor]:
+    """The gradient of every weight before it is clipped, and the sums of loss and terms, of one real step."""
+    state = build_training_state(run, 7, current_world())
+    state.model.eval()  # batch norm by its statistics, and nothing is dropped
+    found: dict[str, torch.Tensor] = {}
+
+    def keep(weights: object, norm: float) -> torch.Tensor:
+        found.update({name: weight.grad.clone() for name, weight in state.model.named_parameters()})
+        return torch.zeros(())
+
+    with mock.patch("fgseg.training.step.clip_grad_norm_", keep):
+        state.step(group())
+    return found | {"sums": state.step.processes.all_reduce(state.step.loss_sums)}
+
+
+def take_steps(cache: str) -> dict[str, dict[str, torch.Tensor]]:
+    """`take_step` for every family, by name."""
+    return {family: take_step(settings(family, cache)) for family in list_spaces()}
+
+
+def start(arguments: list[str], environment: dict[str, str]) -> list["subprocess.Popen[str]"]:
+    """Start a command as two processes that find each other; the first comes first."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
+    ranks = [{"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"} for rank in ("0", "1")]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return [subprocess.Popen(arguments, env=environment | meeting | rank, **pipes) for rank in ranks]
+
+
+def main(folder: str, cache: str) -> None:
+    """Take the steps, begin the training `begun-by-two`, continue `begun-by-one`, and run the command."""
+    torch.set_num_threads(1)
+    with joined_world():
+        steps = take_steps(cache)
+        if current_world().is_main:
+            torch.save(steps, Path(folder) / "steps.pt")
+        train(training(1, cache), Path(folder) / "begun-by-two")
+        train(training(2, cache), Path(folder) / "begun-by-one")
+        assert train_command(command(Path(folder) / "command", cache)) == 0
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
