@@ -196,7 +196,7 @@ class Chaos:
         """Runs that a stopped driver left RUNNING in MLflow without a word."""
         if not self.books.records() or driver.count("warning: MLflow at") or driver.count("before a trial ran"):
             return []
-        runs = read_runs(self.uri, STUDY, self.books.ledger().uid)
+        runs = read_runs(self.uri, STUDY, self.books.ledger().metadata.uid)
         return [f"MLflow: the run of trial {run.number} is still RUNNING" for run in runs if run.status == "RUNNING"]
 
     def kill_tracker(self, driver: Driver, fault: Fault) -> list[str]:

@@ -12,7 +12,8 @@ from search.cli.signals import CODES, Signals
 from search.compare.plans import name_of, plans_from
 from search.compare.runner import run as compare
 from search.delete import delete
-from search.execution.controller import DONE, run_study
+from search.execution.controller import run_study
+from search.execution.stop_reason import DONE
 from search.export import export
 from search.ledger.catalog import open_ledger
 from search.ledger.records import TrialRecord

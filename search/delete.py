@@ -37,8 +37,8 @@ def delete(location: StudyLocation, tracking: bool = True) -> None:
             from search.tracking.model_registry import delete_versions
             from search.tracking.run_reader import delete_runs
 
-            delete_versions(location.tracking_uri, location.study, ledger.uid)
-            delete_runs(location.tracking_uri, location.study, ledger.uid)
+            delete_versions(location.tracking_uri, location.study, ledger.metadata.uid)
+            delete_runs(location.tracking_uri, location.study, ledger.metadata.uid)
         store.clear(keep=None if location.shared_ledger else LEDGER)
         if location.shared_ledger:
             ledger.delete_study()

@@ -26,12 +26,12 @@ from search.ledger.catalog import open_ledger
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
+from search.ledger.study_metadata import StudyMetadata
 from search.study.location import MODEL, REGISTERED, StudyLocation, public_address
 from search.study.plan import Plan
 from search.tracking.client import TrackingError
 from search.tracking.model_registry import REGISTER_S, register
-from search.tracking.run_schema import StudyCard, settings_of
-from search.tracking.sync import card_of
+from search.tracking.sync import started_metadata
 
 DONE, FAULT = 0, 1
 ORIGIN = "origin.json"
@@ -58,17 +58,17 @@ def export(
         OSError: the folder cannot be written.
         ValueError: the weights are damaged.
     """
-    info = card_of(ledger, location)
+    metadata = started_metadata(location, ledger)
     record = choose(location, ledger, number)
     result, manifest = selected(ledger, record), kept_weights(location, ledger, record)
     assert manifest is not None
     store = open_store(trial_folder(location, record))
     folder = absolute(out) if out else join(location.folder, MODEL if number is None else f"{MODEL}-{number:03d}")
-    origin = describe(info, record.number, manifest)
+    origin = describe(metadata, record.number, manifest)
     if read_origin(folder) == origin:
         return folder, False
-    run = build([Layer(f"trial {record.number}", settings_of(ledger)(record))])
-    text = model_card(*headline(info, record, result), run, result)
+    run = build([Layer(f"trial {record.number}", metadata.trial_settings(record))])
+    text = model_card(*headline(metadata, record, result), run, result)
     size = (run.data.height, run.data.width)
     files = model_files(store.get(CONFIG), read_weights(store, manifest), size, text)
     replace_files(folder, files | {ORIGIN: json.dumps(origin, indent=1).encode()})
@@ -97,7 +97,7 @@ def choose(location: StudyLocation, ledger: Ledger, number: int | None) -> Trial
 
 def selected(ledger: Ledger, record: TrialRecord) -> EpochResult:
     """The epoch that stands for a trial."""
-    return select_epoch(record.epochs, ledger.info["settings"]["train.select"])
+    return select_epoch(record.epochs, ledger.metadata.settings["train.select"])
 
 
 def kept_weights(location: StudyLocation, ledger: Ledger, record: TrialRecord) -> Manifest | None:
@@ -108,12 +108,12 @@ def kept_weights(location: StudyLocation, ledger: Ledger, record: TrialRecord) -
     return next((m for m in list_manifests(store) if m.epoch == epoch), None)
 
 
-def describe(info: StudyCard, number: int, manifest: Manifest) -> dict[str, Any]:
+def describe(metadata: StudyMetadata, number: int, manifest: Manifest) -> dict[str, Any]:
     """What identifies an exported model."""
     weights = next(facts["sha256"] for name, facts in manifest.blobs.items() if name.startswith("model-"))
     return {
-        "study": info.study,
-        "uid": info.uid,
+        "study": metadata.study,
+        "uid": metadata.uid,
         "trial": number,
         "epoch": manifest.epoch,
         "weights": weights,
@@ -138,13 +138,13 @@ def read_origin(folder: str) -> dict[str, Any]:
     return content
 
 
-def headline(info: StudyCard, record: TrialRecord, result: EpochResult) -> tuple[str, str]:
+def headline(metadata: StudyMetadata, record: TrialRecord, result: EpochResult) -> tuple[str, str]:
     """Title and origin of a model, for its card."""
     origin = (
-        f"It is epoch {result.epoch} of trial {record.number} of the study `{info.study}`, of the family {info.title} "
-        f"(`{info.space}`), searched by fgsearch {fgseg.__version__}."
+        f"It is epoch {result.epoch} of trial {record.number} of the study `{metadata.study}`, of the family "
+        f"{metadata.title} (`{metadata.space}`), searched by fgsearch {fgseg.__version__}."
     )
-    return f"{info.study}, trial {record.number}", origin
+    return f"{metadata.study}, trial {record.number}", origin
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -189,7 +189,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def finish(plan: Plan, ledger: Ledger, console: Console, stop: Callable[[], bool]) -> None:
+def export_and_register(plan: Plan, ledger: Ledger, console: Console, stop: Callable[[], bool]) -> None:
     """Export the best trial's model if it is another one than before, and register it; tells what fails, in one line.
 
     Args:

@@ -13,7 +13,7 @@ from rich.text import Text
 from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
 from search.cli.options import Parser, add_location_options, location_from
-from search.console.study_status import StudyStatus, goal_of, recent_pace, time_left
+from search.console.study_status import StudyStatus, recent_pace, time_left
 from search.ledger.catalog import open_ledger
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
@@ -34,7 +34,7 @@ def view(ledger: Ledger, name: str, look: str) -> Group:
         look: where MLflow has it.
     """
     records, holder = ledger.trials(), ledger.holder()
-    status = StudyStatus(goal_of(ledger), records)
+    status = StudyStatus(ledger.metadata, records)
     pace = recent_pace(records, time.time())
     left = time_left(status.seconds_left(pace)) if holder else "nobody works on it"
     driver = f"runs on {holder.name}, process {holder.pid}" if holder else "no driver runs"

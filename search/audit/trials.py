@@ -45,14 +45,14 @@ def audit_place(location: StudyLocation, trials: int | None, interrupted: bool, 
     alive = ledger.holder() is not None
     open_allowed = interrupted or alive
     # MLflow is read first: what it holds was in the ledger before, also while a driver works.
-    runs, unread = read_tracked_runs(location, ledger.uid, open_allowed) if tracking else (None, None)
+    runs, unread = read_tracked_runs(location, ledger.metadata.uid, open_allowed) if tracking else (None, None)
     try:
         records = ledger.trials()
     except (KeyError, TypeError, ValueError) as error:
         yield f"the ledger holds something that is no epoch or trial: {error!r}"
         return
     yield from audit_numbers(records)
-    yield from audit_budget(records, ledger.budget, trials, open_allowed)
+    yield from audit_budget(records, ledger.metadata.budget, trials, open_allowed)
     for record in records:
         yield from audit_trial(record)
     best = ledger.best()

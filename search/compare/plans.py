@@ -7,7 +7,7 @@ from typing import Any
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import PATH_NAME
 from search.ledger.catalog import open_ledger
-from search.study.plan import REPEATS, Plan, differences, make_plan
+from search.study.plan import REPEATS, Plan, Repeat, RepeatPlan, differences, make_plan
 
 POINTS = ("start", "best")
 
@@ -25,7 +25,7 @@ def plans_from(
     config: str,
     assignments: Mapping[str, Any],
     search: Mapping[str, Any],
-) -> list[Plan]:
+) -> list[RepeatPlan]:
     """The repeats of every family, resolved and checked as far as that needs no data.
 
     Args:
@@ -53,14 +53,14 @@ def plans_from(
         make_plan(space, config, assignments, search, study) for space, study in zip(spaces, names, strict=True)
     ]
     check_alike(searches)
-    return [repeats_of(plan, point, seeds) for plan in searches]
+    return [repeat_plan(plan, point, seeds) for plan in searches]
 
 
 def check_alike(plans: Sequence[Plan]) -> None:
     """Raise ConfigError unless all families are trained for as long on the same data, and there are test frames."""
-    first = plans[0].run.flat()
+    first = plans[0].settings.flat()
     for plan in plans:
-        run = plan.run.flat()
+        run = plan.settings.flat()
         for key in run:
             if (key.startswith("data.") or key in EVERYWHERE) and run[key] != first[key]:
                 raise ConfigError(
@@ -71,10 +71,8 @@ def check_alike(plans: Sequence[Plan]) -> None:
         raise ConfigError("data.test: got 0, a comparison needs test frames; add --set data.test=40, for example")
 
 
-def repeats_of(plan: Plan, point: str, seeds: int) -> Plan:
+def repeat_plan(plan: Plan, point: str, seeds: int) -> RepeatPlan:
     """The plan of a study's repeats at a point of its space; raises ConfigError where it has no such point."""
-    from search.study.plan import Repeat
-
     params = plan.space.start if point == "start" else best_point(plan)
     study = f"{plan.study}{REPEATS}"
     if not PATH_NAME.fullmatch(study):
@@ -82,7 +80,15 @@ def repeats_of(plan: Plan, point: str, seeds: int) -> Plan:
             f"--studies: got {plan.study!r}, its repeats would be kept under a name of over 100 characters"
         )
     search = plan.search.model_copy(update={"trials": seeds})
-    return replace(plan, study=study, search=search, repeats=tuple(Repeat(params, seed) for seed in range(seeds)))
+    return RepeatPlan(
+        space=plan.space,
+        layers=plan.layers,
+        search=search,
+        experiment=plan.experiment,
+        settings=plan.settings,
+        location=replace(plan.location, study=study),
+        repeats=tuple(Repeat(params, seed) for seed in range(seeds)),
+    )
 
 
 def best_point(plan: Plan) -> dict[str, float | int]:
@@ -97,7 +103,7 @@ def best_point(plan: Plan) -> dict[str, float | int]:
         raise ConfigError(
             f"--point best: no trial of study {plan.study} has finished; continue it, or take --point start"
         )
-    changes = differences(comparable(ledger.identity), comparable(plan.identity))
+    changes = differences(comparable(ledger.metadata.identity), comparable(plan.identity))
     if changes and not plan.search.accept_changes:
         raise ConfigError(
             f"--point best: study {plan.study} was searched under other settings ({changes}), which would not "
@@ -106,7 +112,7 @@ def best_point(plan: Plan) -> dict[str, float | int]:
     return best.params
 
 
-def comparable(identity: dict[str, Any]) -> dict[str, Any]:
+def comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
     """What of a search's identity its best point depends on: version, settings, and which settings are searched."""
     if not identity:
         return {}

@@ -23,13 +23,12 @@ from search.console.run_summary import current_command, mlflow_command
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
-from search.study.plan import COMPARISONS, REPEATS, UNIDENTIFYING, Plan, check_identity
-from search.tracking.run_schema import StudyCard
+from search.study.plan import COMPARISONS, REPEATS, UNIDENTIFYING, RepeatPlan, check_identity
 
 DONE, FAULT = 0, 1
 
 
-def run(plans: Sequence[Plan], name: str, point: str, signals: Signals) -> int:
+def run(plans: Sequence[RepeatPlan], name: str, point: str, signals: Signals) -> int:
     """Train and judge what is missing, and write the comparison; returns the exit code.
 
     Raises:
@@ -52,11 +51,11 @@ def run(plans: Sequence[Plan], name: str, point: str, signals: Signals) -> int:
     return finish(plans, name, point, console)
 
 
-def check_data(plans: Sequence[Plan]) -> None:
+def check_data(plans: Sequence[RepeatPlan]) -> None:
     """Raise ConfigError if a best point was found on other frames than those of this comparison."""
-    now = fingerprint(load_splits(plans[0].run.data, ("train", "val")))
+    now = fingerprint(load_splits(plans[0].settings.data, ("train", "val")))
     for plan in plans:
-        then = searched(plan).identity.get("data")
+        then = searched(plan).metadata.identity.get("data")
         if then != now and not plan.search.accept_changes:
             study = plan.study.removesuffix(REPEATS)
             raise ConfigError(
@@ -65,12 +64,12 @@ def check_data(plans: Sequence[Plan]) -> None:
             )
 
 
-def searched(plan: Plan) -> Ledger:
+def searched(plan: RepeatPlan) -> Ledger:
     """The ledger of the search whose sibling holds the repeats."""
-    return open_ledger(replace(plan, study=plan.study.removesuffix(REPEATS)).location)
+    return open_ledger(replace(plan.location, study=plan.study.removesuffix(REPEATS)))
 
 
-def budgets(plans: Sequence[Plan]) -> list[str]:
+def budgets(plans: Sequence[RepeatPlan]) -> list[str]:
     """For every family how many trials its best point is the best of: families that searched longer have more luck."""
     lines = []
     for plan in plans:
@@ -82,7 +81,7 @@ def budgets(plans: Sequence[Plan]) -> list[str]:
     return lines
 
 
-def finish(plans: Sequence[Plan], name: str, point: str, console: Console) -> int:
+def finish(plans: Sequence[RepeatPlan], name: str, point: str, console: Console) -> int:
     """Write the comparison from what the ledgers hold; returns the exit code."""
     held = {plan.study: finished_repeats(plan) for plan in plans}
     missing = [line for plan in plans for line in what_is_missing(plan, held[plan.study])]
@@ -104,12 +103,12 @@ def finish(plans: Sequence[Plan], name: str, point: str, console: Console) -> in
     return DONE
 
 
-def finished_repeats(plan: Plan) -> dict[int, TrialRecord]:
+def finished_repeats(plan: RepeatPlan) -> dict[int, TrialRecord]:
     """The judged repeats of a plan by seed, trained under its settings.
 
     Those whose batch was changed under way count only if the plan allows it.
     """
-    ledger = Ledger(plan.ledger_url, plan.study)
+    ledger = Ledger(plan.location.ledger_url, plan.study)
     return {
         record.seed: record
         for record in repeats_of(plan, ledger)
@@ -120,22 +119,22 @@ def finished_repeats(plan: Plan) -> dict[int, TrialRecord]:
     }
 
 
-def repeats_of(plan: Plan, ledger: Ledger) -> list[TrialRecord]:
+def repeats_of(plan: RepeatPlan, ledger: Ledger) -> list[TrialRecord]:
     """The trials of a study of repeats that are those of a plan."""
     wanted = [(repeat.params, repeat.seed) for repeat in plan.repeats]
     return [record for record in ledger.trials() if (record.params, record.repeat) in wanted]
 
 
-def other_settings(plan: Plan, ledger: Ledger, record: TrialRecord) -> str:
+def other_settings(plan: RepeatPlan, ledger: Ledger, record: TrialRecord) -> str:
     """The first setting that was another one when a repeat was trained; empty where none was."""
-    then, now = ledger.settings_of(record.number), plan.run.flat()
+    then, now = ledger.metadata.settings_at(record.number), plan.settings.flat()
     free = {*plan.space.search, *UNIDENTIFYING}
     return next((key for key in now if key not in free and then.get(key, now[key]) != now[key]), "")
 
 
-def what_is_missing(plan: Plan, held: Mapping[int, TrialRecord]) -> list[str]:
+def what_is_missing(plan: RepeatPlan, held: Mapping[int, TrialRecord]) -> list[str]:
     """Each seed of a family that has no part in the comparison, and why, in a line."""
-    ledger = Ledger(plan.ledger_url, plan.study)
+    ledger = Ledger(plan.location.ledger_url, plan.study)
     records = {record.seed: record for record in repeats_of(plan, ledger)}
     lines = []
     for seed in sorted(set(range(len(plan.repeats))) - held.keys()):
@@ -153,7 +152,7 @@ def what_is_missing(plan: Plan, held: Mapping[int, TrialRecord]) -> list[str]:
     return lines
 
 
-def family(plan: Plan, records: Sequence[TrialRecord]) -> Family:
+def family(plan: RepeatPlan, records: Sequence[TrialRecord]) -> Family:
     """The counts of every image under every seed."""
     counts = [read_counts(plan, record) for record in records]
     return Family(
@@ -166,37 +165,37 @@ def family(plan: Plan, records: Sequence[TrialRecord]) -> Family:
     )
 
 
-def read_counts(plan: Plan, record: TrialRecord) -> dict[str, Any]:
+def read_counts(plan: RepeatPlan, record: TrialRecord) -> dict[str, Any]:
     """The counts of a judged trial: confusion (N, 7, 7), boundary (N, 7, 2)."""
     if record.test is None:
         raise ValueError(f"trial {record.number} was not judged")
     blob = record.test.blob
-    return dict(load_safetensors(verified(open_store(plan.trial_folder(record.number)), blob["name"], blob)))
+    return dict(load_safetensors(verified(open_store(plan.location.trial_folder(record.number)), blob["name"], blob)))
 
 
-def facts(plans: Sequence[Plan], name: str, point: str, missing: list[str]) -> dict[str, Any]:
+def facts(plans: Sequence[RepeatPlan], name: str, point: str, missing: list[str]) -> dict[str, Any]:
     """What was compared, on what, and the command that does it again."""
     searched = {key for plan in plans for key in (*plan.space.search, *plan.space.fixed)}
-    shared = {key: value for key, value in plans[0].run.flat().items() if key not in searched}
+    shared = {key: value for key, value in plans[0].settings.flat().items() if key not in searched}
     origins = budgets(plans) if point == "best" else []
     known = {"name": name, "point": point, "origins": origins, "settings": shared}
     return known | {"missing": missing, "command": shlex.join(current_command())}
 
 
-def publish(plan: Plan, comparison: dict[str, Any], files: Mapping[str, str], console: Console) -> None:
+def publish(plan: RepeatPlan, comparison: dict[str, Any], files: Mapping[str, str], console: Console) -> None:
     """Keep the comparison in MLflow beside the studies; an MLflow that does not answer is told and forgiven."""
     from search.tracking.client import TrackingError
     from search.tracking.comparison_run import write_comparison
 
-    info = StudyCard.of(Ledger(plan.ledger_url, plan.study), plan.location)
+    metadata = Ledger(plan.location.ledger_url, plan.study).metadata
     try:
-        write_comparison(plan.tracking_uri, info, comparison, files)
+        write_comparison(plan.location, metadata, comparison, files)
     except TrackingError as error:
         text = f"warning: {error}; it lacks the comparison, which the same command sends again"
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-def print_plans(plans: Sequence[Plan]) -> int:
+def print_plans(plans: Sequence[RepeatPlan]) -> int:
     """What would run: for every family its study, its point, and how many repeats are new, open and done."""
     table = Table(box=None)
     for column in ("family", "study", "new", "open", "ended", "point"):
@@ -211,17 +210,17 @@ def print_plans(plans: Sequence[Plan]) -> int:
         point = ", ".join(f"{key}={value:g}" for key, value in plan.repeats[0].params.items())
         table.add_row(plan.space.title, plan.study, *map(str, [*counts, len(states) - sum(counts)]), point)
     Console().print(table)
-    epochs = plans[0].run.train.epochs
+    epochs = plans[0].settings.train.epochs
     Console().print(
         f"{new} trainings of {epochs} epochs would run or go on, one family after the other", highlight=False
     )
     return DONE
 
 
-def trials_of(plan: Plan) -> list[TrialRecord]:
+def trials_of(plan: RepeatPlan) -> list[TrialRecord]:
     """The trials of a study of repeats, none where it does not exist yet; raises ConfigError for another identity."""
-    if not Ledger.exists(plan.ledger_url, plan.study):
+    if not Ledger.exists(plan.location.ledger_url, plan.study):
         return []
-    ledger = Ledger(plan.ledger_url, plan.study)
-    check_identity(ledger.identity, plan.identity, plan)
+    ledger = Ledger(plan.location.ledger_url, plan.study)
+    check_identity(ledger.metadata.identity, plan.identity, plan)
     return ledger.trials()

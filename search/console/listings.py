@@ -72,9 +72,9 @@ def print_plan(plan: Plan) -> int:
     console = Console(highlight=False, markup=False)
     console.print(f"study {plan.study}: {plan.search.trials} trials of {plan.space.title} ({plan.space.name})")
     console.print(f"  would run {what_is_left(plan)}")
-    console.print(f"  storage   {plan.folder}")
-    console.print(f"  ledger    {public_address(plan.ledger_url)}")
-    console.print(f"  MLflow    {public_address(plan.tracking_uri)}")
+    console.print(f"  storage   {plan.location.folder}")
+    console.print(f"  ledger    {public_address(plan.location.ledger_url)}")
+    console.print(f"  MLflow    {public_address(plan.location.tracking_uri)}")
     console.print(settings_table(plan), space_table(plan.space))
     return 0
 
@@ -84,10 +84,10 @@ def what_is_left(plan: Plan) -> str:
     from search.ledger.ledger import Ledger
     from search.ledger.records import State
 
-    if not Ledger.exists(plan.ledger_url, plan.study):
+    if not Ledger.exists(plan.location.ledger_url, plan.study):
         return f"{plan.search.trials} new trials; the study does not exist yet"
-    ledger = Ledger(plan.ledger_url, plan.study)
-    check_identity(ledger.identity, plan.identity, plan)
+    ledger = Ledger(plan.location.ledger_url, plan.study)
+    check_identity(ledger.metadata.identity, plan.identity, plan)
     states = [t.state for t in ledger.trials()]
     new, still_open = max(0, plan.search.trials - len(states)), states.count(State.RUNNING)
     return f"{new} new trials and {still_open} open ones; {len(states) - still_open} have ended"
@@ -98,7 +98,7 @@ def settings_table(plan: Plan) -> Table:
     table = Table(title="settings", title_justify="left", box=None)
     table.add_column("name")
     table.add_column("value")
-    for key, value in plan.run.flat().items():
+    for key, value in plan.settings.flat().items():
         if key not in plan.space.search:
             table.add_row(key, "-" if value is None else str(value))
     for key, value in plan.search.model_dump(exclude={"tracking_uri", "storage", "ledger_url"}).items():

@@ -7,8 +7,9 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from search.console.study_status import Goal, StudyStatus, clock, time_left
+from search.console.study_status import StudyStatus, clock, time_left
 from search.ledger.records import State, TrialRecord
+from search.ledger.study_metadata import StudyMetadata
 
 
 class Progress:
@@ -16,14 +17,14 @@ class Progress:
 
     Args:
         console: where to show it.
-        goal: what the study is to reach.
+        metadata: the study's budget, and the length of its trials.
         records: every trial that the ledger holds at the start.
         look: where the study can be looked at meanwhile.
     """
 
-    def __init__(self, console: Console, goal: Goal, records: list[TrialRecord], look: str):
+    def __init__(self, console: Console, metadata: StudyMetadata, records: list[TrialRecord], look: str):
         self.console, self.look = console, look
-        self.status = StudyStatus(goal, records)
+        self.status = StudyStatus(metadata, records)
         self.started = time.monotonic()
         self.done_before = self.status.epochs_done
         self.live = (
@@ -43,19 +44,31 @@ class Progress:
         if self.live:
             self.live.stop()
 
-    def update(self, record: TrialRecord) -> None:
-        """Take in what the ledger now holds about a trial."""
+    def on_attempt(self, record: TrialRecord) -> None:
+        """Show that a trial has started."""
+        self._update(record)
+
+    def on_epoch(self, record: TrialRecord) -> None:
+        """Show a new epoch."""
+        self._update(record)
+
+    def on_trial_end(self, record: TrialRecord) -> None:
+        """Show how a trial ended."""
+        self._update(record)
+
+    def on_note(self, number: int, text: str) -> None:
+        """Show what a trial reports."""
+        self.say(f"{self.now()}  trial {number:03d}  note: {text}")
+
+    def _update(self, record: TrialRecord) -> None:
+        """Show what has changed since the last record of a trial."""
         best = self.status.best
         before = self.status.update(record)
-        text = event(before, record, self.status.goal.epochs)
+        text = event(before, record, self.status.metadata.epochs)
         if text and (not self.live or record.state is not State.RUNNING):
             self.say(f"{self.now()}  trial {record.number:03d}  {text}  |  {self.line()}")
         if not self.live and self.status.best is not best:
             self.say(f"{self.now()}  " + "  ".join(f"{k} {v}" for k, v in self.status.best_classes().items()))
-
-    def note(self, number: int, text: str) -> None:
-        """Tell something that a person should know about a trial."""
-        self.say(f"{self.now()}  trial {number:03d}  note: {text}")
 
     def tell(self, text: str) -> None:
         """Tell something that a person should know about the run."""

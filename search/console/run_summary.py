@@ -16,17 +16,21 @@ from search.study.plan import Plan
 
 def print_run_summary(plan: Plan, console: Console, summary: Summary, finished: bool) -> None:
     """Print the closing table, the places of the results, and the commands to look at them, to use and to continue."""
-    model = join(plan.folder, MODEL)
+    model = join(plan.location.folder, MODEL)
     if summary.best is None:
         console.print("no trial has finished")
     else:
         console.print()
         console.print(score_table(summary, summary.best))
-    lines = {"results": plan.folder, "look": mlflow_command(plan), "continue": continue_command(plan, finished)}
+    lines = {
+        "results": plan.location.folder,
+        "look": mlflow_command(plan),
+        "continue": continue_command(plan, finished),
+    }
     if open_store(model).list():
         lines["use"] = shlex.join(["python", "-m", "fgseg.predict", model, "PHOTOS", "--out", "DIR"])
     if PAGE in plan.location.report_store.list():
-        lines = {"report": join(plan.folder, "report", PAGE)} | lines
+        lines = {"report": join(plan.location.folder, "report", PAGE)} | lines
     for name, text in lines.items():
         console.print(f"{name + ':':10}{text}", soft_wrap=True, highlight=False, markup=False)
 
@@ -44,7 +48,7 @@ def score_table(summary: Summary, best: TrialRecord) -> Table:
 
 def mlflow_command(plan: Plan) -> str:
     """The command, or the address, that shows the study in MLflow."""
-    address = public_address(plan.tracking_uri)
+    address = public_address(plan.location.tracking_uri)
     if address.startswith("http"):
         return address
     return (

@@ -1,41 +1,28 @@
 """Where a study stands, from its records: for the live view of a run and for `search.status` in another shell."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from rich.table import Table
 
 from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult, format_iou, select_epoch
 from search.ledger.records import State, TrialRecord, best_trial
-from search.ledger.study_metadata import StudyMetadataRows
+from search.ledger.study_metadata import StudyMetadata
 
 RECENT_EPOCHS = 20
 """Epochs from which the pace of a study is taken."""
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What a study is to reach, and what counts as its best trial."""
-
-    trials: int
-    """The whole budget."""
-    epochs: int
-    """A trial's full length."""
-    changed_batch: bool
-    """Whether a trial may be the best whose batch size had to be changed."""
 
 
 class StudyStatus:
     """How far a study is: kept up record by record, so that no news costs more the more trials there are.
 
     Args:
-        goal: what the study is to reach.
+        metadata: the study's budget, and the length of its trials.
         records: what its ledger holds.
     """
 
-    def __init__(self, goal: Goal, records: Iterable[TrialRecord]) -> None:
-        self.goal = goal
+    def __init__(self, metadata: StudyMetadata, records: Iterable[TrialRecord]) -> None:
+        self.metadata = metadata
         self.running: dict[int, TrialRecord] = {}
         self.ended: dict[int, TrialRecord] = {}
         self.best: TrialRecord | None = None
@@ -55,21 +42,21 @@ class StudyStatus:
             self.ended[record.number] = record
             self.failed += record.state is State.FAIL
             rivals = sorted([record, *([self.best] if self.best else [])], key=lambda r: r.number)
-            self.best = best_trial(rivals, self.goal.changed_batch)
+            self.best = best_trial(rivals, self.metadata.allow_changed_batch)
         return before
 
     def epochs_accounted(self, record: TrialRecord) -> int:
         """Epochs that need not be trained any more; a trial that ended early counts as whole."""
-        return len(record.epochs) if record.state is State.RUNNING else self.goal.epochs
+        return len(record.epochs) if record.state is State.RUNNING else self.metadata.epochs
 
     def seconds_left(self, pace: float | None) -> float | None:
         """Time left at a pace of so many seconds an epoch; None where there is no pace yet."""
-        missing = max(0, self.goal.trials * self.goal.epochs - self.epochs_done)
+        missing = max(0, self.metadata.budget * self.metadata.epochs - self.epochs_done)
         return None if pace is None else missing * pace
 
     def summary_line(self) -> str:
         """How far the study is: trials, the best so far, failures."""
-        parts = [f"{len(self.ended)}/{self.goal.trials} trials"]
+        parts = [f"{len(self.ended)}/{self.metadata.budget} trials"]
         parts += [f"best {self.best.value:.4f} (trial {self.best.number:03d})"] if self.best else []
         parts += [f"{self.failed} failed"] if self.failed else []
         return ", ".join(parts)
@@ -87,7 +74,7 @@ class StudyStatus:
         for column in ("trial", "epoch", "val mIoU", "its best", "train loss", "images/s"):
             table.add_column(column, justify="right")
         for number, record in sorted(self.running.items()):
-            table.add_row(f"{number:03d}", f"{len(record.epochs)}/{self.goal.epochs}", *latest(record.epochs))
+            table.add_row(f"{number:03d}", f"{len(record.epochs)}/{self.metadata.epochs}", *latest(record.epochs))
         return table
 
     def class_table(self) -> Table:
@@ -98,13 +85,6 @@ class StudyStatus:
                 table.add_column(name, justify="right")
             table.add_row(*classes.values())
         return table
-
-
-def goal_of(facts: StudyMetadataRows) -> Goal:
-    """What the study's last run was to reach."""
-    info = facts.info
-    epochs = info.get("settings", {}).get("train.epochs", 1)
-    return Goal(facts.budget, epochs, info.get("allow_changed_batch", False))
 
 
 def latest(epochs: list[EpochResult]) -> list[str]:

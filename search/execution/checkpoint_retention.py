@@ -1,41 +1,58 @@
 """Which checkpoints of finished trials are kept: those of the best, and the start point's."""
 
-from collections.abc import Callable, Sequence
-
 from fgseg.checkpoints.manifest import keep_only, list_manifests
-from fgseg.storage.store import open_store
+from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
+from search.study.location import StudyLocation
 
 START_POINT = 0
+"""Number of the trial at the space's start point, with which every other trial is compared."""
 
 
 class CheckpointRetention:
-    """Deletes checkpoints that nobody will ask for, once the ledger says that their trial has ended.
+    """Deletes the checkpoints that are not kept, once the ledger has recorded the end of their trial.
+
+    A listener of trial events; raises OSError where a file cannot be deleted.
 
     Args:
-        count: of the best trials that keep the weights of their selected epoch.
-        folder_of: the address of a trial's folder by its number.
+        num_to_keep: number of best trials that keep the weights of their selected epoch.
+        location: of the study.
+        ledger: of the study.
     """
 
-    def __init__(self, count: int, folder_of: Callable[[int], str]):
-        self.count, self.folder_of = count, folder_of
-        self.tidied: dict[int, bool] = {}
+    def __init__(self, num_to_keep: int, location: StudyLocation, ledger: Ledger):
+        self.num_to_keep, self.location, self.ledger = num_to_keep, location, ledger
+        self.applied: dict[int, bool] = {}
 
-    def apply(self, trials: Sequence[TrialRecord]) -> None:
-        """Bring the folders of ended trials in line with the ledger; repeating it changes nothing."""
+    def apply(self) -> None:
+        """Bring the folders of all ended trials in line with the ledger; repeating it changes nothing."""
+        trials = self.ledger.trials()
         ranked = sorted((t for t in trials if t.value is not None), key=lambda t: (-(t.value or 0), t.number))
         # Trials with a changed batch beside the others: a later run may allow one of them to be the best.
         unchanged = [t for t in ranked if not t.overrides]
-        kept = {t.number for best in (ranked, unchanged) for t in best[: self.count]} | {START_POINT}
+        kept = {t.number for best in (ranked, unchanged) for t in best[: self.num_to_keep]} | {START_POINT}
         for trial in trials:
             stays = trial.number in kept and trial.state is State.COMPLETE
-            if trial.state is not State.RUNNING and self.tidied.get(trial.number) is not stays:
+            if trial.state is not State.RUNNING and self.applied.get(trial.number) is not stays:
                 self._prune(trial, stays)
-                self.tidied[trial.number] = stays
+                self.applied[trial.number] = stays
+
+    def on_attempt(self, record: TrialRecord) -> None:
+        """Do nothing."""
+
+    def on_epoch(self, record: TrialRecord) -> None:
+        """Do nothing: a running trial keeps its own newest checkpoints."""
+
+    def on_trial_end(self, record: TrialRecord) -> None:
+        """See `apply`: a new best trial displaces another one."""
+        self.apply()
+
+    def on_note(self, number: int, text: str) -> None:
+        """Do nothing."""
 
     def _prune(self, trial: TrialRecord, stays: bool) -> None:
-        """Delete all checkpoints of a trial, or all but the newest one of the epoch that stands for it."""
-        store = open_store(self.folder_of(trial.number))
+        """Delete all checkpoints of a trial, or all but the newest one of its selected epoch."""
+        store = self.location.trial_store(trial.number)
         store.remove_temporary()
         kept = [m for m in list_manifests(store) if stays and m.epoch == trial.selected][:1]
         keep_only(store, kept, trial.attempt)

@@ -29,12 +29,12 @@ def preflight(plan: Plan, console: Console) -> dict[str, Any]:
         ConfigError: the first mistake, in the order study, data, model, storage; then a cluster that is not there,
             those inside the data's files, and nodes of the cluster that differ.
     """
-    settings = plan.run
+    settings = plan.settings
     recorded = recorded_identity(plan)
     check_identity(recorded, plan.identity, plan)
     check_data(settings.data)
     check_weights(settings.model.name)
-    check_store(plan.folder, "--storage")
+    check_store(plan.location.folder, "--storage")
     with connect(plan.search, gpu_needed(settings)) as cluster:
         with console.status("reading the data") as status:
             splits = load_splits(settings.data, plan.splits, decoding_progress(console, status))
@@ -74,10 +74,10 @@ def make_folder(folder: str) -> None:
 def recorded_identity(plan: Plan) -> dict[str, Any]:
     """The identity under which the study was begun; empty where there is no such study yet."""
     if plan.search.ledger_url:
-        check_database(plan.ledger_url)
-    if not Ledger.exists(plan.ledger_url, plan.study):
+        check_database(plan.location.ledger_url)
+    if not Ledger.exists(plan.location.ledger_url, plan.study):
         check_ownership(plan.location, None)
         return {}
-    ledger = Ledger(plan.ledger_url, plan.study)
+    ledger = Ledger(plan.location.ledger_url, plan.study)
     check_ownership(plan.location, ledger)
-    return ledger.identity
+    return dict(ledger.metadata.identity)

@@ -1,99 +1,136 @@
-"""Ray Tune runs the trials: a searcher and a scheduler that keep nothing themselves and ask the ledger."""
+"""Ray Tune runs the trials: a searcher, a scheduler and a callback without state of their own; the ledger has it.
+
+Ray's exact call order decides much here: `on_trial_result` of the searcher is skipped where the scheduler stops the
+trial, the last result comes twice, and an exception in any of these methods ends the whole experiment.
+"""
 
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from ray import PlacementGroupID, tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from search.cli.signals import Interrupted
+from search.cli.signals import Interrupted, Signals
 from search.cluster.ray_cluster import NodeMonitor
-from search.execution.messages import TrialJob, TrialReport
-from search.execution.trial_events import TrialEventHandler
+from search.execution.jobs import TrialJobs
+from search.execution.messages import TrialReport
+from search.execution.stop_reason import BUDGET, LOCK_LOST, StopReason, fault, signal
+from search.execution.trial_events import StopRunError, TrialEventHandler
 from search.execution.worker import run_trial
-from search.ledger.records import TrialAttempt
+from search.ledger.ledger import Ledger
 from search.study.resources import Resources
 
 SUGGEST_BUDGET_S = 1.0
-"""How long a turn of Ray Tune's loop asks for trials before it looks at events again; one ask may take half of it."""
+"""Seconds per step of Ray Tune spent on suggesting trials; one suggestion may take 0.5 s."""
+
+T = TypeVar("T")
+
+
+class RunState:
+    """What the hooks of Ray Tune share: the event handler, the nodes, and the first reason to stop."""
+
+    def __init__(self, events: TrialEventHandler, monitor: NodeMonitor, signals: Signals):
+        self.events, self.monitor, self.signals = events, monitor, signals
+        self.reason: StopReason | None = None
+        self.step_began = time.monotonic()
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger that the event handler writes."""
+        return self.events.ledger
+
+    def call(self, handle: Callable[..., T], *arguments: Any, default: T) -> T:
+        """Call a method of the event handler; returns `default` once the run has to stop, and does not call it."""
+        if self.reason is not None:
+            return default
+        try:
+            return handle(*arguments)
+        except StopRunError as error:
+            self.reason = fault(str(error))
+            return default
+
+    def check(self) -> StopReason | None:
+        """Return why the run has to stop, or None; looks at signals, nodes and the study's lock."""
+        if self.reason is None and self.monitor.all_dead():
+            self.reason = fault("the Ray cluster has died; run the same command again")
+        if self.reason is None and not self.ledger.is_locked:
+            self.reason = LOCK_LOST
+        if self.signals.received:
+            self.reason = signal(self.signals.code)
+        return self.reason
+
+    def may_suggest(self) -> bool:
+        """Whether another trial may start now: a place is free, and this step has time to suggest a point."""
+        live = len(self.events.live)
+        if live >= self.monitor.capacity():
+            return False
+        return not live or time.monotonic() - self.step_began < SUGGEST_BUDGET_S
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Ray pickles searcher, scheduler and callbacks for a restore that is never made."""
+        return {}
 
 
 class StopBetweenSteps(tune.Callback):
-    """The turns of Ray Tune's loop; ends the experiment between two of them, when nothing is being written."""
+    """Ends the experiment between two steps of Ray Tune's loop, when nothing is being written."""
 
-    def __init__(self, must_stop: Callable[[], bool]):
-        self.must_stop = must_stop
-        self.began = time.monotonic()
-
-    def may_suggest(self) -> bool:
-        """Whether this turn has time for another trial."""
-        return time.monotonic() - self.began < SUGGEST_BUDGET_S
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: see LedgerSearcher."""
-        return {}
+    def __init__(self, state: RunState):
+        self.state = state
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if self.must_stop():
+        if self.state.check():
             raise Interrupted
-        self.began = time.monotonic()
+        self.state.step_began = time.monotonic()
 
 
 class LedgerSearcher(Searcher):
-    """Ray Tune's view of the ledger: what to run next, and what became of it."""
+    """Suggests what the ledger says is next, and forwards the ends of trials to the event handler."""
 
-    def __init__(
-        self,
-        events: TrialEventHandler,
-        make_job: Callable[[TrialAttempt], TrialJob],
-        monitor: NodeMonitor,
-        turns: StopBetweenSteps,
-    ):
+    def __init__(self, state: RunState, jobs: TrialJobs):
         super().__init__(metric="epoch", mode="max")
-        self.events, self.make_job, self.monitor, self.steps = events, make_job, monitor, turns
+        self.state, self.jobs = state, jobs
         self.nodes_by_trial: dict[str, tuple[list[str], str | None]] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Ray pickles the searcher for a restore that is never made; the ledger is what lasts."""
-        return {}
-
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if len(self.events.live) >= self.monitor.capacity() or (self.events.live and not self.steps.may_suggest()):
+        if not self.state.may_suggest():
             return None
-        ask = self.events.next_attempt(trial_id)
-        if ask is not None:
-            return asdict(self.make_job(ask))
-        return None if self.events.live else Searcher.FINISHED  # a live trial may die and have to be asked again
+        events = self.state.events
+        trial = self.state.call(events.next_attempt, trial_id, default=None)
+        if trial is not None:
+            return asdict(self.jobs.job(trial))
+        return None if events.live else Searcher.FINISHED  # a live trial may die and have to be started again
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self.nodes_by_trial[trial_id] = result["nodes"], result["reserved"]
+        self.nodes_by_trial[trial_id] = result["nodes"], result["placement_group_id"]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         nodes, group_id = self.nodes_by_trial.pop(trial_id, ([], None))
         if group_id is not None:
             remove_group(group_id)
-        if error and any(self.monitor.is_dead(node) for node in nodes):
-            self.events.on_node_lost(trial_id)
+        events = self.state.events
+        if error and any(self.state.monitor.is_dead(node) for node in nodes):
+            self.state.call(events.on_node_lost, trial_id, default=None)
         else:
-            self.events.on_trial_end(trial_id, TrialReport.from_json(result["report"]) if result else None, died=error)
+            report = TrialReport.from_json(result["report"]) if result else None
+            self.state.call(events.on_trial_end, trial_id, report, error, default=None)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing, see __getstate__."""
+        """Save nothing, see RunState."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, see __getstate__."""
+        """Restore nothing, see RunState."""
 
 
 def remove_group(group_id: str) -> None:
-    """Give back what the processes of an ended trial had reserved; nothing if that has been done.
+    """Release the placement group of an ended trial of several processes; releasing it again is no error.
 
-    A placement group outlives Ray Train's controller if that is killed: Ray Train's own cleaner asks the dashboard,
-    which a private cluster has not.
+    A placement group outlives Ray Train's controller where that is killed: Ray Train's own cleaner (2.60) asks the
+    dashboard, which a private cluster does not run.
     """
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
@@ -101,25 +138,23 @@ def remove_group(group_id: str) -> None:
 
 
 class LedgerScheduler(FIFOScheduler):
-    """Trials start in order; after each report the ledger is asked whether to stop."""
+    """Starts trials in order, and stops a trial where the event handler says so."""
 
-    def __init__(self, events: TrialEventHandler):
+    def __init__(self, state: RunState):
         super().__init__()
-        self.events = events
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: see LedgerSearcher."""
-        return {}
+        self.state = state
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        stop = self.events.on_report(trial.trial_id, TrialReport.from_json(result["report"]))
+        report = TrialReport.from_json(result["report"])
+        stop = self.state.call(self.state.events.on_report, trial.trial_id, report, default=True)
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
 
 def trainable(resources: Resources) -> Any:
-    """What Ray runs for a trial.
+    """Return what Ray Tune runs for a trial.
 
-    Several processes reserve what they need themselves while their trial only waits; a byte is the least Ray takes.
+    A trial of several processes reserves their resources itself, and only waits in its own actor: hence no CPU here,
+    and a byte of memory, the least that Ray accepts.
     """
     if resources.processes == 1:
         return tune.with_resources(run_trial, {"cpu": resources.cpus, "gpu": resources.gpus})
@@ -129,31 +164,27 @@ def trainable(resources: Resources) -> Any:
 
 
 def run_trials(
-    events: TrialEventHandler,
-    make_job: Callable[[TrialAttempt], TrialJob],
-    resources: Resources,
-    monitor: NodeMonitor,
-    must_stop: Callable[[], bool],
-) -> None:
-    """Run trials until the ledger has no more to ask for.  Ray must be initialised.
+    events: TrialEventHandler, jobs: TrialJobs, resources: Resources, monitor: NodeMonitor, signals: Signals
+) -> StopReason:
+    """Run trials until the ledger has no more, or the run has to stop.  Ray must be initialised.
 
     Args:
-        desk: keeps the books.
-        make_job: what a worker needs to know about a start of a trial.
+        events: records what happens to them.
+        jobs: makes the message that a worker gets.
         resources: of each trial.
-        pulse: says how many may run at once, and which nodes have died.
-        must_stop: asked several times a second.
+        monitor: the nodes, which decide how many trials run at once.
+        signals: checked several times a second.
 
-    Raises:
-        Interrupted: `must_stop` said so; the open trials stay open.
+    Returns:
+        BUDGET, or why the run stopped; the open trials then stay open.
     """
-    scratch, turns = tempfile.mkdtemp(prefix="fgsearch-"), StopBetweenSteps(must_stop)
+    scratch, state = tempfile.mkdtemp(prefix="fgsearch-"), RunState(events, monitor, signals)
     try:
         tuner = tune.Tuner(
             trainable(resources),
             tune_config=tune.TuneConfig(
-                search_alg=LedgerSearcher(events, make_job, monitor, turns),
-                scheduler=LedgerScheduler(events),
+                search_alg=LedgerSearcher(state, jobs),
+                scheduler=LedgerScheduler(state),
                 num_samples=-1,
                 reuse_actors=resources.processes == 1,  # several processes must end with their trial
             ),
@@ -161,10 +192,16 @@ def run_trials(
                 name="trials",
                 storage_path=scratch,
                 verbose=0,
-                callbacks=[turns],
-                failure_config=tune.FailureConfig(max_failures=0),  # the ledger hands a dead trial out again
+                callbacks=[StopBetweenSteps(state)],
+                failure_config=tune.FailureConfig(max_failures=0),  # the ledger restarts a trial whose process died
             ),
         )
         tuner.fit()
+    except Interrupted:
+        pass  # raised by StopBetweenSteps; the state has the reason
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if reason := state.check():
+        return reason
+    left = events.ledger.open_trials()
+    return fault(f"trials {left} are still open; run the same command again") if left else BUDGET

@@ -1,171 +1,210 @@
-"""Between Ray's trials and the ledger's: who works on what, and what each event means for the books."""
+"""What each event of a trial means for the ledger, and who is notified.
+
+| event of Ray Tune | ledger | state in MLflow |
+|---|---|---|
+| asks for a trial | `next_attempt`: attempt number, params | RUNNING |
+| report of a trial | `report`, `override`, `record_test`; `should_prune` decides | RUNNING, new points |
+| the trial returned after its last epoch | `complete` (`fail` where the mIoU is not finite) | FINISHED (FAILED) |
+| the trial was stopped by the pruner | `prune` | KILLED, tag `fgseg.pruned` |
+| the trial reported an error | `fail` | FAILED, tag `fgseg.reason` |
+| its process died | `process_died`: again, or FAIL after `max_failures` deaths | RUNNING (FAILED) |
+| its node died | `reschedule`, not counted up to MAX_NODE_LOSSES | RUNNING |
+"""
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
 
 from fgseg.results import SupersededError
 from search.execution.messages import TrialReport
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
-from search.ledger.records import State, TrialAttempt
+from search.ledger.records import State, TrialAttempt, TrialRecord
+from search.study.config import SearchConfig
 
 MAX_NODE_LOSSES = 5
-"""How many nodes may die under a trial before their deaths count as its own: it may be what kills them."""
+"""Nodes that may die under one trial before their deaths count as the trial's own failures: it may cause them."""
 
 log = logging.getLogger(__name__)
 
 
-class TrialEventHandler:
-    """Enters every event of a run into the ledger; raises nothing, a fault that must end the run is kept in `fault`.
+class StopRunError(Exception):
+    """A fault that ends the run, as one line: what happened and what to do.  The open trials stay open."""
 
-    Args:
-        ledger: held by this process.
-        epochs: a trial's full length.
-        max_failures: how often a trial whose process died is started again.
-        max_failed_trials: trials that may fail one after the other before the run stops.
-        notify: called with the number of every trial that changed.
-        note: called with the number of a trial and something that a person should know.
+
+class TrialListener(Protocol):
+    """Is notified of every change of a trial after the ledger has recorded it; called from the driver's main thread.
+
+    An OSError ends the run.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        *,
-        epochs: int,
-        max_failures: int,
-        max_failed_trials: int,
-        notify: Callable[[int], None],
-        note: Callable[[int, str], None],
-    ):
-        self.ledger, self.epochs = ledger, epochs
-        self.max_failures, self.max_failed_trials = max_failures, max_failed_trials
-        self.notify, self.note = notify, note
+    def on_attempt(self, record: TrialRecord) -> None:
+        """A trial was started, or started again."""
+
+    def on_epoch(self, record: TrialRecord) -> None:
+        """An open trial has changed: an epoch, a test result, a death of its process."""
+
+    def on_trial_end(self, record: TrialRecord) -> None:
+        """A trial is complete, pruned or failed."""
+
+    def on_note(self, number: int, text: str) -> None:
+        """A trial reports something that people should know."""
+
+
+class TrialEventHandler:
+    """Records every event of a run in the ledger, and notifies the listeners.
+
+    Every method may raise StopRunError.  None may be called after that.
+
+    Args:
+        ledger: locked by this process and prepared for `next_attempt`.
+        epochs: a trial's full length.
+        search: its `max_failures` and `max_failed_trials`.
+        listeners: notified in this order.
+    """
+
+    def __init__(self, ledger: Ledger, epochs: int, search: SearchConfig, listeners: Sequence[TrialListener]):
+        self.ledger, self.epochs, self.listeners = ledger, epochs, listeners
+        self.max_failures, self.max_failed_trials = search.max_failures, search.max_failed_trials
         self.live: dict[str, TrialAttempt] = {}
         self.node_losses: Counter[int] = Counter()
         self.noted: set[tuple[int, str]] = set()
         self.failed_in_a_row = 0
-        self.stop_reason: str | None = None
 
     def next_attempt(self, trial_id: str) -> TrialAttempt | None:
-        """The next start of a trial for Ray's `trial_id`, or None where there is none now."""
-        if self.stop_reason:
-            return None
+        """Return the next start of a trial for Ray's `trial_id`, or None where there is none now."""
         try:
-            ask = self.ledger.next_attempt()
-            if ask is not None:
-                self.live[trial_id] = ask
-                self.notify(ask.number)
-            return ask
-        except (LedgerError, SupersededError) as error:
-            self.stop_reason = str(error)
-            return None
+            with stopping_on_faults():
+                trial = self.ledger.next_attempt()
+                if trial is not None:
+                    self.live[trial_id] = trial
+                    record = self.ledger.trial(trial.number)
+                    for listener in self.listeners:
+                        listener.on_attempt(record)
+                return trial
+        except SupersededError as error:  # another driver has taken the study over
+            raise StopRunError(str(error)) from error
 
     def on_report(self, trial_id: str, report: TrialReport) -> bool:
-        """Enter a report; returns whether the trial shall be stopped."""
-        ask = self.live[trial_id]
+        """Record a report; returns whether the trial shall be stopped."""
+        trial = self.live[trial_id]
         self._forward_notes(report)
         if report.fatal_error:
-            self.stop_reason = f"trial {ask.number}: {report.fatal_error}; mend that, then run the same command again"
-            return True
+            text = f"trial {trial.number}: {report.fatal_error}; mend that, then run the same command again"
+            raise StopRunError(text)
         try:
-            self._record(ask, report)
-            self.notify(ask.number)
-            return len(report.epochs) < self.epochs and self.ledger.should_prune(ask.number)
+            with stopping_on_faults():
+                self._record(trial, report)
+                self._notify(trial.number)
+                return len(report.epochs) < self.epochs and self.ledger.should_prune(trial.number)
         except SupersededError:
-            return True
-        except LedgerError as error:
-            self.stop_reason = str(error)
             return True
 
     def on_trial_end(self, trial_id: str, report: TrialReport | None, died: bool) -> None:
-        """Enter the end of a trial: finished, pruned, failed, or dead and to be asked again.
+        """Record the end of a trial: complete, pruned, failed, or its process died.
 
-        Without a report and not dead it was stopped before it said anything, and stays open; as it does once a fault
-        ends the run.
+        A trial without a report that did not die was stopped before its first report, and stays open.
         """
-        ask = self.live.pop(trial_id, None)
-        if ask is None or self.stop_reason:
+        trial = self.live.pop(trial_id, None)
+        if trial is None:
             return
         try:
-            if died:
-                self.ledger.process_died(
-                    ask.number, ask.attempt, f"its process died (start {ask.attempt})", self.max_failures
-                )
-            elif report is not None:
-                self._finish_trial(ask, report)
-            self._count_failures(ask.number)
-            self.notify(ask.number)
+            with stopping_on_faults():
+                if died:
+                    reason = f"its process died (start {trial.attempt})"
+                    self.ledger.process_died(trial.number, trial.attempt, reason, self.max_failures)
+                elif report is not None:
+                    self._finish_trial(trial, report)
+                self._count_failures(trial.number)
+                self._notify(trial.number)
         except SupersededError as error:
-            log.info("trial %d: %s", ask.number, error)
-        except LedgerError as error:
-            self.stop_reason = str(error)
-        except Exception as error:  # Ray would swallow it, and the trial stay open
-            self.stop_reason = f"trial {ask.number}: {type(error).__name__}: {error}; run the same command again"
+            log.info("trial %d: %s", trial.number, error)
+        except StopRunError:
+            raise
+        except Exception as error:  # Ray Tune would swallow it, and the trial would stay open
+            text = f"trial {trial.number}: {type(error).__name__}: {error}; run the same command again"
+            raise StopRunError(text) from error
 
     def on_node_lost(self, trial_id: str) -> None:
-        """Let a trial be asked again whose node died: that counts for nothing, unless it happens again and again."""
-        ask = self.live.get(trial_id)
-        if ask is None or self.stop_reason:
+        """Reschedule a trial whose node died.  Not counted as a failure until MAX_NODE_LOSSES is exceeded."""
+        trial = self.live.get(trial_id)
+        if trial is None:
             return
-        if self.lost_too_many_nodes(ask):
+        if self._lost_too_many_nodes(trial):
             return self.on_trial_end(trial_id, None, died=True)
         del self.live[trial_id]
-        try:
-            self.ledger.reschedule(ask.number, ask.attempt)
-        except LedgerError as error:
-            self.stop_reason = str(error)
+        with stopping_on_faults():
+            self.ledger.reschedule(trial.number, trial.attempt)
 
-    def lost_too_many_nodes(self, ask: TrialAttempt) -> bool:
-        """Count a start that ended through no fault of the trial's; whether it may no longer be that."""
-        self.node_losses[ask.number] += 1
-        return self.node_losses[ask.number] > MAX_NODE_LOSSES
+    def _lost_too_many_nodes(self, trial: TrialAttempt) -> bool:
+        """Count a start that ended through no fault of the trial; returns whether MAX_NODE_LOSSES is exceeded."""
+        self.node_losses[trial.number] += 1
+        return self.node_losses[trial.number] > MAX_NODE_LOSSES
 
-    def _finish_trial(self, ask: TrialAttempt, report: TrialReport) -> None:
-        """Enter the end of a trial whose function returned or was stopped by the pruner.
+    def _finish_trial(self, trial: TrialAttempt, report: TrialReport) -> None:
+        """Record the end of a trial whose function returned or was stopped by the pruner.
 
-        One that returned before its end gave way to a later start that its folder knows of and the ledger does not,
-        say since it was restored from a backup: the trial is asked again, until its number is past that.
+        A function that returned early found a later attempt in the trial's folder which the ledger does not know,
+        for example because the ledger was restored from a backup.  The trial is rescheduled until its attempt number
+        is past that one.
         """
-        self._record(ask, report)
+        self._record(trial, report)
         if report.error is not None:
-            self.ledger.fail(ask.number, ask.attempt, report.error)
+            self.ledger.fail(trial.number, trial.attempt, report.error)
         elif len(report.epochs) >= self.epochs:
-            self.ledger.complete(ask.number, ask.attempt)
-        elif self.ledger.should_prune(ask.number):
-            self.ledger.prune(ask.number, ask.attempt)
-        elif self.lost_too_many_nodes(ask):
-            self.ledger.process_died(ask.number, ask.attempt, "its folder belongs to a later start", self.max_failures)
+            self.ledger.complete(trial.number, trial.attempt)
+        elif self.ledger.should_prune(trial.number):
+            self.ledger.prune(trial.number, trial.attempt)
+        elif self._lost_too_many_nodes(trial):
+            reason = "its folder belongs to a later start"
+            self.ledger.process_died(trial.number, trial.attempt, reason, self.max_failures)
         else:
-            self.ledger.reschedule(ask.number, ask.attempt)
+            self.ledger.reschedule(trial.number, trial.attempt)
 
-    def _record(self, ask: TrialAttempt, report: TrialReport) -> None:
-        """Bring the ledger up to a report; repeating it changes nothing.
-
-        A report holds what this start changed, the ask what earlier ones did.
-        """
-        if report.overrides and report.overrides != ask.overrides:
-            self.ledger.override(ask.number, ask.attempt, report.overrides)
-        self.ledger.report(ask.number, ask.attempt, report.epochs)
+    def _record(self, trial: TrialAttempt, report: TrialReport) -> None:
+        """Bring the ledger up to a report; repeating it changes nothing."""
+        if report.overrides and report.overrides != trial.overrides:
+            self.ledger.override(trial.number, trial.attempt, report.overrides)
+        self.ledger.report(trial.number, trial.attempt, report.epochs)
         if report.test is not None:
-            self.ledger.record_test(ask.number, ask.attempt, report.test)
+            self.ledger.record_test(trial.number, trial.attempt, report.test)
+
+    def _notify(self, number: int) -> None:
+        """Notify the listeners of a trial's record as the ledger now has it."""
+        record = self.ledger.trial(number)
+        for listener in self.listeners:
+            (listener.on_epoch if record.ended is None else listener.on_trial_end)(record)
 
     def _count_failures(self, number: int) -> None:
-        """Stop the run after too many failures in a row: what breaks them all would burn the whole budget."""
+        """Raise StopRunError after `max_failed_trials` failures in a row, which would use up the whole budget."""
         record = self.ledger.trial(number)
         if record.state is State.FAIL:
             self.failed_in_a_row += 1
         elif record.state is not State.RUNNING:
             self.failed_in_a_row = 0
         if self.failed_in_a_row >= self.max_failed_trials:
-            self.stop_reason = (
+            raise StopRunError(
                 f"{self.failed_in_a_row} trials failed in a row, the last one since: {record.reason}; "
                 "mend that, then run the same command again (--max-failed-trials allows more)"
             )
 
     def _forward_notes(self, report: TrialReport) -> None:
-        """Hand each note of a trial to people once."""
+        """Forward each note of a trial once."""
         for text in report.notes:
             if (report.number, text) not in self.noted:
                 self.noted.add((report.number, text))
-                self.note(report.number, text)
+                for listener in self.listeners:
+                    listener.on_note(report.number, text)
+
+
+@contextmanager
+def stopping_on_faults() -> Iterator[None]:
+    """Raise StopRunError for a ledger or a disk that fails."""
+    try:
+        yield
+    except LedgerError as error:
+        raise StopRunError(str(error)) from error
+    except OSError as error:
+        raise StopRunError(f"{error}; mend that, then run the same command again") from error

@@ -51,7 +51,12 @@ def send_to_driver(report: TrialReport) -> None:
     """Tell the driver where the trial stands; returns when it has taken note."""
     nodes = [get_runtime_context().get_node_id(), *([report.node] if report.node else [])]
     tune.report(
-        {"epoch": len(report.epochs), "report": report.to_json(), "nodes": nodes, "reserved": report.placement_group_id}
+        {
+            "epoch": len(report.epochs),
+            "report": report.to_json(),
+            "nodes": nodes,
+            "placement_group_id": report.placement_group_id,
+        }
     )
 
 

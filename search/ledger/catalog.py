@@ -39,7 +39,7 @@ def check_owner_file(location: StudyLocation, ledger: "Ledger | None") -> None:
     store = open_store(location.folder)
     names = store.list()
     if OWNER_FILE in names:
-        if json.loads(store.get(OWNER_FILE))["uid"] != (ledger.uid if ledger else ""):
+        if json.loads(store.get(OWNER_FILE))["uid"] != (ledger.metadata.uid if ledger else ""):
             raise foreign_folder_error(location)
     elif location.shared_ledger and LEDGER in names:
         raise foreign_folder_error(location)
@@ -57,7 +57,7 @@ def write_owner_file(location: StudyLocation, ledger: "Ledger") -> None:
     """Mark the folder as this study's, to be called with the lock held."""
     store = open_store(location.folder)
     if OWNER_FILE not in store.list():
-        store.put(OWNER_FILE, json.dumps({"study": location.study, "uid": ledger.uid}).encode())
+        store.put(OWNER_FILE, json.dumps({"study": location.study, "uid": ledger.metadata.uid}).encode())
 
 
 def exists(location: StudyLocation) -> bool:

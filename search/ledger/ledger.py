@@ -89,6 +89,11 @@ class Ledger(StudyMetadataRows):
         self._storage.lock = StudyLock(self._url, self._name)
         return self._storage.lock
 
+    @property
+    def is_locked(self) -> bool:
+        """Whether this process still holds the study's lock."""
+        return self._storage.lock is not None and self._storage.lock.is_held()
+
     def holder(self) -> LockHolder | None:
         """The live driver that holds the study, if any."""
         return read_holder(self._url, self._name)
@@ -288,10 +293,10 @@ class Ledger(StudyMetadataRows):
     def best(self, among: Sequence[TrialRecord] | None = None) -> TrialRecord | None:
         """The COMPLETE trial with the highest value, the earliest of equals; None if there is none.
 
-        Trials with overrides are left out unless the study's card says `allow_changed_batch`.  `among` are the study's
-        trials where they have been read already.
+        Trials with overrides are left out unless the study's metadata say `allow_changed_batch`.  `among` are the
+        study's trials where they have been read already.
         """
-        return best_trial(self.trials() if among is None else among, self.info.get("allow_changed_batch", False))
+        return best_trial(self.trials() if among is None else among, self.metadata.allow_changed_batch)
 
     def _read(self, number: int) -> FrozenTrial:
         self._kept.pop(number, None)  # the caller may be about to change the trial

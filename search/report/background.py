@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 from fgseg.config.errors import ConfigError
 from search.ledger.database import LedgerError
+from search.ledger.records import TrialRecord
 from search.study.location import PAGE, StudyLocation
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,23 @@ class ReportWriter:
         self.stale = self.changed = False
         self.begun = -every_s
 
+    def on_attempt(self, record: TrialRecord) -> None:
+        """See `on_trial_update`."""
+        self.on_trial_update(changed=False)
+
+    def on_epoch(self, record: TrialRecord) -> None:
+        """See `on_trial_update`."""
+        self.on_trial_update(changed=False)
+
+    def on_trial_end(self, record: TrialRecord) -> None:
+        """See `on_trial_update`: the report is out of date."""
+        self.on_trial_update(changed=True)
+
+    def on_note(self, number: int, text: str) -> None:
+        """Do nothing: the report does not show notes."""
+
     def on_trial_update(self, changed: bool) -> None:
-        """Called with every news of the study; returns at once.
+        """Start a report where one is due, and publish one that is whole; returns at once.
 
         Args:
             changed: whether a trial has ended, so that the report is out of date.

@@ -101,18 +101,18 @@ class Summary:
 
 def summarise(ledger: Ledger) -> Summary:
     """The figures of a study as its ledger stands."""
-    trials, info, identity = ledger.trials(), ledger.info, ledger.identity
-    ranked = rank(trials, info.get("allow_changed_batch", False))
+    trials, metadata = ledger.trials(), ledger.metadata
+    ranked = rank(trials, metadata.allow_changed_batch)
     start = next((t for t in trials if t.number == 0 and t.state is State.COMPLETE), None)
     return Summary(
-        study=info.get("study", ""),
-        space=info.get("space", ""),
-        title=info.get("title", ""),
-        experiment=info.get("experiment", ""),
-        settings=info.get("settings", {}),
-        ranges=read_ranges(identity),
-        data=identity.get("data", ""),
-        resources=ledger.resources,
+        study=metadata.study,
+        space=metadata.space,
+        title=metadata.title,
+        experiment=metadata.experiment,
+        settings=dict(metadata.settings),
+        ranges=read_ranges(metadata.identity),
+        data=metadata.identity.get("data", ""),
+        resources=dict(metadata.resources),
         trials=trials,
         ranked=ranked,
         start=start,

@@ -44,9 +44,13 @@ class StudyLocation:
         """Where the files of the report are."""
         return open_store(join(self.folder, "report"))
 
+    def trial_folder(self, number: int) -> str:
+        """Return the address of the folder of one trial's files."""
+        return join(self.folder, "trials", str(number))
+
     def trial_store(self, number: int) -> Store:
-        """Where the files of a trial are."""
-        return open_store(join(self.folder, "trials", str(number)))
+        """Open the folder of one trial's files."""
+        return open_store(self.trial_folder(number))
 
     @property
     def ledger_url(self) -> str:

@@ -14,14 +14,14 @@ from fgseg.config.loading import Layer, build, check_processes, read_yaml
 from fgseg.config.settings import RunConfig
 from fgseg.config.settings import flatten as flatten_settings
 from fgseg.model.pretrained import VARIANTS
-from fgseg.storage.store import join
 from search.study.config import SearchConfig
 from search.study.location import StudyLocation, resolve_location
 from search.study.resources import check_resources, gpu_needed
 from search.study.space import Space, load_space, override
 
 REPEATS = "-repeats"
-"""Ends the name of a study's sibling, which holds its repeats: the study's own sampler never sees them."""
+"""Suffix of the study that stores seed repeats, e.g. `quickstart-bas-repeats`; kept apart so that the sampler does not
+see them."""
 COMPARISONS = "comparison"
 """The folder of a storage that holds comparisons."""
 LARGEST_SEED = 2**31 - 1
@@ -55,63 +55,61 @@ class TrialPoint(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """One study as asked for, of a search or of repeats; nothing of it has been carried out."""
+    """A search as asked for, resolved and checked; nothing of it has been carried out."""
 
     space: Space
     layers: tuple[Layer, ...]
+    """Settings from the config, the space and `--set`, later ones on top; without a trial's own point."""
     search: SearchConfig
-    study: str
     experiment: str
-    repeats: tuple[Repeat, ...] = ()
-    """The fixed points of a study of repeats; empty for a search."""
+    """MLflow experiment of a new study: the config's name."""
+    settings: RunConfig
+    """The settings of the space's start point, which is trial 0."""
+    location: StudyLocation
 
     @property
-    def run(self) -> RunConfig:
-        """The settings of the start point, which are those of trial 0."""
-        return build([*self.layers, Layer(f"space {self.space.name}", self.space.start)])
-
-    def trial_settings(self, trial: TrialPoint) -> dict[str, Any]:
-        """All dotted settings of one trial: the plan's, its own point, what it had to change, its own seed."""
-        run = build([*self.layers, Layer(f"trial {trial.number}", {**trial.params, **trial.overrides})])
-        return run.flat() | {"train.seed": run.train.seed + trial.seed}
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What makes the study this study, its data's fingerprint apart; everything else may change between runs."""
-        settings = {k: v for k, v in self.run.flat().items() if k not in UNIDENTIFYING and k not in self.space.search}
-        identity = {"version": fgseg.__version__, "settings": settings}
-        if self.repeats:
-            return identity | {"point": {"space": self.space.name, "settings": sorted(self.space.search)}}
-        return identity | {"space": self.space.to_json(), "sampler": self.search.sampler}
+    def study(self) -> str:
+        """The study's name."""
+        return self.location.study
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that the study reads; no search ever sees the test split."""
-        return ("train", "val", "test") if self.repeats else ("train", "val")
+        """The splits that the study reads; a search never reads the test split."""
+        return ("train", "val")
 
     @property
-    def location(self) -> StudyLocation:
-        """Where the study lies."""
-        return resolve_location(self.search.storage, self.study, self.search.tracking_uri, self.search.ledger_url)
+    def identity(self) -> dict[str, Any]:
+        """What makes the study this study, without its data's fingerprint; all else may change between runs."""
+        return self.common_identity() | {"space": self.space.to_json(), "sampler": self.search.sampler}
+
+    def common_identity(self) -> dict[str, Any]:
+        """Return the part of the identity that searches and repeats share: version and unsearched settings."""
+        free = {*UNIDENTIFYING, *self.space.search}
+        settings = {key: value for key, value in self.settings.flat().items() if key not in free}
+        return {"version": fgseg.__version__, "settings": settings}
+
+    def trial_settings(self, trial: TrialPoint) -> dict[str, Any]:
+        """Return all dotted settings of one trial: the plan's, the trial's point, its overrides, its seed."""
+        run = build([*self.layers, Layer(f"trial {trial.number}", {**trial.params, **trial.overrides})])
+        return run.flat() | {"train.seed": run.train.seed + trial.seed}
+
+
+@dataclass(frozen=True)
+class RepeatPlan(Plan):
+    """Fixed points of a space to be trained with several seeds and evaluated on the test split."""
+
+    repeats: tuple[Repeat, ...]
 
     @property
-    def folder(self) -> str:
-        """The address of the study's folder (see fgseg/storage/store.py)."""
-        return self.location.folder
+    def splits(self) -> tuple[str, ...]:
+        """The splits that the study reads."""
+        return ("train", "val", "test")
 
     @property
-    def ledger_url(self) -> str:
-        """Address of the study's database; it may hold a password."""
-        return self.location.ledger_url
-
-    @property
-    def tracking_uri(self) -> str:
-        """Address of MLflow; by default a database in the storage."""
-        return self.location.tracking_uri
-
-    def trial_folder(self, number: int) -> str:
-        """The address of the folder of one trial's checkpoints."""
-        return join(self.folder, "trials", str(number))
+    def identity(self) -> dict[str, Any]:
+        """See Plan; the ranges of the space do not matter, only which settings it searches."""
+        point = {"space": self.space.name, "settings": sorted(self.space.search)}
+        return self.common_identity() | {"point": point}
 
 
 def make_plan(
@@ -138,28 +136,29 @@ def make_plan(
     space, plain = override(load_space(space_name), assignments)
     layers = (settings, Layer(f"space {space.name}", space.fixed), Layer("--set", plain))
     name = f"{path.stem}-{space.name}" if study is None else study
-    resolve_location(search.storage, name, search.tracking_uri, search.ledger_url)
+    location = resolve_location(search.storage, name, search.tracking_uri, search.ledger_url)
     if name.endswith(REPEATS) or name == COMPARISONS:
         kept = f"{COMPARISONS} and names that end in {REPEATS}"
         raise ConfigError(f"--study: got {name!r}, {kept} are kept for search.compare; choose another")
-    plan = Plan(space, layers, search, name, path.stem)
+    start = build([*layers, Layer(f"space {space.name}", space.start)])
+    plan = Plan(space, layers, search, path.stem, start, location)
     check_trials(plan)
-    check_resources(search, gpu_needed(plan.run))
+    check_resources(search, gpu_needed(start))
     return plan
 
 
 def check_trials(plan: Plan) -> None:
     """Raise ConfigError where some trial could not be begun, whatever its point."""
-    check_processes(plan.run, plan.search.processes)
+    check_processes(plan.settings, plan.search.processes)
     if plan.search.processes > 1 and "train.batch_size" in plan.space.search:
         raise ConfigError(
             "train.batch_size: is searched, but each of several processes takes an equal part of every batch; "
             "fix it by --set train.batch_size=..."
         )
-    last = plan.run.train.seed + plan.search.trials
+    last = plan.settings.train.seed + plan.search.trials
     if last > LARGEST_SEED:
         raise ConfigError(
-            f"train.seed: got {plan.run.train.seed}, which every trial adds its number to, must be at most "
+            f"train.seed: got {plan.settings.train.seed}, which every trial adds its number to, must be at most "
             f"{LARGEST_SEED - plan.search.trials}; lower it"
         )
 

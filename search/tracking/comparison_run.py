@@ -3,17 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from search.study.location import public_address
+from search.ledger.study_metadata import StudyMetadata
+from search.study.location import StudyLocation, public_address
 from search.tracking.client import TrackingError, environment, load_client, pages
-from search.tracking.run_schema import SOURCE, StudyCard, explain
+from search.tracking.run_schema import SOURCE, explain
 
 
-def write_comparison(uri: str, info: StudyCard, comparison: dict[str, Any], files: Mapping[str, str]) -> None:
+def write_comparison(
+    location: StudyLocation, metadata: StudyMetadata, comparison: dict[str, Any], files: Mapping[str, str]
+) -> None:
     """Write a comparison into its run, which is created if it is not there; repeating it changes nothing.
 
     Args:
-        uri: of MLflow.
-        card: of the first family's study: its experiment, and its uid, which tells comparisons of one name apart.
+        location: of the first family's study, whose MLflow is used.
+        metadata: of that study: its experiment, and its uid, which tells comparisons of one name apart.
         comparison: as from `search.compare.scores.compare`.
         files: text by name, kept with the run.
 
@@ -22,18 +25,25 @@ def write_comparison(uri: str, info: StudyCard, comparison: dict[str, Any], file
     """
     with environment():
         try:
-            write(load_client()(tracking_uri=uri), uri, info, comparison, files)
+            log_comparison(load_client()(tracking_uri=location.tracking_uri), location, metadata, comparison, files)
         except Exception as error:
             # `from None`, since MLflow's own message may hold the address with its password.
-            raise TrackingError(f"MLflow at {public_address(uri)}: {explain(error)}") from None
+            address = public_address(location.tracking_uri)
+            raise TrackingError(f"MLflow at {address}: {explain(error)}") from None
 
 
-def write(client: Any, uri: str, info: StudyCard, comparison: dict[str, Any], files: Mapping[str, str]) -> None:
-    """The same, raising whatever MLflow raises."""
-    tags = {"fgseg.kind": "comparison", "fgseg.comparison": comparison["name"], "fgseg.uid": info.uid}
-    found = client.get_experiment_by_name(info.experiment)
-    location = None if uri.startswith("http") else info.artifacts
-    number = found.experiment_id if found else client.create_experiment(info.experiment, artifact_location=location)
+def log_comparison(
+    client: Any,
+    location: StudyLocation,
+    metadata: StudyMetadata,
+    comparison: dict[str, Any],
+    files: Mapping[str, str],
+) -> None:
+    """Log a comparison; raises whatever MLflow raises."""
+    tags = {"fgseg.kind": "comparison", "fgseg.comparison": comparison["name"], "fgseg.uid": metadata.uid}
+    found = client.get_experiment_by_name(metadata.experiment)
+    folder = None if location.tracking_uri.startswith("http") else location.artifacts
+    number = found.experiment_id if found else client.create_experiment(metadata.experiment, artifact_location=folder)
     query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
     shown = figures(comparison)
     run = next(pages(client.search_runs, [number], query), None)

@@ -1,23 +1,52 @@
 """What MLflow holds about a study, read back; and the removal of its runs."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from search.tracking.client import open_client, pages
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrackedRun:
-    """One run of a study."""
+    """One run of a study, as last read from or written to MLflow."""
 
     run_id: str
     number: int | None
     """The trial; None for the run of the study."""
     status: str
     tags: dict[str, str]
-    points: dict[str, list[tuple[int, float]]]
-    """Step and value of every point, by metric."""
+    params: set[str]
+    """Names of the logged params."""
+    has_dataset: bool
+    has_params: bool = False
+    """Whether all of its params are known to be logged."""
+    points: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    """Step and value of every logged point, by metric; only of the metrics that were read."""
+
+
+def trial_number(run: Any) -> int | None:
+    """Return the trial that an MLflow run belongs to; None for the run of the study."""
+    tags = run.data.tags
+    return None if tags.get("fgseg.kind") == "study" else int(tags["fgseg.trial"])
+
+
+def tracked_run(run: Any) -> TrackedRun:
+    """Convert an MLflow run, without its points."""
+    data, inputs = run.data, run.inputs
+    return TrackedRun(
+        run.info.run_id,
+        trial_number(run),
+        run.info.status,
+        dict(data.tags),
+        set(data.params),
+        bool(inputs and inputs.dataset_inputs),
+    )
+
+
+def read_points(client: Any, run_id: str, metric: str) -> list[tuple[int, float]]:
+    """Read the step and value of every point of a metric."""
+    return [(point.step, point.value) for point in client.get_metric_history(run_id, metric)]
 
 
 def read_runs(uri: str, study: str, uid: str) -> list[TrackedRun]:
@@ -52,11 +81,7 @@ def find_runs(client: Any, study: str, uid: str) -> Iterator[Any]:
 
 
 def read_run(client: Any, run: Any) -> TrackedRun:
-    """A run with its whole history."""
-    tags = dict(run.data.tags)
-    number = None if tags.get("fgseg.kind") == "study" else int(tags["fgseg.trial"])
-    points = {
-        key: [(metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, key)]
-        for key in run.data.metrics
-    }
-    return TrackedRun(run.info.run_id, number, run.info.status, tags, points)
+    """Convert an MLflow run, and read the points of all its metrics."""
+    found = tracked_run(run)
+    found.points = {metric: read_points(client, found.run_id, metric) for metric in run.data.metrics}
+    return found

@@ -1,18 +1,16 @@
-"""What MLflow shall say about a study and its trials, purely from the ledger's records: names, tags, states."""
+"""The schema of MLflow's runs, as pure functions of the ledger's records: names, tags, points, states."""
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from fgseg.storage.store import join
 from search.study.location import public_address
 
 if TYPE_CHECKING:
     from search.ledger.records import TrialRecord
-    from search.ledger.study_metadata import StudyMetadataRows
-    from search.study.location import StudyLocation
+    from search.ledger.study_metadata import StudyMetadata
 
 Phase = Literal["running", "finished", "interrupted"]
 """Whether a driver is at work on the study, or how the last one left it."""
@@ -38,101 +36,63 @@ class LedgerReader(Protocol):
     def best(self, among: "Sequence[TrialRecord] | None" = None) -> "TrialRecord | None": ...
 
 
-TrialSettings = Callable[["TrialRecord"], dict[str, Any]]
-"""Gives the dotted model settings of a trial, which become its params."""
-
-
-def settings_of(study: "StudyMetadataRows") -> TrialSettings:
-    """Gives what `Plan.trial_settings` gave when a trial ended: the study's settings then, its own point and seed."""
-
-    def settings(record: "TrialRecord") -> dict[str, Any]:
-        own = study.settings_of(record.number) | record.params | record.overrides
-        return own | {"train.seed": own["train.seed"] + record.seed}
-
-    return settings
-
-
 @dataclass(frozen=True)
-class Data:
-    """What runs read, for MLflow's column *Dataset*."""
+class Dataset:
+    """The data that runs read, for MLflow's column *Dataset*."""
 
     name: str
-    """The reader, and the folder that it reads where it reads one."""
+    """The reader, and the last part of its folder where it reads one."""
     digest: str
+    """First DIGEST_LENGTH digits of the fingerprint."""
     settings: dict[str, Any]
     """The `data.*` settings, without that prefix."""
 
 
-@dataclass(frozen=True)
-class StudyCard:
-    """What MLflow says about a study as a whole."""
+def identity_tags(metadata: "StudyMetadata") -> dict[str, str]:
+    """Return the tags by which a study's runs are found."""
+    return {"fgseg.study": metadata.study} | ({"fgseg.uid": metadata.uid} if metadata.uid else {})
 
-    study: str
-    space: str
-    title: str
-    experiment: str
-    """The config's name."""
-    artifacts: str
-    """Address under which an experiment created in a database keeps its files; a server (http) decides that itself."""
-    settings: dict[str, Any]
-    """The resolved dotted settings."""
-    facts: dict[str, str] = field(default_factory=dict)
-    """Fixed facts, which become tags of the parent, prefixed `fgseg.`."""
-    uid: str = ""
-    """Where given, tells apart studies that have one name on a shared server."""
 
-    trials: str = ""
-    """Address of the folder of all trials' files; none of them is shown where it is empty."""
+def parent_tags(metadata: "StudyMetadata") -> dict[str, str]:
+    """Return the tags of the study's own run, without ENDING_TAGS."""
+    note = f"Study {metadata.study}: {metadata.title}. Shows the best trial's metrics, one step per finished trial."
+    own = {"fgseg.space": metadata.space, "fgseg.kind": "study", "mlflow.note.content": note}
+    known = metadata.identity  # repeats have no sampler
+    facts = {f"fgseg.{key}": str(known[key]) for key in ("version", "data", "sampler") if key in known}
+    return identity_tags(metadata) | own | SOURCE | facts
 
-    @classmethod
-    def of(cls, study: "StudyMetadataRows", location: "StudyLocation") -> "StudyCard":
-        """The card of a study that has been written down, from the ledger alone."""
-        known = study.identity  # repeats have no sampler
-        facts: dict[str, str] = {key: str(known[key]) for key in ("version", "data", "sampler") if key in known}
-        shown = {key: study.info[key] for key in ("study", "space", "title", "experiment", "settings")}
-        trials = join(location.folder, "trials")
-        return cls(**shown, artifacts=location.artifacts, facts=facts, uid=study.uid, trials=trials)
 
-    def identity_tags(self) -> dict[str, str]:
-        """The tags by which the study's runs are found."""
-        return {"fgseg.study": self.study} | ({"fgseg.uid": self.uid} if self.uid else {})
+def trial_tags(metadata: "StudyMetadata", record: "TrialRecord", parent_id: str) -> dict[str, str]:
+    """Return the tags of a trial's run, without ENDING_TAGS."""
+    changed = {"fgseg.changed_batch": json.dumps(record.overrides)} if record.overrides else {}
+    return (
+        identity_tags(metadata)
+        | SOURCE
+        | changed
+        | {
+            "fgseg.space": metadata.space,
+            "fgseg.kind": "trial" if record.repeat is None else "repeat",
+            "fgseg.trial": str(record.number),
+            "fgseg.attempt": str(record.attempt),
+            "mlflow.parentRunId": parent_id,
+            "mlflow.note.content": f"Trial {record.number} of study {metadata.study}: {metadata.title}.",
+        }
+    )
 
-    def parent_tags(self) -> dict[str, str]:
-        """The tags of the parent, those of its ending left out."""
-        note = f"Study {self.study}: {self.title}. Shows the best trial's metrics, one step per finished trial."
-        own = {"fgseg.space": self.space, "fgseg.kind": "study", "mlflow.note.content": note}
-        return self.identity_tags() | own | SOURCE | {f"fgseg.{key}": value for key, value in self.facts.items()}
 
-    def trial_tags(self, record: "TrialRecord", parent_id: str) -> dict[str, str]:
-        """The tags of a trial, those of its ending left out."""
-        changed = {"fgseg.changed_batch": json.dumps(record.overrides)} if record.overrides else {}
-        return (
-            self.identity_tags()
-            | SOURCE
-            | changed
-            | {
-                "fgseg.space": self.space,
-                "fgseg.kind": "trial" if record.repeat is None else "repeat",
-                "fgseg.trial": str(record.number),
-                "fgseg.attempt": str(record.attempt),
-                "mlflow.parentRunId": parent_id,
-                "mlflow.note.content": f"Trial {record.number} of study {self.study}: {self.title}.",
-            }
-        )
+def run_name(metadata: "StudyMetadata", number: int) -> str:
+    """Return the name of a trial's run, such as `bas_cp/003`."""
+    return f"{metadata.space}/{number:03d}"
 
-    @property
-    def data(self) -> "Data | None":
-        """What the study's trials train and validate on; None before its fingerprint is known."""
-        settings = {k.removeprefix("data."): v for k, v in self.settings.items() if k.startswith("data.")}
-        if "data" not in self.facts or not settings:
-            return None
-        root = public_address(str(settings.get("root") or "")).rstrip("/")
-        name = " ".join(filter(None, (settings["reader"], root.rpartition("/")[2])))
-        return Data(name, self.facts["data"][:DIGEST_LENGTH], settings | {"root": root})
 
-    def trial_name(self, number: int) -> str:
-        """The name of a trial's run, such as `bas_cp/003`."""
-        return f"{self.space}/{number:03d}"
+def dataset_of(metadata: "StudyMetadata") -> Dataset | None:
+    """Return the data on which the study's trials train and validate; None before its fingerprint is known."""
+    settings = {k.removeprefix("data."): v for k, v in metadata.settings.items() if k.startswith("data.")}
+    if "data" not in metadata.identity or not settings:
+        return None
+    root = public_address(str(settings.get("root") or "")).rstrip("/")
+    name = " ".join(filter(None, (settings["reader"], root.rpartition("/")[2])))
+    return Dataset(name, str(metadata.identity["data"])[:DIGEST_LENGTH], settings | {"root": root})
 
 
 @dataclass(frozen=True)
@@ -160,7 +120,7 @@ def epoch_points(record: "TrialRecord") -> list[MetricPoint]:
     return [MetricPoint(epoch.epoch, epoch.wall_time, epoch.metrics()) for epoch in record.epochs]
 
 
-def outcome_points(record: "TrialRecord") -> list[MetricPoint]:
+def test_points(record: "TrialRecord") -> list[MetricPoint]:
     """What the test split said, at the epoch that was judged; nothing as long as it has not been asked."""
     if record.test is None:
         return []

@@ -13,9 +13,10 @@ from search.cli.options import confirm
 from search.ledger.catalog import open_ledger, study_names
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LockedError
+from search.ledger.study_metadata import StudyMetadata
 from search.study.location import MODEL, REGISTERED, StudyLocation, public_address
 from search.tracking.client import TrackingError, environment
-from search.tracking.run_schema import LedgerReader, Phase, StudyCard, TrialSettings, explain, settings_of
+from search.tracking.run_schema import LedgerReader, Phase, explain
 from search.tracking.run_writer import StudyRunWriter
 
 
@@ -28,7 +29,7 @@ def sync(location: StudyLocation) -> None:
     """
     ledger = open_ledger(location)
     with hold(ledger):
-        write(location, ledger)
+        write_runs(location, ledger)
 
 
 def rebuild(location: StudyLocation, yes: bool) -> str:
@@ -50,8 +51,8 @@ def rebuild(location: StudyLocation, yes: bool) -> str:
             return ""
         from search.tracking.run_reader import delete_runs
 
-        deleted = delete_runs(location.tracking_uri, location.study, ledger.uid)
-        write(location, ledger)
+        deleted = delete_runs(location.tracking_uri, location.study, ledger.metadata.uid)
+        write_runs(location, ledger)
     return f"{deleted} runs deleted, and written again"
 
 
@@ -74,11 +75,11 @@ def rebuild_database(location: StudyLocation) -> str:
         ledgers = [open_ledger(other) for other in places]
         for ledger in ledgers:
             stack.enter_context(hold(ledger))
-            card_of(ledger, location)
+            started_metadata(location, ledger)
         for leftover in (*path.parent.glob(f"{path.name}.rebuild-*"), *path.parent.glob(f".{path.name}.rebuild-*")):
             leftover.unlink()  # of a call that was killed
         for other, ledger in zip(places, ledgers, strict=True):
-            write(other, ledger)
+            write_runs(other, ledger)
             open_store(join(other.folder, MODEL)).delete(REGISTERED)
         backup = move_aside(path)
         unfinished.rename(path)
@@ -112,28 +113,27 @@ def hold(ledger: Ledger) -> ExitStack:
     return stack
 
 
-def write(location: StudyLocation, ledger: Ledger) -> None:
-    """Bring MLflow in line with a study that is held."""
-
-    info = card_of(ledger, location)
+def write_runs(location: StudyLocation, ledger: Ledger) -> None:
+    """Bring MLflow in line with a study whose lock is held."""
+    metadata = started_metadata(location, ledger)
     files = {f"report/{name}": location.report_store.get(name) for name in location.report_store.list()}
-    reconcile(ledger, location.tracking_uri, info, settings_of(ledger), files=files)
+    reconcile(ledger, location, metadata, files=files)
 
 
-def card_of(ledger: Ledger, location: StudyLocation) -> StudyCard:
-    """How the study presents itself, as its last run recorded it; raises ConfigError where none did."""
-    if not ledger.info:
+def started_metadata(location: StudyLocation, ledger: Ledger) -> StudyMetadata:
+    """Return a study's metadata as its last run recorded them; raises ConfigError where no run did."""
+    metadata = ledger.metadata
+    if not metadata.study:
         raise ConfigError(
             f"study {location.study} was never started, so there is nothing to send; run search.run, or delete it"
         )
-    return StudyCard.of(ledger, location)
+    return metadata
 
 
 def reconcile(
     ledger: LedgerReader,
-    uri: str,
-    info: StudyCard,
-    trial_settings: TrialSettings,
+    location: StudyLocation,
+    metadata: StudyMetadata,
     *,
     phase: Phase = "finished",
     files: Mapping[str, bytes] = MappingProxyType({}),
@@ -142,17 +142,18 @@ def reconcile(
 
     Args:
         phase: "running" leaves open trials RUNNING, the others close them as KILLED.
-        files: kept with the study's run, by name.
+        files: contents by name, logged to the study's run.
 
     Raises:
         TrackingError: the server could not be reached or refused a request.
     """
     with environment():
         try:
-            writer = StudyRunWriter(ledger, uri, info, trial_settings)
+            writer = StudyRunWriter(ledger, location, metadata)
             writer.write_all(phase)
             for name, data in files.items():
                 writer.write_file(name, data)
         except Exception as error:
             # `from None`, since MLflow's own message may hold the address with its password.
-            raise TrackingError(f"MLflow at {public_address(uri)}: {explain(error)}") from None
+            address = public_address(location.tracking_uri)
+            raise TrackingError(f"MLflow at {address}: {explain(error)}") from None

@@ -8,12 +8,16 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from search.study.location import public_address
+from search.study.location import StudyLocation, public_address
 from search.tracking.client import environment, load_client
-from search.tracking.run_schema import LedgerReader, Phase, StudyCard, TrialSettings, explain
+from search.tracking.run_schema import LedgerReader, Phase, explain
 from search.tracking.run_writer import StudyRunWriter
+
+if TYPE_CHECKING:
+    from search.ledger.records import TrialRecord
+    from search.ledger.study_metadata import StudyMetadata
 
 LOG = logging.getLogger("search.tracking.tracker")
 
@@ -143,14 +147,29 @@ class Tracker(BackgroundWriter):
     once, as a warning of the logger `search.tracking.tracker`.  The ledger is read from the thread.
     """
 
-    def __init__(self, ledger_reader: LedgerReader, uri: str, info: StudyCard, trial_settings: TrialSettings):
+    def __init__(self, ledger: LedgerReader, location: StudyLocation, metadata: "StudyMetadata"):
         with environment():
             # Here and not in the thread: two threads that import the same libraries at once can see halves of them.
             load_client()
-        self._address = public_address(uri)
+        self._address = public_address(location.tracking_uri)
         self._warned = False
         self._scope = ExitStack()
-        super().__init__(lambda: StudyRunWriter(ledger_reader, uri, info, trial_settings), self._warn)
+        super().__init__(lambda: StudyRunWriter(ledger, location, metadata), self._warn)
+
+    def on_attempt(self, record: "TrialRecord") -> None:
+        """Create or reopen the trial's run."""
+        self.notify(record.number)
+
+    def on_epoch(self, record: "TrialRecord") -> None:
+        """Log the new points of a trial."""
+        self.notify(record.number)
+
+    def on_trial_end(self, record: "TrialRecord") -> None:
+        """Close the trial's run, and update the study's."""
+        self.notify(record.number)
+
+    def on_note(self, number: int, text: str) -> None:
+        """Do nothing: MLflow does not show notes."""
 
     def start(self) -> None:
         """Start the thread, which begins with a full pass; returns at once."""

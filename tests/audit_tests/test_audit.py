@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,12 @@ def test_trials_are_judged_by_the_settings_under_which_they_ended(tmp_path: Path
     ledger = open_ledger(location)
     longer = {**SETTINGS, "train.epochs": 4, "train.select": "best"}
     ledger.accept_changes({**IDENTITY, "settings": longer}, "settings.train.epochs: 3 there, 4 now", when=5.0)
-    ledger.record_run({}, ledger.info | {"settings": longer}, 4)
+    ledger.record_run(replace(ledger.metadata, settings=longer, budget=4))
     ledger.start(SPACE, {"loss.ssim": 0.4}, trials=4, sampler="random", pruner="none", epochs=4, seed=42, select="best")
     ledger.complete(train(ledger, Path(location.folder), epochs=4), 1)
     sync(location)
     assert lines(location) == []
-    assert [ledger.settings_of(number)["train.epochs"] for number in range(4)] == [3, 3, 3, 4]
+    assert [ledger.metadata.settings_at(number)["train.epochs"] for number in range(4)] == [3, 3, 3, 4]
 
 
 LEDGER_FAULTS = {

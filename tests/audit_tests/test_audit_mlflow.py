@@ -1,5 +1,6 @@
 """The audit of MLflow: what differs from the ledger is named."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,6 @@ def test_changed_batch_that_is_allowed_to_be_the_best_later_is_no_fault(location
         '{"train.batch_size": 1}',
     )
     assert open_ledger(location).best() is None
-    ledger.record_run({}, ledger.info | {"allow_changed_batch": True}, 3)
+    ledger.record_run(replace(ledger.metadata, allow_changed_batch=True))
     sync(location)
     assert lines(location) == []

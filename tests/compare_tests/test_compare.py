@@ -23,6 +23,7 @@ from search.compare.scores import ROWS, Family, compare, scores
 from search.compare.tables import markdown
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
+from search.ledger.study_metadata import StudyMetadata
 from search.study.location import find_location
 from search.study.plan import make_plan
 from search.tracking.client import open_client
@@ -158,9 +159,9 @@ def searched(storage: Path, space: str, finished: bool = True, **settings: Any) 
     """The study of a search that has begun, or has finished one trial."""
     changes = {key.replace("__", "."): value for key, value in settings.items()}
     plan = make_plan(space, CONFIG, changes, {"storage": str(storage)}, None)
-    Path(plan.folder).mkdir(parents=True)
-    ledger = Ledger.create(plan.ledger_url, plan.study)
-    ledger.record_run(plan.identity | {"data": "f00d"}, {}, 1)
+    Path(plan.location.folder).mkdir(parents=True)
+    ledger = Ledger.create(plan.location.ledger_url, plan.study)
+    ledger.record_run(StudyMetadata(identity=plan.identity | {"data": "f00d"}, budget=1))
     ledger.start(
         plan.space.distributions(), plan.space.start,
         trials=1, sampler="random", pruner="none", epochs=1, seed=0, select="last",

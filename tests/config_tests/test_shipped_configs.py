@@ -27,7 +27,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 def test_every_shipped_config_works_with_every_family(path: Path, space: str):
     plan = make_plan(space, str(path), {"data.root": "somewhere"}, {}, None)
     assert plan.study == f"{path.stem}-{space}"
-    assert plan.run.loss.cross_entropy == (1.1 if space == "slc" else 1.0)
+    assert plan.settings.loss.cross_entropy == (1.1 if space == "slc" else 1.0)
 
 
 def test_cityscapes_config_is_the_protocol_of_the_source():

@@ -9,10 +9,11 @@ from rich.console import Console
 from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult
 from search.console.progress import Progress, event
-from search.console.study_status import Goal, StudyStatus, clock, recent_pace
+from search.console.study_status import StudyStatus, clock, recent_pace
 from search.ledger.records import State, TrialRecord
+from search.ledger.study_metadata import StudyMetadata
 
-GOAL = Goal(trials=2, epochs=5, changed_batch=False)
+GOAL = StudyMetadata(budget=2, settings={"train.epochs": 5})
 EPOCH = EpochResult(1, 0.25, {c.key: 0.25 for c in FOREGROUND}, [[1]], 1.5, {}, 20.0, 1.0, 1.0, 1)
 NEW = TrialRecord(3, State.RUNNING, {}, 1, 0, [], None, None, 1.0, None)
 BEGUN = replace(NEW, epochs=[EPOCH])
@@ -39,8 +40,8 @@ def test_every_event_is_told_once(before: TrialRecord | None, now: TrialRecord, 
 def test_plain_lines_tell_where_to_look_the_standing_and_the_time_left():
     out = io.StringIO()
     with Progress(Console(file=out, width=200), GOAL, [], "http://server") as progress:
-        progress.update(NEW)
-        progress.update(BEGUN)
+        progress.on_attempt(NEW)
+        progress.on_epoch(BEGUN)
     lines = out.getvalue().splitlines()
     assert lines[0] == "look: http://server"
     assert "trial 003  started  |  0/2 trials, time left unknown yet" in lines[1]
@@ -50,8 +51,8 @@ def test_plain_lines_tell_where_to_look_the_standing_and_the_time_left():
 def test_plain_lines_tell_a_new_best_trial_class_by_class_once():
     out = io.StringIO()
     with Progress(Console(file=out, width=200), GOAL, [BEGUN], "http://server") as progress:
-        progress.update(DONE)
-        progress.update(replace(DONE, number=4, value=0.2))
+        progress.on_trial_end(DONE)
+        progress.on_epoch(replace(DONE, number=4, value=0.2))
     assert out.getvalue().count("best trial 003  fence 0.2500  car 0.2500") == 1
     assert "best trial 004" not in out.getvalue()
 
@@ -59,7 +60,7 @@ def test_plain_lines_tell_a_new_best_trial_class_by_class_once():
 def test_terminal_shows_the_running_trials_the_best_by_class_and_where_to_look():
     out = io.StringIO()
     with Progress(Console(file=out, force_terminal=True, width=100), GOAL, [DONE], "http://server") as progress:
-        progress.update(replace(BEGUN, number=4))
+        progress.on_epoch(replace(BEGUN, number=4))
     for text in ("val mIoU", "0.2500", "best trial", "traffic light", "look: http://server"):
         assert text in out.getvalue()
 

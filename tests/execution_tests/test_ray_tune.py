@@ -1,43 +1,69 @@
-"""Ray Tune's view of the ledger, without running Ray."""
+"""The hooks of Ray Tune, without running Ray."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from search.cli.signals import Interrupted
 from search.execution.messages import TrialJob
-from search.execution.ray_tune import SUGGEST_BUDGET_S, LedgerSearcher, StopBetweenSteps
+from search.execution.ray_tune import SUGGEST_BUDGET_S, LedgerSearcher, RunState, StopBetweenSteps
+from search.execution.stop_reason import LOCK_LOST
+from search.execution.trial_events import StopRunError
 
 
-def make_searcher(turns: StopBetweenSteps, capacity: int = 3) -> LedgerSearcher:
-    """A searcher whose desk hands out a trial whenever it is asked."""
+def make_state(capacity: int = 3, locked: bool = True, next_attempt: Any = None) -> RunState:
+    """The state of a run whose event handler starts a trial whenever it is asked."""
     live: dict[str, int] = {}
 
-    def next_attempt(trial_id: str) -> int:
+    def start(trial_id: str) -> int:
         live[trial_id] = len(live)
         return live[trial_id]
 
-    events, monitor = SimpleNamespace(live=live, next_attempt=next_attempt), SimpleNamespace(capacity=lambda: capacity)
-    return LedgerSearcher(events, lambda ask: TrialJob(ask, 1, {}, "", 1, 0, "fail"), monitor, turns)  # type: ignore[arg-type]
+    ledger = SimpleNamespace(is_locked=locked)
+    events = SimpleNamespace(live=live, next_attempt=next_attempt or start, ledger=ledger)
+    monitor = SimpleNamespace(capacity=lambda: capacity, all_dead=lambda: False)
+    return RunState(events, monitor, SimpleNamespace(received=None))  # type: ignore[arg-type]
 
 
-def ask(searcher: LedgerSearcher, times: int) -> list[bool]:
-    return [searcher.suggest(str(number)) is not None for number in range(times)]
+def searcher_of(state: RunState) -> LedgerSearcher:
+    jobs = SimpleNamespace(job=lambda number: TrialJob(number, 1, {}, "", 1, 0, "fail"))
+    return LedgerSearcher(state, jobs)  # type: ignore[arg-type]
 
 
-def test_trials_are_asked_for_as_long_as_they_fit():
-    assert ask(make_searcher(StopBetweenSteps(lambda: False)), 5) == [True, True, True, False, False]
+def suggest(searcher: LedgerSearcher, times: int) -> list[bool]:
+    """Whether each of these calls gave a trial to start."""
+    return [isinstance(searcher.suggest(str(number)), dict) for number in range(times)]
 
 
-def test_asking_that_takes_long_lets_events_be_heard_in_between():
-    turns = StopBetweenSteps(lambda: False)
-    searcher = make_searcher(turns)
-    turns.began -= SUGGEST_BUDGET_S
-    assert ask(searcher, 3) == [True, False, False]  # one at least, or nothing would ever happen
-    turns.on_step_begin(0, [])
-    assert ask(searcher, 1) == [True]
+def test_trials_are_suggested_as_long_as_they_fit():
+    assert suggest(searcher_of(make_state(capacity=3)), 5) == [True, True, True, False, False]
 
 
-def test_run_that_must_stop_ends_between_two_turns():
+def test_slow_suggestions_leave_time_for_events_between_them():
+    state = make_state()
+    searcher = searcher_of(state)
+    state.step_began -= SUGGEST_BUDGET_S
+    assert suggest(searcher, 3) == [True, False, False]  # at least one, or no trial would ever start
+    StopBetweenSteps(state).on_step_begin(0, [])
+    assert suggest(searcher, 1) == [True]
+
+
+def test_run_that_must_stop_ends_between_two_steps():
+    state = make_state(locked=False)
     with pytest.raises(Interrupted):
-        StopBetweenSteps(lambda: True).on_step_begin(0, [])
+        StopBetweenSteps(state).on_step_begin(0, [])
+    assert state.reason is LOCK_LOST
+
+
+def test_after_a_fault_the_event_handler_is_not_called_again():
+    calls = []
+
+    def broken(trial_id: str) -> None:
+        calls.append(trial_id)
+        raise StopRunError("the disk is full; mend that")
+
+    state = make_state(next_attempt=broken)
+    assert suggest(searcher_of(state), 3) == [False, False, False]
+    assert calls == ["0"]
+    assert (state.reason.exit_code, state.reason.text) == (1, "the disk is full; mend that")

@@ -1,4 +1,4 @@
-"""The desk: what every event of a run means for the ledger, without Ray."""
+"""What each event of a trial means for the ledger and the listeners, without Ray."""
 
 import math
 from pathlib import Path
@@ -8,11 +8,13 @@ from sqlalchemy import update
 
 from fgseg.results import EpochResult
 from search.execution.messages import TrialReport
-from search.execution.trial_events import MAX_NODE_LOSSES, TrialEventHandler
+from search.execution.trial_events import MAX_NODE_LOSSES, StopRunError, TrialEventHandler
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LOCKS
-from search.ledger.records import State, TrialAttempt
+from search.ledger.records import State, TrialAttempt, TrialRecord
+from search.ledger.study_metadata import StudyMetadata
+from search.study.config import SearchConfig
 from search.study.space import load_space
 
 EPOCHS = 3
@@ -34,17 +36,32 @@ def open_ledger(folder: Path, pruner: str = "none", trials: int = 6) -> Ledger:
 
 @pytest.fixture
 def events(tmp_path: Path) -> TrialEventHandler:
-    return make_desk(open_ledger(tmp_path))
+    return make_handler(open_ledger(tmp_path))
 
 
-def make_desk(ledger: Ledger) -> TrialEventHandler:
-    told: list[tuple[int, str]] = []
-    events = TrialEventHandler(
-        ledger, epochs=EPOCHS, max_failures=1, max_failed_trials=2,
-        notify=lambda n: None, note=lambda n, text: told.append((n, text)),
-    )  # fmt: skip
-    events.told = told  # type: ignore[attr-defined]
-    return events
+class Listener:
+    """Collects what it is notified of."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int]] = []
+        self.notes: list[tuple[int, str]] = []
+
+    def on_attempt(self, record: TrialRecord) -> None:
+        self.calls.append(("attempt", record.number))
+
+    def on_epoch(self, record: TrialRecord) -> None:
+        self.calls.append(("epoch", record.number))
+
+    def on_trial_end(self, record: TrialRecord) -> None:
+        self.calls.append(("end", record.number))
+
+    def on_note(self, number: int, text: str) -> None:
+        self.notes.append((number, text))
+
+
+def make_handler(ledger: Ledger, *listeners: Listener) -> TrialEventHandler:
+    search = SearchConfig(max_failures=1, max_failed_trials=2)
+    return TrialEventHandler(ledger, EPOCHS, search, listeners)
 
 
 def take(events: TrialEventHandler, name: str) -> TrialAttempt:
@@ -97,9 +114,9 @@ def test_trial_stopped_before_it_said_anything_stays_open(events: TrialEventHand
 
 
 def test_report_of_a_superseded_attempt_stops_it_and_changes_nothing(tmp_path: Path):
-    old = make_desk(open_ledger(tmp_path))
+    old = make_handler(open_ledger(tmp_path))
     ask = take(old, "a")
-    take(make_desk(open_ledger(tmp_path)), "b")
+    take(make_handler(open_ledger(tmp_path)), "b")
     assert old.on_report("a", report(ask, 1))
     old.on_trial_end("a", report(ask, 1), died=False)
     record = old.ledger.trial(0)
@@ -108,66 +125,83 @@ def test_report_of_a_superseded_attempt_stops_it_and_changes_nothing(tmp_path: P
 
 def test_full_disk_stops_the_run_and_leaves_the_trial_open(events: TrialEventHandler):
     ask = take(events, "a")
-    assert events.on_report("a", report(ask, 1, fatal_error="No space left on device"))
-    events.on_trial_end("a", report(ask, 1, fatal_error="No space left on device"), died=False)
-    assert events.stop_reason == "trial 0: No space left on device; mend that, then run the same command again"
+    with pytest.raises(StopRunError) as stopped:
+        events.on_report("a", report(ask, 1, fatal_error="No space left on device"))
+    assert str(stopped.value) == "trial 0: No space left on device; mend that, then run the same command again"
     assert events.ledger.trial(0).state is State.RUNNING
-    assert events.next_attempt("b") is None
 
 
 def test_too_many_failures_in_a_row_stop_the_run(events: TrialEventHandler):
-    for name in ("a", "b"):
-        ask = take(events, name)
-        events.on_trial_end(name, report(ask, 0, error="FileNotFoundError: frames are gone"), died=False)
-    assert events.stop_reason is not None
-    assert "2 trials failed in a row" in events.stop_reason
-    assert "frames are gone" in events.stop_reason
+    first, second = take(events, "a"), take(events, "b")
+    events.on_trial_end("a", report(first, 0, error="FileNotFoundError: frames are gone"), died=False)
+    with pytest.raises(StopRunError, match=r"2 trials failed in a row.*frames are gone"):
+        events.on_trial_end("b", report(second, 0, error="FileNotFoundError: frames are gone"), died=False)
 
 
 def test_success_in_between_resets_the_count_of_failures(events: TrialEventHandler):
     for name, epochs, error in (("a", 0, "x"), ("b", 3, None), ("c", 0, "x")):
         ask = take(events, name)
-        events.on_trial_end(name, report(ask, epochs, error=error), died=False)
-    assert events.stop_reason is None
+        events.on_trial_end(name, report(ask, epochs, error=error), died=False)  # the third one raises nothing
+    assert events.failed_in_a_row == 1
 
 
-def test_fault_of_the_database_stops_the_run_instead_of_raising(
-    events: TrialEventHandler, monkeypatch: pytest.MonkeyPatch
-):
+def test_fault_of_the_database_stops_the_run(events: TrialEventHandler, monkeypatch: pytest.MonkeyPatch):
     ask = take(events, "a")
 
     def broken(*args: object) -> None:
         raise LedgerError("the ledger's database fails: disk full")
 
     monkeypatch.setattr(events.ledger, "report", broken)
-    assert events.on_report("a", report(ask, 1))
-    assert events.stop_reason == "the ledger's database fails: disk full"
+    with pytest.raises(StopRunError, match=r"^the ledger's database fails: disk full$"):
+        events.on_report("a", report(ask, 1))
 
 
-def test_note_of_a_worker_is_passed_on_once(events: TrialEventHandler):
+def test_note_of_a_worker_is_forwarded_once(tmp_path: Path):
+    listener = Listener()
+    events = make_handler(open_ledger(tmp_path), listener)
     ask = take(events, "a")
     for epochs in (1, 2):
         events.on_report("a", report(ask, epochs, notes=["checkpoint damaged"]))
-    assert events.told == [(0, "checkpoint damaged")]  # type: ignore[attr-defined]
+    assert listener.notes == [(0, "checkpoint damaged")]
+
+
+def test_listeners_are_notified_of_start_epochs_and_end_in_order(tmp_path: Path):
+    listener = Listener()
+    events = make_handler(open_ledger(tmp_path), listener)
+    ask = take(events, "a")
+    events.on_report("a", report(ask, 1))
+    events.on_trial_end("a", report(ask, 3), died=False)
+    assert listener.calls == [("attempt", 0), ("epoch", 0), ("end", 0)]
+
+
+def test_listener_whose_disk_is_full_stops_the_run(tmp_path: Path):
+    class Full(Listener):
+        def on_epoch(self, record: TrialRecord) -> None:
+            raise OSError(28, "No space left on device")
+
+    events = make_handler(open_ledger(tmp_path), Full())
+    ask = take(events, "a")
+    with pytest.raises(StopRunError, match="No space left on device; mend that, then run the same command again"):
+        events.on_report("a", report(ask, 1))
 
 
 def test_changed_batch_is_kept_for_later_starts_and_out_of_the_best(tmp_path: Path):
-    events = make_desk(open_ledger(tmp_path))
+    events = make_handler(open_ledger(tmp_path))
     ask = take(events, "a")
     events.on_report("a", report(ask, 1, overrides={"train.batch_size": 1}))
-    later = make_desk(open_ledger(tmp_path))
+    later = make_handler(open_ledger(tmp_path))
     again = take(later, "b")
     assert again.overrides == {"train.batch_size": 1}
     later.on_trial_end("b", report(again, 3), died=False)  # a start that changes nothing says so
     assert later.ledger.trial(0).overrides == {"train.batch_size": 1}
     assert later.ledger.trial(0).state is State.COMPLETE
     assert later.ledger.best() is None
-    later.ledger.record_run({}, {"allow_changed_batch": True}, budget=6)
+    later.ledger.record_run(StudyMetadata(allow_changed_batch=True, budget=6))
     assert later.ledger.best() is not None
 
 
 def test_pruned_trial_is_never_complete(tmp_path: Path):
-    events = make_desk(open_ledger(tmp_path, pruner="median", trials=8))
+    events = make_handler(open_ledger(tmp_path, pruner="median", trials=8))
     for name in "abcde":
         ask = take(events, name)
         events.on_trial_end(name, report(ask, 3), died=False)
@@ -214,13 +248,13 @@ def test_mistake_of_our_own_at_the_end_of_a_trial_ends_the_run_instead_of_vanish
 ):
     ask = take(events, "a")
     monkeypatch.setattr(events.ledger, "complete", lambda *args: {}["missing"])
-    events.on_trial_end("a", report(ask, 3), died=False)
-    assert events.stop_reason == "trial 0: KeyError: 'missing'; run the same command again"
+    with pytest.raises(StopRunError, match=r"^trial 0: KeyError: 'missing'; run the same command again$"):
+        events.on_trial_end("a", report(ask, 3), died=False)
 
 
 def test_study_that_another_driver_has_taken_gets_no_more_trials_from_this_one(events: TrialEventHandler):
     with events.ledger.lock():
         with events.ledger._storage._backend.engine.begin() as connection:
             connection.execute(update(LOCKS).values(token="theirs"))
-        assert events.next_attempt("a") is None
-    assert events.stop_reason == "another driver has taken the study over"
+        with pytest.raises(StopRunError, match=r"^another driver has taken the study over$"):
+            events.next_attempt("a")

@@ -16,6 +16,7 @@ from search.ledger import database
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialAttempt
+from search.ledger.study_metadata import StudyMetadata
 
 SPACE = {"copy_paste.prob": FloatDistribution(0.0, 1.0), "loss.ssim": FloatDistribution(0.05, 5.0, log=True)}
 START = {"copy_paste.prob": 0.5, "loss.ssim": 0.4}
@@ -95,18 +96,19 @@ def test_an_empty_database_file_holds_no_study(tmp_path):
 
 def test_the_identity_and_uid_are_those_first_written_down(tmp_path):
     ledger = Ledger.create(url_in(tmp_path), "s")
-    ledger.record_run({"space": "bas"}, {"title": "BAS"}, budget=4)
-    uid = ledger.uid
+    ledger.record_run(StudyMetadata(title="BAS", identity={"space": "bas"}, budget=4))
+    uid = ledger.metadata.uid
     again = Ledger.create(url_in(tmp_path), "s")
-    again.record_run({"space": "slc"}, {"title": "SLC"}, budget=8)
-    assert (again.identity, again.uid, again.info, again.budget) == ({"space": "bas"}, uid, {"title": "SLC"}, 8)
+    again.record_run(StudyMetadata(title="SLC", identity={"space": "slc"}, budget=8))
+    now = again.metadata
+    assert (now.identity, now.uid, now.title, now.budget) == ({"space": "bas"}, uid, "SLC", 8)
 
 
 def test_an_accepted_change_replaces_the_identity_and_is_noted(tmp_path):
     ledger = Ledger.create(url_in(tmp_path), "s")
-    ledger.record_run({"space": "bas"}, {}, budget=4)
+    ledger.record_run(StudyMetadata(identity={"space": "bas"}, budget=4))
     ledger.accept_changes({"space": "slc"}, "space: bas there, slc now", when=5.0)
-    assert Ledger(url_in(tmp_path), "s").identity == {"space": "slc"}
+    assert Ledger(url_in(tmp_path), "s").metadata.identity == {"space": "slc"}
     noted = ledger._study.user_attrs["changes"]
     assert [(n["when"], n["changes"]) for n in noted] == [(5.0, "space: bas there, slc now")]
 

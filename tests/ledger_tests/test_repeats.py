@@ -16,6 +16,7 @@ from search.audit.trials import audit
 from search.execution.controller import budget
 from search.ledger.ledger import Ledger
 from search.ledger.records import Kind, TrialAttempt
+from search.ledger.study_metadata import StudyMetadata
 from search.study.location import StudyLocation, find_location
 from search.study.plan import Repeat, make_plan
 from search.tracking.run_reader import read_runs
@@ -93,9 +94,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = storage / "s-repeats"
     folder.mkdir(parents=True)
     ledger = begin(folder, seeds(2))
-    info = {"study": "s-repeats", "space": "bas", "title": "BAS", "experiment": "e", "settings": SETTINGS}
-    identity = {key: IDENTITY[key] for key in ("version", "settings", "data")}
-    ledger.record_run(identity | {"settings": {"train.epochs": 1}}, info, 2)
+    identity = {key: IDENTITY[key] for key in ("version", "data")} | {"settings": {"train.epochs": 1}}
+    ledger.record_run(StudyMetadata("s-repeats", "bas", "BAS", "e", SETTINGS, identity=identity, budget=2))
     for ask in iter(ledger.next_attempt, None):
         store, history = LocalStore(folder / "trials" / str(ask.number)), [epoch(1, ask.number)]
         Checkpoints(store, 1).save({"weight": torch.zeros(3)}, {}, history, "last")

@@ -125,7 +125,7 @@ def test_marked_folder_is_the_study_s_own_also_after_it_was_moved(shared: StudyL
     moved = elsewhere(shared, str(tmp_path / "moved"))
     ledger = open_ledger(moved)
     check_ownership(moved, ledger)
-    assert ledger.uid in open_store(moved.folder).get(OWNER_FILE).decode()
+    assert ledger.metadata.uid in open_store(moved.folder).get(OWNER_FILE).decode()
 
 
 def test_study_of_a_shared_ledger_is_not_continued_without_its_files(shared: StudyLocation, tmp_path: Path):

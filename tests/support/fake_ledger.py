@@ -7,9 +7,22 @@ from typing import Any
 from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult
 from search.ledger.records import State, TrialRecord
+from search.ledger.study_metadata import StudyMetadata
 
 START = 1_700_000_000.0
 """Unix seconds at which the study begins."""
+SETTINGS = {
+    "train.lr": 6e-5,
+    "train.epochs": 3,
+    "train.select": "last",
+    "train.seed": 42,
+    "data.reader": "streets",
+    "data.root": None,
+    "model.name": "small",
+}
+METADATA = StudyMetadata(
+    study="quickstart-bas", space="bas", title="Boundary-aware", experiment="quickstart", settings=SETTINGS
+)
 
 
 def epoch(number: int, miou: float, trial: int = 0, **changes: Any) -> EpochResult:
@@ -56,7 +69,3 @@ class FakeLedger:
     def best(self, among: Sequence[TrialRecord] | None = None) -> TrialRecord | None:
         complete = [r for r in among or self.records.values() if r.value is not None]
         return max(complete, key=lambda r: r.value or 0.0, default=None)
-
-
-def settings_of(record: TrialRecord) -> dict[str, Any]:
-    return {"train.lr": 6e-5, "data.root": None, "model.name": "small"} | record.params

@@ -14,6 +14,7 @@ from fgseg.results import EpochResult
 from fgseg.storage.store import join
 from fgseg.training.loop import train
 from search.ledger.ledger import Ledger
+from search.ledger.study_metadata import StudyMetadata
 from search.study.location import StudyLocation, find_location
 
 STUDY = "tiny-bas"
@@ -40,8 +41,7 @@ def trained_study(storage: Path, cache: str, trials: int = 2) -> tuple[StudyLoca
     (storage / STUDY).mkdir(parents=True)
     location = find_location(storage, STUDY)
     ledger = Ledger.create(location.ledger_url, STUDY)
-    info = {"study": STUDY, "space": "bas", "title": "BAS", "experiment": "tiny", "settings": run.flat()}
-    ledger.record_run(IDENTITY, info, trials)
+    ledger.record_run(StudyMetadata(STUDY, "bas", "BAS", "tiny", run.flat(), identity=IDENTITY, budget=trials))
     ledger.start(
         SPACE, {"loss.ssim": 0.4}, trials=trials, sampler="random", pruner="none", epochs=3, seed=42, select="last"
     )

@@ -16,6 +16,7 @@ from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
 from search.audit.trials import audit
 from search.ledger.ledger import Ledger
+from search.ledger.study_metadata import StudyMetadata
 from search.study.location import StudyLocation, find_location
 from search.tracking.sync import sync
 
@@ -43,8 +44,9 @@ def begin(storage: Path, study: str = "s", trials: int = 3) -> Ledger:
     """A study's ledger as a fresh driver opens it."""
     (storage / study).mkdir(parents=True, exist_ok=True)
     ledger = Ledger.create(f"sqlite:///{storage / study / 'study.db'}", study)
-    info = {"study": study, "space": "bas", "title": "Boundary-aware", "experiment": "quickstart", "settings": SETTINGS}
-    ledger.record_run(IDENTITY, info, trials)
+    ledger.record_run(
+        StudyMetadata(study, "bas", "Boundary-aware", "quickstart", SETTINGS, identity=IDENTITY, budget=trials)
+    )
     ledger.start(
         SPACE, {"loss.ssim": 0.4}, trials=trials, sampler="random", pruner="none", epochs=3, seed=42, select="last"
     )

@@ -2,14 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fake_ledger import FakeLedger, epoch, trial
 
-from search.ledger.records import TrialRecord
+from search.ledger.study_metadata import StudyMetadata
+from search.study.location import StudyLocation
 from search.tracking.client import load_client
-from search.tracking.run_schema import StudyCard
 from search.tracking.sync import reconcile
 
 README = (Path(__file__).parents[2] / "mlflow" / "README.md").read_text(encoding="utf-8")
@@ -34,19 +33,16 @@ FOUND = {
 """What each query finds among the runs of `uri`."""
 
 
-def settings(record: TrialRecord) -> dict[str, Any]:
-    return {"train.lr": 5e-3}
-
-
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store with one study of three trials: a weak one, a good one, and one that ran out of memory."""
     folder = tmp_path_factory.mktemp("queries")
-    uri, files = f"sqlite:///{folder / 'mlflow.db'}", (folder / "mlartifacts").as_uri()
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
     good = trial(1, epochs=[epoch(1, 0.6)], value=0.6, selected=1)
     broken = trial(2, "fail", reason="out of memory")
-    info = StudyCard("quickstart-bas_cp", "bas_cp", "BAS + copy-paste", "quickstart", files, {"train.lr": 5e-3})
-    reconcile(FakeLedger(trial(0), good, broken), uri, info, settings)
+    settings = {"train.lr": 5e-3, "train.seed": 42}
+    metadata = StudyMetadata("quickstart-bas_cp", "bas_cp", "BAS + copy-paste", "quickstart", settings)
+    reconcile(FakeLedger(trial(0), good, broken), StudyLocation(str(folder), metadata.study, uri), metadata)
     return uri
 
 

@@ -15,11 +15,11 @@ from search import delete as deleting
 from search import sync as syncing
 from search.audit.trials import audit
 from search.ledger.catalog import open_ledger, write_owner_file
+from search.ledger.study_metadata import StudyMetadata
 from search.study.location import REGISTERED, StudyLocation, find_location, resolve_location
 from search.study.plan import make_plan
 from search.tracking.client import TrackingError
 from search.tracking.run_reader import read_runs
-from search.tracking.run_schema import settings_of
 
 CLOSED = "http://127.0.0.1:9"
 """The discard port, on which nothing listens."""
@@ -81,9 +81,9 @@ def test_sync_keeps_the_report_with_the_study(location: StudyLocation):
 
 def test_sync_twice_changes_nothing(location: StudyLocation):
     syncing.sync(location)
-    before = read_runs(location.tracking_uri, "s", open_ledger(location).uid)
+    before = read_runs(location.tracking_uri, "s", open_ledger(location).metadata.uid)
     syncing.sync(location)
-    assert read_runs(location.tracking_uri, "s", open_ledger(location).uid) == before
+    assert read_runs(location.tracking_uri, "s", open_ledger(location).metadata.uid) == before
 
 
 def test_rebuild_mends_what_sync_cannot_and_keeps_the_old_database(
@@ -158,14 +158,14 @@ def test_settings_of_a_trial_are_those_that_its_own_run_wrote(tmp_path: Path):
     plan = make_plan("bas_cp", "configs/quickstart.yaml", {"train.lr": 1e-3}, {}, None)
     record = replace(trial(3, params={"loss.ssim": 0.25, "copy_paste.prob": 0.9}), overrides={"train.batch_size": 1})
     ledger = begin(tmp_path)
-    ledger.record_run({}, {"settings": plan.run.flat()}, 1)
+    ledger.record_run(StudyMetadata(settings=plan.settings.flat(), budget=1))
     missing = plan.space.search.keys() - record.params.keys()
     record = replace(record, params=record.params | {key: plan.space.start[key] for key in missing})
-    assert settings_of(ledger)(record) == plan.trial_settings(record)
+    assert ledger.metadata.trial_settings(record) == plan.trial_settings(record)
 
 
 def test_study_without_a_card_has_nothing_to_send(location: StudyLocation, capsys: pytest.CaptureFixture[str]):
-    change(Path(location.folder) / "study.db", "DELETE FROM study_user_attributes WHERE key = 'card'")
+    change(Path(location.folder) / "study.db", "DELETE FROM study_user_attributes WHERE key = 'info'")
     assert call(syncing, location) == 2
     assert "study s was never started" in capsys.readouterr().err
 
@@ -184,7 +184,7 @@ def test_server_out_of_reach_is_told_in_one_line_and_nothing_is_deleted(
 def test_deleted_study_leaves_nothing_behind_and_the_other_one_whole(
     location: StudyLocation, capsys: pytest.CaptureFixture[str]
 ):
-    uid = open_ledger(location).uid
+    uid = open_ledger(location).metadata.uid
     assert call(deleting, location, "--yes") == 0
     assert capsys.readouterr().out.startswith("study s is deleted")
     assert not Path(location.folder).exists()

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_ledger import START, FakeLedger, epoch, settings_of, trial
+from fake_ledger import METADATA, SETTINGS, START, FakeLedger, epoch, trial
 
 from fgseg.labels import FOREGROUND
 from search.ledger.records import State, TrialRecord
+from search.study.location import StudyLocation
 from search.tracking.client import create_database, fill_database, load_client
-from search.tracking.run_schema import STATUS, StudyCard
+from search.tracking.run_schema import STATUS, trial_tags
 from search.tracking.sync import reconcile
 from search.tracking.tracker import Tracker
 
-SETTINGS = {"train.lr": 6e-5, "train.epochs": 3, "train.select": "last"}
 READ = {"data.reader": "folder", "data.root": "s3://me:secret@bucket/streets/", "data.train": 8}
 
 
@@ -29,25 +29,18 @@ class Server:
 
     def __init__(self, folder: Path):
         self.uri = f"sqlite:///{folder / 'mlflow.db'}"
-        self.info = StudyCard(
-            study="quickstart-bas",
-            space="bas",
-            title="Boundary-aware",
-            experiment="quickstart",
-            artifacts=(folder / "mlartifacts").as_uri(),
-            settings=SETTINGS,
-            facts={"version": "1", "data": "0123456789abcdef" * 4},
-        )
+        self.location = StudyLocation(str(folder), "quickstart-bas", self.uri)
+        self.metadata = replace(METADATA, identity={"version": "1", "data": "0123456789abcdef" * 4})
 
     @property
     def client(self) -> Any:
         return load_client()(tracking_uri=self.uri)
 
     def reconcile(self, ledger: FakeLedger, **options: Any) -> None:
-        reconcile(ledger, self.uri, self.info, settings_of, **options)
+        reconcile(ledger, self.location, self.metadata, **options)
 
     def track(self, ledger: FakeLedger) -> Tracker:
-        tracker = Tracker(ledger, self.uri, self.info, settings_of)
+        tracker = Tracker(ledger, self.location, self.metadata)
         tracker.start()
         return tracker
 
@@ -101,7 +94,7 @@ def test_runs_carry_the_tags_by_which_they_are_found(server: Server) -> None:
 
 
 def test_runs_name_the_data_that_they_read_and_what_wrote_them(server: Server) -> None:
-    server.info = replace(server.info, settings=SETTINGS | READ)
+    server.metadata = replace(server.metadata, settings=SETTINGS | READ)
     ledger = FakeLedger(trial(0))
     for _ in range(2):
         server.reconcile(ledger)
@@ -115,8 +108,10 @@ def test_runs_name_the_data_that_they_read_and_what_wrote_them(server: Server) -
 def test_settings_become_dotted_params_as_they_read_in_json(server: Server) -> None:
     server.reconcile(FakeLedger(trial(0)))
     (run,) = server.runs("trial")
-    assert run.data.params == {"train.lr": "6e-05", "data.root": "null", "model.name": "small", "loss.ssim": "0.25"}
-    assert server.parent().data.params == {"train.lr": "6e-05", "train.epochs": "3", "train.select": "last"}
+    written = {"train.lr": "6e-05", "train.epochs": "3", "train.select": "last", "train.seed": "42"}
+    written |= {"data.reader": "streets", "data.root": "null", "model.name": "small"}
+    assert server.parent().data.params == written
+    assert run.data.params == written | {"loss.ssim": "0.25"}
 
 
 def test_params_of_a_trial_whose_asking_was_cut_short_wait_for_its_start(server: Server) -> None:
@@ -128,8 +123,9 @@ def test_params_of_a_trial_whose_asking_was_cut_short_wait_for_its_start(server:
 
 def test_more_params_than_one_request_takes_are_all_written(server: Server) -> None:
     many = {f"loss.term_{k}": float(k) for k in range(230)}
-    reconcile(FakeLedger(trial(0)), server.uri, server.info, lambda record: many)
-    assert len(server.runs("trial")[0].data.params) == 230
+    server.metadata = replace(server.metadata, settings=many | {"train.seed": 42})
+    server.reconcile(FakeLedger(trial(0)))
+    assert len(server.runs("trial")[0].data.params) == 232  # the seed and the trial's own point
 
 
 def test_an_epoch_is_one_step_with_every_metric_at_its_wall_time(server: Server) -> None:
@@ -272,7 +268,7 @@ def test_a_deleted_experiment_is_brought_back(server: Server) -> None:
 
 def test_studies_of_one_name_on_one_server_are_told_apart_by_their_uid(server: Server) -> None:
     for uid in ("a", "b"):
-        server.info = replace(server.info, uid=uid)
+        server.metadata = replace(server.metadata, uid=uid)
         server.reconcile(FakeLedger(trial(0)))
     assert sorted(run.data.tags["fgseg.uid"] for run in server.runs("trial")) == ["a", "b"]
 
@@ -283,6 +279,5 @@ def test_importing_the_tracking_module_does_not_import_mlflow() -> None:
 
 
 def test_changed_batch_is_a_tag_of_its_trial():
-    info = StudyCard("s", "bas", "BAS", "quickstart", "file:///tmp", {})
     record = TrialRecord(3, State.RUNNING, {}, 1, 0, [], None, None, 1.0, None, {"train.batch_size": 1})
-    assert info.trial_tags(record, "parent")["fgseg.changed_batch"] == '{"train.batch_size": 1}'
+    assert trial_tags(METADATA, record, "parent")["fgseg.changed_batch"] == '{"train.batch_size": 1}'

@@ -7,18 +7,18 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_ledger import FakeLedger, settings_of, trial
+from fake_ledger import METADATA, FakeLedger, trial
 
-from search.study.location import public_address
+from search.study.location import StudyLocation, public_address
 from search.tracking import tracker as background
 from search.tracking.client import ENVIRONMENT, TrackingError, create_database
-from search.tracking.run_schema import Phase, StudyCard
+from search.tracking.run_schema import Phase
 from search.tracking.sync import reconcile
 from search.tracking.tracker import BackgroundWriter, Tracker
 
 CLOSED_PORT = "http://bob:hunter2@127.0.0.1:9"
 """The discard port, on which nothing listens."""
-CARD = StudyCard("quickstart-bas", "bas", "Boundary-aware", "quickstart", "file:///nowhere", {"train.lr": 6e-5})
+NOWHERE = StudyLocation("/nowhere", METADATA.study, CLOSED_PORT)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ class FlakyWriter:
 
 
 def test_an_outage_blocks_neither_notify_nor_stop(caplog: pytest.LogCaptureFixture) -> None:
-    tracker = Tracker(FakeLedger(trial(0)), CLOSED_PORT, CARD, settings_of)
+    tracker = Tracker(FakeLedger(trial(0)), NOWHERE, METADATA)
     tracker.start()
     began = time.monotonic()
     for _ in range(100):
@@ -117,7 +117,7 @@ def test_a_server_that_is_back_when_the_study_ends_gets_everything() -> None:
 
 def test_reconcile_tells_a_fault_in_one_line_without_credentials() -> None:
     with pytest.raises(TrackingError) as caught:
-        reconcile(FakeLedger(), CLOSED_PORT, CARD, settings_of)
+        reconcile(FakeLedger(), NOWHERE, METADATA)
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("MLflow at http://***@127.0.0.1:9: ConnectionRefusedError")
@@ -143,7 +143,7 @@ def test_a_database_half_made_by_a_killed_process_is_made_again(tmp_path: Path) 
 
 def test_the_environment_is_as_before_once_the_tracker_has_stopped() -> None:
     before = dict(os.environ)
-    tracker = Tracker(FakeLedger(), CLOSED_PORT, CARD, settings_of)
+    tracker = Tracker(FakeLedger(), NOWHERE, METADATA)
     tracker.start()
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"
     tracker.stop(30)

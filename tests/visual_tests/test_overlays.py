@@ -1,12 +1,13 @@
 """What a trained model sees, kept with its trial and shown in MLflow."""
 
 import shutil
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 import torch
-from fake_ledger import FakeLedger, settings_of, trial
+from fake_ledger import METADATA, FakeLedger, trial
 from kept_study import finished_study
 from PIL import Image
 from random_frames import some_frames
@@ -17,8 +18,8 @@ from fgseg.training.loop import train
 from fgseg.visual.overlays import is_whole, overlay_name, read_overlays, save_overlays
 from search.audit.files import audit_files
 from search.ledger.catalog import open_ledger
+from search.study.location import StudyLocation
 from search.tracking.client import load_client
-from search.tracking.run_schema import StudyCard
 from search.tracking.sync import reconcile
 
 
@@ -58,10 +59,11 @@ def test_audit_names_an_overlay_that_is_cut_short(tmp_path: Path):
 
 
 def test_mlflow_shows_overlays_with_their_trial_once(kept: LocalStore, tmp_path: Path):
-    uri, trials = f"sqlite:///{tmp_path / 'mlflow.db'}", kept.folder.parent
-    info = StudyCard("s", "bas", "BAS", "q", (tmp_path / "mlartifacts").as_uri(), {}, trials=str(trials))
+    uri, trials = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "s" / "trials"
+    shutil.copytree(kept.folder.parent, trials)
+    location, metadata = StudyLocation(str(tmp_path), "s", uri), replace(METADATA, study="s", experiment="q")
     for _ in range(2):
-        reconcile(FakeLedger(trial(0), trial(1, "running")), uri, info, settings_of)
+        reconcile(FakeLedger(trial(0), trial(1, "running")), location, metadata)
         shown = sorted(path.name for path in (tmp_path / "mlartifacts").glob("*/artifacts/overlays/*"))
         assert shown == ["0.png", "1.png", "3.png", "4.png"]
         shutil.rmtree(trials, ignore_errors=True)  # the second time there is nothing left to be read

@@ -1,0 +1,35 @@
+"""Why a run ended, as a value that the loop over trials returns."""
+
+from dataclasses import dataclass
+
+from search.cli.signals import CODES
+
+DONE, FAULT = 0, 1
+
+
+@dataclass(frozen=True)
+class StopReason:
+    """The end of a run: BUDGET, LOCK_LOST, or one made by `fault` or `signal`."""
+
+    exit_code: int
+    text: str = ""
+    """What happened and what to do, as one line; empty for a budget that is used up and for a signal."""
+
+    @property
+    def is_signal(self) -> bool:
+        """Whether Ctrl-C or SIGTERM ended the run."""
+        return self.exit_code in CODES.values()
+
+
+BUDGET = StopReason(DONE)
+LOCK_LOST = StopReason(FAULT, "another driver has taken the study over")
+
+
+def fault(text: str) -> StopReason:
+    """Return the reason of a run that cannot go on, for example because the disk is full."""
+    return StopReason(FAULT, text)
+
+
+def signal(exit_code: int) -> StopReason:
+    """Return the reason of a run that a signal stopped; `exit_code` is 130 or 143."""
+    return StopReason(exit_code)

@@ -1,0 +1,94 @@
+"""The two kinds of studies that a run carries out: a search, and repeats of fixed points."""
+
+from typing import Protocol
+
+from rich.console import Console
+
+from search.cli.signals import Signals
+from search.console.run_summary import print_run_summary
+from search.execution.stop_reason import DONE, FAULT, StopReason
+from search.export import export_and_register
+from search.ledger.ledger import Ledger
+from search.report.summary import summarise
+from search.study.plan import Plan, RepeatPlan
+
+
+class Strategy(Protocol):
+    """What differs between a search and repeats."""
+
+    plan: Plan
+    writes_report: bool
+    """Whether the study has a report of its own."""
+
+    def budget(self, ledger: Ledger) -> int:
+        """Return the number of trials of the whole study, those that it has included."""
+
+    def prepare(self, ledger: Ledger) -> None:
+        """Prepare the ledger for `Ledger.next_attempt`; requires the lock."""
+
+    def present_results(self, ledger: Ledger, reason: StopReason, signals: Signals, console: Console) -> int:
+        """Print, and export, what the study has found; returns the exit code."""
+
+
+class SearchStrategy:
+    """A search: the sampler suggests points up to the budget; the best trial is exported and registered."""
+
+    writes_report = True
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def budget(self, ledger: Ledger) -> int:
+        """See Strategy."""
+        return self.plan.search.trials
+
+    def prepare(self, ledger: Ledger) -> None:
+        """See Strategy."""
+        plan, train = self.plan, self.plan.settings.train
+        ledger.start(
+            plan.space.distributions(),
+            plan.space.start,
+            trials=plan.search.trials,
+            sampler=plan.search.resolved_sampler,
+            pruner=plan.search.pruner,
+            epochs=train.epochs,
+            seed=train.seed,
+            select=train.select,
+        )
+
+    def present_results(self, ledger: Ledger, reason: StopReason, signals: Signals, console: Console) -> int:
+        """See Strategy.  A search without a finished trial is a fault."""
+        summary = summarise(ledger)
+        if summary.best is not None and not signals.received:
+            export_and_register(self.plan, ledger, console, lambda: bool(signals.received))
+        print_run_summary(self.plan, console, summary, finished=reason.exit_code == DONE)
+        return FAULT if summary.best is None and reason.exit_code == DONE else reason.exit_code
+
+
+class RepeatStrategy:
+    """Repeats: every fixed point that the study lacks is trained once; `search.compare` presents the results."""
+
+    writes_report = False
+
+    def __init__(self, plan: RepeatPlan) -> None:
+        self.plan: Plan = plan
+        self.repeats = plan.repeats
+
+    def budget(self, ledger: Ledger) -> int:
+        """See Strategy.  Repeats that the study has stay, those that it lacks are added."""
+        known = [(trial.params, trial.repeat) for trial in ledger.trials()]
+        return len(known) + sum((repeat.params, repeat.seed) not in known for repeat in self.repeats)
+
+    def prepare(self, ledger: Ledger) -> None:
+        """See Strategy."""
+        train = self.plan.settings.train
+        ledger.start_repeats(self.repeats, epochs=train.epochs, select=train.select)
+
+    def present_results(self, ledger: Ledger, reason: StopReason, signals: Signals, console: Console) -> int:
+        """See Strategy."""
+        return reason.exit_code
+
+
+def strategy_of(plan: Plan) -> Strategy:
+    """Return the strategy of a plan."""
+    return RepeatStrategy(plan) if isinstance(plan, RepeatPlan) else SearchStrategy(plan)

@@ -1,0 +1,77 @@
+"""The views of a study while it runs: MLflow and the report, both written in the background."""
+
+from rich.console import Console
+
+from search.cli.signals import Signals
+from search.console.run_summary import study_command
+from search.execution.stop_reason import StopReason
+from search.execution.strategies import Strategy
+from search.execution.trial_events import TrialListener
+from search.ledger.ledger import Ledger
+from search.report.background import ReportWriter
+from search.study.location import public_address
+from search.tracking.tracker import Tracker
+
+CLOSING_S = 8.0
+"""Seconds that the end of a run waits for MLflow; a signal must be acted on within ten."""
+INTERRUPTED_CLOSING_S = 3.0
+"""The same after a signal."""
+
+
+class StudyViews:
+    """Starts the views, and closes them at the end of a run.
+
+    Args:
+        strategy: whose study is shown.
+        ledger: locked by this process; read by the views from their own threads and processes.
+        console: shows what is waited for.
+    """
+
+    def __init__(self, strategy: Strategy, ledger: Ledger, console: Console):
+        self.plan, self.ledger, self.console = strategy.plan, ledger, console
+        self.tracker = Tracker(ledger, self.plan.location, ledger.metadata)
+        self.tracker.start()
+        self.report = ReportWriter(self.plan.location, self.tracker.publish) if strategy.writes_report else None
+        self.warnings: list[str] = []
+
+    @property
+    def listeners(self) -> list[TrialListener]:
+        """What is notified of every change of a trial."""
+        return [self.tracker, *([self.report] if self.report else [])]
+
+    def close(self, reason: StopReason | None, signals: Signals) -> None:
+        """Finish the report and MLflow's runs; neither where another driver has taken the study over.
+
+        Args:
+            reason: why the run ended; None after an exception, which leaves the report as it is.
+            signals: a signal ends waiting for the report.
+        """
+        interrupted = reason is not None and reason.is_signal
+        if self.report is not None:
+            try:
+                if self.ledger.is_locked and reason is not None and not interrupted:
+                    self._finish_report(self.report, signals)
+            finally:
+                self.report.stop()
+        if not self.ledger.is_locked:
+            return self.tracker.abandon()
+        limit_s = INTERRUPTED_CLOSING_S if interrupted else CLOSING_S
+        if not self.tracker.stop(limit_s, interrupted=interrupted):
+            address, command = public_address(self.plan.location.tracking_uri), study_command(self.plan, "search.sync")
+            self.warnings.append(f"MLflow at {address} lacks results, which this sends: {command}")
+
+    def _finish_report(self, report: ReportWriter, signals: Signals) -> None:
+        """Write the report with its pictures of frames."""
+        with self.console.status("writing the report"):
+            failure = report.finish(lambda: bool(signals.received))
+        if failure:
+            self.warnings.append(f"the report could not be written: {failure}")
+
+    def print_warnings(self) -> None:
+        """Print what could not be written."""
+        for text in self.warnings:
+            self.print_line(f"warning: {text}")
+
+    def print_line(self, text: str) -> None:
+        """Print one line as it stands."""
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
