@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fgseg.cli import DONE
 from fgseg.storage.store import join, open_store
 from search.audit.trials import audit_place
 from search.cli.signals import CODES, Signals
 from search.compare.plans import name_of, plans_from
 from search.compare.runner import run as compare
 from search.delete import delete
-from search.execution.controller import DONE, run_study
+from search.execution.controller import run_study
 from search.export import export
 from search.ledger.catalog import open_ledger
 from search.ledger.records import TrialRecord

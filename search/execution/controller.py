@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fgseg.cli import DONE, FAULT
 from fgseg.config.errors import ConfigError
 from fgseg.storage.s3 import ObjectStoreError
 from search.cli.signals import CODES, Interrupted, Signals
@@ -19,7 +20,7 @@ from search.execution.checkpoint_retention import CheckpointRetention
 from search.execution.messages import TrialJob
 from search.execution.preflight import make_folder, preflight
 from search.execution.trial_events import TrialEventHandler
-from search.export import finish
+from search.export import export_best_trial
 from search.ledger.catalog import check_ownership, write_owner_file
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
@@ -33,7 +34,6 @@ from search.study.resources import Resources, gpu_needed, is_private
 from search.tracking.run_schema import StudyCard, settings_of
 from search.tracking.tracker import Tracker
 
-DONE, FAULT = 0, 1
 CLOSING_S = 8
 """How long the end of a run waits for MLflow: less than the ten seconds in which a signal must be obeyed."""
 
@@ -134,7 +134,7 @@ def run(plan: Plan, ledger: Ledger, watch: Watch, console: Console) -> int:
     if not plan.repeats:
         summary = summarise(ledger)
         if summary.best is not None and not watch.signals.received:
-            finish(plan, ledger, console, lambda: bool(watch.signals.received))
+            export_best_trial(plan, ledger, console, lambda: bool(watch.signals.received))
         print_run_summary(plan, console, summary, finished=code == DONE)
     if failure:
         console.print(f"warning: the report could not be written: {failure}", highlight=False, markup=False)
