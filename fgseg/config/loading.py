@@ -125,7 +125,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {text}: must be key=value, such as --set train.epochs=3")
+            raise ConfigError(f"--set {text}: must read key=value, such as --set train.epochs=3")
         try:
             values[key.strip()] = load_yaml(value)
         except (yaml.YAMLError, ValueError, RecursionError):

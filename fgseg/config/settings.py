@@ -16,9 +16,9 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def mend_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
-        """Turn truth values back into `yes`, `on`, `no` or `off`, as which YAML reads these words.
+        """Turn a truth value back into the word (`yes`, `on`, `no`, `off`) that YAML read, if the setting accepts it.
 
-        Raises ValueError if the setting accepts neither truth values nor such a word.
+        Raises ValueError if the setting accepts neither the word nor truth values.
         """
         annotation = cls.model_fields[info.field_name or ""].annotation
         if not isinstance(value, bool) or annotation is bool:
@@ -31,9 +31,9 @@ class Section(BaseModel):
 
 class DataConfig(Section):
     reader: Literal["streets", "cityscapes", "folder", "hub"] = "streets"
-    """Source of frames: procedural scenes, the Cityscapes layout, images/ + labels/, or a hub data set."""
+    """Where frames come from: procedural scenes, the Cityscapes layout, images/ + labels/, or a hub data set."""
     root: str | None = None
-    """Folder of the data set; for the hub reader a hub id or a saved folder. The reader `streets` needs none."""
+    """Folder of the data set; for the hub reader a hub id or a saved folder. The streets need none."""
     height: int = Field(128, ge=32, le=4096)
     """Height to which frames are resized, in pixels."""
     width: int = Field(256, ge=32, le=8192)
