@@ -1,36 +1,79 @@
-"""What the commands share: mistakes told in one line, and completion in the shell."""
+"""Shared by every command: exit codes, errors in one line, the parser, and completion in the shell."""
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from fgseg.config.errors import ConfigError
+from fgseg.config.errors import ConfigError, FaultError
 from fgseg.config.settings import RunConfig
 
+DONE = 0
+"""Exit code: the command did what was asked."""
+FAULT = 1
+"""Exit code: a file, database, server or training failed, a check found errors, or the user answered no."""
 MISTAKE = 2
-"""The exit code of a call that was refused before anything happened."""
+"""Exit code: the command line or a setting is wrong; nothing was written."""
+INTERRUPTED = 130
+"""Exit code: stopped by SIGINT (Ctrl-C)."""
+TERMINATED = 143
+"""Exit code: stopped by SIGTERM."""
 
+Parse = Callable[[Sequence[str] | None], argparse.Namespace]
+"""Reads a command line, by default `sys.argv`; raises ConfigError."""
 Completer = Callable[..., Iterable[str]]
-"""What argcomplete asks for the values of an option; it is called with `prefix` and `parsed_args`, among others."""
+"""Returns the values of an option. argcomplete calls it with `prefix`, `parsed_args` and other keywords."""
+
+
+def run_command(
+    parse: Parse,
+    command: Callable[[argparse.Namespace], int],
+    arguments: Sequence[str] | None,
+    interrupted: str = "interrupted",
+) -> int:
+    """Parse a command line and run the command; print an error as one line on standard error.
+
+    Args:
+        parse: reads the command line.
+        command: does the work and returns the exit code.
+        arguments: the command line without the program; None for `sys.argv`.
+        interrupted: printed after Ctrl-C.
+
+    Returns:
+        The command's exit code; MISTAKE after ConfigError, FAULT after FaultError or OSError, INTERRUPTED after Ctrl-C.
+    """
+    try:
+        return command(parse(arguments))
+    except ConfigError as error:
+        text, code = f"error: {error}", MISTAKE
+    except FaultError as error:
+        text, code = f"error: {error}", FAULT
+    except OSError as error:
+        text, code = f"error: {format_os_error(error)}", FAULT
+    except KeyboardInterrupt:
+        text, code = interrupted, INTERRUPTED
+    print(text, file=sys.stderr)
+    return code
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells mistakes in one line, and offers the values of its options where the shell asks for them."""
+    """An argument parser that raises ConfigError, and completes option values when the shell requests it."""
 
     def __init__(self, **settings: Any):
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
+        """Raise ConfigError instead of exiting."""
         raise ConfigError(f"{message}; see {self.prog} --help")
 
     def completers(self) -> dict[str, Completer]:
-        """What offers the values of an option, by the option's name; files are offered for all others."""
-        return {"set": lambda prefix, **asked: [f"{key}=" for key in RunConfig().flat()]}
+        """Return the completer of each option by its name; the other options complete file names."""
+        return {"set": lambda prefix, **context: [f"{key}=" for key in RunConfig().flat()]}
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Read the command line; raises ConfigError."""
-        if "_ARGCOMPLETE" in os.environ:  # the shell wants completions and no run
+        if "_ARGCOMPLETE" in os.environ:  # the shell requests completions: nothing runs
             import argcomplete
 
             completers = self.completers()
@@ -41,6 +84,34 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(args, namespace)
 
 
+def add_config_options(
+    parser: argparse.ArgumentParser, used: str = "", settable: str = "a setting", default: str | None = None
+) -> None:
+    """Add --config, required unless there is a default, and --set.
+
+    Args:
+        parser: receives the options.
+        used: for the help text, what the command reads of the file.
+        settable: for the help text, what --set changes.
+        default: the file that is read without --config.
+    """
+    text = f"settings in YAML{used}" + (f" (default: {default})" if default else "")
+    parser.add_argument("--config", default=default, required=default is None, metavar="FILE", help=text)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help=f"change {settable}; may be given several times"
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL, a trained model, and --device, where it runs."""
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder or s3:// address of an exported model or of checkpoints, or a hub id"
+    )
+    parser.add_argument(
+        "--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:<number> or auto (default: a GPU if any)"
+    )
+
+
 def format_os_error(error: OSError) -> str:
-    """What the system, or a bucket, refused, in one line."""
+    """Format an error of the operating system or of a bucket in one line: `<file>: <reason>`."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error)

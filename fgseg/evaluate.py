@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""IoU class by class of a trained model on a split: `python -m fgseg.evaluate MODEL --config FILE [--split test]`."""
+"""Measure the IoU of each class on a split: `python -m fgseg.evaluate MODEL --config FILE [--split test]`."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fgseg.cli import MISTAKE, Parser, format_os_error
+from fgseg.cli import DONE, Parser, add_config_options, add_model_options, run_command
 from fgseg.config.errors import ConfigError
 from fgseg.config.files import find_file
 from fgseg.config.loading import Layer, build, parse_assignments, read_layer
@@ -25,32 +25,30 @@ if TYPE_CHECKING:
     import torch
     from rich.table import Table
 
-DONE, FAULT = 0, 1
-
 
 @dataclass(frozen=True)
 class Scores:
-    """How good a model is on a split, background left out of the mean."""
+    """Scores of a model on a split."""
 
     miou: float
-    """Mean over the classes that are not NaN."""
+    """Mean IoU over the foreground classes that are not NaN, in [0, 1]."""
     classes: dict[str, dict[str, float]]
-    """By class key: `iou`, `precision` and `recall` in [0, 1]; NaN where they are not defined."""
+    """By class key: `iou`, `precision` and `recall` in [0, 1]; NaN where undefined."""
     confusion: list[list[int]]
-    """(7, 7) pixel counts, rows truth, columns prediction, in the order of labels.CLASSES."""
+    """Pixel counts (7, 7); rows are the truth, columns the prediction, both in the order of labels.CLASSES."""
 
 
 def score(found: TrainedModel, run: RunConfig, split: str = "val", device: str = "cpu") -> Scores:
-    """Judge a model on a split as its training judged it on the validation frames, with the same precision.
+    """Evaluate a model on a split exactly as its training evaluated it on the validation frames.
 
     Args:
         found: the model.
-        run: data set, frame size and precision.
+        run: its data set, frame size and precision are used.
         split: train, val or test.
-        device: as torch names it.
+        device: a device of torch, such as cpu or cuda:0.
 
     Raises:
-        ConfigError: what the data or the model lack.
+        ConfigError: the data or the model cannot be used.
     """
     import torch
 
@@ -74,7 +72,7 @@ def score(found: TrainedModel, run: RunConfig, split: str = "val", device: str =
 
 
 def autocast(precision: str, device: str) -> "torch.autocast":
-    """The context in which training with `train.precision` would judge on this device."""
+    """Return the autocast context in which training with `train.precision` validates on this device."""
     import torch
 
     from fgseg.training.trainer import resolve_precision
@@ -84,8 +82,8 @@ def autocast(precision: str, device: str) -> "torch.autocast":
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
 
 
-def table(scores: Scores, title: str) -> "Table":
-    """The scores as people read them, the mean last; a class that is never predicted has no precision."""
+def class_table(scores: Scores, title: str) -> "Table":
+    """Build the table of scores, one row per class and the mean last; a dash where precision or recall is undefined."""
     from rich.table import Table
 
     shown = Table(title=title, title_justify="left")
@@ -101,7 +99,7 @@ def table(scores: Scores, title: str) -> "Table":
 
 
 def to_json(scores: Scores, split: str, run: RunConfig) -> str:
-    """The scores and what they are of, NaN as null."""
+    """Return the scores with split and data settings as JSON, NaN as null."""
     classes = {k: {m: None if math.isnan(x) else x for m, x in v.items()} for k, v in scores.classes.items()}
     mean = None if math.isnan(scores.miou) else scores.miou
     data = run.data.model_dump(exclude={"root", "cache", "device"})
@@ -109,31 +107,24 @@ def to_json(scores: Scores, split: str, run: RunConfig) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 --out cannot be written, 2 the user's mistake."""
-    try:
-        return carry_out(parse(arguments))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
-    except OSError as error:
-        print(f"error: {format_os_error(error)}", file=sys.stderr)
-        return FAULT
+    """Run the command line; returns the exit code (see `fgseg.cli`)."""
+    return run_command(parse, evaluate_model, arguments)
 
 
-def carry_out(options: argparse.Namespace) -> int:
-    """Do what the options say; raises ConfigError."""
+def evaluate_model(options: argparse.Namespace) -> int:
+    """Print the scores of the model, and write them to --out; raises ConfigError, OSError."""
     run = build([read_layer(find_file(options.config), skip="search"), Layer("--set", parse_assignments(options.set))])
     if options.split == "test" and run.data.test == 0:
         raise ConfigError("--split: there are no test frames; add --set data.test=N, or use --split val")
     check_data(run.data)
     with open_trained_model(options.model) as found:
-        from fgseg.devices import find_device  # torch takes seconds to import: mistakes come first
+        from fgseg.devices import find_device  # imports torch, which takes seconds: mistakes are reported before
 
         scores = score(found, run, options.split, find_device(options.device))
     from rich.console import Console
 
     size = f"{getattr(run.data, options.split)} frames of {run.data.height}x{run.data.width}"
-    Console().print(table(scores, f"{options.model} on {options.split}: {size}"))
+    Console().print(class_table(scores, f"{options.model} on {options.split}: {size}"))
     if options.out:
         options.out.write_text(to_json(scores, options.split, run), encoding="utf-8")
     return DONE
@@ -142,16 +133,10 @@ def carry_out(options: argparse.Namespace) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; raises ConfigError."""
     parser = Parser(prog="python -m fgseg.evaluate", description=__doc__)
-    parser.add_argument("model", metavar="MODEL", help="a folder, exported or of checkpoints (or s3://), or a hub id")
-    parser.add_argument("--config", required=True, help="settings in YAML, of which the data and the precision count")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
+    add_model_options(parser)
+    add_config_options(parser, used=", of which the data and the precision are used")
     parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="(default: val)")
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1 or auto (default: a GPU where there is one)"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE.json", help="write the scores and the confusion matrix as JSON"
-    )
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write scores and confusion matrix as JSON")
     options: argparse.Namespace = parser.parse_args(arguments)
     return options
 

@@ -1,39 +1,25 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Masks and overlays of photos: `python -m fgseg.predict MODEL PHOTOS... --out DIR`."""
+"""Predict masks and overlays of photos: `python -m fgseg.predict MODEL PHOTOS... --out DIR`."""
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from fgseg.cli import MISTAKE, Parser, format_os_error
+from fgseg.cli import DONE, FAULT, Parser, add_model_options, run_command
 from fgseg.config.errors import ConfigError
 from fgseg.inference.photos import Photo, find_photos, predict
 from fgseg.inference.trained_model import TrainedModel, open_trained_model
 
-DONE, INCOMPLETE, INTERRUPTED = 0, 1, 130
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code.
-
-    0 all done, 1 some pictures could not be done, 2 the user's mistake, 130 interrupted.
-    """
-    try:
-        return run(parse(arguments))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on with the pictures that are left", file=sys.stderr)
-        return INTERRUPTED
-    except OSError as error:
-        print(f"error: {format_os_error(error)}", file=sys.stderr)
-        return INCOMPLETE
+    """Run the command line; returns the exit code (see `fgseg.cli`), FAULT also if a photo could not be predicted."""
+    text = "interrupted; run the same command again to predict the remaining photos"
+    return run_command(parse, predict_photos, arguments, interrupted=text)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Do what the options say; raises ConfigError."""
+def predict_photos(options: argparse.Namespace) -> int:
+    """Write the masks and overlays that are missing, and print how many; raises ConfigError, OSError."""
     if not options.scale > 0:
         raise ConfigError(f"--scale: got {options.scale:g}, must be above 0; 1 is the scale of training")
     if options.out.exists() and not options.out.is_dir():
@@ -43,49 +29,42 @@ def run(options: argparse.Namespace) -> int:
     with open_trained_model(options.model) as found:
         if found.size is None:
             raise ConfigError(f"MODEL: {options.model} does not say its size; add a preprocessor_config.json with one")
-        faults = work(found, left, options)
+        faults = predict_with_progress(found, left, options) if left else []
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     kept = f", {len(photos) - len(left)} there already (--overwrite)" if len(left) < len(photos) else ""
     print(f"{len(left) - len(faults)} of {len(photos)} pictures done{kept}; masks and overlays in {options.out}")
-    return INCOMPLETE if faults else DONE
+    return FAULT if faults else DONE
 
 
-def work(found: TrainedModel, photos: Sequence[Photo], options: argparse.Namespace) -> list[str]:
-    """Predict, where there is anything to do; returns why photos could not be done."""
-    if not photos:
-        return []
-    from fgseg.devices import find_device  # torch takes seconds to import: mistakes come first
-
-    device = find_device(options.device)
-    return show(photos, lambda tell: predict(found, photos, device, options.scale, tell))
-
-
-def show(photos: Sequence[Photo], carry_out: Callable[[Callable[[Photo], None]], list[str]]) -> list[str]:
-    """Do the work under a progress bar, which is shown on a terminal only."""
+def predict_with_progress(found: TrainedModel, photos: Sequence[Photo], options: argparse.Namespace) -> list[str]:
+    """Predict the photos, with a progress bar on a terminal; returns one line for each photo that failed."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from fgseg.devices import find_device  # imports torch, which takes seconds: mistakes are reported before
+
+    device, console = find_device(options.device), Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("loading the model", total=len(photos))
-        return carry_out(lambda photo: bar.update(task, advance=1, description=photo.path.name))
+
+        def on_photo(photo: Photo) -> None:
+            bar.update(task, advance=1, description=photo.path.name)
+
+        return predict(found, photos, device, options.scale, on_photo)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; raises ConfigError."""
     parser = Parser(prog="python -m fgseg.predict", description=__doc__)
-    parser.add_argument("model", metavar="MODEL", help="a folder, exported or of checkpoints (or s3://), or a hub id")
-    parser.add_argument("photos", metavar="PHOTOS", nargs="+", type=Path, help="pictures, and folders of pictures")
+    add_model_options(parser)
+    parser.add_argument("photos", metavar="PHOTOS", nargs="+", type=Path, help="photos, and folders of photos")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of masks and overlays")
     parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1 or auto (default: a GPU where there is one)"
+        "--scale", type=float, default=1.0, metavar="X", help="factor on the size used in training (default: 1)"
     )
-    parser.add_argument(
-        "--scale", type=float, default=1.0, help="times the size at which the model was trained (default: 1)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="make masks anew that are there already")
+    parser.add_argument("--overwrite", action="store_true", help="predict photos again that have a mask")
     options: argparse.Namespace = parser.parse_args(arguments)
     return options
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from fgseg.config.errors import describe
+from fgseg.config.errors import accepted_values
 from fgseg.config.settings import RunConfig
 from search.study.config import SearchConfig
 from search.study.space import Range, SpaceFile
@@ -71,7 +71,7 @@ def accepts(field: FieldInfo) -> str:
     """The values that a setting takes, in words."""
     words = {dict: "a mapping", bool: "true or false"}
     kind = getattr(field.annotation, "__origin__", field.annotation)
-    return words.get(kind) or describe(field)
+    return words.get(kind) or accepted_values(field)
 
 
 def default(field: FieldInfo) -> str:

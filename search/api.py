@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fgseg.cli import DONE
 from fgseg.storage.store import join, open_store
 from search.audit.trials import audit_place
 from search.cli.signals import CODES, Signals
@@ -13,7 +14,6 @@ from search.compare.plans import name_of, plans_from
 from search.compare.runner import run as compare
 from search.delete import delete
 from search.execution.controller import run_study
-from search.execution.stop_reason import DONE
 from search.export import export
 from search.ledger.catalog import open_ledger
 from search.ledger.records import TrialRecord

@@ -13,8 +13,8 @@ from rich.console import Console
 import fgseg
 from fgseg.checkpoints.manifest import Manifest, list_manifests, read_weights
 from fgseg.checkpoints.trial_files import CONFIG
-from fgseg.cli import MISTAKE
-from fgseg.config.errors import ConfigError
+from fgseg.cli import DONE, run_command
+from fgseg.config.errors import ConfigError, FaultError
 from fgseg.config.loading import Layer, build
 from fgseg.inference.export import model_files, replace_files
 from fgseg.inference.model_card import model_card
@@ -23,7 +23,6 @@ from fgseg.storage.store import absolute, is_local, join, open_store
 from search.cli.options import Parser, add_location_options, location_from
 from search.console.run_summary import study_command
 from search.ledger.catalog import open_ledger
-from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
 from search.ledger.study_metadata import StudyMetadata
@@ -33,28 +32,27 @@ from search.tracking.client import TrackingError
 from search.tracking.model_registry import REGISTER_S, register
 from search.tracking.sync import started_metadata
 
-DONE, FAULT = 0, 1
 ORIGIN = "origin.json"
-"""Says of which study, trial and epoch the model is; what says the same is not exported again."""
+"""File that records study, trial and epoch of an exported model; an equal one is not exported again."""
 
 
 def export(
     location: StudyLocation, ledger: Ledger, number: int | None = None, out: str | None = None
 ) -> tuple[str, bool]:
-    """Export a trial's model, the epoch that stands for it, unless that is what the folder holds already.
+    """Export the model of a trial's selected epoch, unless the folder already holds it.
 
     Args:
-        place: of the study.
-        ledger: its books, which are only read.
-        number: the trial; by default the best.
-        out: the address of a folder, which is replaced; by default, in the study's, `model` for the best and
-            `model-<number>` for a trial that was named.
+        location: of the study.
+        ledger: of the study; only read.
+        number: of the trial; by default the best.
+        out: address of a folder, which is replaced; by default `model` in the study's folder for the best trial, and
+            `model-<number>` for a given trial.
 
     Returns:
-        Its address, and whether it was written.
+        The address of the folder, and whether it was written.
 
     Raises:
-        ConfigError: no such trial, or none of which the weights were kept; a folder that is no exported model.
+        ConfigError: no such trial, its weights were not kept, or the folder holds something else than a model.
         OSError: the folder cannot be written.
         ValueError: the weights are damaged.
     """
@@ -64,7 +62,7 @@ def export(
     assert manifest is not None
     store = open_store(trial_folder(location, record))
     folder = absolute(out) if out else join(location.folder, MODEL if number is None else f"{MODEL}-{number:03d}")
-    origin = describe(metadata, record.number, manifest)
+    origin = model_origin(metadata, record.number, manifest)
     if read_origin(folder) == origin:
         return folder, False
     run = build([Layer(f"trial {record.number}", metadata.trial_settings(record))])
@@ -76,7 +74,7 @@ def export(
 
 
 def choose(location: StudyLocation, ledger: Ledger, number: int | None) -> TrialRecord:
-    """The trial to export; raises ConfigError where there is none, or its weights were not kept."""
+    """Return the trial to export; raises ConfigError if there is none, or its weights were not kept."""
     trials = {record.number: record for record in ledger.trials()}
     best = ledger.best()
     if number is None and best is None:
@@ -96,20 +94,20 @@ def choose(location: StudyLocation, ledger: Ledger, number: int | None) -> Trial
 
 
 def selected(ledger: Ledger, record: TrialRecord) -> EpochResult:
-    """The epoch that stands for a trial."""
+    """Return the selected epoch of a trial."""
     return select_epoch(record.epochs, ledger.metadata.settings["train.select"])
 
 
 def kept_weights(location: StudyLocation, ledger: Ledger, record: TrialRecord) -> Manifest | None:
-    """The newest checkpoint of the epoch that stands for a finished trial; None for others, or where it is gone."""
+    """Return the newest checkpoint of a finished trial's selected epoch; None if unfinished or not kept."""
     if record.state is not State.COMPLETE:
         return None
     epoch, store = selected(ledger, record).epoch, open_store(trial_folder(location, record))
     return next((m for m in list_manifests(store) if m.epoch == epoch), None)
 
 
-def describe(metadata: StudyMetadata, number: int, manifest: Manifest) -> dict[str, Any]:
-    """What identifies an exported model."""
+def model_origin(metadata: StudyMetadata, number: int, manifest: Manifest) -> dict[str, Any]:
+    """Return the content of ORIGIN, which identifies an exported model."""
     weights = next(facts["sha256"] for name, facts in manifest.blobs.items() if name.startswith("model-"))
     return {
         "study": metadata.study,
@@ -122,12 +120,12 @@ def describe(metadata: StudyMetadata, number: int, manifest: Manifest) -> dict[s
 
 
 def trial_folder(location: StudyLocation, record: TrialRecord) -> str:
-    """The address of a trial's checkpoints."""
+    """Return the address of a trial's checkpoints."""
     return join(location.folder, "trials", str(record.number))
 
 
 def read_origin(folder: str) -> dict[str, Any]:
-    """What an address says that it holds, nothing where there is none; raises ConfigError for other folders."""
+    """Read ORIGIN of an exported model; empty if the folder is empty, ConfigError if it holds something else."""
     store = open_store(folder)
     if not store.list() and not store.folders() and not (is_local(folder) and Path(folder).is_file()):
         return {}
@@ -139,7 +137,7 @@ def read_origin(folder: str) -> dict[str, Any]:
 
 
 def headline(metadata: StudyMetadata, record: TrialRecord, result: EpochResult) -> tuple[str, str]:
-    """Title and origin of a model, for its card."""
+    """Return title and origin of a model, for its card."""
     origin = (
         f"It is epoch {result.epoch} of trial {record.number} of the study `{metadata.study}`, of the family "
         f"{metadata.title} (`{metadata.space}`), searched by fgsearch {fgseg.__version__}."
@@ -148,32 +146,22 @@ def headline(metadata: StudyMetadata, record: TrialRecord, result: EpochResult) 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 a fault of files or MLflow, 2 the user's mistake."""
+    """Run the command line; returns the exit code (see `fgseg.cli`)."""
+    return run_command(parse, export_and_register, arguments)
+
+
+def export_and_register(options: argparse.Namespace) -> int:
+    """Export the trial, and register the best trial's model in MLflow; raises ConfigError, FaultError, OSError."""
+    location = location_from(options)
     try:
-        options = parse(arguments)
-        return run(options, location_from(options))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
-
-
-def run(options: argparse.Namespace, location: StudyLocation) -> int:
-    """Do what the options say; raises ConfigError."""
-    ledger = open_ledger(location)
-    from search.tracking.client import TrackingError
-    from search.tracking.model_registry import REGISTER_S, register  # once the mistakes that need no MLflow are told
-
-    try:
-        folder, written = export(location, ledger, options.trial, options.out)
-        print(f"{folder} {'written' if written else 'is up to date'}")
-        if options.trial is None and options.out is None and not options.no_register:
-            number = register(location.tracking_uri, read_origin(folder), folder, REGISTER_S)
-            print(
-                f"version {number} of the model {location.study} in MLflow at {public_address(location.tracking_uri)}"
-            )
-    except (LedgerError, OSError, ValueError, TrackingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAULT
+        folder, written = export(location, open_ledger(location), options.trial, options.out)
+    except ValueError as error:
+        raise FaultError(str(error)) from None
+    print(f"{folder} {'written' if written else 'is up to date'}")
+    if options.trial is None and options.out is None and not options.no_register:
+        number = register(location.tracking_uri, read_origin(folder), folder, REGISTER_S)
+        address = public_address(location.tracking_uri)
+        print(f"version {number} of the model {location.study} in MLflow at {address}")
     return DONE
 
 
@@ -181,22 +169,26 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; raises ConfigError."""
     parser = Parser(prog="python -m search.export", description=__doc__)
     add_location_options(parser)
-    parser.add_argument("--trial", type=int, metavar="N", help="the trial (default: the best)")
-    parser.add_argument("--out", metavar="DIR", help="the folder (default: model in the study's, with --trial model-N)")
+    parser.add_argument("--trial", type=int, metavar="N", help="number of the trial (default: the best)")
     parser.add_argument(
-        "--no-register", action="store_true", help="leave MLflow's registry alone, as with --trial and --out"
+        "--out",
+        metavar="DIR",
+        help="folder of the model (default: model, or with --trial model-N, in the study's folder)",
+    )
+    parser.add_argument(
+        "--no-register", action="store_true", help="do not register the model in MLflow; implied by --trial and --out"
     )
     return parser.parse_args(arguments)
 
 
-def export_and_register(plan: Plan, ledger: Ledger, console: Console, stop: Callable[[], bool]) -> None:
-    """Export the best trial's model if it is another one than before, and register it; tells what fails, in one line.
+def export_best_trial(plan: Plan, ledger: Ledger, console: Console, stop: Callable[[], bool]) -> None:
+    """Export the best trial's model if it changed, and register it; prints a failure as one line.
 
     Args:
         plan: of a study with a finished trial.
-        ledger: its books.
-        console: shows what is waited for.
-        stop: asked while MLflow is waited for; that is given up when it says so.
+        ledger: of the study; only read.
+        console: receives the progress and a warning.
+        stop: called while waiting for MLflow; returns True to stop waiting.
     """
     location = plan.location
     try:
@@ -210,7 +202,7 @@ def export_and_register(plan: Plan, ledger: Ledger, console: Console, stop: Call
 
 
 def register_once(location: StudyLocation, folder: str, stop: Callable[[], bool]) -> None:
-    """Register the model in a folder, unless a note in it says that this was done; raises TrackingError."""
+    """Register the model in a folder unless its file REGISTERED names this MLflow; raises TrackingError."""
     note, address = open_store(folder), public_address(location.tracking_uri)
     if REGISTERED in note.list() and note.get(REGISTERED).decode() == address:
         return

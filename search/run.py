@@ -5,25 +5,23 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from fgseg.cli import add_config_options
 from fgseg.config.errors import ConfigError
 from fgseg.config.files import find_file
 from fgseg.config.loading import parse_assignments, read_yaml
-from search.cli.options import Parser, add_search_options, run_command, search_settings
-from search.cli.signals import Signals
+from search.cli.options import Parser, add_search_options, search_settings
+from search.cli.signals import Signals, run_with_signals
 from search.study.plan import Plan, make_plan, read_search
 from search.study.space import list_spaces
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code.
-
-    0 done, 1 stopped by a fault, 2 the user's mistake, 130 interrupted (143 by SIGTERM).
-    """
-    return run_command(lambda signals: carry_out(parse(arguments), signals))
+    """Run the command line; returns the exit code (see `fgseg.cli`)."""
+    return run_with_signals(parse, search_or_list, arguments)
 
 
-def carry_out(options: argparse.Namespace, signals: Signals) -> int:
-    """Do what the options ask for; returns the exit code."""
+def search_or_list(options: argparse.Namespace, signals: Signals) -> int:
+    """Search, or print the spaces, the studies or the plan; returns the exit code."""
     if options.list or options.list_studies:
         return show_lists(options)
     plan = plan_from(options)
@@ -31,9 +29,7 @@ def carry_out(options: argparse.Namespace, signals: Signals) -> int:
         from search.console.listings import print_plan
 
         return print_plan(plan)
-    from search.execution.controller import (
-        run_study,
-    )  # imports of seconds come after the mistakes that need none of them
+    from search.execution.controller import run_study  # takes seconds to import: mistakes are reported before
 
     return run_study(plan, signals)
 
@@ -43,26 +39,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m search.run", description=__doc__)
     add = parser.add_argument
     add("--space", metavar="NAME", help="approach family to search (see --list)")
-    add("--list", action="store_true", help="show the search spaces and end")
-    add("--list-studies", action="store_true", help="show the studies of the storage and end")
+    add("--list", action="store_true", help="print the search spaces and exit")
+    add("--list-studies", action="store_true", help="print the studies of the storage and exit")
     add("--study", metavar="NAME", help="name of the study (default: <config>-<space>)")
-    add("--trials", type=int, metavar="N", help="trials of the whole study, finished ones included")
-    add(
-        "--no-register",
-        dest="register_model",
-        action="store_false",
-        default=None,
-        help="do not register the best model in MLflow at the end",
-    )
-    add("--sampler", metavar="NAME", help="auto, gp, tpe or random (default: auto)")
-    add("--pruner", metavar="NAME", help="none, asha or median (default: none)")
+    add_config_options(parser, settable="a setting, or search.KEY.low of a range", default="configs/quickstart.yaml")
     add_search_options(parser)
-    add("--dry-run", action="store_true", help="show the resolved settings, the space and what would run, and end")
+    add("--dry-run", action="store_true", help="print the resolved settings, the space and what would run, and exit")
     return parser.parse_args(arguments)
 
 
 def plan_from(options: argparse.Namespace) -> Plan:
-    """What the options ask for, resolved and checked; raises ConfigError."""
+    """Resolve and check what the options ask for; raises ConfigError."""
     if options.space is None:
         raise ConfigError(f"--space: got nothing, must be one of: {', '.join(list_spaces())}")
     return make_plan(

@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Show where a study stands, from any shell, while it runs or afterwards: `python -m search.status --study NAME`."""
+"""Show the state of a study, while it runs or afterwards: `python -m search.status --study NAME`."""
 
 import argparse
 import sys
@@ -10,28 +10,47 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from fgseg.cli import MISTAKE
-from fgseg.config.errors import ConfigError
+from fgseg.cli import DONE, run_command
 from search.cli.options import Parser, add_location_options, location_from
 from search.console.study_status import StudyStatus, recent_pace, time_left
 from search.ledger.catalog import open_ledger
-from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
 from search.study.location import public_address
 
-DONE, FAULT = 0, 1
 PERIOD_S = 2.0
-"""How often --follow looks again."""
+"""Seconds between two reads of the ledger with --follow."""
 
 
-def view(ledger: Ledger, name: str, look: str) -> Group:
-    """Everything that the command shows of a study.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (see `fgseg.cli`)."""
+    return run_command(parse, show_study, arguments)
+
+
+def show_study(options: argparse.Namespace) -> int:
+    """Print the state of the study once, or until its driver ends or Ctrl-C; raises ConfigError."""
+    location, console = location_from(options), Console(highlight=False)
+    ledger, address = open_ledger(location), public_address(location.tracking_uri)
+    if not options.follow:
+        console.print(study_view(ledger, location.study, address))
+        return DONE
+    try:
+        with Live(study_view(ledger, location.study, address), console=console, auto_refresh=False) as live:
+            while ledger.holder():
+                time.sleep(PERIOD_S)
+                live.update(study_view(ledger, location.study, address), refresh=True)
+    except KeyboardInterrupt:
+        pass  # the usual way to end --follow
+    return DONE
+
+
+def study_view(ledger: Ledger, name: str, address: str) -> Group:
+    """Build what the command prints about a study.
 
     Args:
-        ledger: the study.
-        name: its name.
-        look: where MLflow has it.
+        ledger: of the study; only read.
+        name: of the study.
+        address: of its MLflow, without credentials.
     """
     records, holder = ledger.trials(), ledger.holder()
     status = StudyStatus(ledger.metadata, records)
@@ -45,43 +64,15 @@ def view(ledger: Ledger, name: str, look: str) -> Group:
         status.running_table(),
         status.class_table(),
         *failures,
-        Text(f"look: {look}", style="dim"),
+        Text(f"look: {address}", style="dim"),
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 shown, 1 the ledger fails, 2 the user's mistake."""
-    try:
-        return run(parse(arguments))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
-    except LedgerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAULT
-    except KeyboardInterrupt:
-        return DONE
-
-
-def run(options: argparse.Namespace) -> int:
-    """Show the study once, or until its driver ends; raises ConfigError."""
-    location, console = location_from(options), Console(highlight=False)
-    ledger, look = open_ledger(location), public_address(location.tracking_uri)
-    if not options.follow:
-        console.print(view(ledger, location.study, look))
-        return DONE
-    with Live(view(ledger, location.study, look), console=console, auto_refresh=False) as live:
-        while ledger.holder():
-            time.sleep(PERIOD_S)
-            live.update(view(ledger, location.study, look), refresh=True)
-    return DONE
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; raises ConfigError."""
     parser = Parser(prog="python -m search.status", description=__doc__)
     add_location_options(parser)
-    parser.add_argument("--follow", action="store_true", help="go on showing it until its driver ends")
+    parser.add_argument("--follow", action="store_true", help="refresh until the driver of the study ends")
     return parser.parse_args(arguments)
 
 

@@ -5,44 +5,42 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fgseg.cli import MISTAKE
-from fgseg.config.errors import ConfigError
-from fgseg.storage.s3 import ObjectStoreError
-from search.cli.options import Parser, add_location_options, location_from
+from fgseg.cli import DONE, run_command
+from search.cli.options import Parser, add_location_options, confirm, location_from
 from search.ledger.catalog import open_ledger
-from search.ledger.database import LedgerError
-from search.study.location import public_address
-from search.tracking.sync import rebuild, sync
-
-DONE, FAULT = 0, 1
+from search.study.location import StudyLocation, public_address
+from search.tracking.sync import hold, is_database, rebuild, sync
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 MLflow, ledger or bucket fails, 2 the user's mistake."""
-    try:
-        options = parse(arguments)
-        return run(options)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+    """Run the command line; returns the exit code (see `fgseg.cli`)."""
+    return run_command(parse, sync_or_rebuild, arguments)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Do what the options say; raises ConfigError."""
+def sync_or_rebuild(options: argparse.Namespace) -> int:
+    """Send MLflow what it lacks, or write its runs again; raises ConfigError, FaultError, OSError."""
     location = location_from(options)
-    open_ledger(location)
-    from search.tracking.client import TrackingError  # once the mistakes that need no MLflow are told
-
-    try:
-        if options.rebuild:
-            print(rebuild(location, options.yes) or "nothing was changed")
-        else:
-            sync(location)
-            print(f"study {location.study}: MLflow at {public_address(location.tracking_uri)} holds everything")
-    except (LedgerError, ObjectStoreError, TrackingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAULT
+    if not options.rebuild:
+        sync(location)
+        print(f"study {location.study}: MLflow at {public_address(location.tracking_uri)} holds everything")
+    elif may_delete_runs(location, options.yes):
+        print(rebuild(location))
+    else:
+        print("nothing was changed")
     return DONE
+
+
+def may_delete_runs(location: StudyLocation, yes: bool) -> bool:
+    """Ask before runs on a server are deleted; a database is not deleted but renamed.
+
+    Raises:
+        ConfigError: there is no such study, a driver holds it, or nobody can answer.
+    """
+    if is_database(location):
+        return True
+    hold(open_ledger(location)).close()  # a study in use is refused before the question
+    address = public_address(location.tracking_uri)
+    return confirm(f"delete the runs of {location.study} at {address} and write them again", yes)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -52,7 +50,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--rebuild",
         action="store_true",
-        help="write MLflow anew: a SQLite database for every study of the storage, on a server this study's runs",
+        help="write MLflow anew: in a SQLite database every study of the storage, on a server the runs of this study",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask before runs on a server are deleted")
     return parser.parse_args(arguments)

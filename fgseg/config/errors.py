@@ -1,4 +1,4 @@
-"""Mistakes of the user in words: where, what was got, what holds, what to do."""
+"""Errors in one line: mistakes of the user name where, what was got, what holds and what to do."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,23 +9,50 @@ from pydantic.fields import FieldInfo
 
 
 class ConfigError(Exception):
-    """A mistake of the user's, told in one line: where, what was got, what holds, what to do."""
+    """A mistake of the user, in one line: where, what was got, what holds, what to do."""
+
+
+class FaultError(Exception):
+    """A database, server or file that still fails after retries, in one line without credentials."""
+
+
+def one_line(error: BaseException, *, with_type: bool = False, first_line: bool = False) -> str:
+    """Format the message of an error in one line.
+
+    Args:
+        error: any exception.
+        with_type: put the name of its class before the message: `ValueError: invalid literal`.
+        first_line: keep only the first line of the message.
+
+    Returns:
+        The message with line breaks as spaces; the name of the class if there is no message.
+    """
+    lines = str(error).strip().splitlines()
+    text = " ".join(" ".join(lines[:1] if first_line else lines).split())
+    name = type(error).__name__
+    return f"{name}: {text}" if text and with_type else text or name
 
 
 def check_name(name: str, known: Iterable[str], message: str) -> None:
-    """Raise ConfigError(message), the nearest known name offered, unless the name is known."""
+    """Raise ConfigError with the message and the nearest known name, unless the name is known."""
     if name not in known:
         raise ConfigError(f"{message}; {nearest(name, known)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Offer the known name that is most like a wrong one, or all of them."""
+    """Suggest the known name closest to a wrong one; list all known names if none is close."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
 
 
 def explain(error: ValidationError, model: type[BaseModel], origins: Mapping[str, str]) -> str:
-    """Say pydantic's first complaint as: where, what was got, what must hold."""
+    """Format the first error of pydantic as: where, what was got, what holds.
+
+    Args:
+        error: raised by `model.model_validate`.
+        model: the settings that were validated.
+        origins: by dotted name, the file or flag that gave the setting.
+    """
     first = error.errors()[0]
     *path, name = (str(part) for part in first["loc"])
     key = ".".join([*path, name])
@@ -34,12 +61,12 @@ def explain(error: ValidationError, model: type[BaseModel], origins: Mapping[str
     if name not in known:
         return f"{where}: no such setting; {nearest(name, known)}"
     out_of_range = first["type"].startswith(("greater_than", "less_than"))
-    rule = interval(known[name]) if out_of_range else describe(known[name])
+    rule = interval(known[name]) if out_of_range else accepted_values(known[name])
     return f"{where}: got {first['input']!r}, must be {rule}"
 
 
 def section_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
-    """The section at a path of names, which leads through sections and dictionaries of sections."""
+    """Return the section at a path of names; the path may lead through dictionaries of sections."""
     if not path:
         return model
     inner = model.model_fields[path[0]].annotation
@@ -52,8 +79,8 @@ def section_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:
 NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
-def describe(field: FieldInfo) -> str:
-    """What a setting accepts, in words: `a number in [0, 1]`, `one of: last, best`."""
+def accepted_values(field: FieldInfo) -> str:
+    """Describe the values that a setting accepts: `a number in [0, 1]`, `one of: last, best`."""
     options = [option for option in (get_args(field.annotation) or (field.annotation,)) if option is not type(None)]
     if get_origin(field.annotation) is Literal:
         return f"one of: {', '.join(map(str, options))}"
@@ -63,7 +90,7 @@ def describe(field: FieldInfo) -> str:
 
 
 def interval(field: FieldInfo) -> str:
-    """The range of a numeric setting: `in [0, 1]`, `above 0`, or nothing."""
+    """Describe the range of a numeric setting: `in [0, 1]`, `above 0`; empty if it has none."""
     bounds = {name: getattr(m, name) for m in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name)}
     low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
     if low is not None and high is not None:

@@ -1,4 +1,4 @@
-"""Reading settings: layers from files, spaces and flags become one checked RunConfig."""
+"""Read settings: layers from files, spaces and flags become one validated RunConfig."""
 
 import json
 import re
@@ -16,21 +16,21 @@ from fgseg.config.settings import RunConfig, flatten, nest
 
 @dataclass(frozen=True)
 class Layer:
-    """Settings under their dotted names, and where they were written, for error messages."""
+    """Settings by dotted name, and their file or flag for error messages."""
 
     origin: str
     values: Mapping[str, Any]
 
 
 def build(layers: Sequence[Layer], whole: bool = True) -> RunConfig:
-    """Lay settings over each other, later ones on top, and check the result.
+    """Merge layers of settings and validate the result.
 
     Args:
-        layers: from below.
-        whole: whether these are all; else the weights of the loss may come from layers that are not there yet.
+        layers: later layers override earlier ones.
+        whole: False if more layers will follow, which may still give the loss a weight above 0.
 
     Raises:
-        ConfigError: an unknown name (the nearest one is offered), a wrong type or a value out of range.
+        ConfigError: an unknown name (the message suggests the nearest), a wrong type or a value out of range.
     """
     merged = {key: value for layer in layers for key, value in layer.values.items()}
     origins = {key: layer.origin for layer in layers for key in layer.values}
@@ -51,7 +51,7 @@ def build(layers: Sequence[Layer], whole: bool = True) -> RunConfig:
 
 
 def check_processes(run: RunConfig, processes: int) -> None:
-    """Raise ConfigError unless so many processes can train one model with these settings."""
+    """Raise ConfigError unless this number of processes can train one model with these settings."""
     if run.train.batch_size % processes:
         raise ConfigError(
             f"train.batch_size: got {run.train.batch_size}, must be a multiple of {processes}, as each of {processes} "
@@ -64,7 +64,7 @@ def check_processes(run: RunConfig, processes: int) -> None:
 
 
 def read_layer(path: Path, skip: str | None = None) -> Layer:
-    """The settings of a YAML file under their dotted names, without the section `skip`.
+    """Read the settings of a YAML file by dotted name, without the section `skip`.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or is not a mapping.
@@ -74,7 +74,7 @@ def read_layer(path: Path, skip: str | None = None) -> Layer:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; raises ConfigError where there is none."""
+    """Read the mapping in a YAML file; raises ConfigError if the file cannot be read or holds no mapping."""
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -91,7 +91,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, for which a key that is given twice is a mistake."""
+    """The safe loader of PyYAML; it also raises MarkedYAMLError for a key that is given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value]
@@ -104,17 +104,22 @@ class StrictLoader(yaml.SafeLoader):
 
 
 def load_yaml(text: str) -> Any:
-    """What a YAML text means; raises YAMLError, and ValueError for what looks like a date or number and is none."""
+    """Parse YAML text.
+
+    Raises:
+        yaml.YAMLError: not YAML, or a key that is given twice.
+        ValueError: a malformed date or number, or an anchor that contains itself.
+    """
     content = yaml.load(text, StrictLoader)
-    json.dumps(content, default=str, skipkeys=True)  # an anchor that holds itself is a ValueError here
+    json.dumps(content, default=str, skipkeys=True)  # raises ValueError for an anchor that contains itself
     return content
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """Read `key=value` texts, the values as YAML.
+    """Parse `key=value` texts with YAML values.
 
     Raises:
-        ConfigError: a text without `=` or a value that is not YAML.
+        ConfigError: a text without `=`, or a value that is not YAML.
     """
     values = {}
     for text in assignments:
@@ -129,4 +134,4 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 PATH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""What may become the name of a folder: no slash, no leading dot."""
+"""Names that may become a folder: no slash, no leading dot, at most 100 characters."""

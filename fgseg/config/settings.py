@@ -1,4 +1,4 @@
-"""Every setting of one model: names, units, ranges and defaults; and the reading of settings from files and flags."""
+"""Every setting of one model: name, unit, range, default and meaning."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
@@ -9,14 +9,17 @@ from fgseg.config.errors import ConfigError
 
 
 class Section(BaseModel):
-    """A group of settings: frozen, and strict about names and finite numbers."""
+    """A group of settings: frozen; rejects unknown names, infinity and NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     @field_validator("*", mode="before")
     @classmethod
     def mend_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads `no` and `on` as truth values: give settings that have such words the word, others an error."""
+        """Turn a truth value back into the word (`yes`, `on`, `no`, `off`) that YAML read, if the setting accepts it.
+
+        Raises ValueError if the setting accepts neither the word nor truth values.
+        """
         annotation = cls.model_fields[info.field_name or ""].annotation
         if not isinstance(value, bool) or annotation is bool:
             return value
@@ -40,15 +43,15 @@ class DataConfig(Section):
     val: int = Field(48, ge=1)
     """Frames to validate on after every epoch."""
     test: int = Field(48, ge=0)
-    """Frames kept for the final comparison; no search sees them."""
+    """Frames kept for the final comparison; no search reads them."""
     void: Literal["background", "ignore"] = "background"
-    """What becomes of the ids that Cityscapes does not evaluate: background (as in the source) or left out."""
+    """Treatment of the ids that Cityscapes does not evaluate: background (as in the source), or ignored."""
     seed: int = Field(0, ge=0)
-    """Decides which frames are drawn for each split, and nothing else."""
+    """Seed that selects the frames of each split, and nothing else."""
     cache: str | None = None
     """Folder of decoded frames; by default the user's cache directory. Safe to delete."""
     device: Literal["auto", "gpu", "ram"] = "auto"
-    """Where decoded frames wait during training; auto is the GPU where they fit into half of what the trial may use."""
+    """Memory that holds decoded frames during training; auto is the GPU if they fit into half of the trial's share."""
 
 
 class ModelConfig(Section):
@@ -64,17 +67,17 @@ class TrainConfig(Section):
     accumulation: int = Field(1, ge=1)
     """Forward passes per optimizer step."""
     lr: float = Field(6e-5, gt=0, le=1)
-    """Learning rate of AdamW at the start; it falls linearly to zero."""
+    """Initial learning rate of AdamW; it decays linearly to zero."""
     clip: float = Field(1.0, gt=0)
-    """Largest norm of the gradient; larger ones are scaled down."""
+    """Largest norm of the gradient; larger gradients are scaled down to it."""
     precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
-    """Mixed precision; auto is fp16 on a GPU, as in the source, and none on the CPU. bf16 was not compared in mIoU."""
+    """Mixed precision; auto is fp16 on a GPU, as in the source, and none on the CPU. No mIoU was measured with bf16."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the training step, on a GPU into one CUDA graph; auto is on on a GPU. Where it fails, it does without."""
+    """Compile the step, on a GPU into one CUDA graph; auto is on for GPUs. If it fails, the plain step runs."""
     select: Literal["last", "best"] = "last"
-    """Which epoch stands for the trial: its last, or the one with the highest validation mIoU."""
+    """Epoch whose results and weights count for the trial: the last, or the one with the highest validation mIoU."""
     seed: int = Field(42, ge=0, lt=2**31)
-    """Seed of trial 0; trial n trains with this plus n."""
+    """Seed of trial 0; trial n uses this seed plus n."""
 
 
 class LossConfig(Section):
@@ -107,7 +110,7 @@ class ClassWeightsConfig(Section):
 
 class CopyPasteConfig(Section):
     prob: float = Field(0.0, ge=0, le=1)
-    """Probability that a training frame receives objects of another one."""
+    """Probability that a training frame receives objects of another frame."""
 
 
 class AugmentConfig(Section):
@@ -116,7 +119,7 @@ class AugmentConfig(Section):
 
 
 class RunConfig(Section):
-    """All that determines the training of one model."""
+    """All settings that determine the training of one model."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -127,12 +130,12 @@ class RunConfig(Section):
     augment: AugmentConfig = AugmentConfig()
 
     def flat(self) -> dict[str, Any]:
-        """Every setting under its dotted name."""
+        """Return every setting by dotted name."""
         return flatten(self.model_dump())
 
 
 def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn sections within sections into dotted names; raises ConfigError for a name that is given in both forms."""
+    """Turn nested sections into dotted names; raises ConfigError for a name given both nested and dotted."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
         found = flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -143,7 +146,7 @@ def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
+    """Turn dotted names into nested sections; the inverse of `flatten`."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         *sections, name = key.split(".")

@@ -1,4 +1,4 @@
-"""Photos: finding them, and writing the mask and the overlay of each."""
+"""Find photos, and write the mask and the overlay of each."""
 
 import os
 import uuid
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import nn
 
-QUALITY = 92
-"""Of the overlays' JPEG."""
+JPEG_QUALITY = 92
+"""JPEG quality of the overlays, of 100."""
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One picture, and where what is predicted of it goes."""
+    """One photo, and the files of its results."""
 
     path: Path
     mask: Path
-    """PNG of one channel: the label of each pixel, 0-6."""
+    """PNG with one channel: the label of each pixel, 0-6."""
     overlay: Path
-    """JPEG: the class colours over the photo."""
+    """JPEG: the class colours blended over the photo."""
 
 
 def find_photos(paths: Sequence[Path], out: Path) -> list[Photo]:
-    """The pictures that are named, and those below the folders that are named, in order.
+    """List the given photos and those below the given folders, in order.
 
     Args:
-        paths: files of any ending, and folders, whose subfolders are looked through for pictures.
-        out: the folder of masks; those of a folder's pictures keep their places below it.
+        paths: files with any suffix, and folders, which are searched with their subfolders.
+        out: the folder of results; those of a folder's photos keep their relative paths below it.
 
     Raises:
-        ConfigError: a path is not there, a folder has no pictures, two pictures would have the same mask, or a mask or
-            an overlay would take the place of one of the pictures.
+        ConfigError: a folder has no photos, two photos would have the same mask, or a result would overwrite one of
+            the photos.
     """
     photos: dict[Path, Photo] = {}
     for path in paths:
@@ -60,7 +60,7 @@ def find_photos(paths: Sequence[Path], out: Path) -> list[Photo]:
 
 
 def pictures_below(folder: Path, out: Path) -> list[tuple[Path, Path]]:
-    """The pictures below a folder, hidden ones and those below `out` left out: where each is, and its place in it."""
+    """List the pictures below a folder as (path, path relative to it), without hidden ones and those below `out`."""
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in FRAME_ENDINGS and p.is_file())
     inside = folder.resolve() in out.resolve().parents
     found = [(p, p.relative_to(folder)) for p in files if not (inside and out.resolve() in p.resolve().parents)]
@@ -75,19 +75,19 @@ def predict(
     photos: Iterable[Photo],
     device: str = "cpu",
     scale: float = 1.0,
-    tell: Callable[[Photo], None] = lambda photo: None,
+    on_photo: Callable[[Photo], None] = lambda photo: None,
 ) -> list[str]:
     """Write the mask and the overlay of each photo.
 
     Args:
-        found: the model, which says for what size of frames it was trained.
-        photos: what to predict.
-        device: as torch names it.
+        found: the model; its `size`, the frame size of its training, must be known.
+        photos: to predict.
+        device: a device of torch, such as cpu or cuda:0.
         scale: see `fgseg.inference.tiling.working_size`.
-        tell: called after each photo.
+        on_photo: called after each photo.
 
     Returns:
-        Why photos could not be done, one line each; all others are done.
+        One line with the reason for each photo that failed; all other photos are written.
 
     Raises:
         ConfigError: the model cannot be used.
@@ -104,17 +104,19 @@ def predict(
             faults.append(str(error))
         else:
             try:
-                write(photo, image, labels_of(image, model, found.size, device, scale))
+                save_results(photo, image, labels_of(image, model, found.size, device, scale))
             except OSError as error:
                 if error.errno is not None:
                     raise
-                faults.append(f"{photo.path}: no overlay can be made ({error})")  # a JPEG's side has 65,500 pixels
-        tell(photo)
+                faults.append(
+                    f"{photo.path}: no overlay can be made ({error})"
+                )  # a side over 65,500 pixels, the limit of JPEG
+        on_photo(photo)
     return faults
 
 
 def open_upright(path: Path) -> "Image.Image":
-    """A picture as people see it: turned as its EXIF data say, in RGB; raises ConfigError where it is none."""
+    """Open a picture in RGB, rotated as its EXIF data require; raises ConfigError if it is no picture."""
     from PIL import Image
 
     from fgseg.data.image_files import to_rgb, upright
@@ -125,7 +127,7 @@ def open_upright(path: Path) -> "Image.Image":
 def labels_of(
     image: "Image.Image", model: "nn.Module", frame: tuple[int, int], device: str, scale: float
 ) -> "np.ndarray":
-    """The labels of a picture at its own size: (H, W) uint8, 0-6."""
+    """Predict the labels of a picture at its own size: (H, W) uint8, 0-6."""
     import numpy as np
     import torch
     from PIL import Image
@@ -139,23 +141,23 @@ def labels_of(
     return labels_at(logits, size).numpy()
 
 
-def write(photo: Photo, image: "Image.Image", labels: "np.ndarray") -> None:
-    """Write the overlay, then the mask, each whole or not at all."""
+def save_results(photo: Photo, image: "Image.Image", labels: "np.ndarray") -> None:
+    """Write the overlay, then the mask, each atomically."""
     import numpy as np
     from PIL import Image
 
     from fgseg.visual.label_images import overlay
 
     photo.mask.parent.mkdir(parents=True, exist_ok=True)
-    save(Image.fromarray(overlay(np.asarray(image), labels)), photo.overlay)
-    save(Image.fromarray(labels), photo.mask)
+    save_atomically(Image.fromarray(overlay(np.asarray(image), labels)), photo.overlay)
+    save_atomically(Image.fromarray(labels), photo.mask)
 
 
-def save(image: "Image.Image", path: Path) -> None:
-    """Write an image beside its name, then rename it."""
+def save_atomically(image: "Image.Image", path: Path) -> None:
+    """Write an image to a temporary file in the same folder, then rename it."""
     part = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
-        image.save(part, quality=QUALITY)
+        image.save(part, quality=JPEG_QUALITY)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

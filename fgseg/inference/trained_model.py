@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fgseg.checkpoints.manifest import Manifest, list_manifests, read_weights
 from fgseg.checkpoints.trial_files import CONFIG, PROCESSOR, SETTINGS, WEIGHTS
-from fgseg.config.errors import ConfigError
+from fgseg.config.errors import ConfigError, one_line
 from fgseg.labels import CLASSES
 from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights
 from fgseg.results import select_epoch
@@ -137,7 +137,7 @@ def load_trained(found: TrainedModel, device: str = "cpu") -> "SegformerForSeman
         try:
             model.load_state_dict(load(found.weights()))
         except (RuntimeError, SafetensorError, ValueError, OSError) as error:
-            reason = str(error).splitlines()[0]
+            reason = one_line(error, first_line=True)
             raise ConfigError(
                 f"MODEL: the weights in {found.folder} cannot be used ({reason}); export it anew"
             ) from None

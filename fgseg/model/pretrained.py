@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgseg.config.errors import ConfigError, check_name
+from fgseg.config.errors import ConfigError, check_name, one_line
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def fetch_weights(name: str, where: str = "model.name") -> Path | None:
     try:
         folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
     except Exception as error:  # the hub client raises many kinds, its HTTP library's among them
-        reason = str(error).splitlines()[0]
+        reason = one_line(error, first_line=True)
         raise ConfigError(
             f"{where}: {name} is neither cached nor could it be fetched from the hub ({reason}); check the id and "
             "the network, name a folder of weights, or use b0 to start from random weights"

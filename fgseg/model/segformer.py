@@ -12,7 +12,7 @@ from torch import nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.utils import logging as transformers_logging
 
-from fgseg.config.errors import ConfigError
+from fgseg.config.errors import ConfigError, one_line
 from fgseg.labels import CLASSES
 from fgseg.model.decode_head import commute_head
 from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights, is_folder
@@ -48,7 +48,7 @@ def build_model(name: str) -> SegformerForSemanticSegmentation:
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
-            f"model.name: {name} cannot be loaded ({str(error).splitlines()[0]}); fetch it anew"
+            f"model.name: {name} cannot be loaded ({one_line(error, first_line=True)}); fetch it anew"
         ) from None
     check_encoder(name, loaded)
     return commute_head(model)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from fgseg.config.errors import ConfigError
+from fgseg.config.errors import ConfigError, one_line
 from fgseg.storage.retry import retry
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def as_object_store_error(call: Callable[P, R]) -> Callable[P, R]:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise ObjectStoreError(f"the object store fails: {one_line(error)}") from error
+            raise ObjectStoreError(f"the object store fails: {pyarrow_message(error)}") from error
 
     return wrapper
 
@@ -120,7 +120,7 @@ def open_system(bucket: str, query: str, endpoints: tuple[str, ...]) -> "FileSys
     try:
         return FileSystem.from_uri(f"s3://{bucket}?{options}")[0]
     except (OSError, ValueError) as error:
-        raise ConfigError(f"s3://{bucket} cannot be opened ({one_line(error)})") from None
+        raise ConfigError(f"s3://{bucket} cannot be opened ({pyarrow_message(error)})") from None
 
 
 def check_bucket(address: str) -> None:
@@ -131,13 +131,13 @@ def check_bucket(address: str) -> None:
         there = system.get_file_info(bucket)
     except OSError as error:
         raise ConfigError(
-            f"bucket {bucket} cannot be used ({one_line(error)}); check its name, AWS_ENDPOINT_URL and the credentials"
+            f"bucket {bucket} cannot be used ({pyarrow_message(error)}); check its name, AWS_ENDPOINT_URL and "
+            "the credentials"
         ) from None
     if there.type.name == "NotFound":
         raise ConfigError(f"there is no bucket {bucket}; create it first")
 
 
-def one_line(error: BaseException) -> str:
-    """An error of pyarrow's without its request's number and further details."""
-    text = " ".join(str(error).split())
-    return re.sub(r" \(Request ID: .*|; Details: .*", "", text)
+def pyarrow_message(error: BaseException) -> str:
+    """Format an error of pyarrow in one line, without the request ID and further details."""
+    return re.sub(r" \(Request ID: .*|; Details: .*", "", one_line(error))

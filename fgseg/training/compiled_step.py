@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from fgseg.config.errors import one_line
 from fgseg.data.batches import normalise
 from fgseg.training.step import MicroBatches, Step
 
@@ -90,7 +91,7 @@ class CompiledStep(Step):
             # After the recording, which keeps memory of its own: an epoch's last group needs both.
             trouble = self.difference(first, self.dry_run_step(plain, seed=1), fast)
         except Exception as error:  # a compiler may raise anything, and the plain step needs none
-            trouble = explain(error)
+            trouble = error_and_root(error)
         self.seconds = time.perf_counter() - started
         if trouble:
             self.fast, self.graph, self.inputs = [], None, []
@@ -191,12 +192,12 @@ def recording_stream() -> torch.cuda.Stream:
     return torch.cuda.Stream()
 
 
-def explain(error: BaseException) -> str:
-    """An error in one line, and what was at its root, which the end of a recording hides."""
+def error_and_root(error: BaseException) -> str:
+    """Format an error and its root cause in one line; the error that ends a failed capture hides its cause."""
     root = error
     while root.__context__ is not None:
         root = root.__context__
-    told = [f"{type(e).__name__}: {' '.join(str(e).split())[:200]}" for e in (error, root)]
+    told = [one_line(e, with_type=True)[:250] for e in (error, root)]
     return " after ".join(dict.fromkeys(told))
 
 

@@ -1,36 +1,33 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Check the books of a study: `python -m search.audit --study NAME --storage DIR`.  Changes nothing."""
+"""Check ledger, files and MLflow of a study: `python -m search.audit --study NAME --storage DIR`.  Changes nothing."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from fgseg.cli import MISTAKE
-from fgseg.config.errors import ConfigError
+from fgseg.cli import DONE, FAULT, run_command
 from fgseg.storage.s3 import ObjectStoreError
 from search.audit.trials import audit_place
 from search.cli.options import Parser, add_location_options, location_from
 from search.ledger.database import LedgerError
 
-CLEAN, BROKEN = 0, 1
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 clean, 1 with each broken invariant named, 2 the user's mistake."""
+    """Run the command line; returns the exit code (see `fgseg.cli`), FAULT if anything is broken."""
+    return run_command(parse, print_broken, arguments)
+
+
+def print_broken(options: argparse.Namespace) -> int:
+    """Print each broken invariant as a line; a ledger or bucket that cannot be read is one.  Raises ConfigError."""
+    location = location_from(options)
     try:
-        options = parse(arguments)
-        broken = list(
-            audit_place(location_from(options), options.trials, options.interrupted, tracking=not options.no_tracking)
-        )
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+        broken = list(audit_place(location, options.trials, options.interrupted, tracking=not options.no_tracking))
     except (LedgerError, ObjectStoreError) as error:
         broken = [str(error)]
     for line in broken:
         print(line)
     print(f"study {options.study}: {f'{len(broken)} broken' if broken else 'clean'}")
-    return BROKEN if broken else CLEAN
+    return FAULT if broken else DONE
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -38,10 +35,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m search.audit", description=__doc__)
     add_location_options(parser)
     parser.add_argument(
-        "--trials", type=int, metavar="N", help="how many must have ended (default: the last budget, or more)"
+        "--trials",
+        type=int,
+        metavar="N",
+        help="number of trials that must have ended (default: at least the last budget)",
     )
-    parser.add_argument("--interrupted", action="store_true", help="allow open trials, and an MLflow that lags behind")
-    parser.add_argument("--no-tracking", action="store_true", help="leave MLflow out")
+    parser.add_argument("--interrupted", action="store_true", help="allow open trials, and results that MLflow lacks")
+    parser.add_argument("--no-tracking", action="store_true", help="do not check MLflow")
     return parser.parse_args(arguments)
 
 

@@ -1,19 +1,28 @@
-"""Ctrl-C and SIGTERM: acted on at once while nothing is written, only noted afterwards."""
+"""SIGINT and SIGTERM: they stop a command at once while nothing is written; later they are only recorded."""
 
 import signal
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import Any
 
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-"""The exit code of a command that ended by a signal."""
+from fgseg.cli import INTERRUPTED, TERMINATED, Parse, run_command
+
+CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
+"""The exit code of a command that a signal stopped."""
 
 
 class Interrupted(BaseException):
-    """The run has to stop.  Not an Exception, so that Ray Tune lets it pass at once."""
+    """A signal stops the run. Not an Exception, so that Ray Tune does not catch it."""
 
 
 class Signals:
-    """The handlers of one command; `received` is the first signal that came, `gentle` whether it is only noted."""
+    """Signal handlers of one command, as a context manager; for the main thread only.
+
+    `received` is the first signal, or None. While `gentle` is False, a signal raises Interrupted; afterwards it is
+    only recorded.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -32,17 +41,29 @@ class Signals:
             signal.signal(number, handler)
 
     def install(self) -> None:
-        """Set the handlers; to be called again where Ray may have set its own."""
+        """Set the handlers. Call it again after Ray may have set its own."""
         for number in CODES:
             signal.signal(number, self.handle)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Note the signal; raise Interrupted where that can leave nothing half done."""
+        """Record the signal; raise Interrupted unless `gentle`."""
         self.received = self.received or signal.Signals(number)
         if not self.gentle:
             raise Interrupted
 
     @property
     def code(self) -> int:
-        """The exit code that goes with the signal."""
+        """The exit code of the received signal."""
         return CODES[self.received or signal.SIGTERM]
+
+
+def run_with_signals(
+    parse: Parse, command: Callable[[Namespace, Signals], int], arguments: Sequence[str] | None
+) -> int:
+    """Run a command that trains as `run_command` does, with SIGINT and SIGTERM handled by `Signals`."""
+    with Signals() as signals:
+        try:
+            return run_command(parse, lambda options: command(options, signals), arguments)
+        except Interrupted:
+            print("interrupted before a trial ran; run the same command to start again", file=sys.stderr)
+            return signals.code

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fgseg.config.errors import one_line
 from search.study.resources import Node
 
 
@@ -71,7 +72,7 @@ def inspect_node(question: dict[str, Any]) -> dict[str, Any]:
         try:
             task(asked, told)
         except Exception as error:  # whatever it cannot do is what we want to know
-            told.faults.append(" ".join(str(error).split()) or type(error).__name__)
+            told.faults.append(one_line(error))
     return asdict(told)
 
 

@@ -5,22 +5,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from fgseg.cli import add_config_options
 from fgseg.config.loading import parse_assignments
-from search.cli.options import Parser, add_search_options, run_command, search_settings
-from search.cli.signals import Signals
+from search.cli.options import Parser, add_search_options, search_settings
+from search.cli.signals import Signals, run_with_signals
 from search.compare.plans import name_of, plans_from
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code.
-
-    0 done, 1 stopped by a fault, 2 the user's mistake, 130 interrupted (143 by SIGTERM).
-    """
-    return run_command(lambda signals: carry_out(parse(arguments), signals))
+    """Run the command line; returns the exit code (see `fgseg.cli`)."""
+    return run_with_signals(parse, compare_or_print, arguments)
 
 
-def carry_out(options: argparse.Namespace, signals: Signals) -> int:
-    """Train what is missing of every family's repeats, then write the comparison; returns the exit code."""
+def compare_or_print(options: argparse.Namespace, signals: Signals) -> int:
+    """Train the missing repeats of every family and write the comparison, or print the plan; returns the exit code."""
     plans = plans_from(
         options.spaces,
         studies=options.studies,
@@ -34,7 +32,7 @@ def carry_out(options: argparse.Namespace, signals: Signals) -> int:
         from search.compare.runner import print_plans
 
         return print_plans(plans)
-    from search.compare.runner import run  # imports of seconds come after the mistakes that need none of them
+    from search.compare.runner import run  # takes seconds to import: mistakes are reported before
 
     return run(plans, name_of(options.name, plans, options.point), options.point, signals)
 
@@ -44,14 +42,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m search.compare", description=__doc__)
     add = parser.add_argument
     add("--spaces", nargs="+", metavar="NAME", required=True, help="approach families, such as baseline bas bas_cp slc")
-    add("--studies", nargs="+", metavar="NAME", help="their studies, in the same order (default: <config>-<space>)")
-    add("--point", default="start", metavar="POINT", help="train each space's start (default), or its study's best")
+    add("--studies", nargs="+", metavar="NAME", help="their studies in the same order (default: <config>-<space>)")
     add(
-        "--seeds", type=int, default=3, metavar="N", help="repeats of each family, with seeds of their own (default: 3)"
+        "--point",
+        default="start",
+        metavar="POINT",
+        help="start, of each space, or best, of each study (default: start)",
     )
+    add("--seeds", type=int, default=3, metavar="N", help="repeats of each family, each with its own seed (default: 3)")
     add("--name", metavar="NAME", help="name of the comparison (default: <config>-<point>)")
-    add_search_options(parser)
-    add("--dry-run", action="store_true", help="show what would run, and end")
+    add_config_options(parser, settable="a setting, or search.KEY.low of a range", default="configs/quickstart.yaml")
+    add_search_options(parser, without=("trials", "register_model", "sampler", "pruner"))
+    add("--dry-run", action="store_true", help="print what would run, and exit")
     return parser.parse_args(arguments)
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from safetensors.numpy import load as load_safetensors
 
 from fgseg.checkpoints.manifest import verified
+from fgseg.cli import DONE, FAULT
 from fgseg.config.errors import ConfigError
 from fgseg.data import fingerprint, load_splits
 from fgseg.storage.store import join, open_store
@@ -24,8 +25,6 @@ from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
 from search.study.plan import COMPARISONS, REPEATS, UNIDENTIFYING, RepeatPlan, check_identity
-
-DONE, FAULT = 0, 1
 
 
 def run(plans: Sequence[RepeatPlan], name: str, point: str, signals: Signals) -> int:

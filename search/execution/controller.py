@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fgseg.cli import FAULT
 from fgseg.config.errors import ConfigError
 from fgseg.storage.s3 import ObjectStoreError
 from search.cli.signals import Signals
@@ -18,7 +19,7 @@ from search.console.run_summary import mlflow_command
 from search.execution.checkpoint_retention import CheckpointRetention
 from search.execution.jobs import TrialJobs
 from search.execution.preflight import make_folder, preflight
-from search.execution.stop_reason import BUDGET, FAULT, StopReason
+from search.execution.stop_reason import BUDGET, StopReason
 from search.execution.strategies import Strategy, strategy_of
 from search.execution.trial_events import TrialEventHandler
 from search.execution.views import StudyViews

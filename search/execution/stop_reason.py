@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
+from fgseg.cli import DONE, FAULT
 from search.cli.signals import CODES
-
-DONE, FAULT = 0, 1
 
 
 @dataclass(frozen=True)

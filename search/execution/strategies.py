@@ -4,10 +4,11 @@ from typing import Protocol
 
 from rich.console import Console
 
+from fgseg.cli import DONE, FAULT
 from search.cli.signals import Signals
 from search.console.run_summary import print_run_summary
-from search.execution.stop_reason import DONE, FAULT, StopReason
-from search.export import export_and_register
+from search.execution.stop_reason import StopReason
+from search.export import export_best_trial
 from search.ledger.ledger import Ledger
 from search.report.summary import summarise
 from search.study.plan import Plan, RepeatPlan
@@ -60,7 +61,7 @@ class SearchStrategy:
         """See Strategy.  A search without a finished trial is a fault."""
         summary = summarise(ledger)
         if summary.best is not None and not signals.received:
-            export_and_register(self.plan, ledger, console, lambda: bool(signals.received))
+            export_best_trial(self.plan, ledger, console, lambda: bool(signals.received))
         print_run_summary(self.plan, console, summary, finished=reason.exit_code == DONE)
         return FAULT if summary.best is None and reason.exit_code == DONE else reason.exit_code
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import get_runtime_context, tune
 
-from fgseg.config.errors import ConfigError
+from fgseg.config.errors import ConfigError, one_line
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
 from fgseg.results import EpochResult, SupersededError
@@ -119,10 +119,10 @@ def run_job(job: TrialJob, send: ReportFn, learn: TrainFn = train_trial) -> None
         raise
     except OSError as error:
         everywhere = error.errno in DISK_ERRNOS or isinstance(error, ObjectStoreError)
-        report.fatal_error, report.error = (str(error), None) if everywhere else (None, one_line(error))
+        report.fatal_error, report.error = (str(error), None) if everywhere else (None, one_line(error, with_type=True))
         send(report)
     except Exception as error:  # whatever it is, it ends this trial and not the search
-        report.error = one_line(error)
+        report.error = one_line(error, with_type=True)
         send(report)
     finally:
         logging.getLogger("fgseg").removeHandler(listener)
@@ -180,11 +180,6 @@ def train_with_oom_retry(job: TrialJob, report: TrialReport, send: ReportFn, lea
         torch.cuda.empty_cache()
 
 
-def one_line(error: Exception) -> str:
-    """An exception in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
 class WarningCollector(logging.Handler):
     """Collects the warnings of fgseg, which would otherwise stay in a worker's log."""
 
@@ -214,8 +209,7 @@ def explain_oom(run: RunConfig, error: BaseException, processes: int = 1) -> str
     sets = " ".join(f"--set {key}={value}" for key, value in (smaller or {}).items())
     batch = f"{sets} (the same optimizer steps), or --on-oom halve, or " if smaller else ""
     size = f"smaller frames than data.height={run.data.height} and data.width={run.data.width}"
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"out of memory ({where}; {first}); {batch}{size} would fit"
+    return f"out of memory ({where}; {one_line(error, first_line=True)}); {batch}{size} would fit"
 
 
 def device_memory() -> str:

@@ -19,6 +19,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.tune.trainable import wrap_function
 
 from fgseg.config import loading, settings
+from fgseg.config.errors import one_line
 from search.execution.messages import TrialJob, TrialReport
 from search.execution.worker import (
     LostProcessError,
@@ -26,7 +27,6 @@ from search.execution.worker import (
     WarningCollector,
     check_node,
     configure_process,
-    one_line,
     run_job,
     send_to_driver,
     train_trial,
@@ -86,7 +86,7 @@ def train_in_worker_group(job: TrialJob, run: settings.RunConfig, report: TrialR
     except WorkerGroupError as error:
         raise root_error(error) from None
     except (TrainingFailedError, RayError) as error:
-        raise LostProcessError(one_line(error)) from None
+        raise LostProcessError(one_line(error, with_type=True)) from None
     finally:
         ray.kill(channel)  # a process that waits for an answer stops
         thread.join(STOP_S)
@@ -171,9 +171,13 @@ def worker_train(job: TrialJob, report: TrialReport, channel: Any) -> None:
 def picklable_error(error: Exception) -> Exception:
     """The exception, or its description where it does not survive the way to another process."""
     try:
-        return error if type(pickle.loads(pickle.dumps(error))) is type(error) else RuntimeError(one_line(error))
+        return (
+            error
+            if type(pickle.loads(pickle.dumps(error))) is type(error)
+            else RuntimeError(one_line(error, with_type=True))
+        )
     except Exception:  # whatever an exception's own code raises
-        return RuntimeError(one_line(error))
+        return RuntimeError(one_line(error, with_type=True))
 
 
 def root_error(error: WorkerGroupError) -> Exception:
@@ -181,7 +185,7 @@ def root_error(error: WorkerGroupError) -> Exception:
     failures = list(error.worker_failures.values())
     raised = [failure.args[0] for failure in failures if isinstance(failure, RaisedError)]
     if len(raised) < len(failures) or any(is_connection_error(cause) for cause in raised):
-        return LostProcessError(one_line(error))
+        return LostProcessError(one_line(error, with_type=True))
     return raised[0]
 
 

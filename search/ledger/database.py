@@ -11,7 +11,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from fgseg.config.errors import ConfigError
+from fgseg.config.errors import ConfigError, FaultError, one_line
 from search.study.location import public_address
 
 RETRY_PAUSES_S = (0.1, 0.5, 2.0)
@@ -27,8 +27,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class LedgerError(Exception):
-    """The ledger's database fails for good (unreachable, read-only, disk full), told in one line."""
+class LedgerError(FaultError):
+    """The ledger's database still fails after retries (unreachable, read-only, disk full); the message is one line."""
 
 
 def engine_options(url: str) -> dict[str, Any]:
@@ -65,16 +65,15 @@ def check_database(url: str) -> None:
         engine.connect().close()
     except DBAPIError as fault:
         raise ConfigError(
-            f"--ledger-url: {address} cannot be used ({one_line(fault)}); check address, user and password"
+            f"--ledger-url: {address} cannot be used ({driver_message(fault)}); check address, user and password"
         ) from None
     finally:
         engine.dispose()
 
 
-def one_line(fault: SQLAlchemyError) -> str:
-    """What a database complains of, without the explanations that may follow."""
-    complaint = getattr(fault, "orig", fault)
-    return next(iter(str(complaint).strip().splitlines()), type(complaint).__name__)
+def driver_message(fault: SQLAlchemyError) -> str:
+    """Return the first line of the database driver's message, without the explanations that may follow it."""
+    return one_line(getattr(fault, "orig", fault), first_line=True)
 
 
 def has_database(url: str) -> bool:
@@ -108,7 +107,7 @@ def retry(call: Callable[P, R]) -> Callable[P, R]:
             if fault is None:
                 raise
             raise LedgerError(
-                f"the ledger's database fails: {one_line(fault)}; mend that, then run the same command again"
+                f"the ledger's database fails: {driver_message(fault)}; mend that, then run the same command again"
             ) from error
 
     return wrapper

@@ -39,7 +39,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from fgseg.results import SupersededError
-from search.ledger.database import has_database, one_line, open_engine, retry
+from search.ledger.database import driver_message, has_database, open_engine, retry
 
 HEARTBEAT_S = 5.0
 """Time between two heartbeats."""
@@ -152,7 +152,7 @@ class StudyLock:
             with self._engine.begin() as connection:
                 connection.execute(delete(LOCKS).where(LOCKS.c.study == self._study, LOCKS.c.token == self._token))
         except SQLAlchemyError as fault:
-            log.warning("study %s: its lock stays until this process ends (%s)", self._study, one_line(fault))
+            log.warning("study %s: its lock stays until this process ends (%s)", self._study, driver_message(fault))
         self._engine.dispose()
 
     @retry
@@ -201,7 +201,7 @@ class StudyLock:
                 else:
                     self._lost.set()
             except SQLAlchemyError as fault:
-                log.warning("study %s: no heartbeat written (%s)", self._study, one_line(fault))
+                log.warning("study %s: no heartbeat written (%s)", self._study, driver_message(fault))
 
 
 @retry

@@ -1,42 +1,29 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Write the report of a study, as a page, as Markdown and as pictures: `python -m search.report --study NAME`."""
+"""Write the report of a study as HTML, Markdown and charts: `python -m search.report --study NAME`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from fgseg.cli import MISTAKE, format_os_error
-from fgseg.config.errors import ConfigError
+from fgseg.cli import DONE, run_command
 from fgseg.storage.store import join
 from search.cli.options import Parser, add_location_options, location_from
 from search.ledger.catalog import open_ledger
-from search.ledger.database import LedgerError
 from search.report.build import write_report
 from search.report.summary import summarise
 from search.study.location import PAGE
 
-DONE, FAULT = 0, 1
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 the ledger fails, 2 the user's mistake."""
-    try:
-        return run(parse(arguments))
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE
+    """Run the command line; returns the exit code (see `fgseg.cli`)."""
+    return run_command(parse, write_report_and_print, arguments)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Do what the options say; raises ConfigError."""
+def write_report_and_print(options: argparse.Namespace) -> int:
+    """Write the report and print its address; raises ConfigError, FaultError, OSError."""
     location = location_from(options)
-    try:
-        write_report(location, frames=not options.no_frames)
-        best = summarise(open_ledger(location)).best
-    except (LedgerError, OSError) as error:
-        print(f"error: {format_os_error(error) if isinstance(error, OSError) else error}", file=sys.stderr)
-        return FAULT
-    if best is None:
+    write_report(location, frames=not options.no_frames)
+    if summarise(open_ledger(location)).best is None:
         print(f"study {location.study}: no trial has finished yet")
     print(f"report: {join(location.folder, 'report', PAGE)}")
     return DONE
@@ -46,7 +33,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; raises ConfigError."""
     parser = Parser(prog="python -m search.report", description=__doc__)
     add_location_options(parser)
-    parser.add_argument("--no-frames", action="store_true", help="leave out the pictures of validation frames")
+    parser.add_argument("--no-frames", action="store_true", help="leave out the validation frames")
     return parser.parse_args(arguments)
 
 

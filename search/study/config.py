@@ -1,4 +1,4 @@
-"""Settings of a search: how many trials, on what, stored where. The section `search` of a configuration file."""
+"""Settings of a search: number of trials, resources, storage. The section `search` of a configuration file."""
 
 from typing import Literal
 
@@ -8,50 +8,53 @@ from fgseg.config.settings import Section
 
 
 class SearchConfig(Section):
+    """Settings of a search. Each is also a command-line flag, whose help text is the docstring of the setting."""
+
     trials: int = Field(20, ge=1)
-    """Trials of the whole study, finished ones included."""
+    """Trials of the whole study, including finished ones."""
+    register_model: bool = True
+    """Register the best trial's model in MLflow at the end of a run, as a new version if it changed."""
+    sampler: Literal["auto", "gp", "tpe", "random"] = "auto"
+    """Method that proposes points; auto is the Gaussian process up to 250 finished trials and then TPE, or TPE from
+    the start if there is a pruner; gp is the Gaussian process up to 1,000 finished trials."""
+    pruner: Literal["none", "asha", "median"] = "none"
+    """Method that stops weak trials early."""
     storage: str = Field("runs", min_length=1, pattern=r"^(s3://|[^?#]*$)")
-    """Folder, or s3://bucket/prefix, that receives studies: checkpoints, reports and, in a folder, the ledger."""
+    """Folder, or s3://bucket/prefix, of studies: checkpoints, reports and, in a folder, the ledger."""
     ledger_url: str | None = None
     """Address of the ledger's database, postgresql:// for a team; by default an SQLite file in the study's folder."""
     tracking_uri: str | None = None
     """Address of the MLflow server or database; by default <storage>/mlflow.db."""
     ray_address: str | None = None
-    """Address of a running Ray cluster; by default a private one is started on this machine."""
+    """Address of a running Ray cluster to join; by default a private one is started on this machine."""
     cpus_per_trial: float = Field(1, gt=0)
-    """Processor cores reserved for a trial; at least one for each of its processes."""
+    """CPU cores reserved for a trial; at least one for each of its processes."""
     gpus_per_trial: float | None = Field(None, ge=0)
-    """GPUs reserved for a trial: a fraction, or one for each of its processes; by default so many if there are any."""
+    """GPUs reserved for a trial: a fraction, or one for each of its processes; by default one for each process if the
+    machine has GPUs."""
     processes_per_trial: int | None = Field(None, ge=1)
     """Processes that train one model together, on one node; by default one for each GPU of the trial."""
     max_concurrent: int | None = Field(None, ge=1)
-    """Most trials at once; by default as many as the resources carry."""
-    sampler: Literal["auto", "gp", "tpe", "random"] = "auto"
-    """How points are proposed; auto is the Gaussian process up to 250 finished trials and then TPE, or TPE throughout
-    where trials are pruned; gp is the Gaussian process up to 1,000."""
-    pruner: Literal["none", "asha", "median"] = "none"
-    """How weak trials are stopped early."""
+    """Largest number of trials at once; by default as many as the resources allow."""
     max_failures: int = Field(2, ge=0)
-    """How often a trial whose process died is started again."""
+    """Restarts of a trial whose process died."""
     max_failed_trials: int = Field(5, ge=1)
-    """Trials that may fail in a row before the run stops."""
+    """Failed trials in a row that stop the run."""
     on_oom: Literal["fail", "halve"] = "fail"
-    """When memory runs out: fail the trial, or go on with half the micro-batch and twice the accumulation."""
+    """Action when memory runs out: fail the trial, or continue with half the micro-batch and twice the accumulation."""
     allow_changed_batch: bool = False
-    """Whether a trial whose micro-batch was changed may be the best."""
+    """Allow a trial whose micro-batch was halved to be the best."""
     keep_checkpoints: int = Field(3, ge=1)
-    """Finished trials whose weights are kept, the best ones; trial 0's are kept as well."""
-    register_model: bool = True
-    """Register the best trial's model in MLflow at the end of a run, as a new version where it changed."""
+    """Number of best trials whose weights are kept; those of trial 0 are always kept."""
     accept_changes: bool = False
-    """Continue a study under another identity, and record the change."""
+    """Continue a study with changed settings, data or version, and record the change."""
 
     @property
     def processes(self) -> int:
-        """Processes of a trial."""
+        """Number of processes of a trial."""
         return self.processes_per_trial or max(1, int(self.gpus_per_trial or 1))
 
     @property
     def resolved_sampler(self) -> str:
-        """What `auto` means: the Gaussian process sees no pruned trials, TPE learns from them."""
+        """The sampler, with `auto` as `tpe` if there is a pruner: the Gaussian process ignores pruned trials."""
         return "tpe" if self.sampler == "auto" and self.pruner != "none" else self.sampler

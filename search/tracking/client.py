@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fgseg.config.errors import FaultError
 from search.ledger.database import has_database
 from search.study.location import public_address
 from search.tracking.run_schema import explain
@@ -78,8 +79,8 @@ def fill_database(uri: str, artifacts: str) -> None:
     SqlAlchemyStore(uri, artifacts).engine.dispose()
 
 
-class TrackingError(Exception):
-    """MLflow could not be written: address and cause in one line, without credentials."""
+class TrackingError(FaultError):
+    """MLflow could not be read or written; the message is one line: address and cause, without credentials."""
 
 
 @contextmanager

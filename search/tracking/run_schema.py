@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from fgseg.config.errors import one_line
 from search.study.location import public_address
 
 if TYPE_CHECKING:
@@ -165,8 +166,7 @@ def as_text(value: Any) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """What is at the root of an error as one line: its kind and the first line of its message, without credentials."""
+    """Format the root cause of an error: its type and the first line of its message, without credentials."""
     while cause := error.__cause__ or error.__context__:
         error = cause
-    first = next(iter(str(error).strip().splitlines()), "")
-    return public_address(f"{type(error).__name__}: {first}" if first else type(error).__name__)
+    return public_address(one_line(error, with_type=True, first_line=True))

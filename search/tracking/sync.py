@@ -9,7 +9,6 @@ from types import MappingProxyType
 
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import join, open_store
-from search.cli.options import confirm
 from search.ledger.catalog import open_ledger, study_names
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LockedError
@@ -32,25 +31,26 @@ def sync(location: StudyLocation) -> None:
         write_runs(location, ledger)
 
 
-def rebuild(location: StudyLocation, yes: bool) -> str:
-    """Write MLflow anew from the ledger; returns in one line what was done, or nothing if the user said no.
+def is_database(location: StudyLocation) -> bool:
+    """Return whether MLflow is a SQLite file, and not a server."""
+    return location.tracking_uri.startswith("sqlite:///")
 
-    A SQLite database is moved aside and every study of the storage is written into a fresh one, whose registry the
-    next run of each fills again.  On a server the runs of this study alone are deleted and written again, which is
-    asked first unless `yes`.
+
+def rebuild(location: StudyLocation) -> str:
+    """Write MLflow again from the ledger; returns a summary in one line.
+
+    A SQLite database is renamed, and every study of the storage is written into a new one; the next run of each study
+    registers its model there.  On a server, the runs of this study alone are deleted and written again.
 
     Raises:
-        ConfigError, TrackingError: as `sync`; the databases are not touched if a study of the storage is in use.
+        ConfigError, TrackingError: as `sync`; databases are unchanged if a study of the storage is in use.
     """
-    if location.tracking_uri.startswith("sqlite:///"):
+    if is_database(location):
         return rebuild_database(location)
-    ledger = open_ledger(location)
-    address = public_address(location.tracking_uri)
-    with hold(ledger):
-        if not confirm(f"delete the runs of {location.study} at {address} and write them again", yes):
-            return ""
-        from search.tracking.run_reader import delete_runs
+    from search.tracking.run_reader import delete_runs
 
+    ledger = open_ledger(location)
+    with hold(ledger):
         deleted = delete_runs(location.tracking_uri, location.study, ledger.metadata.uid)
         write_runs(location, ledger)
     return f"{deleted} runs deleted, and written again"

@@ -6,10 +6,11 @@ import pytest
 from sqlalchemy import update
 from waiting import wait_for
 
+from fgseg.cli import FAULT
 from fgseg.config.errors import ConfigError
 from search.cli.signals import Signals
 from search.execution import controller
-from search.execution.stop_reason import FAULT, LOCK_LOST, StopReason
+from search.execution.stop_reason import LOCK_LOST, StopReason
 from search.execution.views import StudyViews
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LOCKS

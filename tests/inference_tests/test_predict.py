@@ -113,7 +113,7 @@ def test_interrupted_call_is_continued_by_the_same_one(
     with monkeypatch.context() as patched:
         patched.setattr("fgseg.inference.photos.open_upright", interrupt)
         assert main(command) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "run the same command again" in capsys.readouterr().err
     assert main(command) == 0
     assert "1 of 2 pictures done, 1 there already" in capsys.readouterr().out
 

@@ -113,12 +113,12 @@ def test_rebuild_that_was_killed_leaves_the_old_database_and_starts_again(
 ):
     before = (Path(location.storage) / "mlflow.db").read_bytes()
     with monkeypatch.context() as killed:
-        killed.setattr(syncing, "move_aside", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        killed.setattr("search.tracking.sync.move_aside", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            syncing.rebuild(location, yes=True)
+            syncing.rebuild(location)
     assert (Path(location.storage) / "mlflow.db").read_bytes() == before
     again = moved(location, "again")
-    syncing.rebuild(again, yes=True)
+    syncing.rebuild(again)
     clean(again)
 
 
@@ -126,13 +126,13 @@ def test_rebuild_lets_the_next_run_register_the_models_again(location: StudyLoca
     note = Path(location.folder) / "model" / REGISTERED
     note.parent.mkdir()
     note.write_text(location.tracking_uri)
-    syncing.rebuild(location, yes=True)
+    syncing.rebuild(location)
     assert not note.exists()
 
 
 def test_rebuild_moves_an_unfinished_write_along_with_its_database(location: StudyLocation):
     (Path(location.storage) / "mlflow.db-journal").touch()
-    syncing.rebuild(location, yes=True)
+    syncing.rebuild(location)
     assert (Path(location.storage) / "mlflow.db.bak1-journal").exists()
     assert not (Path(location.storage) / "mlflow.db-journal").exists()
 
@@ -142,7 +142,7 @@ def test_rebuild_touches_nothing_while_a_study_of_the_storage_is_in_use(location
     with open_ledger(find_location(location.storage, study)).lock() as lock:
         lock._token = "another driver's"
         with pytest.raises(ConfigError, match=f"study {study} is in use by process"):
-            syncing.rebuild(location, yes=True)
+            syncing.rebuild(location)
     assert not list(Path(location.storage).glob("*.bak*"))
 
 
@@ -208,7 +208,7 @@ def test_deleting_asks_and_takes_no_for_an_answer(
 
 def test_deleting_where_nobody_can_be_asked_needs_yes(location: StudyLocation, capsys: pytest.CaptureFixture[str]):
     assert call(deleting, location) == 2
-    assert "nobody can be asked here: delete study s: 3 trials" in capsys.readouterr().err
+    assert "cannot ask: delete study s: 3 trials" in capsys.readouterr().err
     clean(location)
 
 
@@ -289,9 +289,10 @@ def test_server_is_written_rebuilt_and_cleared_of_one_study_only(location: Study
     for each in (there, other):
         syncing.sync(each)
     clean(there)
-    with pytest.raises(ConfigError, match="nobody can be asked here: delete the runs of s at http"):
-        syncing.rebuild(there, yes=False)
-    assert syncing.rebuild(there, yes=True) == "4 runs deleted, and written again"
+    with pytest.raises(ConfigError, match="cannot ask: delete the runs of s at http"):
+        syncing.may_delete_runs(there, yes=False)
+    assert syncing.may_delete_runs(there, yes=True)
+    assert syncing.rebuild(there) == "4 runs deleted, and written again"
     clean(there)
     deleting.delete(there)
     assert audit(location.storage, "t", server.uri) == []
