@@ -62,9 +62,7 @@ def test_exception_of_the_target_arrives_in_one_line(error: Exception, message: 
         child.receive(60)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"), [("first\nlast\n", "last"), ("", "the process ended with exit code 3")]
-)
+@pytest.mark.parametrize(("words", "message"), [("first\nlast\n", "last"), ("", "the process ended with exit code 3")])
 def test_child_that_exits_early_is_described_by_its_last_line_or_exit_code(words: str, message: str):
     with ChildProcess(leave, words, 3) as child:
         with pytest.raises(ChildError, match=f"^{message}$"):
@@ -85,7 +83,7 @@ def test_wait_ends_at_its_limit_or_when_it_must_stop_and_closing_leaves_no_proce
         pid = child.receive(60)
         with pytest.raises(ChildError, match=r"^it took more than 0\.2 s$"):
             child.receive(0.2)
-        with pytest.raises(ChildError, match="^interrupted$"):
+        with pytest.raises(ChildError, match=r"^interrupted$"):
             child.receive(60, lambda: True)
         assert not child.has_message()
     assert not psutil.pid_exists(pid)

@@ -81,7 +81,9 @@ class ReportWriter:
         self.child = ChildProcess(send_report, self.location, frames, niceness=niceness)
         return self.child
 
-    def _collect(self, child: ChildProcess, limit_s: float = 0.0, must_stop: Callable[[], bool] = lambda: False) -> None:
+    def _collect(
+        self, child: ChildProcess, limit_s: float = 0.0, must_stop: Callable[[], bool] = lambda: False
+    ) -> None:
         """Wait for the report and publish its files; raises ChildError if there is none."""
         try:
             child.receive(limit_s, must_stop)

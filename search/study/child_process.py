@@ -60,7 +60,7 @@ class ChildProcess:
             descriptor, name = tempfile.mkstemp(prefix="fgsearch-", suffix=".log")
         except OSError as error:
             raise ChildError(f"cannot start a process: {error}") from None
-        self._output, self._log = open(descriptor, errors="replace"), Path(name)
+        self._output, self._log = os.fdopen(descriptor, errors="replace"), Path(name)
         setup = (childs_end, name, dict(environment or {}), niceness)
         self._process = _SPAWN.Process(target=_run, args=setup, daemon=True)
         try:

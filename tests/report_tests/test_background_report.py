@@ -11,6 +11,7 @@ from child_targets import fail_to_write, write_forever, write_page
 from search.report.background import ReportWriter
 from search.study.location import find_location
 
+
 @pytest.fixture
 def published() -> dict[str, bytes]:
     return {}
