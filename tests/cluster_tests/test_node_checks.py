@@ -97,7 +97,7 @@ def test_address_where_something_else_listens_is_refused_within_a_minute(
     command = [sys.executable, "-m", "search.run", "--space", "bas", "--storage", str(tmp_path / "runs")]
     command += ["--ray-address", f"127.0.0.1:{silent}"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=90)
-    # The cluster gets 20 s, the rest is the start of two Python processes on a busy machine; Ray itself takes 9 minutes.
+    # The cluster gets 20 s, the rest is the start of two Python processes on a busy machine; Ray itself takes 9 min.
     assert time.monotonic() - began < 60
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()

@@ -11,7 +11,7 @@ from search.study.config import SearchConfig
 os.environ.update(ray_environment())
 with cluster(SearchConfig(), "", lambda: None):
     import ray
-    print("niceness", ray.get(ray.remote(os.nice).remote(0)) - os.nice(0))
+    print("niceness", ray.get(ray.remote(lambda: os.nice(0)).remote()) - os.nice(0))
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
         for connection in process.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN:
@@ -20,7 +20,7 @@ print("variable", os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"))
 """
 
 
-def test_private_ray_has_workers_of_normal_priority_listens_on_loopback_and_keeps_its_token_secret(
+def test_private_ray_has_workers_of_normal_priority_and_listens_on_loopback_with_a_token_of_its_own(
     environment: dict[str, str], tmp_path: Path
 ):
     own = {key: value for key, value in environment.items() if not key.startswith("RAY_AUTH")} | {"HOME": str(tmp_path)}
