@@ -29,7 +29,7 @@ print(child.receive(60), flush=True)
 def start_script(folder: Path, target: str, rest: str = "") -> "subprocess.Popen[str]":
     """Start a script of a user's that starts a child at its top level."""
     script = folder / "script.py"
-    script.write_text(PARENT.format(tests=str(ROOT / "tests"), target=target, rest=rest))
+    script.write_text(PARENT.format(tests=str(ROOT / "tests" / "support"), target=target, rest=rest))
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
