@@ -48,6 +48,7 @@ host=${host:-$(hostname -I | cut -d' ' -f1)}
 
 options+=(--dashboard-agent-listen-port 0) # any free one: several nodes may be on one machine
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # trials lose no more than their epoch: nothing to wait for
+export RAY_worker_niceness=${RAY_worker_niceness:-0} # with Ray's 15, any busy process of the machine starves the trials
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 token=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
 if [ -z "${RAY_AUTH_TOKEN:-}" ]; then

@@ -45,6 +45,7 @@ timeout 5 bash -c "exec 3<>/dev/tcp/${address%:*}/${address##*:}" 2>/dev/null ||
 
 options+=(--dashboard-agent-listen-port 0) # any free one: several nodes may be on one machine
 export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # trials lose no more than their epoch: nothing to wait for
+export RAY_worker_niceness=${RAY_worker_niceness:-0} # with Ray's 15, any busy process of the machine starves the trials
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_NUM_REDIS_GET_RETRIES=2
 if [ -z "${RAY_AUTH_TOKEN:-}" ]; then
     export RAY_AUTH_TOKEN_PATH=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}

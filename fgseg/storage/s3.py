@@ -1,4 +1,4 @@
-"""A store in a bucket of S3, or of a server that speaks its language; through pyarrow, which reads the credentials."""
+"""A store in a bucket of Amazon S3 or of an S3-compatible server, accessed with pyarrow."""
 
 import functools
 import os
@@ -6,32 +6,45 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from fgseg.config.errors import ConfigError, one_line
-from fgseg.storage.retry import retry
 
 if TYPE_CHECKING:
-    from pyarrow.fs import FileInfo, FileSystem
+    from pyarrow.fs import FileInfo, S3FileSystem
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-"""Environment variables that name another server than Amazon's; pyarrow reads them."""
+"""Environment variables that select another server than Amazon's; pyarrow reads them."""
+OPTIONS = (
+    "endpoint_override",
+    "scheme",
+    "region",
+    "tls_ca_file_path",
+    "allow_bucket_creation",
+    "allow_bucket_deletion",
+)
+"""Options of pyarrow's S3FileSystem that the query of an address may set."""
+RETRIES = 11
+"""Retries of a request while the server is unreachable, busy or failing.  AwsDefaultS3RetryStrategy retries at once,
+then after 50 ms, and doubles the pause: 11 retries take 51 s (25 ms * 2 ** n in all; 8 were measured to take 6.4 s)."""
+CHECK_RETRIES = 8
+"""Retries while a bucket is checked before a study starts: a wrong endpoint is reported after 6.4 s."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class ObjectStoreError(OSError):
-    """The object store refuses or does not answer, also after some patience: every trial will meet it."""
+    """The object store refuses a request, or still fails after all retries; every trial of the study is affected."""
 
 
 def as_object_store_error(call: Callable[P, R]) -> Callable[P, R]:
-    """Make a call patient; a fault that stays becomes an ObjectStoreError in one line, a missing blob excepted."""
+    """Decorate a call to raise its OSError as an ObjectStoreError in one line, except FileNotFoundError."""
 
     @functools.wraps(call)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return retry(call)(*args, **kwargs)
+            return call(*args, **kwargs)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -41,14 +54,14 @@ def as_object_store_error(call: Callable[P, R]) -> Callable[P, R]:
 
 
 class ObjectStore:
-    """The objects below an address such as s3://bucket/runs; a put is atomic, so that nothing is ever half written.
+    """The objects below an address such as s3://bucket/runs.  A put is atomic: no object is ever half written.
 
-    Raises (from every method but `sweep`):
-        ObjectStoreError: the store refuses or does not answer.
+    Raises (from every method but `remove_temporary`):
+        ObjectStoreError: the server refuses the request, or fails for about 51 s (`RETRIES`).
     """
 
     def __init__(self, address: str):
-        self.system, self.path = connect(address)
+        self.system, self.path = connect(address, RETRIES)
 
     @as_object_store_error
     def put(self, name: str, data: bytes) -> None:
@@ -86,7 +99,7 @@ class ObjectStore:
             self.system.delete_dir(self.path)
 
     def remove_temporary(self) -> None:
-        """Nothing: an upload that was cut off is no object."""
+        """Do nothing: an interrupted upload creates no object."""
 
     @as_object_store_error
     def _look(self, recursive: bool = False) -> "Sequence[FileInfo]":
@@ -98,8 +111,8 @@ class ObjectStore:
         return found
 
 
-def connect(address: str) -> "tuple[FileSystem, str]":
-    """The file system behind an address, and the path bucket/prefix in it.  Raises ConfigError for an unfit address."""
+def connect(address: str, retries: int) -> "tuple[S3FileSystem, str]":
+    """Return the file system of an address and the path bucket/prefix; raises ConfigError for an invalid address."""
     parts = urlsplit(address)
     if "@" in parts.netloc:
         raise ConfigError(
@@ -108,24 +121,43 @@ def connect(address: str) -> "tuple[FileSystem, str]":
     if not parts.netloc:
         raise ConfigError(f"{address} names no bucket; give s3://bucket/prefix")
     here = tuple(os.environ.get(name, "") for name in ENDPOINTS)
-    return open_system(parts.netloc, parts.query, here), f"{parts.netloc}{unquote(parts.path).rstrip('/')}"
+    return open_system(parts.netloc, parts.query, here, retries), f"{parts.netloc}{unquote(parts.path).rstrip('/')}"
 
 
 @functools.lru_cache
-def open_system(bucket: str, query: str, endpoints: tuple[str, ...]) -> "FileSystem":
-    """One client for each bucket and server of this process; `endpoints` tells environments apart."""
-    from pyarrow.fs import FileSystem
+def open_system(bucket: str, query: str, endpoints: tuple[str, ...], retries: int) -> "S3FileSystem":
+    """Open the client of a bucket, once per process and arguments.
 
-    options = "&".join(filter(None, [query, "allow_delayed_open=true"]))  # saves two of three requests of a put
+    Args:
+        bucket: name of the bucket.
+        query: options of the address, `name=value&...` of `OPTIONS`.
+        endpoints: values of the variables `ENDPOINTS`, so that a changed environment gives a new client.
+        retries: of each request while the server is unreachable, busy or failing.
+
+    Raises:
+        ConfigError: an unknown option, or no such bucket at Amazon.
+    """
+    from pyarrow.fs import AwsDefaultS3RetryStrategy, S3FileSystem, resolve_s3_region
+
+    given = dict(parse_qsl(query))
+    if unknown := sorted(given.keys() - set(OPTIONS)):
+        raise ConfigError(f"s3://{bucket}: no option {unknown[0]!r}; there are: {', '.join(OPTIONS)}")
+    options = {key: value == "true" if key.startswith("allow_") else value for key, value in given.items()}
     try:
-        return FileSystem.from_uri(f"s3://{bucket}?{options}")[0]
+        if not options.keys() & {"region", "endpoint_override"} and not any(endpoints):
+            options["region"] = resolve_s3_region(bucket)
+        return S3FileSystem(
+            **options,
+            allow_delayed_open=True,  # saves two of three requests of a put
+            retry_strategy=AwsDefaultS3RetryStrategy(max_attempts=retries),  # it counts retries, not attempts
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(f"s3://{bucket} cannot be opened ({pyarrow_message(error)})") from None
 
 
 def check_bucket(address: str) -> None:
-    """Raise ConfigError unless the bucket of an address answers and may be looked at."""
-    system, path = connect(address)
+    """Raise ConfigError unless the bucket of an address exists, answers and may be read."""
+    system, path = connect(address, CHECK_RETRIES)
     bucket = path.split("/")[0]
     try:
         there = system.get_file_info(bucket)

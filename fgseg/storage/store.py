@@ -1,14 +1,15 @@
-"""Where files are kept, on a disk or in a bucket, behind few verbs: object storage knows no rename and no append.
+"""Blobs on a disk or in a bucket, behind one interface without rename and append, which object stores lack.
 
-A place is named by its *address*, a text: a path, or `s3://bucket/prefix`, where another server than Amazon's is given
-by AWS_ENDPOINT_URL or `?endpoint_override=HOST:PORT&scheme=http`, and credentials come from the environment or ~/.aws.
-Everything of a study and of a trial goes through here, so that it works on either:
+A store has an *address*: a path, or `s3://bucket/prefix`.  AWS_ENDPOINT_URL or
+`?endpoint_override=HOST:PORT&scheme=http` selects another server than Amazon's; credentials come from the environment
+or ~/.aws.  All files of studies and trials are read and written here:
 
-    join(study, "trials", "3")                            the address of a folder below
-    open_store(study).get("report/report.md")             a file's bytes; put, list, delete likewise
-    with local_files(join(study, "model")) as folder: ... the same files as a folder, for libraries that read paths
+    join(study, "trials", "3")                            the address of a subfolder
+    open_store(study).get("report/report.md")             the bytes of a file; put, list, delete likewise
+    with local_files(join(study, "model")) as folder: ... the files as a folder, for libraries that read paths
 """
 
+import errno
 import os
 import re
 import shutil
@@ -24,10 +25,17 @@ from fgseg.storage.retry import retry
 from fgseg.storage.s3 import ObjectStore, check_bucket
 
 REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+TRANSIENT = {errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.EIO, errno.ESTALE, errno.ETIMEDOUT}
+"""Errors of a network file system that may pass by themselves."""
+RETRY_PAUSES_S = (0.2, 1.0, 5.0)
+"""Seconds to wait before a failed call on files is repeated; after the last one its error is raised."""
+
+retry_files = retry(lambda error: isinstance(error, OSError) and error.errno in TRANSIENT, RETRY_PAUSES_S)
+"""Decorator for calls on local files."""
 
 
 class Store(Protocol):
-    """Named blobs at one address.  A blob appears whole or not at all; a name may lead below: `report/report.md`."""
+    """Named blobs at one address.  Writing a blob is atomic; a name may contain slashes: `report/report.md`."""
 
     def put(self, name: str, data: bytes) -> None:
         """Write a blob, replacing one of the same name."""
@@ -36,35 +44,35 @@ class Store(Protocol):
         """Read a blob; raises FileNotFoundError."""
 
     def folders(self) -> list[str]:
-        """The names of the folders at the address itself, sorted."""
+        """Return the names of the folders directly at the address, sorted."""
 
     def list(self) -> list[str]:
-        """The names of the blobs at the address itself, sorted."""
+        """Return the names of the blobs directly at the address, sorted."""
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every blob at the address and below, by name; half-written ones included."""
+        """Return the size in bytes of every blob at and below the address by name, including half-written blobs."""
 
     def delete(self, name: str) -> None:
-        """Remove a blob; one that is gone already is no error."""
+        """Remove a blob; does nothing if it does not exist."""
 
     def clear(self, keep: str | None = None) -> None:
-        """Remove everything at the address and below, but for names at it that begin with `keep`."""
+        """Remove everything at and below the address, except names directly at it that begin with `keep`."""
 
     def remove_temporary(self) -> None:
-        """Remove what a killed writer left half written at the address."""
+        """Remove half-written blobs that a killed writer left at the address."""
 
 
 class LocalStore:
-    """A folder as a store, on a disk or a shared file system."""
+    """A store in a folder, on a disk or a shared file system."""
 
     SUFFIX = ".tmp"
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
 
-    @retry
+    @retry_files
     def put(self, name: str, data: bytes) -> None:
-        """Write beside the name, then rename: a reader sees the old blob or the new one, never a part."""
+        """Write to a temporary file, then rename it: a reader gets the old blob or the new one, never a part."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{self.SUFFIX}")
@@ -78,15 +86,15 @@ class LocalStore:
             temporary.unlink(missing_ok=True)
             raise
 
-    @retry
+    @retry_files
     def get(self, name: str) -> bytes:
         return (self.folder / name).read_bytes()
 
-    @retry
+    @retry_files
     def folders(self) -> list[str]:
         return sorted(p.name for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
 
-    @retry
+    @retry_files
     def list(self) -> list[str]:
         if not self.folder.is_dir():
             return []
@@ -96,17 +104,17 @@ class LocalStore:
         found = {}
         for root, _, names in os.walk(self.folder):
             for path in (Path(root, name) for name in names):
-                with suppress(FileNotFoundError):  # a writer at work has just renamed or dropped it
+                with suppress(FileNotFoundError):  # another process has just renamed or deleted it
                     found[path.relative_to(self.folder).as_posix()] = path.lstat().st_size
         return found
 
-    @retry
+    @retry_files
     def delete(self, name: str) -> None:
         (self.folder / name).unlink(missing_ok=True)
 
-    @retry
+    @retry_files
     def clear(self, keep: str | None = None) -> None:
-        """The same; links are removed and never followed."""
+        """Remove everything, see `Store.clear`; symbolic links are removed, never followed."""
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
             if keep is not None and path.name.startswith(keep):
                 continue
@@ -117,37 +125,37 @@ class LocalStore:
         if keep is None and self.folder.is_dir():
             self.folder.rmdir()
 
-    @retry
+    @retry_files
     def remove_temporary(self) -> None:
         for path in self.folder.glob(f"*{self.SUFFIX}"):
             path.unlink(missing_ok=True)
 
 
 def is_local(address: str) -> bool:
-    """Whether an address is a path; raises ConfigError for a kind of storage that is unknown."""
+    """Return whether an address is a path; raises ConfigError for an unknown kind of storage."""
     kind = REMOTE.match(address)
     if kind and kind[1] != "s3":
-        raise ConfigError(f"{kind[0]} is no storage that is known; give a path or s3://bucket/prefix")
+        raise ConfigError(f"{kind[0]} is an unknown kind of storage; give a path or s3://bucket/prefix")
     return kind is None
 
 
 def absolute(address: str) -> str:
-    """The same address wherever it is read: a path from the root with links resolved; others without a last slash.
+    """Make an address independent of the current folder: resolve a path and its links; drop trailing slashes of others.
 
     Raises:
-        ConfigError: it is no path, or a kind of storage that is unknown.
+        ConfigError: not a valid path, or an unknown kind of storage.
     """
     if is_local(address):
         try:
             return str(Path(address).expanduser().resolve())
-        except (RuntimeError, ValueError, OSError) as error:  # nobody's home, a NUL, a loop of links
-            raise ConfigError(f"{address!r} is no path ({error}); name a folder") from None
+        except (RuntimeError, ValueError, OSError) as error:  # unknown user after ~, NUL byte, loop of links
+            raise ConfigError(f"{address!r} is not a path ({error}); name a folder") from None
     path, mark, query = address.partition("?")
     return path.rstrip("/") + mark + query
 
 
 def join(address: str, *names: str) -> str:
-    """The address of what lies below another."""
+    """Return the address of a file or folder below another address."""
     if is_local(address):
         return str(Path(address, *names))
     path, mark, query = address.partition("?")
@@ -155,16 +163,16 @@ def join(address: str, *names: str) -> str:
 
 
 def open_store(address: str | Path) -> Store:
-    """The store at an address; creates nothing.  Raises ConfigError for an unfit address."""
+    """Open the store at an address without creating it; raises ConfigError for an invalid address."""
     if is_local(str(address)):
         return LocalStore(address)
     return ObjectStore(str(address))
 
 
 def check_store(address: str, option: str) -> None:
-    """Raise ConfigError, told of a command's option, unless an address can be written to; leaves no trace.
+    """Raise ConfigError, naming the command line's option, unless an address is writable; writes nothing.
 
-    Of a bucket it is only known whether it answers; what its owner allows shows with the first `put`.
+    A bucket is only checked for an answer: missing write permission is detected by the first `put`.
     """
     try:
         if is_local(address):
@@ -176,12 +184,12 @@ def check_store(address: str, option: str) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ConfigError unless a folder can be written to, or be made."""
+    """Raise ConfigError unless a folder is writable or can be created."""
     try:
         while not folder.exists():
             folder = folder.parent
     except OSError as error:
-        raise ConfigError(f"{folder} cannot be looked at ({error.strerror}); choose another folder") from None
+        raise ConfigError(f"{folder} cannot be read ({error.strerror}); choose another folder") from None
     if not folder.is_dir():
         raise ConfigError(f"{folder} is a file; name a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -190,7 +198,7 @@ def check_folder(folder: Path) -> None:
 
 @contextmanager
 def local_files(address: str) -> Iterator[Path]:
-    """The files at an address and below as a folder to read: itself where it is local, else a copy for the while."""
+    """Provide the files at and below an address as a local folder to read: the folder itself, or a temporary copy."""
     if is_local(address):
         yield Path(address)
         return

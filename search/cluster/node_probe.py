@@ -1,14 +1,11 @@
-"""Asks the nodes before the first trial: `python -m search.cluster.node_probe ADDRESS`, a process of its own.
+"""Inspect the nodes of a cluster before the first trial, from a child process of the driver.
 
-Ray's client cannot be given a time limit and ends its process when a cluster is lost under it; see roll_call.py.
+Ray's client has no time limit, and ends its process when the cluster is lost; see node_checks.py.
 """
 
-import json
 import logging
-import os
-import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import Connection
 from typing import Any
 
 from fgseg.config.errors import one_line
@@ -17,34 +14,34 @@ from search.study.resources import Node
 
 @dataclass(frozen=True)
 class NodeRequirements:
-    """What a node must be able to do."""
+    """What a trial needs of its node."""
 
     settings: dict[str, Any]
     """Every dotted setting of the model, paths absolute."""
     splits: tuple[str, ...]
-    """The splits of the data that it must be able to read."""
+    """Names of the splits that the study reads."""
     storage: str
-    """The folder in which it finds `blob`, and puts its answer."""
+    """Address of the folder of studies, where the node reads `blob` and writes `blob`-<node ID>."""
     blob: str
     text: str
-    """What is in the blob."""
+    """Content of the blob."""
 
 
 @dataclass
 class NodeReport:
-    """What a node has, and what it cannot do."""
+    """Versions, GPUs and data of a node, and which requirements it does not meet."""
 
     versions: dict[str, str] = field(default_factory=dict)
     gpu_mib: list[int] = field(default_factory=list)
-    """Memory of each GPU."""
+    """Memory of each GPU in MiB."""
     data: str = ""
-    """Fingerprint of the frames."""
+    """Fingerprint of the frames; empty where they cannot be read."""
     faults: list[str] = field(default_factory=list)
-    """What it cannot do, in words."""
+    """One line for each requirement that is not met."""
 
 
 def versions() -> dict[str, str]:
-    """The versions that must agree: ours in full, of the libraries that compute the first two parts."""
+    """Return the versions that must agree on all nodes: of fgsearch in full, of torch and transformers major.minor."""
     from importlib.metadata import version
 
     import fgseg
@@ -54,58 +51,67 @@ def versions() -> dict[str, str]:
 
 
 def gpu_memory() -> list[int]:
-    """MiB of every NVIDIA GPU of this machine, asked of its driver: no CUDA context is opened for it."""
+    """Return the memory of every NVIDIA GPU of this machine in MiB, from nvidia-smi: opens no CUDA context."""
     import shutil
     import subprocess
 
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    return [int(line) for line in told.stdout.split() if line.isdigit()] if told.returncode == 0 else []
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return [int(line) for line in done.stdout.split() if line.isdigit()] if done.returncode == 0 else []
 
 
-def inspect_node(question: dict[str, Any]) -> dict[str, Any]:
-    """What one node answers; runs on it.  `question` and the result are the fields of Question and Answer."""
-    asked, told = NodeRequirements(**question), NodeReport(versions(), gpu_memory())
-    for task in (check_storage, read_data):
+def inspect_node(requirements: dict[str, Any]) -> dict[str, Any]:
+    """Run on a node: check what a trial needs.
+
+    Args:
+        requirements: the fields of NodeRequirements, as a dict because the node may have another version of fgsearch.
+
+    Returns:
+        The fields of NodeReport.
+    """
+    required, report = NodeRequirements(**requirements), NodeReport(versions(), gpu_memory())
+    for check in (check_storage, read_data):
         try:
-            task(asked, told)
-        except Exception as error:  # whatever it cannot do is what we want to know
-            told.faults.append(one_line(error))
-    return asdict(told)
+            check(required, report)
+        except Exception as error:  # any error is a requirement that is not met
+            report.faults.append(one_line(error))
+    return asdict(report)
 
 
-def check_storage(asked: NodeRequirements, told: NodeReport) -> None:
-    """Read the driver's blob, and write one for it to read."""
+def check_storage(required: NodeRequirements, report: NodeReport) -> None:
+    """Read the driver's blob, and write one for the driver to read; add a fault where it cannot be seen."""
     import ray
 
     from fgseg.storage.store import open_store
 
-    store = open_store(asked.storage)
+    store = open_store(required.storage)
     try:
-        same = store.get(asked.blob).decode() == asked.text
+        same = store.get(required.blob).decode() == required.text
     except FileNotFoundError:
         same = False
     if same:
-        store.put(f"{asked.blob}-{ray.get_runtime_context().get_node_id()}", asked.text.encode())
+        store.put(f"{required.blob}-{ray.get_runtime_context().get_node_id()}", required.text.encode())
     else:
-        told.faults.append(f"does not see what the driver writes to the storage {asked.storage}; it must be shared")
+        report.faults.append(
+            f"does not see what the driver writes to the storage {required.storage}; it must be shared"
+        )
 
 
-def read_data(asked: NodeRequirements, told: NodeReport) -> None:
-    """Open the data, decoding what the node's cache lacks, and the weights; both are needed by every trial."""
+def read_data(required: NodeRequirements, report: NodeReport) -> None:
+    """Open the data, decoding what the node's cache lacks, and fetch the weights: every trial needs both."""
     from fgseg.config.loading import Layer, build
     from fgseg.data import fingerprint, load_splits
     from fgseg.model.pretrained import fetch_weights
 
-    run = build([Layer("the cluster", asked.settings)])
-    told.data = fingerprint(load_splits(run.data, asked.splits))
+    run = build([Layer("the cluster", required.settings)])
+    report.data = fingerprint(load_splits(run.data, required.splits))
     fetch_weights(run.model.name)
 
 
 def alive_nodes() -> list[Node]:
-    """The nodes that Ray believes to be alive."""
+    """Return the nodes that Ray lists as alive; a dead node may be listed for some 15 s more."""
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
@@ -122,52 +128,41 @@ def alive_nodes() -> list[Node]:
     ]
 
 
-def inspect_nodes(question: dict[str, Any], ids: list[str]) -> Iterator[dict[str, Any]]:
-    """Ask all at once; gives each one's answer under its id as they come, what went wrong on the way as a fault.
+def inspect_nodes(required: NodeRequirements, ids: list[str]) -> dict[str, NodeReport | None]:
+    """Run `inspect_node` on all nodes at once; return the reports by node ID, None for a node that died meanwhile.
 
-    A node that has died since it was listed has None for an answer: a search can do without it.
+    An error of the task itself becomes a fault of its node.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    asked = {}
+    running: dict[str, Any] = {}
+    reports: dict[str, NodeReport | None] = {}
     for node in ids:
-        location = NodeAffinitySchedulingStrategy(node, soft=False)
-        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=location)(inspect_node)
-        asked[task.remote(question)] = node
-    while asked:
-        (done,), _ = ray.wait(list(asked), num_returns=1)
-        node, told = asked.pop(done), None
+        affinity = NodeAffinitySchedulingStrategy(node, soft=False)
+        task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=affinity)(inspect_node)
+        running[node] = task.remote(vars(required))
+    for node, result in running.items():
         try:
-            told = ray.get(done)
-        except Exception as error:  # the node died, or has no or another fgsearch
-            if node in [still.id for still in alive_nodes()]:
-                told = asdict(NodeReport(faults=[explain(error)]))
-        yield {"id": node, "answer": told}
+            reports[node] = NodeReport(**ray.get(result))
+        except Exception as error:  # the node has died, or has no fgsearch or another version
+            alive = node in [other.id for other in alive_nodes()]
+            reports[node] = NodeReport(faults=[explain(error)]) if alive else None
+    return reports
 
 
 def explain(error: Exception) -> str:
-    """Why a node could not be asked, in one line."""
+    """Describe in one line why a node could not be inspected."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if any("ModuleNotFoundError" in line or "No module named" in line for line in lines):
         return f"fgsearch is not installed as it is here ({lines[-1]})"
-    return f"could not be asked ({type(error).__name__}: {lines[0] if lines else 'no reason given'})"
+    return f"could not be inspected ({type(error).__name__}: {lines[0] if lines else 'no message'})"
 
 
-def main() -> int:
-    """Connect, say which nodes there are, and ask those that the next line on standard input names."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # Ray prints news of the cluster on standard output, which is for answers only
+def probe(connection: Connection, address: str) -> None:
+    """Run in the child: connect, send the cluster's nodes, receive requirements and node IDs, send the reports."""
     import ray
 
-    ray.init(sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)
-    print(json.dumps([asdict(node) for node in alive_nodes()]), file=answers, flush=True)
-    line = sys.stdin.readline()
-    order = json.loads(line) if line.strip() else {"question": {}, "ids": []}
-    for told in inspect_nodes(order["question"], order["ids"]):
-        print(json.dumps(told), file=answers, flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    ray.init(address, logging_level=logging.ERROR, log_to_driver=False)
+    connection.send(alive_nodes())
+    connection.send(inspect_nodes(*connection.recv()))

@@ -16,27 +16,26 @@ from search.study.config import SearchConfig
 from search.study.resources import Node, Resources, answers, is_private, share, share_cluster
 
 RAY_SETTINGS = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even when it is told to be silent
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # trials without a GPU keep the machine's own CUDA_VISIBLE_DEVICES
-    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # else Ray starts a trial of a drained node again, behind our back
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even with verbose=0
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # trials without a GPU keep the machine's CUDA_VISIBLE_DEVICES
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # else Ray restarts a trial of a drained node without an event
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_MAX_PENDING_TRIALS_PG": "256",  # else a trial waits until the process of the one before has started
+    "TUNE_MAX_PENDING_TRIALS_PG": "256",  # else a trial waits until the process of the previous one has started
     "TUNE_WARN_THRESHOLD_S": "5",
+    "RAY_worker_niceness": "0",  # with Ray's 15, any busy process of the machine starves the trials
 }
-
-
 REFRESH_S = 5.0
-"""How often the cluster is looked at."""
+"""Seconds between two checks of the cluster's nodes."""
 UNREACHABLE_S = 20.0
-"""How long its head may be silent."""
+"""Seconds that the cluster's head may be silent; this process exits then."""
 
 
 def ray_environment() -> dict[str, str]:
-    """The environment in which Ray is used: our settings, and with token authentication where there is a token at all.
+    """Return the environment for Ray: os.environ over `RAY_SETTINGS`, with token authentication if there is a token.
 
-    Without RAY_AUTH_MODE, Ray would join a cluster without the token that lies in its own default place.
+    Without RAY_AUTH_MODE, Ray ignores the token in its own default file when it joins a cluster.
     """
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     token = named or Path("~/.ray/auth_token").expanduser().is_file()
@@ -45,25 +44,23 @@ def ray_environment() -> dict[str, str]:
 
 @contextmanager
 def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], None]) -> Iterator[Resources]:
-    """Start or join a cluster; gives what each trial gets, and leaves or ends the cluster at the end.
+    """Start or join a cluster; yields the resources of each trial, and leaves or ends the cluster at the end.
 
-    The `surroundings` must be in the environment before anything imports Ray, which reads them then.
+    `ray_environment` must be in os.environ before anything imports Ray, which reads it then.
 
     Args:
-        search: address of the cluster, and what a trial shall get.
+        search: address of the cluster, and resources of a trial.
         needed: see `search.study.resources.gpu_needed`.
-        install_handlers: sets this command's signal handlers again, which Ray replaces when it starts and when it ends.
+        install_handlers: reinstalls this command's signal handlers, which Ray replaces when it starts and when it ends.
 
     Raises:
-        ConfigError: not even one trial fits, or fp16 is asked for where trials have no GPU.
+        ConfigError: not even one trial fits, or the settings need a GPU and trials have none.
     """
     import ray
 
-    ended, location = threading.Event(), on_loopback() if is_private(search) else nullcontext()
-    with (
-        location,
-        ThreadPoolExecutor(1) as thread,
-    ):  # the system ends a private cluster's processes with this very thread
+    ended, address = threading.Event(), on_loopback() if is_private(search) else nullcontext()
+    # The processes of a private cluster end with the thread that started them.
+    with address, ThreadPoolExecutor(1) as thread:
         wait_keeping_signal_handlers(thread.submit(start, search), install_handlers)
         try:
             head = ray.get_runtime_context().gcs_address
@@ -82,9 +79,9 @@ def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], No
 
 @contextmanager
 def on_loopback() -> Iterator[None]:
-    """Let Ray's servers listen on 127.0.0.1 only, as on Windows and macOS: else Ray takes an address of the network.
+    """Make Ray's servers listen on 127.0.0.1 only, as on Windows and macOS; by default they listen on the network.
 
-    The token that lets processes in, which Ray would make readable for everyone, is made here where there is none.
+    Creates the authentication token if there is none, readable by its owner only; Ray would make it readable by all.
     """
     from ray._private import ray_constants
 
@@ -113,16 +110,16 @@ def start(search: SearchConfig) -> None:
         log_to_driver=False,
         _temp_dir=os.environ.get("RAY_TMPDIR") if search.ray_address is None else None,
     )
-    ray._private.worker._worker_logs_enabled = False  # of a node that dies it would print the last lines of its log
+    ray._private.worker._worker_logs_enabled = False  # Ray would print the last log lines of a node that dies
     for name in ("ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what becomes of a trial is told by us, without a traceback
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # this package prints failures, without traceback
 
 
 def wait_keeping_signal_handlers(done: "Future[None]", install_handlers: Callable[[], None]) -> None:
-    """Wait until Ray has started or ended in its own thread; meanwhile this one keeps the command's signal handlers.
+    """Wait until Ray has started or ended in another thread, reinstalling the command's signal handlers every 2 ms.
 
-    Ray's core takes that of SIGTERM for itself when it starts, and leaves none when it ends, a second before it is
-    done; a signal would end the command at once, with whatever was still to be written.
+    Ray replaces the handler of SIGTERM when it starts, and removes it a second before it has ended.  A signal would
+    then kill the command before its last writes.
     """
     while not done.done():
         wait([done], timeout=0.002)
@@ -131,16 +128,16 @@ def wait_keeping_signal_handlers(done: "Future[None]", install_handlers: Callabl
 
 
 def watch_head(address: str, ended: threading.Event) -> None:
-    """End this process once the head has been silent for too long.
+    """Exit this process once the head has been silent for `UNREACHABLE_S`; runs in a thread until `ended` is set.
 
-    Ray's own calls block then, deaf to signals, until after 60 s Ray ends the process without a word to people.  As
-    after a kill, the same command continues.
+    Ray's calls then block and ignore signals, and after 60 s Ray exits the process without a message.  As after a
+    kill, the same command resumes the study.
     """
-    heard = time.monotonic()
+    last_answer = time.monotonic()
     while not ended.wait(REFRESH_S):
         if answers(address):
-            heard = time.monotonic()
-        elif time.monotonic() - heard > UNREACHABLE_S and not ended.is_set():
+            last_answer = time.monotonic()
+        elif time.monotonic() - last_answer > UNREACHABLE_S and not ended.is_set():
             print(
                 f"error: the head of the Ray cluster, {address}, has not answered for {UNREACHABLE_S:.0f} s; run the "
                 "same command again, with the --ray-address of a cluster that runs",
@@ -151,24 +148,24 @@ def watch_head(address: str, ended: threading.Event) -> None:
 
 
 class NodeMonitor:
-    """The nodes of the cluster, asked of Ray every few seconds.
+    """Track the nodes of the cluster, asking Ray every `REFRESH_S`.
 
     Args:
         resources: of a trial.
-        tell: called with a line for people when a node comes or goes.
+        notify: called with a line to print when a node joins or is lost.
     """
 
-    def __init__(self, resources: Resources, tell: Callable[[str], None]) -> None:
+    def __init__(self, resources: Resources, notify: Callable[[str], None]) -> None:
         import ray
 
-        self.resources, self.tell = resources, tell
+        self.resources, self.notify = resources, notify
         self.head = ray.get_runtime_context().gcs_address
         self.dead: set[str] = set()
         self.known = {node.id: node for node in alive_nodes()}
         self.asked = time.monotonic()
 
     def refresh(self) -> None:
-        """Ask Ray, and tell what has changed.  Nothing is asked while the head does not answer: Ray would wait."""
+        """Ask Ray for the nodes and report changes; does nothing while the head is silent, since Ray would block."""
         self.asked = time.monotonic()
         if not answers(self.head):
             return
@@ -176,32 +173,32 @@ class NodeMonitor:
         for node in self.known.keys() - now.keys():
             self.mark_dead(node)
         for node in now.keys() - self.known.keys():
-            self.tell(f"{now[node]} has joined")
+            self.notify(f"{now[node]} has joined")
         self.known = now
 
     def mark_dead(self, node: str) -> None:
-        """Count a node as dead from now on: Ray never takes one back."""
-        self.tell(f"{self.known.pop(node)} is lost; its trials start again elsewhere, from their checkpoints")
+        """Count a node as dead from now on: a node that Ray has declared dead never returns."""
+        self.notify(f"{self.known.pop(node)} is lost; its trials start again elsewhere, from their checkpoints")
         self.dead.add(node)
 
     @property
     def nodes(self) -> list[Node]:
-        """The nodes that are alive."""
+        """Return the nodes that are alive, at most `REFRESH_S` old."""
         if time.monotonic() - self.asked > REFRESH_S:
             self.refresh()
         return list(self.known.values())
 
     def all_dead(self) -> bool:
-        """True once no node of the cluster is alive: trials would wait for ever."""
+        """Return whether no node of the cluster is alive; trials would wait forever."""
         return not self.nodes
 
     def capacity(self) -> int:
-        """How many trials may run at once; at least one, which waits inside Ray until a node comes that carries it."""
+        """Return how many trials may run at once; at least one, which waits inside Ray for a node on which it fits."""
         fitting = sum(node.fitting(self.resources.cpus, self.resources.gpus) for node in self.nodes)
         return max(1, min(fitting, self.resources.concurrent))
 
     def is_dead(self, node: str) -> bool:
-        """Whether a node has died.  Ray finds that out after some 15 s; that nothing listens there shows at once."""
+        """Return whether a node has died: Ray needs some 15 s to detect it, a connection to its port fails at once."""
         self.refresh()
         if node in self.known and not answers(f"{self.known[node].address}:{self.known[node].port}"):
             self.mark_dead(node)

@@ -1,10 +1,7 @@
-"""How the ledger's database is reached: engine options by address, and patience with one that is busy."""
+"""Connect to the ledger's database: engine options by address, and retries while it is busy or unreachable."""
 
-import functools
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from sqlalchemy import Engine, create_engine, inspect, text
 from sqlalchemy.engine import make_url
@@ -12,19 +9,17 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from fgseg.config.errors import ConfigError, FaultError, one_line
+from fgseg.storage.retry import retry as make_retry
 from search.study.location import public_address
 
 RETRY_PAUSES_S = (0.1, 0.5, 2.0)
-"""Pauses before a failed call is repeated; after the last one the fault is told."""
+"""Seconds to wait before a failed call is repeated; after the last one LedgerError is raised."""
 SQLITE_TIMEOUT_S = 60
-"""How long SQLite itself waits for another writer."""
+"""Seconds that SQLite itself waits for another writer."""
 CONNECT_TIMEOUT_S = 5
-"""How long a server may take to let one connection in."""
+"""Seconds that a server may take to accept a connection."""
 SILENCE_S = 20
-"""After how long a connection counts as broken whose other end is silent."""
-
-P = ParamSpec("P")
-R = TypeVar("R")
+"""Seconds after which a connection without any answer counts as broken."""
 
 
 class LedgerError(FaultError):
@@ -32,10 +27,10 @@ class LedgerError(FaultError):
 
 
 def engine_options(url: str) -> dict[str, Any]:
-    """Keyword arguments of SQLAlchemy's `create_engine` for an address.
+    """Return keyword arguments of SQLAlchemy's `create_engine` for an address.
 
-    SQLite connections are cheap and opened anew each time, so that none is left open when a process forgets a ledger;
-    a server's are kept, and tested before use since it may have been restarted.
+    SQLite connections are cheap: each use opens a new one, so that none stays open.  Connections to a server are
+    pooled, and tested before use because the server may have been restarted.
     """
     if make_url(url).get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": SQLITE_TIMEOUT_S}, "poolclass": NullPool}
@@ -45,12 +40,12 @@ def engine_options(url: str) -> dict[str, Any]:
 
 
 def open_engine(url: str) -> Engine:
-    """An engine of our own beside Optuna's; connects, and creates an SQLite file, only when it is used."""
+    """Create an engine separate from Optuna's; it connects, and creates an SQLite file, only when it is used."""
     return create_engine(url, **engine_options(url))
 
 
 def check_database(url: str) -> None:
-    """Raise ConfigError unless a ledger's database answers, within a few times `CONNECT_TIMEOUT_S` at worst."""
+    """Raise ConfigError unless a ledger's database answers; takes a few times `CONNECT_TIMEOUT_S` at most."""
     address = public_address(url)
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
@@ -77,53 +72,36 @@ def driver_message(fault: SQLAlchemyError) -> str:
 
 
 def has_database(url: str) -> bool:
-    """Whether an SQLite file is there; true for a server, which only connecting can tell."""
+    """Return whether an SQLite file exists; true for a server, which is not contacted."""
     parsed = make_url(url)
     return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
 
 
-def retry(call: Callable[P, R]) -> Callable[P, R]:
-    """Repeat a call while the database is busy or away, or two processes make its tables at once.
-
-    Only for calls that may be repeated.
-
-    Raises (from the wrapped call):
-        LedgerError: the database still fails after the last pause.
-    """
-
-    @functools.wraps(call)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        for pause_s in RETRY_PAUSES_S:
-            try:
-                return call(*args, **kwargs)
-            except Exception as error:
-                if database_error(error) is None:
-                    raise
-                time.sleep(pause_s)
-        try:
-            return call(*args, **kwargs)
-        except Exception as error:
-            fault = database_error(error)
-            if fault is None:
-                raise
-            raise LedgerError(
-                f"the ledger's database fails: {driver_message(fault)}; mend that, then run the same command again"
-            ) from error
-
-    return wrapper
-
-
 def database_error(error: BaseException) -> DBAPIError | None:
-    """The database's own complaint in an error or in what caused it (Optuna wraps its errors), or None."""
+    """Return the database driver's error: the error itself or its cause (Optuna wraps errors); None if neither is."""
     for candidate in (error, error.__cause__):
         if isinstance(candidate, DBAPIError):
             return candidate
     return None
 
 
+def ledger_error(error: Exception) -> LedgerError:
+    """Make the error to raise for a database that still fails after all retries."""
+    fault = database_error(error)
+    assert fault is not None
+    return LedgerError(f"the ledger's database fails: {driver_message(fault)}; mend that, then run the same command again")
+
+
+retry = make_retry(lambda error: database_error(error) is not None, RETRY_PAUSES_S, ledger_error)
+"""Decorator: repeat a call while the database is busy or unreachable, or two processes create its tables at once.
+
+Only for calls that may be repeated.  Raises LedgerError if the database still fails after the last pause.
+"""
+
+
 @retry
 def list_studies(url: str) -> list[str]:
-    """The names of all studies of a database; creates nothing."""
+    """List the names of all studies of a database; creates nothing."""
     if not has_database(url):
         return []
     engine = open_engine(url)
@@ -137,7 +115,7 @@ def list_studies(url: str) -> list[str]:
 
 @retry
 def has_study(url: str, study: str) -> bool:
-    """Whether a database holds an Optuna study of this name; creates nothing."""
+    """Return whether a database holds an Optuna study of this name; creates nothing."""
     if not has_database(url):
         return False
     query = text("SELECT 1 FROM studies WHERE study_name = :name")

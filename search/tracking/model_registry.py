@@ -1,21 +1,18 @@
-"""MLflow's model registry: a version per best model, logged by mlflow.transformers.
+"""MLflow's model registry: one version per best model, logged by mlflow.transformers.
 
-Reached through `register`, which starts this file as a process of its own: importing torch, Transformers and MLflow's
-flavour takes seconds, sets global state, prints what nobody needs, and can be ended at any moment.
+`register` runs `carry_out` in a child process: importing torch, Transformers and MLflow's flavor takes seconds, sets
+global state and prints progress bars, and a child can be killed at any moment.
 """
 
-import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgseg.storage.store import local_files
+from search.study.child_process import ChildError, ChildProcess
 from search.study.location import public_address
 from search.tracking.client import ENVIRONMENT, TrackingError, load_client, open_client, pages
 from search.tracking.run_reader import find_runs
@@ -25,11 +22,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 REQUIREMENTS = ("torch", "transformers", "pillow")
-"""What the model needs, in the versions that are here; without this list MLflow would find out by loading it."""
+"""Packages that the model needs, logged with their installed versions; without this list MLflow loads the model to
+find out."""
 ALIAS = "best"
 REGISTER_S = 120.0
-"""How long a model may take; it is about ten seconds on two idle cores, most of them imports."""
-POLL_S = 0.1
+"""Seconds that a registration may take; it takes about 10 s on two idle cores, most of them for imports."""
 
 
 def register(
@@ -39,54 +36,35 @@ def register(
 
     Args:
         uri: address of MLflow.
-        origin: what the folder says that it holds (`search.export.describe`).
+        origin: study, uid, trial, epoch and weights of the model (`search.export.describe`).
         folder: the address of the exported model.
-        limit_s: seconds after which it is given up.
-        stop: asked several times a second; it is given up at once when this says so.
+        limit_s: seconds to wait; the registration is given up then.
+        stop: called several times a second; true gives the registration up.
 
     Returns:
         The version in the registry.
 
     Raises:
-        TrackingError: MLflow could not be reached, refused, or took too long; calling again mends it.
+        TrackingError: MLflow could not be reached, refused, or took too long; the call may be repeated.
     """
-    where = f"MLflow at {public_address(uri)}"
-    with subprocess.Popen(
-        [sys.executable, "-m", "search.tracking.model_registry", str(int(limit_s) + 1)],
-        env=ENVIRONMENT | os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for the driver, which ends this
-        text=True,
-    ) as child:
-        try:
-            assert child.stdin and child.stdout
-            # Not on the command line, which every user of the machine can read.
-            child.stdin.write(json.dumps({"uri": uri, "origin": origin, "folder": folder}))
-            child.stdin.close()
-            wait(child, where, limit_s, stop)
-            answer = json.loads(child.stdout.read().strip().rpartition("\n")[2] or "{}")
-        finally:
-            child.kill()
-    if "version" not in answer:
-        raise TrackingError(f"{where}: the model was not registered ({answer.get('error', 'the process died')})")
-    return int(answer["version"])
+    own = {key: value for key, value in ENVIRONMENT.items() if key not in os.environ} | {"HF_HUB_OFFLINE": "1"}
+    try:
+        with ChildProcess(send_version, uri, origin, folder, environment=own) as child:
+            return int(child.receive(limit_s, stop))
+    except ChildError as error:
+        raise TrackingError(f"MLflow at {public_address(uri)}: the model was not registered ({error})") from None
 
 
-def wait(child: "subprocess.Popen[str]", where: str, limit_s: float, stop: Callable[[], bool]) -> None:
-    """Wait for the end of a process; raises TrackingError when it takes too long or `stop` says so."""
-    end = time.monotonic() + limit_s
-    while child.poll() is None:
-        if stop():
-            raise TrackingError(f"{where}: the model was not registered (interrupted)")
-        if time.monotonic() > end:
-            raise TrackingError(f"{where}: the model was not registered within {limit_s:g} s")
-        time.sleep(POLL_S)
+def send_version(connection: Connection, uri: str, origin: dict[str, Any], folder: str) -> None:
+    """Run in the child: register the model, then send its version."""
+    try:
+        connection.send(carry_out(uri, origin, folder))
+    except Exception as error:  # of MLflow, Transformers or the storage
+        raise ChildError(explain(error)) from None
 
 
 def carry_out(uri: str, origin: dict[str, Any], folder: str) -> int:
-    """What `register` describes, in this process; raises whatever MLflow or Transformers raise."""
+    """Do what `register` describes in this process; raises the errors of MLflow and Transformers."""
     client: MlflowClient = load_client()(tracking_uri=uri)
     name = origin["study"]
     tags = {f"fgseg.{key}": str(origin[key]) for key in ("uid", "trial", "epoch", "weights")}
@@ -99,19 +77,19 @@ def carry_out(uri: str, origin: dict[str, Any], folder: str) -> int:
 
 
 def registered_version(client: "MlflowClient", name: str, tags: dict[str, str]) -> int | None:
-    """The newest version with these tags, or None."""
+    """Return the newest version with these tags, or None."""
     own = own_versions(client, name, tags["fgseg.uid"])
     return next((int(found.version) for found in own if tags.items() <= found.tags.items()), None)
 
 
 def own_versions(client: Any, name: str, uid: str) -> list[Any]:
-    """The versions of a registered model that come from one study, newest first."""
+    """Return the versions of a registered model that come from one study, newest first."""
     versions = pages(client.search_model_versions, f"name = '{name}'")
     return sorted((v for v in versions if v.tags.get("fgseg.uid") == uid), key=lambda v: -int(v.version))
 
 
 def model_id(found: Any) -> str:
-    """Which logged model a version of the registry is (its own `model_id` is empty in a database)."""
+    """Return the ID of the logged model behind a registered version (its own `model_id` is empty in a database)."""
     return str(found.source).removeprefix("models:/")
 
 
@@ -156,18 +134,3 @@ def delete_versions(uri: str, study: str, uid: str) -> None:
             client.delete_logged_model(model_id(found))
         if not list(pages(client.search_model_versions, f"name = '{study}'")):
             client.delete_registered_model(study)
-
-
-def main() -> int:
-    """The process that `register` starts: a job on standard input, the version or the error as the last line out."""
-    signal.alarm(int(sys.argv[1]))  # nobody waits any longer, should the driver have been killed
-    try:
-        answer: dict[str, Any] = {"version": carry_out(**json.load(sys.stdin))}
-    except Exception as error:  # whatever it is, it must reach the driver as one line
-        answer = {"error": explain(error)}
-    print(json.dumps(answer), flush=True)
-    return 0 if "version" in answer else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -231,7 +231,7 @@ def test_mistake_is_told_in_one_line(
 
 
 def test_ledger_that_is_no_database_is_broken(location: StudyLocation, capsys: pytest.CaptureFixture[str], monkeypatch):
-    monkeypatch.setattr("search.ledger.database.RETRY_PAUSES_S", ())
+    monkeypatch.setattr("fgseg.storage.retry.sleep", lambda pause_s: None)
     (Path(location.folder) / "study.db").write_text("not a database, but long enough to be looked at as one")
     assert run(location) == 1
     assert "file is not a database" in capsys.readouterr().out

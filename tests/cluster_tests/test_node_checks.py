@@ -1,6 +1,5 @@
 """What is asked of every node before the first trial, and what an address that is no cluster of ours gives."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -10,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import LocalStore
 from search.cluster.node_checks import check_written, connection_error, describe_differences
-from search.cluster.node_probe import NodeReport, NodeRequirements, check_storage, explain
+from search.cluster.node_probe import NodeReport, NodeRequirements, check_storage, explain, probe
+from search.study.child_process import ChildProcess
 from search.study.config import SearchConfig
 from search.study.resources import Node, share_cluster
 
@@ -91,25 +90,25 @@ def silent() -> Iterator[int]:
             connection.close()
 
 
-def test_address_where_something_else_listens_is_refused_within_half_a_minute(
+def test_address_where_something_else_listens_is_refused_within_a_minute(
     silent: int, environment: dict[str, str], tmp_path: Path
 ):
     began = time.monotonic()
     command = [sys.executable, "-m", "search.run", "--space", "bas", "--storage", str(tmp_path / "runs")]
     command += ["--ray-address", f"127.0.0.1:{silent}"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=90)
-    # 20 s are given to the cluster, the rest is the start of Python on a busy machine.
-    assert time.monotonic() - began < 30
+    # The cluster gets 20 s, the rest is the start of two Python processes on a busy machine; Ray itself takes 9 min.
+    assert time.monotonic() - began < 60
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: --ray-address: what listens at 127.0.0.1:{silent} does not answer as a Ray cluster")
     assert not (tmp_path / "runs").exists()
 
 
-def test_news_that_ray_prints_do_not_come_between_the_answers(tmp_path: Path):
-    (tmp_path / "ray.py").write_text("def init(*a, **k): print('(raylet) a node has died')\n\ndef nodes(): return []\n")
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    command = [sys.executable, "-m", "search.cluster.node_probe", "10.0.0.1:6379"]
-    done = subprocess.run(command, env=environment, input="", capture_output=True, text=True, timeout=60)
-    assert done.stdout == "[]\n"
-    assert "(raylet) a node has died\n" in done.stderr
+def test_output_of_ray_is_kept_apart_from_the_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fake = "def init(*a, **k): print('(raylet) a node has died', flush=True)\n\ndef nodes(): return []\n"
+    (tmp_path / "ray.py").write_text(fake)
+    monkeypatch.syspath_prepend(tmp_path)
+    with ChildProcess(probe, "10.0.0.1:6379") as child:
+        assert child.receive(60) == []
+        assert child.output() == "(raylet) a node has died\n"

@@ -12,7 +12,6 @@ from small_ledger import kill_before
 from sqlalchemy.exc import OperationalError
 
 from fgseg.results import EpochResult, SupersededError
-from search.ledger import database
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialAttempt
@@ -394,7 +393,7 @@ def fail_times(monkeypatch: pytest.MonkeyPatch, ledger: Ledger, times: int) -> l
         write(*args)
 
     monkeypatch.setattr(ledger._storage, "write", flaky)
-    monkeypatch.setattr(database, "RETRY_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("fgseg.storage.retry.sleep", lambda pause_s: None)
     return calls
 
 
@@ -407,7 +406,7 @@ def test_a_busy_database_is_asked_again(tmp_path, monkeypatch):
 
 def test_a_database_that_stays_broken_is_told_in_one_line_and_loses_nothing(tmp_path, monkeypatch):
     ledger = drive(tmp_path, trials=1)
-    fail_times(monkeypatch, ledger, times=3)
+    fail_times(monkeypatch, ledger, times=4)
     with pytest.raises(LedgerError, match=r"^the ledger's database fails: database is locked; .*$"):
         ledger.next_attempt()
     assert take(drive(tmp_path, trials=1)) == TrialAttempt(0, 1, START)

@@ -13,7 +13,6 @@ from sqlalchemy import event, update
 from sqlalchemy.exc import OperationalError
 
 from fgseg.results import SupersededError
-from search.ledger import database
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LOCKS, StudyLock
 from search.ledger.records import State
@@ -145,7 +144,7 @@ def lose_answer(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> No
         raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
 
     monkeypatch.setattr(owner, name, broken)
-    monkeypatch.setattr(database, "RETRY_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("fgseg.storage.retry.sleep", lambda pause_s: None)
 
 
 def test_a_write_whose_answer_is_lost_is_found_when_it_is_repeated(ledger, monkeypatch):

@@ -1,17 +1,15 @@
 """The report while a study runs: written by a process of its own, now and then, in nobody's way."""
 
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
+from child_targets import fail_to_write, write_forever, write_page
 
 from search.report.background import ReportWriter
 from search.study.location import find_location
-
-WRITE = (
-    "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.mkdir(exist_ok=True); (p / 'report.html').write_text('x')"
-)
 
 
 @pytest.fixture
@@ -20,33 +18,47 @@ def published() -> dict[str, bytes]:
 
 
 @pytest.fixture
-def writer(tmp_path: Path, published: dict[str, bytes]) -> ReportWriter:
+def writer(tmp_path: Path, published: dict[str, bytes], use_target) -> ReportWriter:
     (tmp_path / "s" / "report").mkdir(parents=True)
-    (tmp_path / "s").mkdir(exist_ok=True)
-    made = ReportWriter(find_location(tmp_path, "s"), published.__setitem__, every_s=1000)
-    made.command = (sys.executable, "-c", WRITE, str(tmp_path / "s" / "report"))
-    return made
+    use_target(write_page)
+    return ReportWriter(find_location(tmp_path, "s"), published.__setitem__, every_s=1000)
+
+
+@pytest.fixture
+def use_target(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., None]], None]:
+    """Let the child run another function."""
+    return lambda target: monkeypatch.setattr("search.report.background.send_report", target)
+
+
+def wait_for_report(writer: ReportWriter) -> None:
+    end = time.monotonic() + 60
+    while writer.child is not None and not writer.child.has_message() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def children() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
 
 
 def test_first_end_of_a_trial_starts_a_report_and_later_news_publish_it(writer: ReportWriter, published):
     writer.on_trial_update(changed=False)
-    assert writer.process is None
+    assert writer.child is None
     writer.on_trial_update(changed=True)
-    assert writer.process is not None
-    writer.process.wait(30)
+    assert writer.child is not None
+    wait_for_report(writer)
     writer.on_trial_update(changed=False)
     assert published == {"report/report.html": b"x"}
 
 
 def test_next_report_waits_for_its_time_and_is_not_forgotten(writer: ReportWriter):
     writer.on_trial_update(changed=True)
-    assert writer.process is not None
-    writer.process.wait(30)
+    assert writer.child is not None
+    wait_for_report(writer)
     writer.on_trial_update(changed=True)
-    assert writer.process is None
+    assert writer.child is None
     writer.every_s = 0
     writer.on_trial_update(changed=False)
-    assert writer.process is not None
+    assert writer.child is not None
     writer.stop()
 
 
@@ -71,40 +83,39 @@ def test_run_without_news_writes_only_a_report_that_is_missing(writer: ReportWri
     assert published == {}
 
 
-def test_failed_report_is_told_by_its_last_words(writer: ReportWriter):
-    writer.command = (
-        sys.executable,
-        "-c",
-        "import sys; sys.exit('error: the ledger is broken')",
-    )
+def test_failed_report_is_described_by_its_last_line_of_output(writer: ReportWriter, use_target):
+    use_target(fail_to_write)
     assert writer.finish() == "error: the ledger is broken"
 
 
-def test_signal_ends_the_last_report_at_once(writer: ReportWriter, published):
-    writer.command = (
-        sys.executable,
-        "-c",
-        "import time; time.sleep(60)",
-    )
+def test_signal_ends_the_last_report_at_once(writer: ReportWriter, published, use_target):
+    use_target(write_forever)
     began = time.monotonic()
     assert writer.finish(lambda: True) == ""
     assert time.monotonic() - began < 10
-    assert writer.process is None and published == {}
+    assert writer.child is None and published == {}
 
 
-def test_report_that_cannot_even_be_begun_stops_nothing(writer: ReportWriter):
-    writer.command = ("/nowhere/python",)
+def test_report_that_cannot_be_started_stops_nothing(writer: ReportWriter, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
     writer.on_trial_update(changed=True)
     assert "nowhere" in writer.finish()
 
 
-def test_stopping_leaves_no_process(writer: ReportWriter):
-    writer.command = (
-        sys.executable,
-        "-c",
-        "import time; time.sleep(60)",
-    )
+def test_stopping_leaves_no_process(writer: ReportWriter, use_target):
+    use_target(write_forever)
     writer.on_trial_update(changed=True)
-    process = writer.process
+    assert len(children()) == 1
     writer.stop()
-    assert process is not None and process.returncode is not None
+    assert children() == []
+
+
+def test_report_while_trials_run_has_the_lowest_priority(writer: ReportWriter, use_target):
+    use_target(write_forever)
+    writer.on_trial_update(changed=True)
+    (child,) = children()
+    end = time.monotonic() + 60
+    while child.nice() != 19 and time.monotonic() < end:
+        time.sleep(0.05)
+    assert child.nice() == 19
+    writer.stop()

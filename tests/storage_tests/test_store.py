@@ -1,6 +1,9 @@
 """What every store promises, on a disk and in a bucket."""
 
+import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,7 +17,7 @@ from saved_checkpoints import history, save
 from fgseg.checkpoints.checkpoint import Checkpoints, newest_checkpoint
 from fgseg.config.errors import ConfigError
 from fgseg.results import SupersededError
-from fgseg.storage import retry as patience
+from fgseg.storage import s3
 from fgseg.storage.s3 import ObjectStoreError
 from fgseg.storage.store import Store, absolute, check_store, join, local_files, open_store
 
@@ -34,7 +37,7 @@ def store(address: str) -> Store:
 
 
 @contextmanager
-def server_that_answers(codes: Iterator[int]) -> Iterator[str]:
+def server_that_answers(codes: Iterator[int], port: int = 0) -> Iterator[str]:
     """The address of a bucket on a server that answers every request with the next code; without end, the last."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -50,7 +53,7 @@ def server_that_answers(codes: Iterator[int]) -> Iterator[str]:
         def log_message(self, *_: Any) -> None:
             """Nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"s3://{BUCKET}/runs?endpoint_override=127.0.0.1:{server.server_port}&scheme=http&region=us-east-1"
@@ -153,8 +156,8 @@ def test_address_of_what_lies_below_keeps_its_query():
     [
         ("s3://key:secret@b/x", "an s3:// address holds no credentials; set AWS_ACCESS_KEY_ID"),
         ("s3:///x", "s3:///x names no bucket; give s3://bucket/prefix"),
-        ("s3://b/x?colour=red", "s3://b cannot be opened .Unexpected query parameter in S3 URI: 'colour'."),
-        ("gs://b/x", "gs:// is no storage that is known; give a path or s3://bucket/prefix"),
+        ("s3://b/x?colour=red", "s3://b: no option 'colour'; there are: endpoint_override, scheme, region"),
+        ("gs://b/x", "gs:// is an unknown kind of storage; give a path or s3://bucket/prefix"),
     ],
 )
 def test_unfit_address_is_told(address: str, message: str):
@@ -180,16 +183,32 @@ def test_bucket_that_is_forbidden_is_told_in_one_line(monkeypatch: pytest.Monkey
 
 def test_fault_of_the_server_that_passes_is_waited_for(monkeypatch: pytest.MonkeyPatch):
     set_variables(monkeypatch)
-    monkeypatch.setattr(patience, "RETRY_PAUSES_S", (0.0, 0.0, 0.0))
-    answers = iter([503] * 9 + [200] * 9)  # pyarrow itself tries each call three times
+    answers = iter([503] * 7 + [200] * 9)  # for 3 s
     with server_that_answers(answers) as address:
         open_store(address).put("a", b"1")
     assert len(list(answers)) < 9
 
 
+def test_server_that_restarts_is_waited_for(monkeypatch: pytest.MonkeyPatch):
+    set_variables(monkeypatch)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    store = open_store(f"s3://{BUCKET}/runs?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1")
+    with ThreadPoolExecutor(1) as thread:
+        put = thread.submit(store.put, "a", b"1")
+        time.sleep(2)  # nothing listens at the port
+        with server_that_answers(forever(200), port):
+            put.result(timeout=60)
+
+
+def test_requests_are_retried_for_a_minute():
+    pauses_s = [0.025 * 2**n for n in range(1, s3.RETRIES)]  # AwsDefaultS3RetryStrategy; the first retry is immediate
+    assert 45 < sum(pauses_s) < 60
+
+
 def test_fault_of_the_server_that_stays_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch):
     set_variables(monkeypatch)
-    monkeypatch.setattr(patience, "RETRY_PAUSES_S", ())
+    monkeypatch.setattr(s3, "RETRIES", 2)
     message = r"^the object store fails: .*(SERVICE_UNAVAILABLE|SLOW_DOWN|503)"
     with server_that_answers(forever(503)) as address, pytest.raises(ObjectStoreError, match=message):
         open_store(address).get("a")
