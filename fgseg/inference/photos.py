@@ -117,9 +117,9 @@ def open_upright(path: Path) -> "Image.Image":
     """A picture as people see it: turned as its EXIF data say, in RGB; raises ConfigError where it is none."""
     from PIL import Image
 
-    from fgseg.data.image_files import to_rgb, upright
+    from fgseg.data.image_files import decode_rotated, to_rgb
 
-    return Image.fromarray(to_rgb(upright(str(path)), str(path)))
+    return Image.fromarray(to_rgb(decode_rotated(str(path)), str(path)))
 
 
 def labels_of(
