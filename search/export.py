@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 import fgseg
-from fgseg.checkpoints.manifest import Manifest, list_manifests, read_weights
+from fgseg.checkpoints.manifest import Manifest, list_manifests, read_weights, weights_blob
 from fgseg.checkpoints.trial_files import CONFIG
 from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
@@ -110,13 +110,12 @@ def kept_weights(location: StudyLocation, ledger: Ledger, record: TrialRecord) -
 
 def describe(info: StudyCard, number: int, manifest: Manifest) -> dict[str, Any]:
     """What identifies an exported model."""
-    weights = next(facts["sha256"] for name, facts in manifest.blobs.items() if name.startswith("model-"))
     return {
         "study": info.study,
         "uid": info.uid,
         "trial": number,
         "epoch": manifest.epoch,
-        "weights": weights,
+        "weights": weights_blob(manifest).sha256,
         "version": fgseg.__version__,
     }
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from fgseg.checkpoints.checkpoint import load_checkpoint
-from fgseg.checkpoints.manifest import MANIFEST, Manifest, verified
+from fgseg.checkpoints.manifest import MANIFEST, Manifest, read_blob
 from fgseg.checkpoints.test_results import read_test_result
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore, Store, join, open_store
@@ -89,7 +89,7 @@ def audit_outcome(store: Store, record: TrialRecord) -> Iterator[str]:
     try:
         outcome = read_test_result(store)
         if outcome is not None:
-            verified(store, outcome.blob["name"], outcome.blob)
+            read_blob(store, outcome.blob)
     except Exception as error:  # as above: whatever it is, it is to be named
         yield f"trial {record.number}: what the test split said cannot be read: {error}"
         return

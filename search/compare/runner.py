@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load as load_safetensors
 
-from fgseg.checkpoints.manifest import verified
+from fgseg.checkpoints.manifest import read_blob
 from fgseg.config.errors import ConfigError
 from fgseg.data import fingerprint, load_splits
 from fgseg.storage.store import join, open_store
@@ -170,8 +170,7 @@ def read_counts(plan: Plan, record: TrialRecord) -> dict[str, Any]:
     """The counts of a judged trial: confusion (N, 7, 7), boundary (N, 7, 2)."""
     if record.test is None:
         raise ValueError(f"trial {record.number} was not judged")
-    blob = record.test.blob
-    return dict(load_safetensors(verified(open_store(plan.trial_folder(record.number)), blob["name"], blob)))
+    return dict(load_safetensors(read_blob(open_store(plan.trial_folder(record.number)), record.test.blob)))
 
 
 def facts(plans: Sequence[Plan], name: str, point: str, missing: list[str]) -> dict[str, Any]:
