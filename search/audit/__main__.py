@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Check the books of a study: `python -m search.audit --study NAME --storage DIR`.  Changes nothing."""
+"""Check a study's ledger, files and MLflow: `python -m search.audit --study NAME --storage DIR`.  Changes nothing."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fgseg.cli import MISTAKE
 from fgseg.config.errors import ConfigError
 from fgseg.storage.s3 import ObjectStoreError
-from search.audit.trials import audit_place
+from search.audit.trials import audit_location
 from search.cli.options import Parser, add_location_options, location_from
 from search.ledger.database import LedgerError
 
@@ -16,12 +16,11 @@ CLEAN, BROKEN = 0, 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 clean, 1 with each broken invariant named, 2 the user's mistake."""
+    """Run the command; returns the exit code: 0 clean, 1 with one line per broken invariant, 2 the user's mistake."""
     try:
         options = parse(arguments)
-        broken = list(
-            audit_place(location_from(options), options.trials, options.interrupted, tracking=not options.no_tracking)
-        )
+        location, tracking = location_from(options), not options.no_tracking
+        broken = list(audit_location(location, options.trials, options.interrupted, tracking))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE

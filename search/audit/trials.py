@@ -36,10 +36,10 @@ def audit(
         ConfigError: the study or the storage does not exist.
         LedgerError, ObjectStoreError: the ledger's database or the bucket fails.
     """
-    return list(audit_place(find_location(storage, study, tracking_uri, ledger_url), trials, interrupted, tracking))
+    return list(audit_location(find_location(storage, study, tracking_uri, ledger_url), trials, interrupted, tracking))
 
 
-def audit_place(location: StudyLocation, trials: int | None, interrupted: bool, tracking: bool) -> Iterator[str]:
+def audit_location(location: StudyLocation, trials: int | None, interrupted: bool, tracking: bool) -> Iterator[str]:
     """Yield the lines of `audit` for a study's location."""
     ledger = open_ledger(location)
     alive = ledger.holder() is not None
