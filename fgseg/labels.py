@@ -1,4 +1,4 @@
-"""The seven classes as one table, and the mapping from Cityscapes ids onto them."""
+"""The table of the seven classes, and the mapping from data-set ids to labels."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,22 +6,26 @@ from dataclasses import dataclass
 import numpy as np
 
 VOID = 255
-"""Label of a pixel that neither trains nor counts."""
+"""Label of a pixel that is excluded from loss and metrics."""
 
 
 @dataclass(frozen=True)
 class SegClass:
-    """One class: its label, its name for people, its key in settings and metrics, its colour and its Cityscapes id."""
+    """One class."""
 
     label: int
+    """0-6."""
     name: str
+    """Name in texts."""
     key: str
+    """Name in settings and metrics."""
     colour: tuple[int, int, int]
+    """RGB in [0, 255]."""
     cityscapes_id: int | None
 
 
-# A search over colours: every two stay apart under deuteranopia, protanopia and tritanopia, by 25 in CIE Lab at least
-# (Okabe and Ito's palette gives 16 here), and the thin classes have the brightest; tests/visual_tests/ checks both.
+# Colours found by a search: under deuteranopia, protanopia and tritanopia every two differ by at least 25 in CIE Lab
+# (16 for the palette of Okabe and Ito), and the thin classes are the brightest. tests/visual_tests/ checks both.
 CLASSES = (
     SegClass(0, "background", "background", (64, 64, 64), None),
     SegClass(1, "fence", "fence", (255, 166, 196), 13),
@@ -33,16 +37,16 @@ CLASSES = (
 )
 FOREGROUND = CLASSES[1:]
 THIN = tuple(c for c in FOREGROUND if c.key in ("fence", "pole", "traffic_sign", "traffic_light"))
-"""The classes of few pixels, lost first where a picture is shown small."""
+"""Classes of thin objects, which cover few pixels and need bright colours in small figures."""
 NUM_CLASSES = len(CLASSES)
 
 CITYSCAPES_IDS = range(-1, 34)
 CITYSCAPES_VOID = (-1, 0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
-"""The ids that Cityscapes itself leaves out of its evaluation."""
+"""Ids that the evaluation of Cityscapes excludes."""
 
 
 class UnknownIdError(ValueError):
-    """A label image holds ids that its table does not name."""
+    """A label image has ids that are not in the table; `ids` lists them in ascending order."""
 
     def __init__(self, ids: Iterable[int]):
         self.ids = sorted(ids)
@@ -50,11 +54,11 @@ class UnknownIdError(ValueError):
 
 
 def cityscapes_table(void: str) -> dict[int, int]:
-    """Map every Cityscapes id (-1..33) to a label.
+    """Return the label (0-6 or VOID) of every Cityscapes id (-1..33).
 
     Args:
-        void: "background" sends every id outside the six classes to 0 (the source's rule); "ignore" sends the ids
-            that Cityscapes leaves out of its evaluation to VOID and the rest to 0.
+        void: "background" maps every id outside the six classes to 0, as in the source; "ignore" maps the ids that the
+            evaluation of Cityscapes excludes to VOID and the rest to 0.
     """
     table = dict.fromkeys(CITYSCAPES_IDS, 0)
     if void == "ignore":
@@ -63,14 +67,14 @@ def cityscapes_table(void: str) -> dict[int, int]:
 
 
 def remap(ids: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
-    """Translate an id image into labels.
+    """Map the ids of a label image to labels.
 
     Args:
-        ids: (H, W) integers.
-        table: id to label (0-6 or VOID).
+        ids: (H, W) of any integer type.
+        table: label (0-6 or VOID) of each id.
 
     Returns:
-        (H, W) uint8 labels.
+        (H, W) uint8, 0-6 or VOID.
 
     Raises:
         UnknownIdError: an id of the image is not in the table.

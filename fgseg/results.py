@@ -1,4 +1,4 @@
-"""What one epoch of one trial gave: the record that travels from the trainer to the ledger and everywhere after."""
+"""`EpochResult`, the record of one epoch of one trial that trainer, ledger, MLflow and report share."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -6,19 +6,20 @@ from typing import Any
 
 
 class SupersededError(Exception):
-    """A newer attempt works on this trial; what an older one writes or reports must not count."""
+    """A newer attempt of the trial has started; writes and reports of older attempts are rejected."""
 
 
 class DivergedError(Exception):
-    """A loss or metric stopped being finite."""
+    """A loss or metric is not finite."""
 
 
 @dataclass(frozen=True)
 class EpochResult:
     """One finished epoch.
 
-    `iou` maps a foreground class key to its IoU in [0, 1], NaN where the class is absent from truth and prediction;
-    `miou` is the mean over the classes that are not NaN.  `confusion` is (7, 7) pixel counts, rows truth.
+    `iou` maps a foreground class key to its IoU in [0, 1], or NaN if the class is absent from truth and prediction;
+    `miou` is the mean over the classes that are not NaN.  `confusion` is (7, 7) pixel counts, rows truth, columns
+    prediction.
     """
 
     epoch: int
@@ -27,35 +28,35 @@ class EpochResult:
     iou: dict[str, float]
     confusion: list[list[int]]
     loss: float
-    """Mean of the training loss over the epoch's images."""
+    """Mean training loss over the images of the epoch."""
     terms: dict[str, float]
-    """The same mean of each unweighted loss term."""
+    """Mean of each unweighted loss term over the images of the epoch."""
     images_per_s: float
-    """Training images per second, validation left out."""
+    """Training images per second, without validation and compilation."""
     seconds: float
-    """Training and validation of this epoch."""
+    """Duration of training and validation."""
     wall_time: float
-    """When the epoch ended, in seconds since 1970."""
+    """End of the epoch, in seconds since 1970 (UTC)."""
     attempt: int
-    """Which start of the trial produced it (1 for the first)."""
+    """Number of the start of the trial that trained it, from 1."""
     compile_s: float | None = None
-    """What compiling the step took, where it was done in this epoch; `images_per_s` leaves it out."""
+    """Seconds spent on compiling the training step; None if this epoch compiled nothing."""
     memory_gib: float | None = None
-    """Most memory that the process has held at a time, the GPU's left out; None in records of earlier versions."""
+    """Peak host memory of the process since its start, in GiB; None in records of earlier versions."""
     gpu_memory_gib: float | None = None
-    """Most memory that the process took from its GPU in this epoch; None without a GPU."""
+    """Peak GPU memory of the process in this epoch, in GiB; None without a GPU."""
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary of JSON types; NaN becomes null."""
+        """Return a dictionary of JSON types; NaN becomes null."""
         return asdict(self) | {"iou": {k: None if math.isnan(v) else v for k, v in self.iou.items()}}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "EpochResult":
-        """The inverse of `to_json`."""
+        """Read a dictionary of `to_json`; raises KeyError or TypeError for other contents."""
         return cls(**record | {"iou": {k: math.nan if v is None else v for k, v in record["iou"].items()}})
 
     def metrics(self) -> dict[str, float]:
-        """The names and values under which people see the epoch in MLflow and the report."""
+        """Return the values by the names of their MLflow metrics; absent classes and unknown values are left out."""
         named = {"val/miou": self.miou, "train/loss": self.loss, "train/images_per_s": self.images_per_s}
         named |= {f"val/iou/{key}": value for key, value in self.iou.items() if not math.isnan(value)}
         system = {"compile_s": self.compile_s, "memory_gib": self.memory_gib, "gpu_memory_gib": self.gpu_memory_gib}
@@ -64,15 +65,15 @@ class EpochResult:
 
 
 def select_epoch(epochs: list[EpochResult], rule: str) -> EpochResult:
-    """The epoch that stands for a trial: its last, or its first with the highest mIoU.
+    """Select the epoch whose result and checkpoint represent a trial.
 
     Args:
-        epochs: at least one, in order.
-        rule: "last" or "best" (the setting `train.select`).
+        epochs: at least one, oldest first.
+        rule: the setting `train.select`: "last", or "best" for the first epoch with the highest mIoU.
     """
     return max(epochs, key=lambda e: (e.miou, -e.epoch)) if rule == "best" else epochs[-1]
 
 
 def format_iou(iou: float) -> str:
-    """An IoU or mIoU as text; a class absent from truth and prediction has none."""
+    """Format an IoU or mIoU with four decimals; NaN as `absent`."""
     return "absent" if math.isnan(iou) else f"{iou:.4f}"

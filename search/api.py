@@ -8,7 +8,7 @@ from typing import Any
 
 from fgseg.cli import DONE
 from fgseg.storage.store import join, open_store
-from search.audit.trials import audit_place
+from search.audit.trials import audit_location
 from search.cli.signals import CODES, Signals
 from search.compare.plans import name_of, plans_from
 from search.compare.runner import run as compare
@@ -64,7 +64,7 @@ class Study:
 
     def audit(self) -> list[str]:
         """Each broken invariant as one line; none if the books are right (see `search.audit`)."""
-        return list(audit_place(self.location, trials=None, interrupted=False, tracking=True))
+        return list(audit_location(self.location, trials=None, interrupted=False, tracking=True))
 
     def sync(self) -> None:
         """Bring MLflow in line with the ledger; raises TrackingError where it cannot be reached."""

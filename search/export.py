@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 import fgseg
-from fgseg.checkpoints.manifest import Manifest, list_manifests, read_weights
+from fgseg.checkpoints.manifest import Manifest, list_manifests, read_weights, weights_blob
 from fgseg.checkpoints.trial_files import CONFIG
 from fgseg.cli import DONE, run_command
 from fgseg.config.errors import ConfigError, FaultError
@@ -108,13 +108,12 @@ def kept_weights(location: StudyLocation, ledger: Ledger, record: TrialRecord) -
 
 def model_origin(metadata: StudyMetadata, number: int, manifest: Manifest) -> dict[str, Any]:
     """Return the content of ORIGIN, which identifies an exported model."""
-    weights = next(facts["sha256"] for name, facts in manifest.blobs.items() if name.startswith("model-"))
     return {
         "study": metadata.study,
         "uid": metadata.uid,
         "trial": number,
         "epoch": manifest.epoch,
-        "weights": weights,
+        "weights": weights_blob(manifest).sha256,
         "version": fgseg.__version__,
     }
 

@@ -1,1 +1,1 @@
-"""What a trial leaves in its folder: checkpoints, manifests, settings, test results."""
+"""The files of a trial: checkpoints, manifests, settings, test results."""

@@ -1,4 +1,4 @@
-"""Checkpoints of one trial: blobs, then the manifest that names them; what no manifest names does not exist."""
+"""Checkpoints of one trial: blobs, written first, and a manifest that names them; blobs without one are ignored."""
 
 import io
 import logging
@@ -13,11 +13,11 @@ from torch import Tensor
 from fgseg.checkpoints.manifest import (
     Manifest,
     claim_attempt,
-    digest,
     keep_only,
     list_manifests,
+    make_blob,
     newest_attempt,
-    verified,
+    read_blob,
 )
 from fgseg.distributed import World
 from fgseg.results import EpochResult, SupersededError, select_epoch
@@ -25,13 +25,13 @@ from fgseg.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-KEPT = 2
-"""Checkpoints kept of a running trial: the newest, and the one before it in case the newest is damaged."""
+NUM_TO_KEEP = 2
+"""Checkpoints kept of a running trial: the newest, and the previous one in case the newest is damaged."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory: the weights by name, and the state of optimizer, schedule and scaler."""
+    """A checkpoint in memory: the weights by name (CPU), and the state of optimizer, schedule and scaler."""
 
     manifest: Manifest
     model: dict[str, Tensor]
@@ -39,14 +39,14 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one trial, written by one attempt at a time.
+    """Writes the checkpoints of one trial, in one process and thread.
 
     Args:
-        store: where the trial's files are.
-        attempt: number of this start of the trial.  It claims the store: from then on every lower one is superseded.
+        store: the trial's files.
+        attempt: number of this start of the trial, from 1.  It claims the store: lower attempts are superseded.
 
     Raises:
-        SupersededError: a higher attempt has claimed the store already.
+        SupersededError: a higher attempt has already claimed the store.
     """
 
     def __init__(self, store: Store, attempt: int):
@@ -62,19 +62,24 @@ class Checkpoints:
             raise SupersededError(f"attempt {self.attempt} of this trial was superseded by attempt {newest}")
 
     def save(self, model: dict[str, Tensor], state: dict[str, Any], history: list[EpochResult], select: str) -> None:
-        """Write a checkpoint of the last epoch in `history`, then drop those that are no longer needed.
+        """Write a checkpoint of the last epoch in `history`, then delete those that are no longer needed.
+
+        May be repeated: it overwrites the files of the same attempt and epoch.
 
         Args:
-            model: weights by name.
-            state: tensors, numbers, texts, lists and dictionaries only.
-            history: every epoch so far.
-            select: the setting `train.select`; the epoch that it picks is kept.
+            model: weights by name, on any device.
+            state: tensors, numbers, strings, lists and dictionaries only, as `torch.load(weights_only=True)` demands.
+            history: every epoch of the trial, oldest first.
+            select: the setting `train.select`; the checkpoint of the epoch that it selects is kept.
+
+        Raises:
+            SupersededError: a higher attempt has claimed the store; no manifest is written.
         """
         stem = f"{self.attempt:06d}-{history[-1].epoch:06d}"
         buffer = io.BytesIO()
         torch.save(state, buffer)
         contents = {
-            # As Transformers writes its weights, so that an exported model needs no other bytes.
+            # With the metadata of Transformers' own files, so that an export copies the bytes unchanged.
             f"model-{stem}.safetensors": save_safetensors(
                 {k: v.contiguous().cpu() for k, v in model.items()}, metadata={"format": "pt"}
             ),
@@ -83,30 +88,30 @@ class Checkpoints:
         self.check_current()
         for name, data in contents.items():
             self.store.put(name, data)
-        blobs = {name: {"bytes": len(data), "sha256": digest(data)} for name, data in contents.items()}
+        blobs = [make_blob(name, data) for name, data in contents.items()]
         manifest = Manifest(self.attempt, history[-1].epoch, blobs, history)
         self.check_current()
         self.store.put(manifest.name, manifest.to_bytes())
-        self.drop_unneeded(select_epoch(history, select).epoch)
+        self._delete_old(select_epoch(history, select).epoch)
 
-    def drop_unneeded(self, selected: int) -> None:
-        """Delete all but the newest checkpoints and the newest one of the selected epoch."""
+    def _delete_old(self, selected: int) -> None:
+        """Delete all but the newest NUM_TO_KEEP checkpoints and the newest one of the selected epoch."""
         manifests = list_manifests(self.store)
-        keep_only(self.store, manifests[:KEPT] + [m for m in manifests if m.epoch == selected][:1], self.attempt)
+        keep_only(self.store, manifests[:NUM_TO_KEEP] + [m for m in manifests if m.epoch == selected][:1], self.attempt)
 
 
 def newest_checkpoint(store: Store) -> Checkpoint | None:
-    """The newest checkpoint whose blobs are what its manifest says, or None; damaged ones are named in a warning."""
+    """Load the newest undamaged checkpoint, or return None; logs a warning for each damaged one."""
     for manifest in list_manifests(store):
         try:
             return load_checkpoint(store, manifest)
         except (ValueError, FileNotFoundError) as error:
-            log.warning("%s cannot be used: %s; taking the one before", manifest.name, error)
+            log.warning("%s cannot be used: %s; using the previous one", manifest.name, error)
     return None
 
 
 def shared_checkpoint(store: Store, processes: World) -> Checkpoint | None:
-    """What `newest_checkpoint` finds in the first of the processes that train together, for each of them."""
+    """Load in every process the checkpoint that `newest_checkpoint` finds in the main one; a collective call."""
     newest = newest_checkpoint(store) if processes.is_main else None
     manifest = processes.broadcast_object(newest.manifest if newest else None)
     return load_checkpoint(store, manifest) if manifest and not processes.is_main else newest
@@ -117,8 +122,8 @@ def load_checkpoint(store: Store, manifest: Manifest) -> Checkpoint:
 
     Raises:
         FileNotFoundError: a blob is missing.
-        ValueError: a blob has another size or checksum than the manifest says.
+        ValueError: a blob has another size or checksum than in the manifest.
     """
-    blobs = {name.split("-")[0]: verified(store, name, facts) for name, facts in manifest.blobs.items()}
+    blobs = {blob.name.split("-")[0]: read_blob(store, blob) for blob in manifest.blobs}
     state = torch.load(io.BytesIO(blobs["state"]), map_location="cpu", weights_only=True)
     return Checkpoint(manifest, load_safetensors(blobs["model"]), state)

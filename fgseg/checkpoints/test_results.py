@@ -1,4 +1,4 @@
-"""What the test split said of a trained model: the record with which a repeat ends.  Needs no torch."""
+"""The result of a trained model on the test split, the last record of a repeat.  Needs no torch."""
 
 import json
 import math
@@ -6,60 +6,69 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fgseg.checkpoints.manifest import Blob
 from fgseg.storage.store import Store
 
-OUTCOME = re.compile(r"test-(\d{6})\.json")
+TEST_RESULT = re.compile(r"test-(\d{6})\.json")
 COUNTS = re.compile(r"counts-(\d{6})\.safetensors")
+"""Names of test results and of their counts per image; the group is the attempt that wrote them."""
 SCORES = ("iou", "boundary_iou")
 
 
 @dataclass(frozen=True)
 class TestResult:
-    """One model judged once on the test split.
+    """One evaluation of one model on the test split.
 
-    `iou` and `boundary_iou` map a foreground class key to a value in [0, 1], NaN where the class is absent from truth
+    `iou` and `boundary_iou` map a foreground class key to a value in [0, 1], or NaN if the class is absent from truth
     and prediction; `miou` is the mean over the values of `iou` that are not NaN.
     """
 
     epoch: int
-    """The epoch that stands for the trial, by `train.select`."""
+    """The evaluated epoch, selected by `train.select`; counted from 1."""
     attempt: int
-    """Which start of the trial judged it."""
+    """Number of the start of the trial that evaluated it, from 1."""
     images: int
     """Frames of the test split."""
     miou: float
     iou: dict[str, float]
     boundary_iou: dict[str, float]
     confusion: list[list[int]]
-    """(7, 7) pixel counts over all images, rows truth."""
+    """(7, 7) pixel counts over all images, rows truth, columns prediction."""
     boundary: list[list[int]]
-    """(7, 2) pixel counts over all images: in both rims, in either (see fgseg/metrics/boundary_iou.py)."""
-    blob: dict[str, Any]
-    """Name, bytes and SHA-256 of the blob with the counts of every image."""
+    """(7, 2) pixel counts over all images: in both rims, in at least one (see `fgseg.metrics.boundary_iou`)."""
+    blob: Blob
+    """The safetensors file with the counts per image: `confusion` (N, 7, 7) int32 and `boundary` (N, 7, 2) int32."""
 
     @property
     def name(self) -> str:
-        """The name of its manifest in the trial's store."""
+        """File name of the result in the trial's store."""
         return f"test-{self.attempt:06d}.json"
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary of JSON types; NaN becomes null."""
+        """Return a dictionary of JSON types; NaN becomes null."""
         scores = {name: {k: None if math.isnan(v) else v for k, v in getattr(self, name).items()} for name in SCORES}
         return asdict(self) | scores | {"miou": None if math.isnan(self.miou) else self.miou}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "TestResult":
-        """The inverse of `to_json`; raises KeyError or TypeError for anything else."""
-        scores = {name: {k: math.nan if v is None else v for k, v in record[name].items()} for name in SCORES}
-        return cls(**record | scores | {"miou": math.nan if record["miou"] is None else record["miou"]})
+        """Read a dictionary of `to_json`; raises KeyError or TypeError for other contents."""
+        values: dict[str, Any] = {
+            name: {k: math.nan if v is None else v for k, v in record[name].items()} for name in SCORES
+        }
+        values["miou"] = math.nan if record["miou"] is None else record["miou"]
+        return cls(**record | values | {"blob": Blob(**record["blob"])})
 
     def metrics(self) -> dict[str, float]:
-        """The names and values under which people see it in MLflow; NaN where there is none."""
+        """Return the result by the names of its MLflow metrics; NaN for classes absent from truth and prediction."""
         named = {"test/miou": self.miou} | {f"test/iou/{key}": value for key, value in self.iou.items()}
         return named | {f"test/boundary_iou/{key}": value for key, value in self.boundary_iou.items()}
 
 
 def read_test_result(store: Store) -> TestResult | None:
-    """The newest outcome in a trial's store; raises ValueError, KeyError or TypeError where it is damaged."""
-    names = [name for name in store.list() if OUTCOME.fullmatch(name)]
+    """Read the newest test result in a trial's store, or return None.
+
+    Raises:
+        ValueError, KeyError, TypeError: the file is damaged.
+    """
+    names = [name for name in store.list() if TEST_RESULT.fullmatch(name)]
     return TestResult.from_json(json.loads(store.get(names[-1]))) if names else None

@@ -1,4 +1,4 @@
-"""The files beside a trial's checkpoints: its settings and its model's `config.json`.  Needs no torch."""
+"""The settings and the model's `config.json` in a trial's store.  Needs no torch."""
 
 import json
 from collections.abc import Mapping
@@ -11,6 +11,12 @@ CONFIG, SETTINGS, PROCESSOR, WEIGHTS = "config.json", "settings.json", "preproce
 
 
 def save_model_files(store: Store, run: RunConfig, architecture: Mapping[str, Any]) -> None:
-    """Keep beside a trial's checkpoints what is needed to use them: its settings, and its model's `config.json`."""
+    """Write a trial's settings and its model's `config.json`, without which its checkpoints cannot be loaded.
+
+    Args:
+        store: the trial's files.
+        run: the settings.
+        architecture: contents of `config.json`, see `fgseg.model.segformer.architecture`.
+    """
     for name, content in ((SETTINGS, run.flat()), (CONFIG, architecture)):
         store.put(name, json.dumps(content, indent=1).encode())

@@ -1,6 +1,6 @@
-"""Frames and labels of any data set as train, val and test, decoded once: `load_splits`, and cheap mistakes: `check`.
+"""Data sets: `load_splits` opens train, val and test, decoded once; `check` finds mistakes without decoding.
 
-Readers, PIL and the cache are imported on first use, so that `import fgseg.data` stays quick.
+Readers, PIL and the cache are imported on first use, so that `import fgseg.data` stays fast.
 """
 
 import hashlib
@@ -18,27 +18,27 @@ READERS = {
     "folder": ("fgseg.data.folder", "FolderReader"),
     "hub": ("fgseg.data.hub", "HubReader"),
 }
-"""The module and class behind each value of data.reader."""
+"""Module and class of each value of the setting `data.reader`."""
 
 BUILD_ORDER = ("val", "test", "train")
-"""The short splits first: a mistake in the validation data shows before the long build of the train split."""
+"""Order in which splits are decoded: val and test are short, so their mistakes are reported before train is decoded."""
 
 
 def open_reader(cfg: DataConfig) -> Reader:
-    """The reader that data.reader names; raises ConfigError where data.root cannot be one of its data sets."""
+    """Return the reader named by `data.reader`; raises ConfigError if `data.root` has not its layout."""
     module, name = READERS[cfg.reader]
     reader: Reader = getattr(importlib.import_module(module), name)(cfg)
     return reader
 
 
 def check(cfg: DataConfig) -> None:
-    """Find the mistakes that show without decoding a frame, in under a second.
+    """Check the section `data` without decoding a frame, in under a second.
 
-    A data set on the hub is not asked here (that needs the network); `load_splits` tells what is wrong with it.
+    A hub id is skipped, since listing its frames needs the network; `load_splits` checks it.
 
     Raises:
-        ConfigError: the data folder is missing or empty, a frame has no label, a split is larger than the data, or the
-            id table of the folder reader is wrong.
+        ConfigError: the data folder is missing or empty, a frame has no label, a split is larger than the data set, or
+            the id table of the folder reader is wrong.
     """
     reader = open_reader(cfg)
     if not reader.remote:
@@ -48,31 +48,33 @@ def check(cfg: DataConfig) -> None:
 def load_splits(
     cfg: DataConfig, names: Sequence[str] = ("train", "val", "test"), progress: Progress | None = None
 ) -> dict[str, FrameSet]:
-    """Draw the splits and open their cached frames, which are decoded and resized first where they are not there yet.
+    """Draw the splits and open their cached frames; frames not in the cache are decoded and resized first.
+
+    May be called by several processes at once: one builds a split, the others wait for it.
 
     Args:
-        cfg: the section `data`; `cfg.seed` alone decides which frames are drawn.
-        names: splits to open, out of train, val and test; the others are neither decoded nor checked inside.
-        progress: told (split, frames done, frames in all) while a split is being built, and only then.
+        cfg: the section `data`; only `cfg.seed` and the sizes of the splits decide which frames are drawn.
+        names: splits to open, any of train, val and test; the files of the other splits are not read.
+        progress: called with (split, frames done, frames in total) while a split is decoded.
 
     Returns:
-        A FrameSet per name, in the order of `names`; no frame is in two of them.
+        A FrameSet per name, in the order of `names`; no frame is in two splits.
 
     Raises:
-        ConfigError: all that `check` finds; a file that cannot be decoded, a label of another size than its frame or
-            with ids outside the table (each file named); a val split without one of the six classes; a cache folder
-            that cannot be written.
+        ConfigError: any mistake that `check` finds; a file cannot be decoded; a label has another size than its frame
+            or ids outside the table (the file is named); val or test lacks one of the six classes; the cache folder
+            cannot be written.
     """
     from fgseg.data import cache
 
     reader = open_reader(cfg)
     frames = reader.splits()
     order = [split for split in BUILD_ORDER if split in names]
-    opened = {split: cache.load(reader, cfg, split, frames[split], progress) for split in order}
+    opened = {split: cache.load_split(reader, cfg, split, frames[split], progress) for split in order}
     return {name: opened[name] for name in names}
 
 
 def fingerprint(splits: Mapping[str, FrameSet]) -> str:
-    """Identify the pixels and labels of the splits, wherever the data lie and whatever the files are called (hex)."""
+    """Return the SHA-256 (hex) of the pixels and labels of the splits, independent of paths and file names."""
     content = "\n".join(f"{name} {splits[name].fingerprint}" for name in sorted(splits))
     return hashlib.sha256(content.encode()).hexdigest()

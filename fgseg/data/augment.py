@@ -1,4 +1,4 @@
-"""Copy-paste and flips on batches of tensors. All chance comes from the generator; nothing waits for the device."""
+"""Copy-paste and flips of batches. All randomness comes from the generator; no call synchronises with a GPU."""
 
 import torch
 from torch import Generator, Tensor
@@ -6,7 +6,9 @@ from torch import Generator, Tensor
 from fgseg.labels import FOREGROUND
 
 LABEL_VALUES = 256
+"""Values of a uint8 label."""
 FIRST, LAST = FOREGROUND[0].label, FOREGROUND[-1].label
+"""Lowest and highest label that copy-paste may paste."""
 
 
 def copy_paste(  # noqa: PLR0917  two pairs, and how to mix them
@@ -19,9 +21,9 @@ def copy_paste(  # noqa: PLR0917  two pairs, and how to mix them
 ) -> tuple[Tensor, Tensor]:
     """Paste whole classes of one source frame onto each image, with their labels.
 
-    The law, for each image by itself: with probability prob something is pasted. The source is mirrored with
-    probability one half. Of the k foreground classes present in it a number uniform in 1..k is drawn, and so many
-    classes without replacement; all their pixels are pasted with a hard mask. Nothing happens when k is 0.
+    For each image by itself: with probability `prob` its source is pasted. The source is mirrored with probability one
+    half. If k foreground classes are present in it, n is drawn uniformly from 1..k, and n of the k classes are drawn
+    without replacement. All their pixels are pasted with a hard mask. With k = 0 the image stays as it is.
 
     Args:
         images: (B, 3, H, W), any dtype.
@@ -29,7 +31,7 @@ def copy_paste(  # noqa: PLR0917  two pairs, and how to mix them
         source_images: (B, 3, H, W) of the images' dtype; frame i is the source for image i.
         source_labels: (B, H, W) uint8. Background and void are never pasted.
         prob: in [0, 1].
-        generator: on the tensors' device. Each call draws B x 9 numbers from it, whatever they decide.
+        generator: on the tensors' device. Each call draws B x 9 numbers from it, also with prob 0.
 
     Returns:
         New images and labels of the same shapes and dtypes. The arguments are left as they are.
@@ -62,7 +64,7 @@ def flip(images: Tensor, labels: Tensor, prob: float, generator: Generator) -> t
 
 
 def _mirror(images: Tensor, labels: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
-    """Flip the images (B, 3, H, W) and labels (B, H, W) named by which (B,) bool."""
+    """Flip images (B, 3, H, W) and labels (B, H, W) horizontally where `which` (B,) bool is true."""
     return (
         torch.where(which[:, None, None, None], images.flip(-1), images),
         torch.where(which[:, None, None], labels.flip(-1), labels),
@@ -73,12 +75,12 @@ def _choose(labels: Tensor, amount: Tensor, order: Tensor) -> Tensor:
     """Choose 1..k of the k foreground classes in each image.
 
     Args:
-        labels: (B, H, W) uint8.
-        amount: (B,) uniform in [0, 1), decides how many.
-        order: (B, 6) uniform in [0, 1), decides which: those present with the smallest numbers.
+        labels: (B, H, W) uint8, 0-6 or VOID.
+        amount: (B,) float32 uniform in [0, 1), decides the number of classes.
+        order: (B, 6) float32 uniform in [0, 1), decides the classes: the present ones with the smallest values.
 
     Returns:
-        (B, 6) bool. Where k is 0 it names one class, which has no pixels to paste.
+        (B, 6) bool. Where k is 0 one class is chosen, which has no pixels to paste.
     """
     present = torch.stack([(labels == c.label).flatten(1).any(1) for c in FOREGROUND], 1)
     number = (amount * present.sum(1)).floor() + 1

@@ -1,4 +1,4 @@
-"""From frames to augmented batches, every random choice drawn from one generator."""
+"""Training and evaluation batches from the frames of a split; all randomness comes from one generator."""
 
 from collections.abc import Iterator
 
@@ -13,18 +13,18 @@ from fgseg.distributed import SINGLE_PROCESS, World
 
 
 def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every training frame once, in random order, augmented.
+    """Yield every training frame once, in random order, augmented.
 
     Args:
         frames: the training split.
-        run: batch size and augmentation.
-        generator: on the device that receives the batches; the only source of randomness.
+        run: batch size, and the sections `augment` and `copy_paste`.
+        generator: on the device of the batches; the only source of randomness.
 
     Yields:
-        images (B, 3, H, W) uint8 and labels (B, H, W) uint8; the last batch may be smaller.
+        images (B, 3, H, W) uint8 in [0, 255] and labels (B, H, W) uint8, 0-6 or VOID; the last batch may be smaller.
     """
     count, size, device = len(frames), run.train.batch_size, generator.device
-    # Drawn for the whole epoch at once: where the frames are on the host, this is the only wait for the device.
+    # Drawn once per epoch: with the frames on the host, copying the indices is the only synchronisation with the GPU.
     order = torch.randperm(count, generator=generator, device=device).to(frames.index_device)
     sources = torch.randint(count, (count,), generator=generator, device=device).to(frames.index_device)
     for start in range(0, count, size):
@@ -38,14 +38,23 @@ def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) ->
 
 
 def eval_batches(frames: Frames, batch_size: int, processes: World = SINGLE_PROCESS) -> Iterator[tuple[Tensor, Tensor]]:
-    """This process's frames once, in order and unaltered, in the form of `train_batches`; together they are all."""
+    """Yield this process's frames once, in order, without augmentation.
+
+    Args:
+        frames: the split.
+        batch_size: frames per batch, at least 1.
+        processes: the processes that share the split; rank r takes the frames r, r + world_size, ...
+
+    Yields:
+        images (B, 3, H, W) uint8 in [0, 255] and labels (B, H, W) uint8, 0-6 or VOID; the last batch may be smaller.
+    """
     own = torch.arange(len(frames), device=frames.index_device)[processes.rank :: processes.world_size]
     for start in range(0, len(own), batch_size):
         yield frames.batch(own[start : start + batch_size])
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) uint8 as the encoders were trained to see them: float32, ImageNet's mean and deviation."""
-    # Plain numbers channel by channel: a tensor of means would be copied to the GPU in every step.
+    """Normalise images (B, 3, H, W) uint8 to float32 with ImageNet's mean and standard deviation per channel."""
+    # Python numbers, channel by channel: a tensor of means would be copied to the GPU in every step.
     planes = zip(images.unbind(1), IMAGENET_MEAN, IMAGENET_STD, strict=True)
     return torch.stack([(plane / 255 - mean) / std for plane, mean, std in planes], 1)

@@ -1,7 +1,8 @@
 """Decoded frames on disk: each split is decoded and resized once, then memory-mapped by every trial on the machine.
 
-A split is a folder `<data.cache>/<key>/` of images.npy, labels.npy and meta.json.  It is built under a lock in a folder
-of another name and renamed, so it is there whole or not at all; it may be deleted at any time and is built again.
+A split is a folder `<data.cache>/<key>/` of images.npy, labels.npy and meta.json.  It is built under a file lock in a
+folder of another name and renamed, so readers see all of it or nothing.  It may be deleted at any time: the next call
+builds it again.
 """
 
 import hashlib
@@ -9,12 +10,11 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -28,48 +28,64 @@ from fgseg.data.datasets import Frame, FrameSet, Progress, Reader
 from fgseg.labels import FOREGROUND, NUM_CLASSES, UnknownIdError, remap
 
 FORMAT = 2
-"""To be raised with every change of what the files hold or how frames are resized."""
+"""Version of the files and of the resizing; raise it with every change of either, so that old folders are not used."""
 ARRAYS = ("images.npy", "labels.npy")
+MAX_THREADS = 16
+"""Threads that decode frames, at most; fewer on a machine with fewer cores."""
 
 
-class Entry(NamedTuple):
-    """An opened cache folder."""
+@dataclass(frozen=True)
+class CacheMeta:
+    """The contents of meta.json."""
+
+    names: list[str]
+    fingerprint: str
+    """SHA-256 of images and labels, hex."""
+    pixels: list[int]
+    """Pixels of each of the seven classes in the whole split."""
+    bytes: dict[str, int]
+    """Size in bytes of each file of ARRAYS; a file of another size is damaged."""
+
+
+@dataclass(frozen=True)
+class CachedSplit:
+    """An opened cache folder: its frames, memory-mapped, and the pixels of each class in the whole split."""
 
     frames: FrameSet
     pixels: list[int]
-    """Pixels of each class in the whole split."""
 
 
-def load(reader: Reader, cfg: DataConfig, split: str, frames: Sequence[Frame], progress: Progress | None) -> FrameSet:
-    """Open a split's cached frames, building them first where they are missing or damaged.
+def load_split(
+    reader: Reader, cfg: DataConfig, split: str, frames: Sequence[Frame], progress: Progress | None
+) -> FrameSet:
+    """Open the cached frames of a split; builds them first if they are missing or damaged.
 
     Args:
         reader: decodes the frames.
-        cfg: height, width and cache folder.
+        cfg: height and width in pixels, and the cache folder.
         split: name, for progress and messages.
-        frames: those of the split, in order.
-        progress: called while building only.
+        frames: the frames of the split, in order.
+        progress: called with (split, frames done, frames in total) while the split is built.
 
     Raises:
-        ConfigError: a frame or label is wrong (its file named), `val` or `test` lacks one of the six classes, or the
-            cache folder cannot be written.
+        ConfigError: a frame or label is wrong (the file is named), `val` or `test` lacks one of the six classes, or
+            the cache folder cannot be written.
     """
     base = Path(cfg.cache).expanduser() if cfg.cache else Path(user_cache_dir("fgsearch"))
     folder = base / cache_key(reader, cfg, frames)
-    entry = open_entry(folder)
-    if entry is None:
-        with told_as_cache_errors(base):
-            tell = partial(progress, split) if progress else None
-            entry = build_once(folder, reader, cfg, frames, tell)
+    cached = open_cached(folder)
+    if cached is None:
+        with as_config_error(base):
+            cached = build_once(folder, reader, cfg, split, frames, progress)
     if split in ("val", "test"):
-        check_classes(split, entry.pixels, len(frames))
-    return entry.frames
+        check_classes_present(split, cached.pixels, len(frames))
+    return cached.frames
 
 
 def cache_key(reader: Reader, cfg: DataConfig, frames: Sequence[Frame]) -> str:
-    """Hash all that decides the cached pixels and labels."""
+    """Hash everything that decides the cached pixels and labels: 32 hex digits."""
     root = cfg.root
-    if root and Path(root).expanduser().exists():  # a hub id is no path: it means the same in every folder
+    if root and Path(root).expanduser().exists():  # a hub id is not a path: do not resolve it
         root = str(Path(root).expanduser().resolve())
     content = [
         [FORMAT, cfg.reader, root, cfg.height, cfg.width],
@@ -80,8 +96,8 @@ def cache_key(reader: Reader, cfg: DataConfig, frames: Sequence[Frame]) -> str:
 
 
 @contextmanager
-def told_as_cache_errors(base: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into a ConfigError; readers have told of their own files before."""
+def as_config_error(base: Path) -> Iterator[None]:
+    """Convert an OSError to a ConfigError about the cache folder `base`; readers report their own files."""
     try:
         yield
     except OSError as error:
@@ -91,44 +107,44 @@ def told_as_cache_errors(base: Path) -> Iterator[None]:
         ) from None
 
 
-def open_entry(folder: Path) -> Entry | None:
-    """Map a cache folder into memory; None where it is missing, or a file of it is missing or has another size."""
+def open_cached(folder: Path) -> CachedSplit | None:
+    """Memory-map a cache folder; returns None if one of its files is missing or has the wrong size."""
     try:
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        if any((folder / name).stat().st_size != meta["bytes"][name] for name in ARRAYS):
+        meta = CacheMeta(**json.loads((folder / "meta.json").read_text(encoding="utf-8")))
+        if any((folder / name).stat().st_size != meta.bytes[name] for name in ARRAYS):
             return None
         images, labels = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ARRAYS)
-        return Entry(FrameSet(images, labels, meta["names"], meta["fingerprint"]), meta["pixels"])
+        return CachedSplit(FrameSet(images, labels, meta.names, meta.fingerprint), meta.pixels)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def build_once(
-    folder: Path, reader: Reader, cfg: DataConfig, frames: Sequence[Frame], tell: Callable[[int, int], None] | None
-) -> Entry:
-    """Build a cache folder unless another process has done so meanwhile; raises OSError where it cannot be written."""
+def build_once(  # noqa: PLR0917  the arguments of load_split, and the folder
+    folder: Path, reader: Reader, cfg: DataConfig, split: str, frames: Sequence[Frame], progress: Progress | None
+) -> CachedSplit:
+    """Build a cache folder unless another process has just built it; raises OSError if it cannot be written."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        entry = open_entry(folder)
-        if entry is None:
+        cached = open_cached(folder)
+        if cached is None:
             for leftover in [folder, *folder.parent.glob(f"{folder.name}.*.part")]:
                 shutil.rmtree(leftover, ignore_errors=True)
             part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.part")
             try:
-                write(part, reader, cfg, frames, tell)
+                write_split(part, reader, cfg, split, frames, progress)
                 part.rename(folder)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
-            entry = open_entry(folder)
-    if entry is None:
+            cached = open_cached(folder)
+    if cached is None:
         raise FileNotFoundError(f"{folder.name} was deleted while it was built")
-    return entry
+    return cached
 
 
-def write(
-    folder: Path, reader: Reader, cfg: DataConfig, frames: Sequence[Frame], tell: Callable[[int, int], None] | None
+def write_split(  # noqa: PLR0917  the arguments of load_split, and the folder
+    folder: Path, reader: Reader, cfg: DataConfig, split: str, frames: Sequence[Frame], progress: Progress | None
 ) -> None:
-    """Decode the frames straight into the files of a new cache folder, meta.json last."""
+    """Decode the frames into the memory-mapped files of a new cache folder and write meta.json last."""
     folder.mkdir()
     shapes = [(len(frames), cfg.height, cfg.width, 3), (len(frames), cfg.height, cfg.width)]
     images, labels = (allocate(folder / name, shape) for name, shape in zip(ARRAYS, shapes, strict=True))
@@ -139,27 +155,27 @@ def write(
         return digest, np.bincount(labels[i].ravel(), minlength=NUM_CLASSES)[:NUM_CLASSES]
 
     content, pixels = hashlib.sha256(repr(shapes).encode()), np.zeros(NUM_CLASSES, dtype=np.int64)
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
         for done, (digest, counts) in enumerate(pool.map(fill, range(len(frames))), start=1):
             content.update(digest)
             pixels += counts
-            if tell:
-                tell(done, len(frames))
+            if progress:
+                progress(split, done, len(frames))
     for array in (images, labels):
         array.flush()
-    meta = {
-        "names": [frame.name for frame in frames],
-        "fingerprint": content.hexdigest(),
-        "pixels": pixels.tolist(),
-        "bytes": {name: (folder / name).stat().st_size for name in ARRAYS},
-    }
-    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    meta = CacheMeta(
+        names=[frame.name for frame in frames],
+        fingerprint=content.hexdigest(),
+        pixels=pixels.tolist(),
+        bytes={name: (folder / name).stat().st_size for name in ARRAYS},
+    )
+    (folder / "meta.json").write_text(json.dumps(asdict(meta)), encoding="utf-8")
 
 
 def allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """Create an array file (uint8) with all its blocks; raises OSError where the disk is full."""
+    """Create an array file (uint8) and reserve its disk blocks; raises OSError if the disk is full."""
     array = open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    # A mapped file without blocks would kill the process with SIGBUS, instead of an error, when the disk fills up.
+    # Without reserved blocks a full disk kills the process with SIGBUS instead of raising OSError.
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
@@ -167,10 +183,14 @@ def allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def prepare(reader: Reader, frame: Frame, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Decode one frame and bring it to size: image (height, width, 3) bilinear, labels (height, width) nearest, uint8.
+    """Decode one frame, map its ids to labels and resize both to height x width pixels.
+
+    Returns:
+        image (height, width, 3) uint8 RGB, resized bilinearly; labels (height, width) uint8, 0-6 or VOID, resized by
+        nearest neighbour.
 
     Raises:
-        ConfigError: a file cannot be decoded, the label has another size than its frame, or ids outside the table.
+        ConfigError: a file cannot be decoded, or the label has another size than its frame or ids outside the table.
     """
     image, ids = reader.load(frame)
     if image.shape[:2] != ids.shape:
@@ -185,21 +205,27 @@ def prepare(reader: Reader, frame: Frame, height: int, width: int) -> tuple[np.n
     return np.asarray(resized), np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
 
 
-def describe_unknown_ids(place: str, unknown: Sequence[int], reader: Reader) -> str:
-    """Name the ids of a label that its table lacks, and what the table holds."""
+def describe_unknown_ids(location: str, unknown: Sequence[int], reader: Reader) -> str:
+    """Format the error text for a label with ids outside the reader's table."""
     noun, verb = ("id", "is") if len(unknown) == 1 else ("ids", "are")
     listed = ", ".join(map(str, unknown))
-    return f"{place}: holds {noun} {listed}, which {verb} not in {span(reader.table)}; {reader.advice}"
+    return f"{location}: holds {noun} {listed}, which {verb} not in {format_ids(reader.table)}; {reader.advice}"
 
 
-def span(table: Mapping[int, int]) -> str:
-    """The ids of a table, in short: `-1..33` without gaps, else `0, 7, 255`."""
+def format_ids(table: Mapping[int, int]) -> str:
+    """Format the ids of a table: `-1..33` if consecutive, else `0, 7, 255`."""
     ids = sorted(table)
     return f"{ids[0]}..{ids[-1]}" if len(ids) == ids[-1] - ids[0] + 1 else ", ".join(map(str, ids))
 
 
-def check_classes(split: str, pixels: Sequence[int], frames: int) -> None:
-    """Raise ConfigError where the frames of a split lack one of the six classes, which then could not be scored."""
+def check_classes_present(split: str, pixels: Sequence[int], frames: int) -> None:
+    """Raise ConfigError if one of the six foreground classes has no pixel in a split, since it could not be scored.
+
+    Args:
+        split: name, for the message.
+        pixels: pixels of each of the seven classes in the split.
+        frames: number of frames in the split, for the message.
+    """
     absent = [c.name for c in FOREGROUND if pixels[c.label] == 0]
     if absent:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The official Cityscapes layout, with any city names and .png or .jpg frames.
+"""Reader of the official Cityscapes layout, with any city names and .png or .jpg frames.
 
 ROOT/leftImg8bit/{train,val}/<city>/<name>_leftImg8bit.png
 ROOT/gtFine/{train,val}/<city>/<name>_gtFine_labelIds.png
@@ -17,9 +17,9 @@ LABEL_ENDING = "_gtFine_labelIds.png"
 
 
 class CityscapesReader:
-    """Trains on the folder `train`; validates and tests on `val`, or on other frames of `train` where that is empty."""
+    """Draw train from the folder `train`; val and test from the folder `val`, or from `train` if `val` is empty."""
 
-    advice = "make the label anew with cityscapesscripts, or use the reader folder with an id table of your own"
+    advice = "write the label again with cityscapesscripts, or use the reader folder with an id table of your own"
     remote = False
 
     def __init__(self, cfg: DataConfig):
@@ -32,13 +32,13 @@ class CityscapesReader:
         train, val = self.pool("train"), self.pool("val")
         if not train.frames:
             raise ConfigError(
-                f"data.root: {train.place} has no frames (*{FRAME_ENDINGS[0]} or .jpg); "
+                f"data.root: {train.location} has no frames (*{FRAME_ENDINGS[0]} or .jpg); "
                 "name the folder that holds leftImg8bit and gtFine"
             )
         return draw(self.cfg, train, val)
 
     def pool(self, part: str) -> Pool:
-        """The frames of one official split."""
+        """List the frames of one official split."""
         images, labels = self.root / "leftImg8bit", self.root / "gtFine"
         return Pool(str(images / part), pair(images, labels, part, FRAME_ENDINGS, LABEL_ENDING))
 

@@ -1,4 +1,4 @@
-"""The contract that every reader of a data set keeps, and the drawing of splits from its frames."""
+"""The protocol of a data set's reader, and the random draw of train, val and test from its frames."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.settings import DataConfig
 
 Progress = Callable[[str, int, int], None]
-"""Called with a split's name, the frames done and the frames in all."""
+"""Callback with the name of a split, the frames done and the frames in total."""
 
 
 @dataclass(frozen=True)
@@ -18,33 +18,33 @@ class Frame:
     """One frame of a data set, not decoded."""
 
     name: str
-    """Unique in its data set; splits are drawn from the frames sorted by it."""
+    """Unique in the data set; splits are drawn from the frames sorted by name."""
     image: str
-    """Where the image is, for people: a file, a row of a table."""
+    """Location of the image, for messages: a file, or the row of a table."""
     label: str
-    """Where the label is, for people."""
+    """Location of the label, for messages."""
     identity: tuple[int | str, ...]
-    """With the name and the data set's root, decides the content: sizes and times of files, for example."""
+    """Changes when the content changes, e.g. sizes and modification times of the files; part of the cache key."""
 
 
 class Reader(Protocol):
-    """A data set, made from the section `data` of the settings."""
+    """Lists and decodes the frames of one data set; constructed from the section `data` of the settings."""
 
     table: Mapping[int, int]
-    """The data set's ids, each with its label (0-6 or VOID)."""
+    """Maps each id of the data set to a label (0-6 or VOID)."""
     advice: str
-    """What people can do about an id that is not in the table."""
+    """Remedy for an id that is not in the table; the end of an error message."""
     remote: bool
     """Whether listing the frames needs the network."""
 
     def splits(self) -> dict[str, list[Frame]]:
-        """The frames of train, val and test, none decoded; raises ConfigError, see `fgseg.data.check`."""
+        """List the frames of train, val and test without decoding them; raises ConfigError as `fgseg.data.check`."""
 
     def load(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-        """Decode one frame; called by several threads at once.
+        """Decode one frame; several threads call it at once.
 
         Returns:
-            The image, (H, W, 3) uint8 RGB, and its ids, (H, W) integers; their sizes may differ, the caller checks.
+            The image (H, W, 3) uint8 RGB and the ids (H, W) of any integer type. The caller compares the two sizes.
 
         Raises:
             ConfigError: a file cannot be decoded, or is not an image or a label.
@@ -53,14 +53,14 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class FrameSet:
-    """The frames of one split at the size of the settings, memory-mapped and read-only."""
+    """The frames of one split, resized to `data.height` x `data.width`; memory-mapped, read-only."""
 
     images: np.ndarray
     """(N, H, W, 3) uint8 RGB."""
     labels: np.ndarray
-    """(N, H, W) uint8: 0-6, or VOID."""
+    """(N, H, W) uint8, 0-6 or VOID."""
     names: list[str]
-    """The N names that the frames have in their data set."""
+    """The N values of `Frame.name`."""
     fingerprint: str
     """SHA-256 of images and labels, hex."""
 
@@ -70,34 +70,35 @@ class FrameSet:
 
 @dataclass(frozen=True)
 class Pool:
-    """Frames to draw from, and where they are, for messages."""
+    """Frames from which splits are drawn."""
 
-    place: str
+    location: str
+    """Their folder or split, for messages."""
     frames: list[Frame]
 
 
 def draw(cfg: DataConfig, train: Pool, heldout: Pool | None) -> dict[str, list[Frame]]:
-    """Draw disjoint splits of the sizes in the settings.
+    """Draw disjoint splits of `cfg.train`, `cfg.val` and `cfg.test` frames, by `cfg.seed`.
 
-    Train comes from `train`; val and test both come from `heldout` (the official validation folder), or from `train` as
-    well where that is None or empty.  Val does not depend on the number of test or train frames, so that more training
-    data leave the measure as it was.
+    Train comes from the pool `train`. Val and test come from `heldout` (the official validation split), or from `train`
+    if `heldout` is None or empty. The frames of val do not depend on the sizes of train and test, so that runs with
+    more training data are validated on the same frames.
 
     Raises:
         ConfigError: a pool has too few frames.
     """
     if heldout is None or not heldout.frames:
-        return take(cfg, train, "val", "test", "train")
-    return take(cfg, heldout, "val", "test") | take(cfg, train, "train")
+        return split_pool(cfg, train, "val", "test", "train")
+    return split_pool(cfg, heldout, "val", "test") | split_pool(cfg, train, "train")
 
 
-def take(cfg: DataConfig, pool: Pool, *names: str) -> dict[str, list[Frame]]:
-    """Deal the shuffled pool out to the named splits, one after the other; raises ConfigError where it is too small."""
+def split_pool(cfg: DataConfig, pool: Pool, *names: str) -> dict[str, list[Frame]]:
+    """Shuffle the pool and cut it into the named splits, in that order; raises ConfigError if it has too few frames."""
     counts = [getattr(cfg, name) for name in names]
     settings = [f"data.{name}" for name in names]
     if sum(counts) > len(pool.frames):
         raise ConfigError(
-            f"{' + '.join(settings)}: asks for {sum(counts)} frames, {pool.place} has {len(pool.frames)}; "
+            f"{' + '.join(settings)}: asks for {sum(counts)} frames, {pool.location} has {len(pool.frames)}; "
             f"lower {' or '.join(settings)}"
         )
     by_name = sorted(pool.frames, key=lambda frame: frame.name)

@@ -1,4 +1,4 @@
-"""Where the frames of a split are while a model trains: memory-mapped on the host, or copied to the GPU once."""
+"""Frames of a split during training: memory-mapped on the host (`HostFrames`) or copied to the GPU (`DeviceFrames`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from fgseg.devices import fits, usable_bytes
 
 
 class Frames(Protocol):
-    """The frames of a split, to be taken by index."""
+    """The frames of a split, accessed by index."""
 
     @property
     def device(self) -> torch.device:
-        """Receives what is taken."""
+        """Device of the batches."""
 
     @property
     def index_device(self) -> torch.device:
-        """Where indices are wanted, so that taking frames waits for nothing."""
+        """Device on which `batch` expects its index, so that it does not synchronise with the GPU."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -31,12 +31,19 @@ class Frames(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The frames at `index` (B,) int64 as images (B, 3, H, W) uint8 and labels (B, H, W) uint8."""
+        """Return the frames at `index`.
+
+        Args:
+            index: (B,) int64 on `index_device`, each in [0, len(self)).
+
+        Returns:
+            images (B, 3, H, W) uint8 in [0, 255] and labels (B, H, W) uint8, 0-6 or VOID, on `device`.
+        """
 
 
 @dataclass(frozen=True)
 class HostFrames:
-    """Frames in the page cache of the host; each batch is copied to the device."""
+    """Memory-mapped frames in the page cache of the host; each batch is copied to the device."""
 
     frames: FrameSet
     device: torch.device
@@ -53,19 +60,19 @@ class HostFrames:
         return len(self.frames)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Frames.take`; the index is on the CPU."""
+        """See `Frames.batch`; the index is on the CPU."""
         arrays = (self.frames.images, self.frames.labels)
-        images, labels = (self.send(torch.from_numpy(np.asarray(array[index.numpy()]))) for array in arrays)
+        images, labels = (self._to_device(torch.from_numpy(np.asarray(array[index.numpy()]))) for array in arrays)
         return images.permute(0, 3, 1, 2), labels
 
-    def send(self, batch: Tensor) -> Tensor:
-        """Copy a batch to the device; only pinned memory lets the copy run beside the computation."""
+    def _to_device(self, batch: Tensor) -> Tensor:
+        """Copy a batch to the device, from pinned memory so that the copy is asynchronous."""
         return batch if self.device.type == "cpu" else batch.pin_memory().to(self.device, non_blocking=True)
 
 
 @dataclass(frozen=True)
 class DeviceFrames:
-    """Frames on the device itself: images (N, H, W, 3) and labels (N, H, W), both uint8."""
+    """Frames in the memory of the device: images (N, H, W, 3) uint8 and labels (N, H, W) uint8, 0-6 or VOID."""
 
     images: Tensor
     labels: Tensor
@@ -86,33 +93,36 @@ class DeviceFrames:
         return len(self.images)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Frames.take`; the index is on the device."""
+        """See `Frames.batch`; the index is on the device."""
         return self.images.index_select(0, index).permute(0, 3, 1, 2), self.labels.index_select(0, index)
 
 
 def load_to_device(splits: Mapping[str, FrameSet], setting: str, device: torch.device) -> dict[str, Frames]:
-    """Put the splits where they serve training best.
+    """Copy the splits to the GPU, or keep them on the host, by the setting `data.device`.
+
+    Copies are kept for the next call in the same process, which reuses those with the same fingerprint and frees the
+    others.  Call it from one thread.
 
     Args:
         splits: by name.
-        setting: `data.device`: gpu, ram, or auto, which takes the GPU where all splits together fit into half of the
-            memory that this process may still use there (see `fgseg.devices.take_share`).
-        device: that of the model.
+        setting: gpu, ram or auto; auto means gpu if all splits together fit into half of the GPU memory that this
+            process may still use (see `fgseg.devices.limit_gpu_memory`), else ram.
+        device: the device of the model.
 
     Returns:
-        The splits under their names.
+        Frames by the name of their split.
 
     Raises:
-        ConfigError: gpu without a GPU, or without room for the frames.
+        ConfigError: `gpu` without a GPU, or with too little memory for the frames.
     """
     if setting == "gpu" and device.type == "cpu":
         raise ConfigError("data.device: got gpu, this machine has no GPU; use auto or ram")
     if setting == "ram" or device.type == "cpu":
         return {name: HostFrames(frames, device) for name, frames in splits.items()}
     keys = {name: (frames.fingerprint, device) for name, frames in splits.items()}
-    for stale in _kept.keys() - set(keys.values()):
-        del _kept[stale]
-    missing = {name: frames for name, frames in splits.items() if keys[name] not in _kept}
+    for stale in _device_frames.keys() - set(keys.values()):
+        del _device_frames[stale]
+    missing = {name: frames for name, frames in splits.items() if keys[name] not in _device_frames}
     needed = sum(frames.images.nbytes + frames.labels.nbytes for frames in missing.values())
     if missing and not fits(needed, usable := usable_bytes(device)):
         if setting == "gpu":
@@ -122,15 +132,15 @@ def load_to_device(splits: Mapping[str, FrameSet], setting: str, device: torch.d
             )
         return {name: HostFrames(frames, device) for name, frames in splits.items()}
     for name, frames in missing.items():
-        _kept[keys[name]] = copy_to(device, frames)
-    return {name: _kept[key] for name, key in keys.items()}
+        _device_frames[keys[name]] = copy_to(device, frames)
+    return {name: _device_frames[key] for name, key in keys.items()}
 
 
-_kept: dict[tuple[str, torch.device], DeviceFrames] = {}
-"""The frames of this process's last trial, by content: the next one trains on the same, and nobody writes to them."""
+_device_frames: dict[tuple[str, torch.device], DeviceFrames] = {}
+"""Frames of the last call of `load_to_device`, by fingerprint and device; the next trial mostly uses the same ones."""
 
 
 def copy_to(device: torch.device, frames: FrameSet) -> DeviceFrames:
-    """Copy a split to a device."""
+    """Copy the frames of a split into the memory of a device."""
     images, labels = (torch.from_numpy(np.array(array)).to(device) for array in (frames.images, frames.labels))
     return DeviceFrames(images, labels)

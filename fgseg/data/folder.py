@@ -1,13 +1,13 @@
-"""Anyone's frames and labels with a table of ids.
+"""Reader of a folder of images and labels with a table of ids.
 
-    ROOT/images/<name>.jpg       also .jpeg, .png, .webp, .bmp, .tif, .tiff; subfolders are fine
-    ROOT/labels/<name>.png       one channel with an id per pixel (a palette's index counts), below the same subfolders
-    ROOT/labels.yaml             what each id means: a class of ours, or void, which neither trains nor counts
+    ROOT/images/<name>.jpg       or .jpeg, .png, .webp, .bmp, .tif, .tiff; subfolders are allowed
+    ROOT/labels/<name>.png       one channel with an id per pixel (or a palette index), in the same subfolders
+    ROOT/labels.yaml             maps each id to one of the seven classes, or to void: not trained, not counted
 
         ids: {0: background, 5: fence, 7: pole, 8: traffic_sign, 9: traffic light, 11: car, 12: vegetation, 255: void}
 
-Where images/train exists, only it is trained on, and val and test come from images/val if that has frames; labels/ has
-the same subfolders then.  The setting data.void plays no part: the table says what is void.
+If images/train exists, train is drawn from it, and val and test are drawn from images/val if that has frames; labels/
+must have the same subfolders.  The setting `data.void` is ignored: the table decides which ids are void.
 """
 
 from pathlib import Path
@@ -24,12 +24,12 @@ from fgseg.labels import CLASSES, FOREGROUND, VOID
 FRAME_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LABEL_ENDING = ".png"
 LABEL_OF = {c.name: c.label for c in CLASSES} | {c.key: c.label for c in CLASSES} | {"void": VOID}
-"""The names that an id table may use."""
+"""Label of each class name that an id table may use."""
 EXAMPLE = "`ids: {0: background, 5: fence, 7: pole, 8: traffic_sign, 9: traffic_light, 11: car, 12: vegetation}`"
 
 
 class FolderReader:
-    """Draws all three splits from images/, or uses images/train and images/val where they exist."""
+    """Draw the splits from images/train and images/val if they exist, else all three from images/."""
 
     remote = False
 
@@ -45,13 +45,13 @@ class FolderReader:
         train = self.pool("train" if official else "")
         if not train.frames:
             raise ConfigError(
-                f"data.root: {train.place} has no frames (*{', *'.join(FRAME_ENDINGS)}); "
+                f"data.root: {train.location} has no frames (*{', *'.join(FRAME_ENDINGS)}); "
                 "name the folder that holds images and labels"
             )
         return draw(self.cfg, train, self.pool("val") if official else None)
 
     def pool(self, part: str) -> Pool:
-        """The frames of one subfolder, or all of them for an empty `part`."""
+        """List the frames of one subfolder of images/, or all frames if `part` is empty."""
         images, labels = self.root / "images", self.root / "labels"
         return Pool(str(images / part), pair(images, labels, part, FRAME_ENDINGS, LABEL_ENDING))
 
@@ -61,14 +61,14 @@ class FolderReader:
 
 
 def read_table(path: Path) -> dict[int, int]:
-    """Read labels.yaml: id to label (0-6 or VOID).
+    """Read labels.yaml as a mapping from id to label (0-6 or VOID).
 
     Raises:
-        ConfigError: the file or its `ids` are missing, an id is no whole number, a class is unknown (the nearest name
-            is offered), or one of the six classes has no id.
+        ConfigError: the file or its `ids` are missing, an id is not a whole number, a class is unknown (the nearest
+            name is suggested), or one of the six classes has no id.
     """
     if not path.is_file():
-        raise ConfigError(f"{path}: is missing; write there what each id means, as in {EXAMPLE}")
+        raise ConfigError(f"{path}: is missing; write the class of each id into it, as in {EXAMPLE}")
     ids = read_yaml(path).get("ids")
     if not isinstance(ids, dict) or not ids:
         raise ConfigError(f"{path}: ids: got {ids!r}, must map each id to a class, as in {EXAMPLE}")

@@ -1,4 +1,4 @@
-"""A trained model as an ordinary Transformers folder, for `transformers.pipeline`.  Needs no torch."""
+"""Write a trained model as a folder of Transformers, for `transformers.pipeline`.  Needs no torch."""
 
 import json
 import os
@@ -14,27 +14,34 @@ from fgseg.storage.store import is_local, open_store
 
 
 def model_files(architecture: bytes, weights: bytes, size: tuple[int, int], card: str) -> dict[str, bytes]:
-    """The files of an exported model by name.
+    """Return the contents of the files of an exported model by name.
 
     Args:
-        architecture: its `config.json`.
-        weights: a safetensors file.
-        size: height and width of its training frames, in pixels.
-        card: Markdown.
+        architecture: contents of `config.json`.
+        weights: contents of the safetensors file.
+        size: height and width of the training frames in pixels.
+        card: the model card, Markdown.
     """
     return {
         CONFIG: architecture,
         WEIGHTS: weights,
-        PROCESSOR: json.dumps(processor(*size), indent=1).encode(),
+        PROCESSOR: json.dumps(processor_config(*size), indent=1).encode(),
         "README.md": card.encode(),
     }
 
 
 def replace_files(address: str, files: Mapping[str, bytes]) -> None:
-    """Write files in the place of what is at an address; the last of them is the one that says what they are.
+    """Replace everything at an address by the given files; may be repeated.
 
-    On a disk a reader never sees half of it.  In a bucket the last one is empty while the others are written.
-    Raises OSError.
+    On a disk, readers see the old files or the new ones, see `replace_folder`.  A bucket has no such operation: there
+    the last file holds `{}` until all others are written.
+
+    Args:
+        address: a folder or a bucket's address.
+        files: contents by name; the last one is the file by which readers recognise the folder.
+
+    Raises:
+        OSError: the address cannot be written.
     """
     if is_local(address):
         return replace_folder(Path(address), files)
@@ -48,10 +55,10 @@ def replace_files(address: str, files: Mapping[str, bytes]) -> None:
 
 
 def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files as a folder that takes the place of the one of that name; a reader never sees half of it.
+    """Replace a folder by one with the given files (contents by name), by two renames; raises OSError.
 
-    Between the two renames there is no folder for a moment; killed just then, the old one stays beside it, hidden, and
-    the next call cleans up.  Raises OSError.
+    Between the renames the folder does not exist.  If the process is killed there, the old folder remains beside it
+    under a hidden name, and the next call deletes it.
     """
     for leftover in folder.parent.glob(f".{folder.name}.*.part"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -72,13 +79,13 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 BILINEAR = 2
-"""PIL's number of the filter."""
+"""Value of `PIL.Image.Resampling.BILINEAR`, which Transformers stores as a number."""
 
 
-def processor(height: int, width: int) -> dict[str, Any]:
-    """The image processor that does what the readers and `normalise` do: resize, divide by 255, normalise.
+def processor_config(height: int, width: int) -> dict[str, Any]:
+    """Return the `preprocessor_config.json` that resizes to height x width pixels and normalises as in training.
 
-    `do_reduce_labels` is off: label 0 is the background, a class like the others.
+    `do_reduce_labels` is off since label 0, the background, is a class like the others.
     """
     return {
         "image_processor_type": "SegformerImageProcessor",

@@ -119,9 +119,9 @@ def open_upright(path: Path) -> "Image.Image":
     """Open a picture in RGB, rotated as its EXIF data require; raises ConfigError if it is no picture."""
     from PIL import Image
 
-    from fgseg.data.image_files import to_rgb, upright
+    from fgseg.data.image_files import decode_rotated, to_rgb
 
-    return Image.fromarray(to_rgb(upright(str(path)), str(path)))
+    return Image.fromarray(to_rgb(decode_rotated(str(path)), str(path)))
 
 
 def labels_of(

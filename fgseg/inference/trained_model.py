@@ -1,4 +1,7 @@
-"""Find a trained model: an exported folder, a hub id, or a trial's checkpoints.  Only `load_trained` needs torch."""
+"""Find and load a trained model: an exported folder, a hub id, or a trial's checkpoints.
+
+Only `load_trained` imports torch.
+"""
 
 import json
 from collections.abc import Iterator
@@ -24,16 +27,16 @@ KINDS = "name an exported folder, a hub id, or a folder of checkpoints"
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model that was found; nothing of its weights has been read."""
+    """Location of a trained model; its weights are read by `weights`."""
 
     folder: Path
     size: tuple[int, int] | None
-    """Height and width of the frames on which it was trained; None where the folder does not say."""
+    """Height and width of the training frames in pixels; None if the folder does not record them."""
     manifest: Manifest | None
-    """Of its weights, in a folder of checkpoints."""
+    """Manifest of the weights in a folder of checkpoints; None in an exported folder."""
 
     def weights(self) -> bytes:
-        """Its weights as a safetensors file; raises ValueError or FileNotFoundError where they are damaged or gone."""
+        """Read the weights, a safetensors file; raises ValueError or FileNotFoundError if damaged or missing."""
         if self.manifest is None:
             return (self.folder / WEIGHTS).read_bytes()
         return read_weights(LocalStore(self.folder), self.manifest)
@@ -41,7 +44,7 @@ class TrainedModel:
 
 @contextmanager
 def open_trained_model(name: str) -> Iterator[TrainedModel]:
-    """`find_trained`, also of a folder in a bucket, which is copied onto this machine for the while."""
+    """Find a trained model as `find_trained`; a folder in a bucket is copied to this machine until the context ends."""
     if REMOTE.match(name):
         with local_files(name) as folder:
             yield find_trained(str(folder))
@@ -50,14 +53,14 @@ def open_trained_model(name: str) -> Iterator[TrainedModel]:
 
 
 def find_trained(name: str) -> TrainedModel:
-    """Find a trained model with our seven classes; a hub id is fetched.
+    """Find a trained model with the seven classes; a hub id is downloaded.
 
     Args:
-        name: an exported folder, a hub id, or a folder of checkpoints, of which the epoch that stands for the trial is
-            taken, or the newest where that epoch is not there yet.
+        name: an exported folder, a hub id, or a folder of checkpoints.  Of the latter the epoch selected by
+            `train.select` is used, or the newest if the selected one has no checkpoint.
 
     Raises:
-        ConfigError: it is none of these, or has other classes.
+        ConfigError: the name is none of these, or the model has other classes.
     """
     if name in VARIANTS and not Path(name).exists():
         raise ConfigError(f"{WHERE}: {name} is a model with random weights; {KINDS}")
@@ -67,33 +70,38 @@ def find_trained(name: str) -> TrainedModel:
         return find_checkpoint(folder, manifests)
     check_weights(name, WHERE)
     folder = fetch_weights(name, WHERE) or folder
-    check_classes(name, folder)
+    check_model_classes(name, folder)
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(f"{WHERE}: {name} has no {WEIGHTS}; {KINDS}")
     return TrainedModel(folder, frame_size(folder), None)
 
 
 def find_checkpoint(folder: Path, manifests: list[Manifest]) -> TrainedModel:
-    """The model in a folder of checkpoints, the newest of which comes first."""
-    check_classes(str(folder), folder)
+    """Find the model in a folder of checkpoints.
+
+    Args:
+        folder: the folder.
+        manifests: all manifests of the folder, newest first.
+    """
+    check_model_classes(str(folder), folder)
     settings = read_json(folder / SETTINGS)
     selected = select_epoch(manifests[0].history, settings["train.select"]).epoch
     manifest = next((m for m in manifests if m.epoch == selected), manifests[0])
     return TrainedModel(folder, (settings["data.height"], settings["data.width"]), manifest)
 
 
-def check_classes(name: str, folder: Path) -> None:
-    """Raise ConfigError unless a folder's model tells our seven classes apart."""
+def check_model_classes(name: str, folder: Path) -> None:
+    """Raise ConfigError unless the `config.json` in a folder lists the seven classes."""
     found = read_json(folder / CONFIG).get("id2label", {})
     if found != {str(c.label): c.name for c in CLASSES}:
-        ours = ", ".join(c.name for c in CLASSES)
+        required = ", ".join(c.name for c in CLASSES)
         raise ConfigError(
-            f"{WHERE}: {name} has {len(found)} other classes, must have {ours}; fine-tune it first, by model.name"
+            f"{WHERE}: {name} has {len(found)} other classes, must have {required}; fine-tune it first, by model.name"
         )
 
 
 def frame_size(folder: Path) -> tuple[int, int] | None:
-    """Height and width to which a folder's image processor resizes; None where there is none."""
+    """Return the height and width to which a folder's image processor resizes; None without a processor or a size."""
     if not (folder / PROCESSOR).is_file():
         return None
     size = read_json(folder / PROCESSOR).get("size")
@@ -103,7 +111,7 @@ def frame_size(folder: Path) -> tuple[int, int] | None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's mapping; raises ConfigError where it is missing or is none."""
+    """Read a JSON file that holds a mapping; raises ConfigError if it is missing or holds something else."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -115,14 +123,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load_trained(found: TrainedModel, device: str = "cpu") -> "SegformerForSemanticSegmentation":
-    """A trained model in evaluation mode, with the decode head of training.
+    """Load a trained model in evaluation mode, with the faster decode head.
 
     Args:
-        found: where it lies.
-        device: as torch names it, such as `cuda:0`.
+        found: the location of the model.
+        device: name of a torch device, such as `cuda:0`.
 
     Raises:
-        ConfigError: its weights are missing, damaged, or not those of its `config.json`.
+        ConfigError: the weights are missing, damaged, or do not fit the `config.json`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -139,6 +147,6 @@ def load_trained(found: TrainedModel, device: str = "cpu") -> "SegformerForSeman
         except (RuntimeError, SafetensorError, ValueError, OSError) as error:
             reason = one_line(error, first_line=True)
             raise ConfigError(
-                f"MODEL: the weights in {found.folder} cannot be used ({reason}); export it anew"
+                f"MODEL: the weights in {found.folder} cannot be used ({reason}); export it again"
             ) from None
     return commute_head(model).to(device).eval()

@@ -1,4 +1,4 @@
-"""The loss: a weighted sum of terms, each a pure function in its own file."""
+"""The hybrid loss: a weighted sum of terms, each a pure function in its own file."""
 
 from fgseg.losses.hybrid import TERMS, HybridLoss
 

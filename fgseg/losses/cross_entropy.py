@@ -11,17 +11,17 @@ from fgseg.labels import VOID
 def cross_entropy(
     logits: Tensor, labels: Tensor, class_weights: Tensor | None, processes: World = SINGLE_PROCESS
 ) -> Tensor:
-    """Weighted mean of the pixels' cross-entropies: sum(w * l) / sum(w) over the pixels that are not void.
+    """Return the class-weighted mean cross-entropy, sum(w * l) / sum(w) over the pixels that are not void.
 
     Args:
         logits: (N, C, H, W) float32.
         labels: (N, H, W) uint8 or int64, 0..C-1 or VOID.
-        class_weights: (C,) float32, not negative; None weighs every class with 1.
-        processes: those which hold the rest of the batch.
+        class_weights: (C,) float32, not negative; None means 1 for every class.
+        processes: the processes that share the batch.
 
     Returns:
-        () float32, not negative; with several processes this one's part, and the sum of all parts is the mean over the
-        whole batch. Zero, with zero gradient, when every pixel is void (torch's own mean is NaN there).
+        () float32, not negative. With several processes, this process's summand of the mean over the whole batch.
+        Zero, with zero gradient, when every pixel is void (torch's own mean is NaN there).
 
     Source: seed, approach 1, term 3; approach 3 for the class weights.
     """

@@ -1,4 +1,4 @@
-"""The table of loss terms, and their weighted sum."""
+"""The table of loss terms and their weighted sum, `HybridLoss`."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +18,14 @@ from fgseg.losses.ssim import ssim
 
 @dataclass
 class Batch:
-    """What a term may look at; probs and target are made once, by the first term that wants them.
+    """The input of a loss term; `probs` and `target` are computed on first use and shared by the terms.
 
     Attributes:
-        logits: (N, 7, H, W) float32, of the labels' size.
+        logits: (N, 7, H, W) float32.
         labels: (N, H, W) uint8 or int64, 0-6 or VOID.
-        class_weights: (7,) float32, or None where all are 1.
-        processes: those which hold the rest of the batch, N frames each.
-        share: N over the frames of the whole batch, those not counted that fill it up.
+        class_weights: (7,) float32, or None if all are 1.
+        processes: the processes that share the batch, N frames each.
+        share: N divided by the frames of the whole batch; void frames that pad the batch are not counted in the latter.
     """
 
     logits: Tensor
@@ -33,20 +33,20 @@ class Batch:
     class_weights: Tensor | None
     processes: World = SINGLE_PROCESS
     share: float = 1.0
-    # Not functools.cached_property: torch.compile cannot trace the lock that it takes before Python 3.12.
+    # Not functools.cached_property: before Python 3.12 it takes a lock, which torch.compile cannot trace.
     _probs: Tensor | None = field(default=None, init=False)
     _target: Tensor | None = field(default=None, init=False)
 
     @property
     def probs(self) -> Tensor:
-        """(N, 7, H, W) float32 softmax of the logits, zero where the pixel is void."""
+        """Softmax of the logits, (N, 7, H, W) float32 in [0, 1]; zero where the pixel is void."""
         if self._probs is None:
             self._probs = self.logits.softmax(1) * (self.labels != VOID).unsqueeze(1)
         return self._probs
 
     @property
     def target(self) -> Tensor:
-        """(N, 7, H, W) float32 one-hot labels, zero where the pixel is void."""
+        """One-hot labels, (N, 7, H, W) float32; zero where the pixel is void."""
         if self._target is None:
             classes = torch.arange(NUM_CLASSES, device=self.labels.device).view(-1, 1, 1)
             self._target = (self.labels.unsqueeze(1) == classes).float()
@@ -61,20 +61,20 @@ TERMS: dict[str, Callable[[Batch], Tensor]] = {
 }
 """Each term by its name in settings (`loss.<term>`) and metrics: batch to () float32. A new term is one line here.
 
-With several processes a value is this one's part: the parts add up to the term of the whole batch.
+With several processes each returns its own summand: their sum over the processes is the term of the whole batch.
 """
 
 
 class HybridLoss(nn.Module):
-    """Weighted sum of loss terms. Nothing in it waits for the device.
+    """Weighted sum of loss terms. Does not synchronise with the GPU.
 
     Source: seed, approach 1 (cross_entropy 1, ssim 0.4, soft_iou 0.5) and approach 3 (cross_entropy 1.1, ssim 0.5,
     lovasz 0.5 and class weights 1, 5, 1, 1, 5, 5, 2).
 
     Attributes:
-        terms: names of the terms that are computed.
-        weights: (terms,) float32, their weights.
-        class_weights: (7,) float32, or None where all are 1.
+        terms: names of the T terms that are computed.
+        weights: (T,) float32, weights of these terms.
+        class_weights: (7,) float32, or None if all are 1.
     """
 
     weights: Tensor
@@ -86,41 +86,42 @@ class HybridLoss(nn.Module):
         class_weights: Sequence[float] | None = None,
         processes: World = SINGLE_PROCESS,
     ):
-        """Choose the terms.
+        """Create the loss of the given term weights.
 
         Args:
-            weights: weight of each term, finite and not negative; a term that is left out or has weight 0 is not
-                computed. At least one is above 0.
+            weights: weight of each term, finite and not negative, at least one above 0; a term that is missing or has
+                weight 0 is not computed.
             class_weights: weight of each of the seven classes in cross-entropy, finite and not negative; None: all 1.
-            processes: those which compute the loss together, each of its own frames.
+            processes: the processes that share each batch; each computes the loss of its own frames.
 
         Raises:
-            ValueError: an unknown term, a weight out of range, no term at all, or not seven class weights.
+            ValueError: an unknown term, a weight out of range, no weight above 0, or not seven class weights.
         """
         super().__init__()
         _check_weights(weights)
         self.processes = processes
         self.terms = tuple(name for name, weight in weights.items() if weight > 0)
         table = None if class_weights is None else torch.tensor(_checked_class_weights(class_weights))
-        # Tensors, so that what is compiled for one trial's weights serves every other trial with the same terms. Not
-        # part of the state: the run's settings own them, and a checkpoint must load into any of them.
+        # Tensors, so that a step compiled for one trial's weights is reused by trials with the same terms. Not
+        # persistent, so that a checkpoint loads into a loss of any weights; those come from the settings.
         values = torch.tensor([float(weights[name]) for name in self.terms])
         self.register_buffer("weights", values, persistent=False)
         self.register_buffer("class_weights", table, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, frames: int | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compare predictions with labels, in float32 even under autocast.
+        """Compute the loss of predictions, in float32 even under autocast.
 
         Args:
             logits: (N, 7, h, w), any floating type; resized bilinearly to H x W first (align_corners=False).
-            labels: (N, H, W) uint8 or int64, 0-6 or VOID; other values are not looked for, since that would wait for
-                the device.
-            frames: frames of the whole batch, where several processes share it, N each (see `own_frames`); None: N.
+            labels: (N, H, W) uint8 or int64, 0-6 or VOID; other values are not detected, since a check would
+                synchronise with the GPU.
+            frames: frames of the whole batch if several processes share it, without those that pad it (see
+                `fgseg.distributed.local_batch`); None means N.
 
         Returns:
-            total: () float32, the weighted sum, to differentiate. Zero with zero gradient when every pixel is void.
+            total: () float32, the weighted sum, differentiable. Zero with zero gradient when every pixel is void.
             terms: the terms computed, unweighted and detached, each () float32.
-            With several processes both are parts: their sums over the processes are those of the whole batch.
+            With several processes both are summands: their sums over the processes are those of the whole batch.
 
         Raises:
             ValueError: ssim is used and H or W is not larger than 5.

@@ -8,17 +8,17 @@ from fgseg.labels import VOID
 
 
 def lovasz(probs: Tensor, labels: Tensor, processes: World = SINGLE_PROCESS) -> Tensor:
-    """Lovász extension of the Jaccard loss of each class, summed over the classes present and divided by all C.
+    """Return the Lovász extension of the Jaccard loss, summed over the classes present and divided by all C.
 
     Args:
         probs: (N, C, H, W) float32 in [0, 1]; any finite value where the pixel is void.
         labels: (N, H, W) uint8 or int64, 0..C-1 or VOID.
-        processes: those which hold the rest of the batch, N frames each.
+        processes: the processes that share the batch, N frames each; errors and labels are gathered from all.
 
     Returns:
-        () float32 in [0, 1]. The pixels of the whole batch count as one set. A class absent from the labels adds
-        nothing, so an all-void batch gives zero with zero gradient. With several processes it is this one's part: their
-        errors are gathered, and the parts add up to the loss of the whole batch.
+        () float32 in [0, 1], over all pixels of the batch as one set. A class absent from the labels adds 0, so an
+        all-void batch gives zero with zero gradient. With several processes, this process's summand of the loss of the
+        whole batch.
 
     Source: seed, approach 3; Berman et al., "The Lovász-Softmax loss", CVPR 2018, equations 8 and 9.
     """
@@ -32,26 +32,26 @@ def lovasz(probs: Tensor, labels: Tensor, processes: World = SINGLE_PROCESS) -> 
 
 @torch.no_grad()
 def _jaccard_steps(errors: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
-    """By how much the Jaccard loss of a class grows when a pixel joins its wrong ones, the largest error first.
+    """Return the increase of each class's Jaccard loss as pixels are counted as wrong, in descending order of error.
 
     Args:
-        errors: (C, P) not negative.
-        truth: (C, P) bool, the pixel is of the class.
-        valid: (P,) bool, the pixel is not void.
+        errors: (C, P) float32 in [0, 1].
+        truth: (C, P) bool, whether the pixel is of the class.
+        valid: (P,) bool, whether the pixel is not void.
 
     Returns:
         (C, P) float32 in [0, 1], zero for void pixels and for classes without pixels.
     """
-    # The bits of floats that are not negative sort like the floats, and torch sorts one row of integers in ascending
-    # order with a radix sort: on the CPU 5 to 9 times as fast as one sort of the (C, P) floats. Void comes last.
+    # Non-negative floats sort like their bits, and torch sorts one row of int32 ascending with a radix sort: on the
+    # CPU 5 to 9 times as fast as one sort of the (C, P) floats. Void pixels get the largest key and come last.
     keys = torch.where(valid, -errors.float().view(torch.int32), 1)
     order = torch.stack([row.sort().indices for row in keys])
     hits = truth.gather(1, order)
     seen = hits.cumsum(1, dtype=torch.int32)
     intersection = seen[:, -1:] - seen
     union = intersection + torch.arange(1, errors.shape[1] + 1, device=errors.device, dtype=torch.int32)
-    # Differences of the losses in closed form: subtracting neighbours of near equal size loses half the digits. Both
-    # void pixels and absent classes meet an intersection of zero.
+    # Differences of consecutive losses in closed form: subtracting two nearly equal losses loses half the digits. For
+    # void pixels and absent classes the intersection is zero.
     wide = union.float()
     steps = torch.where(hits, 1 / wide, intersection / (wide * (wide - 1).clamp(min=1)))
     return torch.zeros_like(steps).scatter_(1, order, steps)

@@ -9,13 +9,13 @@ def soft_iou(probs: Tensor, target: Tensor, eps: float = 1e-6) -> Tensor:
     Args:
         probs: (N, C, H, W) float32 in [0, 1]; zero where the pixel is void.
         target: (N, C, H, W) float32 one-hot; zero where the pixel is void.
-        eps: added to intersection and union; it makes the index of an empty class with no probability 1.
+        eps: added to intersection and union; an absent class with zero probability then has index 1.
 
     Returns:
         () float32 in [0, 1]. Zero when every pixel is void.
 
-    A class that an image lacks counts as well, as in the source (its index is near zero as soon as the model gives that
-    class any probability). Source: seed, approach 1, term 2.
+    Classes absent from an image count too, as in the source; their index is near zero as soon as the model gives them
+    any probability. Source: seed, approach 1, term 2.
     """
     intersection = (probs * target).sum((2, 3))
     union = probs.sum((2, 3)) + target.sum((2, 3)) - intersection

@@ -1,4 +1,4 @@
-"""Structural similarity of probabilities and labels: the formula as it stands, and a faster form for large frames."""
+"""Structural similarity of probabilities and labels: the direct formula, and a faster form for large frames."""
 
 from typing import Any
 
@@ -8,16 +8,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 RADIUS = 5
-"""Taps of the window on either side of its middle."""
+"""Taps of the window on either side of its middle, as in the source."""
 SIGMA = 1.5
+"""Standard deviation of the window in pixels, as in the source."""
 C1 = 0.01**2
 C2 = 0.03**2
-DIRECT_PIXELS = 2**14
-"""Frames of up to this many pixels take the formula as it stands: it costs milliseconds, and rounds as the source."""
-CPU_CHUNK = 2**19
-"""Values that the CPU treats at a time: maps this small stay in its caches and reuse memory, in 2/3 of the time."""
+MAX_DIRECT_PX = 2**14
+"""Frames of at most this many pixels use `direct_ssim`: it takes milliseconds there and rounds like the source."""
+CPU_CHUNK_VALUES = 2**19
+"""Values processed at a time on the CPU: maps of this size stay in its caches (2/3 of the time of one pass)."""
 CPU_BLOCK, DEVICE_BLOCK = 32, 128
-"""Rows or columns that one matrix product blurs: smaller blocks multiply fewer zeros, larger ones need fewer calls."""
+"""Rows or columns per matrix product: smaller blocks multiply fewer zeros, larger blocks need fewer calls."""
 
 
 def ssim(probs: Tensor, target: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def ssim(probs: Tensor, target: Tensor) -> Tensor:
         () float32 in [0, 2], averaged over all pixels and classes. Void pixels count too, as in the source; where both
         inputs are zero in the whole window they add zero. It can be differentiated once.
 
-    Frames of more than `DIRECT_PIXELS` are blurred by matrix products, which differs by rounding only: per pixel by up
+    Frames of more than `MAX_DIRECT_PX` are blurred by matrix products, which differs by rounding only: per pixel by up
     to 1e-4, since moments near 1 are subtracted and the difference is divided by C2, and in the mean by a few 1e-6.
 
     Raises:
@@ -43,14 +44,14 @@ def ssim(probs: Tensor, target: Tensor) -> Tensor:
     if min(height, width) <= RADIUS:
         least = RADIUS + 1
         raise ValueError(f"ssim got {height}x{width} pixels, must be at least {least}x{least} to reflect the border")
-    if height * width <= DIRECT_PIXELS:
+    if height * width <= MAX_DIRECT_PX:
         return direct_ssim(probs, target)
     loss: Tensor = _SsimLoss.apply(probs, target)
     return loss
 
 
 def direct_ssim(probs: Tensor, target: Tensor) -> Tensor:
-    """The same by one 11x11 convolution for each moment; the reference for every faster form."""
+    """Compute `ssim` by one 11x11 convolution per moment; the reference for the faster form."""
     padded = [F.pad(maps, (RADIUS,) * 4, mode="reflect") for maps in (probs, target)]
     kernel = _kernel(probs).unsqueeze(1)
     window = (kernel @ kernel.T).expand(probs.shape[1], 1, -1, -1).contiguous()
@@ -66,13 +67,13 @@ def direct_ssim(probs: Tensor, target: Tensor) -> Tensor:
 
 
 class _SsimLoss(torch.autograd.Function):
-    """The loss, its gradient found on the way: one map is kept for the backward pass instead of about thirty."""
+    """`ssim` with its gradient computed in the forward pass, which keeps one map for the backward pass, not thirty."""
 
     @staticmethod
     def forward(ctx: Any, probs: Tensor, target: Tensor) -> Tensor:
         height, width = probs.shape[-2:]
         blur = _Blur(height, width, probs)
-        chunk = max(CPU_CHUNK // (height * width), 1) if probs.device.type == "cpu" else probs.shape[:2].numel()
+        chunk = max(CPU_CHUNK_VALUES // (height * width), 1) if probs.device.type == "cpu" else probs.shape[:2].numel()
         pairs = zip(probs.flatten(0, 1).split(chunk), target.flatten(0, 1).split(chunk), strict=True)
         sums, slopes = zip(*(_sum_and_slope(x, y, blur, ctx.needs_input_grad[0]) for x, y in pairs), strict=True)
         if ctx.needs_input_grad[0]:
@@ -87,7 +88,7 @@ class _SsimLoss(torch.autograd.Function):
 
 
 def _sum_and_slope(probs: Tensor, target: Tensor, blur: "_Blur", wants_slope: bool) -> tuple[Tensor, Tensor | None]:
-    """Sum of the similarity over planes (M, H, W), and its derivative by probs (M, H, W) where it is wanted."""
+    """Return the similarity summed over planes (M, H, W), and with `wants_slope` its derivative by probs (M, H, W)."""
     moments = (blur(maps) for maps in (probs, target, probs * probs, probs * target))
     similarity, *slopes = _similarity(*moments)
     if not wants_slope:
@@ -99,8 +100,8 @@ def _sum_and_slope(probs: Tensor, target: Tensor, blur: "_Blur", wants_slope: bo
 def _similarity(mean: Tensor, target_mean: Tensor, square: Tensor, product: Tensor) -> tuple[Tensor, ...]:
     """Return the similarity at every pixel and its derivatives by mean, square and product; each is (M, H, W).
 
-    The arguments are the blurred probs, target, probs**2 and probs * target. A target is binary, so its blurred square
-    is its blurred self. Most steps write in place, since fresh memory costs the CPU more than the arithmetic.
+    The arguments are the blurred probs, target, probs**2 and probs * target. The target is binary, hence equal to its
+    square. Most steps write in place, since new memory costs the CPU more time than the arithmetic.
     """
     variance = torch.addcmul(square, mean, mean, value=-1)
     target_variance = torch.addcmul(target_mean, target_mean, target_mean, value=-1).clamp_(min=0)
@@ -132,30 +133,30 @@ class _Blur:
         return self._product(self.rows, maps, self.columns)
 
     def adjoint(self, maps: Tensor) -> Tensor:
-        """Carry derivatives (M, H, W) by the blurred maps back to derivatives by the maps."""
+        """Convert derivatives by the blurred maps, (M, H, W), to derivatives by the maps."""
         return self._product(self.rows.T, maps, self.columns.T)
 
     def _product(self, rows: Tensor, maps: Tensor, columns: Tensor) -> Tensor:
-        """Compute rows @ maps @ columns.T."""
+        """Compute rows @ maps @ columns.T for maps (M, H, W)."""
         high = torch.cat([rows[out, into] @ maps[:, into] for out, into in self._blocks(len(rows))], 1)
         return torch.cat([high[..., into] @ columns[out, into].T for out, into in self._blocks(len(columns))], 2)
 
     def _blocks(self, size: int) -> list[tuple[slice, slice]]:
-        """Cut a line into blocks: where each one is, and the pixels it depends on."""
+        """Cut a line of `size` pixels into blocks; returns each block and the pixels on which it depends."""
         starts = range(0, size, self.block)
         return [(slice(s, s + self.block), slice(max(s - RADIUS, 0), s + self.block + RADIUS)) for s in starts]
 
 
 def _window(size: int, like: Tensor) -> Tensor:
-    """(size, size) matrix that blurs a line of pixels, reflected without repeating the pixel at the border."""
+    """Return the (size, size) matrix that blurs a line of pixels, reflected without repeating the border pixel."""
     taps = torch.arange(-RADIUS, RADIUS + 1, device=like.device)
-    places = (torch.arange(size, device=like.device)[:, None] + taps).abs()
-    places = torch.where(places < size, places, 2 * (size - 1) - places)
-    return like.new_zeros(size, size).scatter_add_(1, places, _kernel(like).expand(size, -1))
+    columns = (torch.arange(size, device=like.device)[:, None] + taps).abs()
+    columns = torch.where(columns < size, columns, 2 * (size - 1) - columns)
+    return like.new_zeros(size, size).scatter_add_(1, columns, _kernel(like).expand(size, -1))
 
 
 def _kernel(like: Tensor) -> Tensor:
-    """(11,) Gaussian weights that sum to one."""
+    """Return the (11,) Gaussian weights, which sum to one."""
     taps = torch.arange(-RADIUS, RADIUS + 1, device=like.device, dtype=like.dtype)
     weights = torch.exp(-taps.square() / (2 * SIGMA**2))
     return weights / weights.sum()

@@ -1,1 +1,1 @@
-"""Confusion counts, IoU, boundary IoU, and the evaluation loop."""
+"""Confusion counts, IoU, boundary IoU and the evaluation loop."""

@@ -1,4 +1,4 @@
-"""Judge a model on a split, one (7, 7) confusion matrix per image; and predict frames in the same way."""
+"""Evaluate a model on a split, with one (7, 7) confusion matrix per image, and predict labels of images."""
 
 from collections.abc import Callable
 
@@ -11,24 +11,23 @@ from fgseg.devices import usable_bytes
 from fgseg.distributed import SINGLE_PROCESS, World
 from fgseg.metrics.iou import confusion_counts, predicted_labels
 
-CPU_PIXELS, GPU_PIXELS = 2**19, 2**23
-"""Pixels judged at a time: on the CPU larger batches leave its caches, on a GPU these fill it."""
-BYTES_PER_PIXEL = 2**10
-"""What a pixel of a batch takes at most while it is judged, in the larger variants."""
+CPU_BATCH_PX, GPU_BATCH_PX = 2**19, 2**23
+"""Pixels of an evaluation batch: on the CPU larger batches leave its caches, on a GPU this size keeps it busy."""
+BYTES_PER_PX = 2**10
+"""GPU memory per pixel of an evaluation batch, at most, for the larger variants; limits the batch size."""
 
 
 def evaluate(model: nn.Module, frames: Frames, processes: World = SINGLE_PROCESS) -> Tensor:
-    """Count pixels by truth and prediction.
+    """Count the pixels of each image by true and predicted class.
 
     Args:
-        model: gives an output with `.logits`; it is put into evaluation mode and left there.
+        model: returns an output with `.logits` (B, 7, h, w); it is left in evaluation mode.
         frames: the split, on the model's device.
-        processes: those which share the split; each judges every size-th frame from that of its rank on, and there
-            must be one.
+        processes: the processes that share the split; rank r evaluates the frames r, r + world_size, ..., at least one.
 
     Returns:
-        (N, 7, 7) int64 on the CPU, for each of this process's images, rows truth; their sum over images (and processes)
-        is the split's confusion matrix.
+        (N, 7, 7) int64 on the CPU for the N images of this process, rows truth, columns prediction. The sum over images
+        and processes is the confusion matrix of the split.
     """
     return confusion_per_image(model, frames, confusion_counts, processes=processes)[0]
 
@@ -37,33 +36,33 @@ def evaluate(model: nn.Module, frames: Frames, processes: World = SINGLE_PROCESS
 def confusion_per_image(
     model: nn.Module, frames: Frames, *counters: Callable[[Tensor, Tensor], Tensor], processes: World = SINGLE_PROCESS
 ) -> list[Tensor]:
-    """What several counters find in every frame, the model being asked once.
+    """Apply several counters to the predictions of every frame, with one forward pass per frame.
 
     Args:
         model: as for `evaluate`.
         frames: as for `evaluate`.
-        counters: each is given logits (B, 7, h, w) and labels (B, H, W), and returns (B, ...) counts.
+        counters: functions of logits (B, 7, h, w) and labels (B, H, W) that return counts (B, ...).
         processes: as for `evaluate`.
 
     Returns:
-        For each counter (N, ...) on the CPU.
+        For each counter its counts (N, ...) on the CPU.
     """
     model.eval()
-    found: list[list[Tensor]] = [[] for _ in counters]
+    results: list[list[Tensor]] = [[] for _ in counters]
     for images, labels in eval_batches(frames, batch_size(frames.size, frames.device), processes):
         logits = model(pixel_values=normalise(images)).logits
-        for counts, counter in zip(found, counters, strict=True):
+        for counts, counter in zip(results, counters, strict=True):
             counts.append(counter(logits, labels))
-    return [torch.cat(counts).cpu() for counts in found]
+    return [torch.cat(counts).cpu() for counts in results]
 
 
 @torch.inference_mode()
 def predict_labels(model: nn.Module, images: Tensor) -> Tensor:
-    """The labels that `evaluate` would count; how many images are given changes neither them nor the memory needed.
+    """Predict the labels that `evaluate` counts, in batches of `batch_size` images.
 
     Args:
         model: as for `evaluate`.
-        images: (B, 3, H, W) uint8 on any device, B >= 1; they are sent to the model's, some at a time.
+        images: (B, 3, H, W) uint8 in [0, 255] on any device, B >= 1; copied to the model's device batch by batch.
 
     Returns:
         (B, H, W) uint8 on the CPU, 0-6.
@@ -79,8 +78,8 @@ def predict_labels(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def batch_size(size: tuple[int, int], device: torch.device) -> int:
-    """How many frames of this height and width are judged at a time."""
-    pixels = CPU_PIXELS
+    """Return the frames per evaluation batch, at least 1, for frames of `size` (height, width) in pixels."""
+    pixels = CPU_BATCH_PX
     if device.type == "cuda":
-        pixels = min(GPU_PIXELS, usable_bytes(device) // BYTES_PER_PIXEL)
+        pixels = min(GPU_BATCH_PX, usable_bytes(device) // BYTES_PER_PX)
     return max(1, pixels // (size[0] * size[1]))

@@ -1,4 +1,4 @@
-"""From logits to per-image confusion counts, and from counts to IoU per class and mIoU."""
+"""Confusion counts per image from logits; IoU per class and mIoU from counts."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from fgseg.labels import FOREGROUND, NUM_CLASSES, VOID
 
 
 def predicted_labels(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """The class with the highest logit at each pixel.
+    """Return the class with the highest logit at each pixel.
 
     Args:
         logits: (N, 7, h, w), any floating type; resized bilinearly to `size` first (align_corners=False).
@@ -23,7 +23,7 @@ def predicted_labels(logits: Tensor, size: tuple[int, int]) -> Tensor:
     logits = logits.float()
     if logits.shape[-2:] != size:
         logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-    # On the CPU argmax over this dimension takes six times as long.
+    # torch's argmax over this dimension takes six times as long on the CPU.
     return logits.max(1).indices
 
 
@@ -48,7 +48,7 @@ def confusion_counts(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def iou_from_confusion(confusion: Tensor) -> Tensor:
-    """Intersection over union of each class.
+    """Compute the intersection over union of each class.
 
     Args:
         confusion: (..., 7, 7) counts, rows truth, columns prediction.
@@ -62,15 +62,18 @@ def iou_from_confusion(confusion: Tensor) -> Tensor:
 
 
 def class_iou(confusion: Tensor) -> dict[str, float]:
-    """IoU of the six foreground classes by key, from one (7, 7) confusion matrix; NaN as in iou_from_confusion."""
+    """Return the IoU of the six foreground classes by key, from one (7, 7) confusion matrix.
+
+    Values are in [0, 1], or NaN for a class absent from truth and prediction.
+    """
     iou = iou_from_confusion(confusion).tolist()
     return {c.key: iou[c.label] for c in FOREGROUND}
 
 
 def miou(iou: Mapping[str, float]) -> float:
-    """Mean over the classes that are not NaN, or NaN when all are.
+    """Return the mean of the values that are not NaN, or NaN if all are.
 
-    Given the six values of class_iou this is the source's mIoU, which leaves the background out.
+    Of the six values of `class_iou` this is the source's mIoU, which excludes the background.
     """
     present = [value for value in iou.values() if not math.isnan(value)]
     return math.fsum(present) / len(present) if present else math.nan

@@ -1,1 +1,1 @@
-"""SegFormer: its decode head, and where its weights come from."""
+"""SegFormer: the model, its decode head, and its initial weights."""

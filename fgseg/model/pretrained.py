@@ -1,4 +1,4 @@
-"""Where a model's first weights come from: random, a folder or the hub.  Needs no torch: mistakes answer fast."""
+"""Check and fetch a model's initial weights: random, a folder or the hub.  Needs no torch."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from fgseg.config.errors import ConfigError, check_name, one_line
 
 @dataclass(frozen=True)
 class Variant:
-    """The sizes of a SegFormer (Xie et al. 2021, table 6): four encoder stages and the decoder's width."""
+    """Sizes of a SegFormer (Xie et al. 2021, table 6): widths, depths and heads by stage, and the decoder's width."""
 
     widths: tuple[int, int, int, int]
     depths: tuple[int, int, int, int]
@@ -35,19 +35,19 @@ WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
 
 def is_folder(name: str) -> bool:
-    """Whether `model.name` means a folder rather than a hub id."""
+    """Return whether `model.name` means a folder and not a hub id."""
     return Path(name).exists() or name.startswith((".", "~", os.sep)) or not HUB_ID.fullmatch(name)
 
 
 def check_weights(name: str, where: str = "model.name") -> None:
-    """Check the name of a model as far as that goes without the network.
+    """Check the name of a model without the network.
 
     Args:
         name: a variant, a folder or a hub id.
-        where: what the name was given as, for messages.
+        where: setting or argument that holds the name, for messages.
 
     Raises:
-        ConfigError: neither a variant, nor a folder with a SegFormer's weights, nor of the form of a hub id.
+        ConfigError: the name is neither a variant, nor a folder with a SegFormer's weights, nor a well-formed hub id.
     """
     if name in VARIANTS:
         return
@@ -60,37 +60,37 @@ def check_weights(name: str, where: str = "model.name") -> None:
         raise ConfigError(
             f"{where}: no folder {name}; name a folder of weights, a hub id or one of {', '.join(VARIANTS)}"
         )
-    check_kind(folder, name, where)
+    check_model_type(folder, name, where)
     if not any((folder / file).is_file() for file in WEIGHT_FILES):
         raise ConfigError(
             f"{where}: {name} has no weights; it must hold model.safetensors, as save_pretrained writes it"
         )
 
 
-def check_kind(folder: Path, name: str, where: str) -> None:
-    """Raise ConfigError unless the `config.json` in a folder is that of a SegFormer."""
+def check_model_type(folder: Path, name: str, where: str) -> None:
+    """Raise ConfigError unless the `config.json` in a folder describes a SegFormer."""
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     except FileNotFoundError:
         raise ConfigError(f"{where}: {name} has no config.json; name a folder written by save_pretrained") from None
     except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{where}: the config.json of {name} cannot be read ({error}); fetch it anew") from None
+        raise ConfigError(f"{where}: the config.json of {name} cannot be read ({error}); fetch it again") from None
     if kind != "segformer":
         raise ConfigError(f"{where}: {name} is a model of type {kind}, must be a SegFormer; name another")
 
 
 def fetch_weights(name: str, where: str = "model.name") -> Path | None:
-    """Bring a hub checkpoint onto this machine, where the name is a hub id; nothing otherwise.
+    """Download a hub id's model into the hub cache; does nothing for other names.
 
     Args:
         name: a variant, a folder or a hub id.
-        where: what the name was given as, for messages.
+        where: setting or argument that holds the name, for messages.
 
     Returns:
-        The folder of a hub checkpoint, None for other names.
+        The folder of the model in the hub cache; None if the name is not a hub id.
 
     Raises:
-        ConfigError: the hub cannot be reached, knows no such model, or it is no SegFormer.
+        ConfigError: the hub cannot be reached, has no such model, or the model is not a SegFormer.
     """
     if name in VARIANTS or is_folder(name):
         return None
@@ -98,11 +98,11 @@ def fetch_weights(name: str, where: str = "model.name") -> Path | None:
 
     try:
         folder = Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.bin"]))
-    except Exception as error:  # the hub client raises many kinds, its HTTP library's among them
+    except Exception as error:  # huggingface_hub raises many types, those of its HTTP client included
         reason = one_line(error, first_line=True)
         raise ConfigError(
             f"{where}: {name} is neither cached nor could it be fetched from the hub ({reason}); check the id and "
             "the network, name a folder of weights, or use b0 to start from random weights"
         ) from None
-    check_kind(folder, name, where)
+    check_model_type(folder, name, where)
     return folder

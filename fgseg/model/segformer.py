@@ -22,11 +22,11 @@ LABEL2ID = {c.name: c.label for c in CLASSES}
 
 
 def build_model(name: str) -> SegformerForSemanticSegmentation:
-    """A SegFormer whose head gives logits (B, 7, H/4, W/4) for normalised images (B, 3, H, W) float32.
+    """Build a SegFormer that maps normalised images (B, 3, H, W) float32 to logits (B, 7, H/4, W/4).
 
     Args:
-        name: a variant (random weights), a folder or a hub id.  The head of a checkpoint with other classes is
-            replaced by a new one with random weights, as in the source.
+        name: a variant (random weights), a folder or a hub id.  A head with other classes is replaced by one with
+            random weights, as in the source.
 
     Raises:
         ConfigError: the name is none of these, its weights are not those of a SegFormer, or the hub cannot be reached.
@@ -44,18 +44,18 @@ def build_model(name: str) -> SegformerForSemanticSegmentation:
                 label2id=LABEL2ID,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                dtype=torch.float32,  # what is stored in half precision is trained in full all the same
+                dtype=torch.float32,  # weights stored in half precision are trained in float32, too
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
-            f"model.name: {name} cannot be loaded ({one_line(error, first_line=True)}); fetch it anew"
+            f"model.name: {name} cannot be loaded ({one_line(error, first_line=True)}); fetch it again"
         ) from None
     check_encoder(name, loaded)
     return commute_head(model)
 
 
 def check_encoder(name: str, loaded: dict[str, Any]) -> None:
-    """Raise ConfigError where a checkpoint lacks weights of the encoder, which would be random ones unnoticed."""
+    """Raise ConfigError if a checkpoint lacks weights of the encoder: Transformers initialises them at random."""
     keys = [*loaded["missing_keys"], *(key if isinstance(key, str) else key[0] for key in loaded["mismatched_keys"])]
     random = sorted(key for key in keys if key.startswith("segformer."))
     if random:
@@ -66,7 +66,7 @@ def check_encoder(name: str, loaded: dict[str, Any]) -> None:
 
 
 def architecture(model: nn.Module) -> dict[str, Any]:
-    """The contents of the `config.json` that Transformers needs to build a model of `build_model` again."""
+    """Return the contents of a model's `config.json`, from which Transformers builds the same architecture."""
     config = model.config
     assert isinstance(config, SegformerConfig)
     described: dict[str, Any] = json.loads(config.to_json_string())
@@ -75,7 +75,7 @@ def architecture(model: nn.Module) -> dict[str, Any]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Transformers' progress bar, and its table of replaced weights: they are replaced on purpose."""
+    """Silence Transformers: its progress bar, and its table of replaced weights, which are replaced on purpose."""
     verbosity, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -88,7 +88,7 @@ def quiet() -> Iterator[None]:
 
 
 def scratch_config(name: str) -> SegformerConfig:
-    """The configuration of a variant with a seven-class head."""
+    """Return the configuration of a variant with a seven-class head."""
     variant = VARIANTS[name]
     return SegformerConfig(
         hidden_sizes=list(variant.widths),

@@ -10,8 +10,8 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from fgseg.checkpoints.checkpoint import Checkpoints
-from fgseg.checkpoints.manifest import digest, list_manifests, read_weights
-from fgseg.checkpoints.test_results import COUNTS, OUTCOME, TestResult
+from fgseg.checkpoints.manifest import list_manifests, make_blob, read_weights
+from fgseg.checkpoints.test_results import COUNTS, TEST_RESULT, TestResult
 from fgseg.config.settings import RunConfig
 from fgseg.data import load_splits
 from fgseg.data.device_frames import HostFrames
@@ -79,11 +79,11 @@ def save_test_result(store: Store, epoch: int, attempt: int, confusion: Tensor, 
         boundary_iou={c.key: rims[c.label] for c in FOREGROUND},
         confusion=confusion.sum(0).tolist(),
         boundary=boundary.sum(0).tolist(),
-        blob={"name": f"counts-{attempt:06d}.safetensors", "bytes": len(data), "sha256": digest(data)},
+        blob=make_blob(f"counts-{attempt:06d}.safetensors", data),
     )
-    store.put(outcome.blob["name"], data)
+    store.put(outcome.blob.name, data)
     store.put(outcome.name, json.dumps(outcome.to_json()).encode())
-    for pattern in (OUTCOME, COUNTS):
+    for pattern in (TEST_RESULT, COUNTS):
         for name in store.list():
             if (found := pattern.fullmatch(name)) and int(found[1]) < attempt:
                 store.delete(name)

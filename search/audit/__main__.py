@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Check ledger, files and MLflow of a study: `python -m search.audit --study NAME --storage DIR`.  Changes nothing."""
+"""Check a study's ledger, files and MLflow: `python -m search.audit --study NAME --storage DIR`.  Changes nothing."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from fgseg.cli import DONE, FAULT, run_command
 from fgseg.storage.s3 import ObjectStoreError
-from search.audit.trials import audit_place
+from search.audit.trials import audit_location
 from search.cli.options import Parser, add_location_options, location_from
 from search.ledger.database import LedgerError
 
@@ -19,9 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def print_broken(options: argparse.Namespace) -> int:
     """Print each broken invariant as a line; a ledger or bucket that cannot be read is one.  Raises ConfigError."""
-    location = location_from(options)
+    location, tracking = location_from(options), not options.no_tracking
     try:
-        broken = list(audit_place(location, options.trials, options.interrupted, tracking=not options.no_tracking))
+        broken = list(audit_location(location, options.trials, options.interrupted, tracking))
     except (LedgerError, ObjectStoreError) as error:
         broken = [str(error)]
     for line in broken:

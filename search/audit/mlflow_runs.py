@@ -1,4 +1,4 @@
-"""Does MLflow say what the ledger says?  Purely from what was read of both."""
+"""Compare a study's MLflow runs with its ledger.  Pure functions of the records read from both."""
 
 import math
 from collections import Counter, defaultdict
@@ -12,14 +12,14 @@ from search.tracking.run_schema import ENDING_TAGS, study_ending, trial_ending
 def audit_runs(
     runs: Sequence[TrackedRun], records: Sequence[TrialRecord], best: TrialRecord | None, behind: bool
 ) -> Iterator[str]:
-    """Each difference between MLflow's runs and the ledger's trials as one line.
+    """Yield one line per difference between MLflow's runs and the ledger's trials.
 
     Args:
-        runs: all runs of the study, read before the ledger was.
+        runs: all runs of the study, read before the ledger.
         records: all trials of the ledger.
-        best: the best of them.
-        behind: whether MLflow may lack runs, epochs and end states, as it does while a driver works and after one was
-            killed.  What it does hold must be right even then.
+        best: the best trial.
+        behind: whether MLflow may lack runs, epochs and end states, as while a driver runs or after it was killed.
+            Values that MLflow has are compared in any case.
     """
     counts = Counter(run.number for run in runs)
     known = {record.number: record for record in records}
@@ -36,39 +36,39 @@ def audit_runs(
 
 
 def owner(number: int | None) -> str:
-    """Whose run it is."""
+    """Name the trial of a run, or the study for its parent run (None)."""
     return "the study" if number is None else f"trial {number}"
 
 
 def audit_run(run: TrackedRun, record: TrialRecord, behind: bool) -> Iterator[str]:
-    """The differences between a trial and its run."""
+    """Yield the differences between a trial and its run."""
     expected = trial_ending(record, "finished")
-    held = (run.status, {key: run.tags[key] for key in ENDING_TAGS if key in run.tags})
-    if held != expected and not (behind and is_earlier(run)):
-        yield f"trial {record.number}: MLflow says {describe(*held)}, must be {describe(*expected)}"
+    found = (run.status, {key: run.tags[key] for key in ENDING_TAGS if key in run.tags})
+    if found != expected and not (behind and is_earlier(run)):
+        yield f"trial {record.number}: MLflow says {format_ending(*found)}, must be {format_ending(*expected)}"
     yield from audit_points(run, record, behind)
 
 
 def is_earlier(run: TrackedRun) -> bool:
-    """Whether a run's state is one that a trial passes through: at work, or interrupted."""
+    """Return whether a run's status is not final: RUNNING, or KILLED by an interruption."""
     return run.status == "RUNNING" or (run.status == "KILLED" and "fgseg.pruned" not in run.tags)
 
 
-def describe(status: str, tags: dict[str, str]) -> str:
-    """A state with the tags that explain it."""
+def format_ending(status: str, tags: dict[str, str]) -> str:
+    """Format a run's status with the tags that explain it."""
     return " ".join([status, *(f"({key}: {value})" for key, value in tags.items())])
 
 
 def audit_points(run: TrackedRun, record: TrialRecord, behind: bool) -> Iterator[str]:
-    """The differences between the epochs of a trial and the points of its run, one line per epoch and kind."""
-    held, expected = points_by_step(run), expected_points(record)
-    for step in sorted(held.keys() | expected.keys()):
-        here, there = held.get(step, {}), expected.get(step, {})
+    """Yield the differences between a trial's epochs and its run's metrics, one line per epoch and kind of fault."""
+    logged_by_step, expected_by_step = points_by_step(run), expected_points(record)
+    for step in sorted(logged_by_step.keys() | expected_by_step.keys()):
+        logged, expected = logged_by_step.get(step, {}), expected_by_step.get(step, {})
         faults = {
-            "is lacking": [key for key in there if key not in here and not behind],
-            "is unknown to the ledger": [key for key in here if key not in there],
-            "is there more than once": [key for key, values in here.items() if len(values) > 1],
-            "differs from the ledger": [k for k, v in there.items() if k in here and set(here[k]) != {v}],
+            "is lacking": [key for key in expected if key not in logged and not behind],
+            "is unknown to the ledger": [key for key in logged if key not in expected],
+            "is there more than once": [key for key, values in logged.items() if len(values) > 1],
+            "differs from the ledger": [k for k, v in expected.items() if k in logged and set(logged[k]) != {v}],
         }
         for fault, keys in faults.items():
             if keys:
@@ -76,7 +76,7 @@ def audit_points(run: TrackedRun, record: TrialRecord, behind: bool) -> Iterator
 
 
 def expected_points(record: TrialRecord) -> dict[int, dict[str, float]]:
-    """Epoch -> metric -> value: those of every epoch, and at the judged one what the test split said."""
+    """Return the finite metrics of every epoch by epoch and name; the test result belongs to its evaluated epoch."""
     points = {epoch.epoch: epoch.metrics() for epoch in record.epochs}
     if record.test is not None:
         points[record.test.epoch] = points[record.test.epoch] | record.test.metrics()
@@ -84,7 +84,7 @@ def expected_points(record: TrialRecord) -> dict[int, dict[str, float]]:
 
 
 def points_by_step(run: TrackedRun) -> dict[int, dict[str, list[float]]]:
-    """Step -> metric -> the values logged there."""
+    """Return the logged values of a run by step and metric."""
     by_step: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for key, points in run.points.items():
         for step, value in points:
@@ -93,7 +93,7 @@ def points_by_step(run: TrackedRun) -> dict[int, dict[str, list[float]]]:
 
 
 def shorten(keys: list[str]) -> str:
-    """The first three names, and how many more there are."""
+    """Join the first three names and the number of the others."""
     more = [f"and {len(keys) - 3} more"] if len(keys) > 3 else []
     return ", ".join([*keys[:3], *more])
 
@@ -101,7 +101,7 @@ def shorten(keys: list[str]) -> str:
 def audit_parent(
     run: TrackedRun, records: Sequence[TrialRecord], best: TrialRecord | None, behind: bool
 ) -> Iterator[str]:
-    """The differences between the study and its run: state, best trial, and the points of the best so far."""
+    """Yield the differences between the study and its parent run: status, best trial, and best mIoU by step."""
     for step, metrics in points_by_step(run).items():
         doubled = [key for key, values in metrics.items() if len(values) > 1]
         if doubled:
@@ -110,15 +110,16 @@ def audit_parent(
         return
     status, tags = study_ending(records, "finished")
     if run.status != status:
-        yield f"the study: MLflow says {run.status}, must be {describe(status, tags)}"
+        yield f"the study: MLflow says {run.status}, must be {format_ending(status, tags)}"
     if best is not None:
         yield from audit_best(run, best, records)
 
 
 def audit_best(run: TrackedRun, best: TrialRecord, records: Sequence[TrialRecord]) -> Iterator[str]:
-    """Whether the study's run names the best trial, and shows its mIoU at the last step.
+    """Check that the parent run names the best trial and has its mIoU at the last step.
 
-    That step keeps the best as it was when its trial ended, also where a later run judges changed batches otherwise.
+    The step keeps the best value at the time it was logged, which depends on whether the run of the search allowed
+    trials with a changed batch; both values are accepted.
     """
     ended = sum(record.state is not State.RUNNING for record in records)
     if run.tags.get("fgseg.best_trial") != str(best.number):

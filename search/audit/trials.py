@@ -19,32 +19,32 @@ def audit(
     interrupted: bool = False,
     tracking: bool = True,
 ) -> list[str]:
-    """Each broken invariant of a study as one line; none if the books are right.
+    """Return one line per broken invariant of a study; an empty list means that all checks passed.
 
-    While a driver works on the study, it is looked at as if `interrupted`; wait for its end to have everything checked.
+    While a driver runs the study, it is checked as with `interrupted`; for the full check wait until the driver ends.
 
     Args:
         storage: folder of studies.
-        study: its name.
-        tracking_uri: MLflow server or database; by default the storage's own.
-        ledger_url: database of the ledger; by default the study's own.
-        trials: how many must have ended, exactly; by default at least as many as the last run was to reach.
-        interrupted: allow open trials, and an MLflow that lacks what happened last.
-        tracking: whether to look at MLflow at all.
+        study: name of the study.
+        tracking_uri: MLflow server or database; by default the one in the storage.
+        ledger_url: database of the ledger; by default the one of the study.
+        trials: exact number of ended trials; by default at least the budget of the last run.
+        interrupted: allow running trials, and MLflow runs that lack the last events.
+        tracking: whether to check MLflow.
 
     Raises:
-        ConfigError: there is no such study or storage.
+        ConfigError: the study or the storage does not exist.
         LedgerError, ObjectStoreError: the ledger's database or the bucket fails.
     """
-    return list(audit_place(find_location(storage, study, tracking_uri, ledger_url), trials, interrupted, tracking))
+    return list(audit_location(find_location(storage, study, tracking_uri, ledger_url), trials, interrupted, tracking))
 
 
-def audit_place(location: StudyLocation, trials: int | None, interrupted: bool, tracking: bool) -> Iterator[str]:
-    """The same, of a place."""
+def audit_location(location: StudyLocation, trials: int | None, interrupted: bool, tracking: bool) -> Iterator[str]:
+    """Yield the lines of `audit` for a study's location."""
     ledger = open_ledger(location)
     alive = ledger.holder() is not None
     open_allowed = interrupted or alive
-    # MLflow is read first: what it holds was in the ledger before, also while a driver works.
+    # MLflow before the ledger: a running driver writes the ledger first, so the ledger then has all that MLflow has.
     runs, unread = read_tracked_runs(location, ledger.metadata.uid, open_allowed) if tracking else (None, None)
     try:
         records = ledger.trials()
@@ -56,8 +56,8 @@ def audit_place(location: StudyLocation, trials: int | None, interrupted: bool, 
     for record in records:
         yield from audit_trial(record)
     best = ledger.best()
-    if not alive:  # the files of a study at work change while they are read
-        from search.audit.files import audit_files  # torch takes seconds to import: not before the mistakes are told
+    if not alive:  # a running driver changes the files while they are read
+        from search.audit.files import audit_files  # imports torch, which takes seconds: only after cheap checks
 
         yield from audit_files(location.folder, records, best, open_allowed)
     if runs is not None:
@@ -69,7 +69,7 @@ def audit_place(location: StudyLocation, trials: int | None, interrupted: bool, 
 
 
 def read_tracked_runs(location: StudyLocation, uid: str, behind: bool) -> "tuple[list[Any] | None, str | None]":
-    """MLflow's runs, or a line that says why they could not be read."""
+    """Read the study's MLflow runs; returns the runs or None, and the reason as one line or None."""
     from search.ledger.database import has_database
     from search.tracking.client import TrackingError
     from search.tracking.run_reader import read_runs
@@ -83,7 +83,7 @@ def read_tracked_runs(location: StudyLocation, uid: str, behind: bool) -> "tuple
 
 
 def audit_numbers(records: Sequence[TrialRecord]) -> Iterator[str]:
-    """Every trial number from 0 on, once."""
+    """Check that the trial numbers are 0, 1, 2, ... without gaps or repetitions."""
     numbers = [record.number for record in records]
     if sorted(numbers) != list(range(len(numbers))):
         yield f"the trial numbers are {sorted(numbers)}, must be 0 to {len(numbers) - 1}, each once"
@@ -92,9 +92,9 @@ def audit_numbers(records: Sequence[TrialRecord]) -> Iterator[str]:
 def audit_budget(
     records: Sequence[TrialRecord], recorded: int, trials: int | None, open_allowed: bool
 ) -> Iterator[str]:
-    """As many ended trials as the budget says, and none open unless a driver works on it.
+    """Check that the budget's number of trials has ended, and that none is open unless allowed.
 
-    A budget that was lowered leaves more trials than it says; `trials`, where given, is to be met exactly.
+    More trials than the recorded budget are allowed, since a budget may be lowered; `trials` must be met exactly.
     """
     opened = [record.number for record in records if record.state is State.RUNNING]
     ended, budget = len(records) - len(opened), trials or recorded
@@ -107,7 +107,7 @@ def audit_budget(
 
 
 def audit_trial(record: TrialRecord) -> Iterator[str]:
-    """One trial: its epochs, their attempts, and an end that fits them."""
+    """Check one trial: its epochs, their attempts, and whether its state fits them."""
     epochs, total = [epoch.epoch for epoch in record.epochs], record.length
     faults = {
         f"its epochs are {epochs}, must be 1 to {len(epochs)}, each once": epochs != list(range(1, len(epochs) + 1)),
@@ -131,7 +131,7 @@ def audit_trial(record: TrialRecord) -> Iterator[str]:
 
 
 def audit_attempts(record: TrialRecord) -> Iterator[str]:
-    """Each report that came from an attempt which was not the current one."""
+    """Yield one line per epoch whose attempt was not the current one: superseded, or never started."""
     last = 1
     for epoch in record.epochs:
         if not last <= epoch.attempt <= record.attempt:

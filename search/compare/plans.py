@@ -1,4 +1,4 @@
-"""The plans of a comparison: the same seeds for every family."""
+"""Plans of a comparison: the repeats of every family, with the same seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ POINTS = ("start", "best")
 
 
 EVERYWHERE = ("train.epochs", "train.seed", "train.select")
-"""Settings, beside the section `data`, in which families that are compared must agree."""
+"""Settings in which compared families must agree, in addition to the section `data`."""
 
 
 def plans_from(
@@ -26,16 +26,16 @@ def plans_from(
     assignments: Mapping[str, Any],
     search: Mapping[str, Any],
 ) -> list[RepeatPlan]:
-    """The repeats of every family, resolved and checked as far as that needs no data.
+    """Resolve the repeats of every family and check them without reading data.
 
     Args:
-        spaces: approach families, each once.
-        studies: their studies, in the same order; by default `<config>-<space>`.
+        spaces: spaces of the families, each once.
+        studies: studies of the families, in the same order; by default `<config>-<space>`.
         point: "start" of the space, or "best" of the study.
         seeds: repeats of each family.
         config: a file of settings.
-        assignments: `--set` key by value.
-        search: settings of the search by name; None where not given.
+        assignments: values of `--set` by dotted name.
+        search: settings of the search by name; None if not given.
 
     Raises:
         ConfigError: the first mistake.
@@ -57,7 +57,7 @@ def plans_from(
 
 
 def check_alike(plans: Sequence[Plan]) -> None:
-    """Raise ConfigError unless all families are trained for as long on the same data, and there are test frames."""
+    """Raise ConfigError unless all families train equally long on the same data, with test frames."""
     first = plans[0].settings.flat()
     for plan in plans:
         run = plan.settings.flat()
@@ -72,7 +72,7 @@ def check_alike(plans: Sequence[Plan]) -> None:
 
 
 def repeat_plan(plan: Plan, point: str, seeds: int) -> RepeatPlan:
-    """The plan of a study's repeats at a point of its space; raises ConfigError where it has no such point."""
+    """Return the plan of a study's repeats at a point of its space; raises ConfigError if the point does not exist."""
     params = plan.space.start if point == "start" else best_point(plan)
     study = f"{plan.study}{REPEATS}"
     if not PATH_NAME.fullmatch(study):
@@ -92,10 +92,10 @@ def repeat_plan(plan: Plan, point: str, seeds: int) -> RepeatPlan:
 
 
 def best_point(plan: Plan) -> dict[str, float | int]:
-    """The point of the best trial of a family's study.
+    """Return the point of the best trial of a family's study.
 
     Raises:
-        ConfigError: there is no such study, no trial of it has finished, or it was searched under other settings.
+        ConfigError: the study does not exist, has no finished trial, or was searched with other settings.
     """
     ledger = open_ledger(plan.location)
     best = ledger.best()
@@ -113,7 +113,7 @@ def best_point(plan: Plan) -> dict[str, float | int]:
 
 
 def comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a search's identity its best point depends on: version, settings, and which settings are searched."""
+    """Reduce a search's identity to what decides its best point: version, settings, and names of searched settings."""
     if not identity:
         return {}
     searched = {"searched": ", ".join(sorted(identity["space"]["search"]))}
@@ -121,7 +121,7 @@ def comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def name_of(name: str | None, plans: Sequence[Plan], point: str) -> str:
-    """The name of the comparison, which is that of its folder, by default `<config>-<point>`; raises ConfigError."""
+    """Return the name of the comparison and its folder, by default `<config>-<point>`; raises ConfigError."""
     name = name or f"{plans[0].experiment}-{point}"
     if not PATH_NAME.fullmatch(name):
         raise ConfigError(f"--name: got {name!r}, must be letters, digits, dots, dashes and underscores")

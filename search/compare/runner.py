@@ -1,4 +1,4 @@
-"""Carry a comparison out: repeats of every family, one study after the other, then the figures, pages and MLflow."""
+"""Run a comparison: train the repeats of every family, study by study; write tables, files and MLflow run."""
 
 import json
 import shlex
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import load as load_safetensors
 
-from fgseg.checkpoints.manifest import verified
+from fgseg.checkpoints.manifest import read_blob
 from fgseg.cli import DONE, FAULT
 from fgseg.config.errors import ConfigError
 from fgseg.data import fingerprint, load_splits
@@ -28,10 +28,12 @@ from search.study.plan import COMPARISONS, REPEATS, UNIDENTIFYING, RepeatPlan, c
 
 
 def run(plans: Sequence[RepeatPlan], name: str, point: str, signals: Signals) -> int:
-    """Train and judge what is missing, and write the comparison; returns the exit code.
+    """Train and evaluate the missing repeats and write the comparison; returns the exit code.
+
+    May be repeated: finished repeats are not trained again.
 
     Raises:
-        ConfigError: the user's first mistake; nothing has been trained then.
+        ConfigError: the user's first mistake; nothing has been trained.
     """
     from search.execution.controller import run_study
     from search.execution.preflight import preflight
@@ -64,12 +66,15 @@ def check_data(plans: Sequence[RepeatPlan]) -> None:
 
 
 def searched(plan: RepeatPlan) -> Ledger:
-    """The ledger of the search whose sibling holds the repeats."""
+    """Open the ledger of the search from which a plan's repeats take their point."""
     return open_ledger(replace(plan.location, study=plan.study.removesuffix(REPEATS)))
 
 
 def budgets(plans: Sequence[RepeatPlan]) -> list[str]:
-    """For every family how many trials its best point is the best of: families that searched longer have more luck."""
+    """Return one line per family with the trial of its best point and the number of trials searched.
+
+    A best point of more trials is more likely to be better by chance, so the comparison reports the numbers.
+    """
     lines = []
     for plan in plans:
         trials = searched(plan).trials()
@@ -81,15 +86,16 @@ def budgets(plans: Sequence[RepeatPlan]) -> list[str]:
 
 
 def finish(plans: Sequence[RepeatPlan], name: str, point: str, console: Console) -> int:
-    """Write the comparison from what the ledgers hold; returns the exit code."""
-    held = {plan.study: finished_repeats(plan) for plan in plans}
-    missing = [line for plan in plans for line in what_is_missing(plan, held[plan.study])]
-    compared = [plan for plan in plans if held[plan.study]]
-    seeds = [s for s in range(len(plans[0].repeats)) if compared and all(s in held[plan.study] for plan in compared)]
+    """Write the comparison of the finished repeats in the ledgers; returns the exit code."""
+    finished = {plan.study: finished_repeats(plan) for plan in plans}
+    missing = [line for plan in plans for line in missing_seeds(plan, finished[plan.study])]
+    compared = [plan for plan in plans if finished[plan.study]]
+    every_seed = range(len(plans[0].repeats))
+    seeds = [seed for seed in every_seed if compared and all(seed in finished[plan.study] for plan in compared)]
     if not seeds:
         print(f"error: comparison {name}: no seed has finished in every family", *missing, sep="\n", file=sys.stderr)
         return FAULT
-    families = [family(plan, [held[plan.study][seed] for seed in seeds]) for plan in compared]
+    families = [family(plan, [finished[plan.study][seed] for seed in seeds]) for plan in compared]
     comparison = facts(compared, name, point, missing) | compare(families, seeds)
     folder = join(plans[0].location.storage, COMPARISONS, name)
     files = {"comparison.json": json.dumps(comparison, indent=1), "comparison.md": markdown(comparison)}
@@ -103,9 +109,9 @@ def finish(plans: Sequence[RepeatPlan], name: str, point: str, console: Console)
 
 
 def finished_repeats(plan: RepeatPlan) -> dict[int, TrialRecord]:
-    """The judged repeats of a plan by seed, trained under its settings.
+    """Return the repeats of a plan with a test result, by seed, trained with the plan's settings.
 
-    Those whose batch was changed under way count only if the plan allows it.
+    Repeats with a changed batch are included only if the plan allows it.
     """
     ledger = Ledger(plan.location.ledger_url, plan.study)
     return {
@@ -119,31 +125,31 @@ def finished_repeats(plan: RepeatPlan) -> dict[int, TrialRecord]:
 
 
 def repeats_of(plan: RepeatPlan, ledger: Ledger) -> list[TrialRecord]:
-    """The trials of a study of repeats that are those of a plan."""
+    """Return the trials in a study of repeats whose point and seed are in the plan."""
     wanted = [(repeat.params, repeat.seed) for repeat in plan.repeats]
     return [record for record in ledger.trials() if (record.params, record.repeat) in wanted]
 
 
 def other_settings(plan: RepeatPlan, ledger: Ledger, record: TrialRecord) -> str:
-    """The first setting that was another one when a repeat was trained; empty where none was."""
+    """Return the first setting with which a repeat was trained differently than planned, or an empty string."""
     then, now = ledger.metadata.settings_at(record.number), plan.settings.flat()
     free = {*plan.space.search, *UNIDENTIFYING}
     return next((key for key in now if key not in free and then.get(key, now[key]) != now[key]), "")
 
 
-def what_is_missing(plan: RepeatPlan, held: Mapping[int, TrialRecord]) -> list[str]:
-    """Each seed of a family that has no part in the comparison, and why, in a line."""
+def missing_seeds(plan: RepeatPlan, finished: Mapping[int, TrialRecord]) -> list[str]:
+    """Return one line per seed of a family that is excluded from the comparison, with the reason."""
     ledger = Ledger(plan.location.ledger_url, plan.study)
     records = {record.seed: record for record in repeats_of(plan, ledger)}
     lines = []
-    for seed in sorted(set(range(len(plan.repeats))) - held.keys()):
+    for seed in sorted(set(range(len(plan.repeats))) - finished.keys()):
         record = records.get(seed)
         changed = other_settings(plan, ledger, record) if record else ""
         reason = "has no trial" if record is None else (record.reason or f"is {record.state}")
         if record and record.state is State.COMPLETE:
             reason = f"was trained with another {changed}" if changed else "has another batch size"
         lines.append(f"{plan.space.title}: seed {seed} {reason}, so that this seed is left out of all families")
-    if not held:
+    if not finished:
         lines.append(
             f"{plan.space.title}: no seed is left, so that the family is left out; "
             f"`python -m search.delete --study {plan.study}` lets it be trained again"
@@ -152,7 +158,7 @@ def what_is_missing(plan: RepeatPlan, held: Mapping[int, TrialRecord]) -> list[s
 
 
 def family(plan: RepeatPlan, records: Sequence[TrialRecord]) -> Family:
-    """The counts of every image under every seed."""
+    """Read the counts of every image and seed of a family."""
     counts = [read_counts(plan, record) for record in records]
     return Family(
         space=plan.space.name,
@@ -165,15 +171,14 @@ def family(plan: RepeatPlan, records: Sequence[TrialRecord]) -> Family:
 
 
 def read_counts(plan: RepeatPlan, record: TrialRecord) -> dict[str, Any]:
-    """The counts of a judged trial: confusion (N, 7, 7), boundary (N, 7, 2)."""
+    """Read the counts per image of a repeat: confusion (N, 7, 7) int32, boundary (N, 7, 2) int32."""
     if record.test is None:
-        raise ValueError(f"trial {record.number} was not judged")
-    blob = record.test.blob
-    return dict(load_safetensors(verified(open_store(plan.location.trial_folder(record.number)), blob["name"], blob)))
+        raise ValueError(f"trial {record.number} has no test result")
+    return dict(load_safetensors(read_blob(open_store(plan.location.trial_folder(record.number)), record.test.blob)))
 
 
 def facts(plans: Sequence[RepeatPlan], name: str, point: str, missing: list[str]) -> dict[str, Any]:
-    """What was compared, on what, and the command that does it again."""
+    """Return the name, points, common settings and missing seeds of the comparison, and the command that repeats it."""
     searched = {key for plan in plans for key in (*plan.space.search, *plan.space.fixed)}
     shared = {key: value for key, value in plans[0].settings.flat().items() if key not in searched}
     origins = budgets(plans) if point == "best" else []
@@ -182,7 +187,7 @@ def facts(plans: Sequence[RepeatPlan], name: str, point: str, missing: list[str]
 
 
 def publish(plan: RepeatPlan, comparison: dict[str, Any], files: Mapping[str, str], console: Console) -> None:
-    """Keep the comparison in MLflow beside the studies; an MLflow that does not answer is told and forgiven."""
+    """Write the comparison to the studies' MLflow experiment; prints a warning if MLflow fails."""
     from search.tracking.client import TrackingError
     from search.tracking.comparison_run import write_comparison
 
@@ -195,15 +200,15 @@ def publish(plan: RepeatPlan, comparison: dict[str, Any], files: Mapping[str, st
 
 
 def print_plans(plans: Sequence[RepeatPlan]) -> int:
-    """What would run: for every family its study, its point, and how many repeats are new, open and done."""
+    """Print the study, point and numbers of new, open and ended repeats of each family; returns the exit code."""
     table = Table(box=None)
     for column in ("family", "study", "new", "open", "ended", "point"):
         table.add_column(column, justify="right" if column in ("new", "open", "ended") else "left")
     new = 0
     for plan in plans:
         records = trials_of(plan)
-        held = {(tuple(sorted(r.params.items())), r.repeat): r.state for r in records}
-        states = [held.get((tuple(sorted(repeat.params.items())), repeat.seed)) for repeat in plan.repeats]
+        state_of = {(tuple(sorted(r.params.items())), r.repeat): r.state for r in records}
+        states = [state_of.get((tuple(sorted(repeat.params.items())), repeat.seed)) for repeat in plan.repeats]
         counts = [states.count(None), states.count(State.RUNNING)]
         new += sum(counts)
         point = ", ".join(f"{key}={value:g}" for key, value in plan.repeats[0].params.items())
@@ -217,7 +222,7 @@ def print_plans(plans: Sequence[RepeatPlan]) -> int:
 
 
 def trials_of(plan: RepeatPlan) -> list[TrialRecord]:
-    """The trials of a study of repeats, none where it does not exist yet; raises ConfigError for another identity."""
+    """Return the trials of a study of repeats, if it exists; raises ConfigError for another identity."""
     if not Ledger.exists(plan.location.ledger_url, plan.study):
         return []
     ledger = Ledger(plan.location.ledger_url, plan.study)

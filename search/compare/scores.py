@@ -1,4 +1,4 @@
-"""Families side by side on the test split: the figures of search.compare, as JSON types, from the counts alone."""
+"""Scores, ranks and differences of families on the test split, as JSON types, computed from pixel counts."""
 
 import math
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ from search.compare.statistics import (
 )
 
 BASELINE = "baseline"
-"""The family with which every other one is compared."""
+"""The family to which every other one is compared."""
 ROWS = (*(c.key for c in FOREGROUND), "mean")
-"""The rows of every table; the last one of IoU is the mIoU."""
+"""The rows of every table; `mean` of IoU is the mIoU."""
 MEASURES = ("iou", "boundary_iou")
 ALPHA = 0.05
-"""A difference counts as one if its corrected p-value is below."""
+"""Significance level: a difference with a lower corrected p-value is called higher or lower."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """What the repeats of one family gave."""
+    """The counts of one family's repeats."""
 
     space: str
     title: str
@@ -44,14 +44,14 @@ class Family:
 
     @property
     def counts(self) -> Array:
-        """(S, N, 63): all counts of an image in one row."""
+        """All counts of an image in one row: (S, N, 63) float64, 49 of the confusion matrix and 14 of the boundary."""
         seeds, images = self.confusion.shape[:2]
         parts = (self.confusion, self.boundary)
         return np.concatenate([part.reshape(seeds, images, -1) for part in parts], -1).astype(float)
 
 
 def scores(sums: Array) -> Array:
-    """From sums of counts to scores.
+    """Compute scores from sums of counts.
 
     Args:
         sums: (..., 63) as in `Family.counts`, of one image or many.
@@ -71,7 +71,7 @@ def scores(sums: Array) -> Array:
 
 
 def with_mean(classes: Array) -> Array:
-    """(..., 6) with the mean over those that are not NaN behind them."""
+    """Append to (..., 6) scores the mean of those that are not NaN: (..., 7)."""
     known = ~np.isnan(classes)
     with np.errstate(invalid="ignore"):
         mean = np.nan_to_num(classes).sum(-1, keepdims=True) / known.sum(-1, keepdims=True)
@@ -79,15 +79,15 @@ def with_mean(classes: Array) -> Array:
 
 
 def compare(families: Sequence[Family], seeds: Sequence[int], resamples: int = RESAMPLES) -> dict[str, Any]:
-    """The comparison as JSON types: every family's scores and ranks, and every difference.
+    """Compare families: scores and ranks of each, and all differences, as JSON types.
 
     Args:
-        families: judged under the same seeds, in the same order, on the same images.
-        seeds: S, as added to `train.seed`.
-        resamples: of the bootstrap.
+        families: evaluated with the same S seeds, in the same order, on the same images.
+        seeds: the S offsets added to `train.seed`.
+        resamples: number of bootstrap resamples.
 
     Raises:
-        ValueError: they were not.
+        ValueError: numbers of seeds or images differ between families.
     """
     shapes = {family.confusion.shape[:2] for family in families}
     if len(shapes) > 1:
@@ -126,7 +126,7 @@ def compare(families: Sequence[Family], seeds: Sequence[int], resamples: int = R
 
 
 def scores_table(by_seed: Array) -> dict[str, Any]:
-    """Mean, interval and the single values (S, 14) of every measure and row."""
+    """Return mean, interval and the values by seed of every measure and row, from scores (S, 14)."""
     estimates = [mean_over_seeds(column) for column in by_seed.T]
     table = table_of(estimates, drop="p")
     for i, (measure, row) in enumerate((m, r) for m in MEASURES for r in ROWS):
@@ -135,13 +135,13 @@ def scores_table(by_seed: Array) -> dict[str, Any]:
 
 
 def table_of(estimates: Sequence[Estimate], drop: str = "") -> dict[str, Any]:
-    """Measure -> row -> what is estimated, from 14 estimates."""
+    """Arrange 14 estimates by measure and row, without the field `drop`."""
     cells = iter({k: plain(v) for k, v in asdict(estimate).items() if k != drop} for estimate in estimates)
     return {measure: {row: next(cells) for row in ROWS} for measure in MEASURES}
 
 
 def corrected(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same with p-values corrected over the families of each row, and what they say."""
+    """Add to each difference the p-value corrected over the differences of its row, and the verdict; in place."""
     for measure in MEASURES:
         for row in ROWS:
             cells = [difference[measure][row] for difference in differences]
@@ -151,7 +151,7 @@ def corrected(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def verdict(value: float | None, p: float | None) -> str:
-    """What a difference says, in a word."""
+    """Return the verdict on a difference: absent, unknown, not distinguishable, higher or lower."""
     if value is None:
         return "absent"
     if p is None:
@@ -160,5 +160,5 @@ def verdict(value: float | None, p: float | None) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A number as JSON has it: NaN becomes null."""
+    """Convert a number for JSON; NaN becomes None."""
     return None if value is None or math.isnan(value) else float(value)

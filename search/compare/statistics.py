@@ -1,6 +1,6 @@
-"""What a handful of seeds and a few hundred images say: intervals, paired bootstrap differences, corrected p-values.
+"""Statistics over seeds and images: intervals, paired bootstrap differences, corrected p-values.
 
-Pure functions on arrays; S is the number of seeds, N of images, K of counts, M of scores.
+Pure functions of arrays; S is the number of seeds, N of images, K of counts, M of scores.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,12 +12,12 @@ from scipy import stats
 
 Array = NDArray[np.float64]
 RESAMPLES = 4000
-"""Bootstrap resamples: the standard error of a difference is then known to about 1 %."""
+"""Bootstrap resamples; with this number the standard error of a difference has a relative error of about 1 %."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, or a difference of two; what cannot be told is None, as every interval of a single seed."""
+    """A mean over seeds or a difference of two means; interval and p are None if unknown, as with a single seed."""
 
     value: float
     low: float | None = None
@@ -25,15 +25,15 @@ class Estimate:
     high: float | None = None
     """Upper end of the interval."""
     p: float | None = None
-    """Of a difference: probability of one at least as large, up or down, if the truth were zero."""
+    """Two-sided p-value of a difference, under the hypothesis that it is zero."""
 
 
 def mean_over_seeds(values: Sequence[float], level: float = 0.95) -> Estimate:
-    """The mean of one score over seeds and its Student-t interval.
+    """Return the mean of one score over seeds and its Student-t interval.
 
     Args:
-        values: S of them; NaN (a class absent from truth and prediction) is left out.
-        level: probability with which such intervals hold the truth, if the score is about normal over seeds.
+        values: S scores; NaN (a class absent from truth and prediction) is ignored.
+        level: confidence level in (0, 1), exact if the score is normally distributed over seeds.
     """
     known = np.asarray([v for v in values if not np.isnan(v)], float)
     if len(known) == 0:
@@ -80,19 +80,18 @@ def bootstrap(
 
 
 def paired_difference(by_seed: Sequence[float], resampled: Array, images: int, level: float = 0.95) -> Estimate:
-    """The difference between two families with its interval and p-value, from the bootstrap's variance.
+    """Return the difference between two families with its interval and p-value, from the bootstrap's variance.
 
-    A resample of S seeds shows only (S - 1) / S of the variance that seeds bring, and a percentile interval of three
-    seeds is no wider than their range.  So the missing part is added, and Student's t is used, with the degrees of
-    freedom that S seeds and N images leave together (Welch and Satterthwaite).  In simulations with seeds, images and
-    their mixture as sources of luck, no difference is called one in 2 to 6 % of cases from three seeds on, and in up to
-    9 % with two.
+    A resample of S seeds has only (S - 1) / S of the variance between seeds, and a percentile interval of three seeds
+    is no wider than their range.  So the missing variance is added, and Student's t is used with the degrees of freedom
+    of S seeds and N images together (Welch and Satterthwaite).  In simulations with random seeds, images and both, a
+    zero difference is significant at 5 % in 2 to 6 % of cases with three or more seeds, and in up to 9 % with two.
 
     Args:
-        by_seed: S differences as observed, of the same seeds; NaN is left out.
-        resampled: (R,) the difference under every resample.
+        by_seed: S observed differences, each of the same seed; NaN is ignored.
+        resampled: (R,) float64, the difference under every resample.
         images: N.
-        level: of the interval.
+        level: confidence level in (0, 1).
     """
     seeds = np.asarray([v for v in by_seed if not np.isnan(v)], float)
     known = resampled[~np.isnan(resampled)]
@@ -111,7 +110,7 @@ def paired_difference(by_seed: Sequence[float], resampled: Array, images: int, l
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p-values corrected for their number (Holm, 1979): below 0.05 they keep the chance of any false claim below that.
+    """Correct p-values for multiple comparisons (Holm, 1979), which controls the family-wise error rate.
 
     None stays None and is not counted.
     """
@@ -125,6 +124,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def ranks(values: Sequence[float | None]) -> list[int | None]:
-    """1 for the highest value; equal ones share the better rank, None has none."""
+    """Rank values from 1, the highest; equal values share the better rank, None has rank None."""
     known = [v for v in values if v is not None]
     return [None if v is None else 1 + sum(other > v for other in known) for v in values]

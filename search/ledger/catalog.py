@@ -1,4 +1,4 @@
-"""The mark that ties a study's files to its ledger, so that a shared ledger never continues over other files."""
+"""Find studies and their ledgers; check by an owner file that a study's folder belongs to its ledger."""
 
 import json
 from typing import TYPE_CHECKING
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from search.ledger.ledger import Ledger
 
 OWNER_FILE = "study.json"
+"""File in a study's folder with the study's name and the uid of its ledger."""
 
 
 def check_ownership(location: StudyLocation, ledger: "Ledger | None") -> None:
-    """Raise ConfigError where a study's folder holds the files of another one, or a study's files are elsewhere.
+    """Raise ConfigError if the study's folder belongs to another study, or the study's files are in another folder.
+
+    A folder without an owner file and without trials is accepted: a driver that died at once has not written one.
 
     Args:
-        place: of the study.
-        ledger: the study's, or None where the database does not know it yet.
-
-    A folder without a mark is taken for the study's own where nothing speaks against it: a driver that died at once
-    has left none.
+        location: storage, ledger and name of the study.
+        ledger: the study's ledger, or None if the database does not contain the study yet.
     """
     if location.shared_ledger and OWNER_FILE not in open_store(location.folder).list():
         if ledger and ledger.trials():
@@ -35,7 +35,7 @@ def check_ownership(location: StudyLocation, ledger: "Ledger | None") -> None:
 
 
 def check_owner_file(location: StudyLocation, ledger: "Ledger | None") -> None:
-    """Raise ConfigError where a study's folder says that it is another one's; arguments as for `check_mark`."""
+    """Raise ConfigError if the owner file in the study's folder names another ledger; see `check_ownership`."""
     store = open_store(location.folder)
     names = store.list()
     if OWNER_FILE in names:
@@ -46,7 +46,7 @@ def check_owner_file(location: StudyLocation, ledger: "Ledger | None") -> None:
 
 
 def foreign_folder_error(location: StudyLocation) -> ConfigError:
-    """Says that a folder's files are not those of the study that is meant."""
+    """Return the error for a folder that belongs to another study."""
     return ConfigError(
         f"--storage: {location.folder} holds a study that is not in the ledger {public_address(location.ledger_url)}; "
         "give the --ledger-url that it was begun with, choose another --study, or remove that folder"
@@ -54,21 +54,21 @@ def foreign_folder_error(location: StudyLocation) -> ConfigError:
 
 
 def write_owner_file(location: StudyLocation, ledger: "Ledger") -> None:
-    """Mark the folder as this study's, to be called with the lock held."""
+    """Write the owner file into the study's folder unless it exists; call it with the study's lock held."""
     store = open_store(location.folder)
     if OWNER_FILE not in store.list():
         store.put(OWNER_FILE, json.dumps({"study": location.study, "uid": ledger.metadata.uid}).encode())
 
 
 def exists(location: StudyLocation) -> bool:
-    """Whether there is such a study."""
+    """Return whether the ledger contains the study."""
     from search.ledger.ledger import Ledger
 
     return Ledger.exists(location.ledger_url, location.study)
 
 
 def open_ledger(location: StudyLocation) -> "Ledger":
-    """The study's ledger, to be read; raises ConfigError where there is no such study or its database is away."""
+    """Open a study's ledger for reading; raises ConfigError if the study does not exist or its database is down."""
     from search.ledger.database import check_database
     from search.ledger.ledger import Ledger
 
@@ -83,7 +83,7 @@ def open_ledger(location: StudyLocation) -> "Ledger":
 
 
 def study_names(storage: str, shared_ledger: str | None = None) -> list[str]:
-    """The studies of a shared ledger, or those of a storage that keep their own."""
+    """List the studies of a shared ledger, or without one the studies in a storage that have a ledger of their own."""
     if shared_ledger:
         from search.ledger.database import list_studies
 
@@ -92,5 +92,5 @@ def study_names(storage: str, shared_ledger: str | None = None) -> list[str]:
 
 
 def list_or_none(names: list[str]) -> str:
-    """The names that there are, as the end of an error."""
+    """Format names as the end of an error message."""
     return f"there are: {', '.join(names)}" if names else "there are none"

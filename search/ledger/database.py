@@ -89,7 +89,9 @@ def ledger_error(error: Exception) -> LedgerError:
     """Make the error to raise for a database that still fails after all retries."""
     fault = database_error(error)
     assert fault is not None
-    return LedgerError(f"the ledger's database fails: {driver_message(fault)}; mend that, then run the same command again")
+    return LedgerError(
+        f"the ledger's database fails: {driver_message(fault)}; mend that, then run the same command again"
+    )
 
 
 retry = make_retry(lambda error: database_error(error) is not None, RETRY_PAUSES_S, ledger_error)

@@ -1,4 +1,4 @@
-"""The fence: only the latest attempt of a trial may write to it, and only while the trial is open."""
+"""Fencing: only the latest attempt of a trial may write to it, and only while the trial is open."""
 
 import functools
 from collections.abc import Callable
@@ -16,14 +16,14 @@ R = TypeVar("R")
 
 
 def check_attempt(trial: FrozenTrial, attempt: int) -> FrozenTrial:
-    """The trial itself; raises SupersededError unless this attempt is its latest."""
+    """Return the trial; raises SupersededError unless `attempt` is its latest."""
     if attempt != read_attempt(trial):
         raise SupersededError(f"trial {trial.number}: attempt {attempt} is superseded by {read_attempt(trial)}")
     return trial
 
 
 def fenced(write: Callable[P, R]) -> Callable[P, R]:
-    """Make a write patient; where another driver ends the trial under its hands, it raises SupersededError."""
+    """Decorate a write: retry while the database is busy; raise SupersededError if another driver ended the trial."""
 
     @retry
     @functools.wraps(write)

@@ -1,7 +1,8 @@
-"""The study's lock: one row in the ledger's database, kept alive by a heartbeat, so that one driver runs a study.
+"""The lock of a study: one row in the ledger's database, renewed by heartbeats, so that one driver runs a study.
 
-A holder whose process can be seen from here is judged by it, any other by its heartbeat.  A database server tells the
-time of every heartbeat by its own clock; hosts that share an SQLite file must agree on it to well within `TAKEOVER_S`.
+Whether a holder on this host is alive is decided by its process, otherwise by the age of its heartbeat.  A database
+server takes the time of heartbeats from its own clock; the clocks of hosts that share an SQLite file must differ by
+much less than `TAKEOVER_S`.
 """
 
 import logging
@@ -42,11 +43,12 @@ from fgseg.results import SupersededError
 from search.ledger.database import driver_message, has_database, open_engine, retry
 
 HEARTBEAT_S = 5.0
-"""Time between two heartbeats."""
+"""Seconds between two heartbeats."""
 TAKEOVER_S = 60.0
-"""Age of the heartbeat from which a holder on another host counts as dead."""
+"""Age of a heartbeat in seconds from which a holder on another host counts as dead; twelve missed heartbeats."""
 START_TOLERANCE_S = 5.0
-"""Start times of one process may differ by this much: the system derives them from a clock that is adjusted."""
+"""Difference in seconds up to which two start times mean the same process: psutil derives them from a clock that the
+system may adjust."""
 
 LOCKS = Table(
     "fgsearch_lock",
@@ -63,32 +65,32 @@ log = logging.getLogger(__name__)
 
 
 class LockedError(Exception):
-    """Another driver holds the study: one line naming host, process and age of the heartbeat."""
+    """Another driver holds the lock; the message names its host, process and the age of its heartbeat."""
 
 
 @dataclass(frozen=True)
 class LockHolder:
-    """Who holds a study."""
+    """The process that holds the lock of a study, as read from the database."""
 
     host: str
-    """Where its process can be seen: see `surroundings`."""
+    """Host on which `pid` is valid, see `host_id`."""
     pid: int
     started: float
-    """When its process began, unix seconds; tells it from a later process of the same number."""
+    """Start of the process, Unix seconds; distinguishes it from a later process with the same pid."""
     token: str
-    """Unique to one taking of the lock."""
+    """Random, new for every acquisition of the lock."""
     heartbeat: float
-    """Its last sign of life, unix seconds."""
+    """Time of the last heartbeat, Unix seconds."""
     age_s: float
-    """Seconds since then, when it was read."""
+    """Seconds from the last heartbeat to the read."""
 
     @property
     def name(self) -> str:
-        """The host's name."""
+        """Name of the host."""
         return self.host.partition("/")[0]
 
     def is_alive(self) -> bool:
-        """Whether the lock must be respected."""
+        """Return whether the holder's process runs, or on another host whether its heartbeat is recent."""
         if self.host != host_id():
             return self.age_s <= TAKEOVER_S
         try:
@@ -100,7 +102,10 @@ class LockHolder:
 
 
 class StudyLock:
-    """Holds a study while it is entered as a context; raises LockedError on entering if someone else does."""
+    """Context manager that holds the lock of a study and renews it from a thread of its own.
+
+    Entering raises LockedError if another driver holds the lock.  `is_held` may be called from any thread.
+    """
 
     def __init__(self, url: str, study: str) -> None:
         self._engine = open_engine(url)
@@ -112,28 +117,28 @@ class StudyLock:
         self._thread = threading.Thread(target=self._send_heartbeats, name="study-lock", daemon=True)
 
     def is_held(self) -> bool:
-        """False once another driver took over, or no heartbeat could be written for `TAKEOVER_S`: stop then."""
+        """Return False once another driver has taken the lock or no heartbeat was written for `TAKEOVER_S` seconds."""
         ended = self._lost.is_set() or self._released.is_set()
         return not ended and uptime() - self._renewed < TAKEOVER_S
 
     def verify(self, connection: Connection) -> None:
-        """Ask the database whether the lock is still ours, and let nobody take it before the transaction ends.
+        """Check in the database that this driver holds the lock, and keep it until the transaction ends.
 
-        With SQLite that holds from the transaction's first write on.
+        With SQLite the lock is kept only from the first write of the transaction on.
 
         Raises:
-            SupersededError: another driver has taken the study over, while this process slept perhaps.
+            SupersededError: another driver has taken the lock, e.g. while this machine was suspended.
         """
         row = select(LOCKS.c.token).where(self.row_filter()).with_for_update(read=True)
         if connection.execute(row).one_or_none() is None:
             self.mark_lost()
 
     def row_filter(self) -> ColumnElement[bool]:
-        """What is true of the lock's row in `LOCKS` for as long as it is ours."""
+        """Return the condition on a row of `LOCKS` that holds as long as this driver has the lock."""
         return (LOCKS.c.study == self._study) & (LOCKS.c.token == self._token)
 
     def mark_lost(self) -> NoReturn:
-        """Take note that it no longer is; raises SupersededError."""
+        """Record that the lock is lost, and raise SupersededError."""
         self._lost.set()
         raise SupersededError("another driver has taken the study over")
 
@@ -158,9 +163,9 @@ class StudyLock:
     @retry
     def _acquire(self) -> None:
         LOCKS.metadata.create_all(self._engine)
-        # Neither succeeds only if somebody let go of the lock, or took it, between the two: look again.
+        # Both fail only if another driver released or took the lock between the two statements: try again.
         while not (self._insert() or self._take_over()):
-            log.debug("study %s: its lock changed hands", self._study)
+            log.debug("study %s: another driver released or took its lock", self._study)
 
     def _row(self) -> dict[str, Any]:
         started = psutil.Process().create_time()
@@ -187,7 +192,7 @@ class StudyLock:
         return self._update(holder.token, holder.heartbeat)
 
     def _update(self, token: str, heartbeat: float) -> bool:
-        """Make the row ours if it has this token and no later heartbeat; one statement, so that only one driver can."""
+        """Take or renew the lock if its row has this token and no later heartbeat; one atomic statement."""
         row = (LOCKS.c.study == self._study, LOCKS.c.token == token, LOCKS.c.heartbeat <= heartbeat)
         with self._engine.begin() as connection:
             return connection.execute(update(LOCKS).where(*row).values(**self._row())).rowcount == 1
@@ -206,7 +211,7 @@ class StudyLock:
 
 @retry
 def read_holder(url: str, study: str) -> LockHolder | None:
-    """The live holder of a study, or None; creates nothing."""
+    """Return the living holder of a study's lock, or None; does not create the database."""
     if not has_database(url):
         return None
     engine = open_engine(url)
@@ -216,7 +221,7 @@ def read_holder(url: str, study: str) -> LockHolder | None:
 
 
 def read_row(engine: Engine, study: str) -> LockHolder | None:
-    """The row of a study, its holder dead or alive, or None."""
+    """Return the holder in a study's row, dead or alive, or None without a row."""
     columns = [column for column in LOCKS.c if column.name != "study"]
     age = (database_now(engine) - LOCKS.c.heartbeat).label("age_s")
     with engine.connect() as connection:
@@ -225,9 +230,9 @@ def read_row(engine: Engine, study: str) -> LockHolder | None:
 
 
 def host_id() -> str:
-    """Where a process number says which process is meant: the host's name and, on Linux, its boot and namespace.
+    """Identify the scope of a pid: the host's name and, on Linux, its boot id and pid namespace.
 
-    Two containers may have one host's name, and neither sees the other's processes.
+    The name alone is not enough: two containers may share it without seeing each other's processes.
     """
     boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     try:
@@ -237,12 +242,12 @@ def host_id() -> str:
 
 
 def uptime() -> float:
-    """Seconds since some moment, those included in which the machine slept, where the system counts them."""
+    """Return monotonic seconds; on Linux they include the time in which the machine was suspended."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def database_now(engine: Engine) -> ColumnElement[float]:
-    """Now, unix seconds, as a database sees it: by the clock of its server, where it has one."""
+    """Return the SQL expression for now in Unix seconds: the server's clock in PostgreSQL, this host's in SQLite."""
     if engine.dialect.name == "postgresql":
         return cast(extract("epoch", func.clock_timestamp()), Double)
     return literal(time.time(), Double)

@@ -1,4 +1,4 @@
-"""What the ledger hands out about a trial, and how it is read from Optuna's stored form."""
+"""Records of trials as the ledger returns them, and their conversion from Optuna's trials."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,14 +14,14 @@ from search.ledger.storage import TrialUpdate
 
 
 class Kind(StrEnum):
-    """What a trial is for: part of a search, or a fixed point trained again with another seed (search.compare)."""
+    """Purpose of a trial: part of a search, or a repeat, i.e. a fixed point trained again with another seed."""
 
     SEARCH = "search"
     REPEAT = "repeat"
 
 
 class State(StrEnum):
-    """How a trial stands: one stopped early is PRUNED, a broken one FAIL, and neither is ever COMPLETE."""
+    """State of a trial: PRUNED if stopped early, FAIL if broken; neither ever becomes COMPLETE."""
 
     RUNNING = "running"
     COMPLETE = "complete"
@@ -31,7 +31,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class TrialAttempt:
-    """One start of one trial, handed to a worker."""
+    """One start of one trial, sent to a worker."""
 
     number: int
     attempt: int
@@ -39,83 +39,83 @@ class TrialAttempt:
     params: dict[str, float | int]
     """Searched settings by dotted name."""
     overrides: dict[str, Any] = field(default_factory=dict)
-    """Settings that an earlier start had to change."""
+    """Settings that an earlier attempt had to change, by dotted name."""
     repeat: int | None = None
     """The seed of a repeat; None in a search."""
 
     @property
     def seed(self) -> int:
-        """What is added to `train.seed`."""
+        """Offset added to `train.seed`."""
         return seed_of(self.number, self.repeat)
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """All that the ledger knows about one trial."""
+    """One trial as stored in the ledger."""
 
     number: int
     state: State
     params: dict[str, float | int]
-    """Searched settings by dotted name; some are missing if the driver died while asking."""
+    """Searched settings by dotted name; incomplete if the driver died while it created the trial."""
     attempt: int
-    """The latest start; 0 if the driver died while asking."""
+    """Number of the latest start; 0 if the driver died while it created the trial."""
     failures: int
-    """Attempts whose process died."""
+    """Number of attempts whose process died."""
     epochs: list[EpochResult]
-    """In order, from epoch 1."""
+    """Ascending, from epoch 1."""
     value: float | None
     """`val/miou` of the selected epoch of a COMPLETE trial."""
     reason: str | None
-    """Why it is FAIL or PRUNED."""
+    """Reason of FAIL or PRUNED."""
     started: float
     """Unix seconds."""
     ended: float | None
-    """Unix seconds; None while it runs."""
+    """Unix seconds; None while the trial runs."""
     overrides: dict[str, Any] = field(default_factory=dict)
-    """Settings that had to be changed under way since memory ran out; such a trial is not compared with others."""
+    """Settings changed after the trial ran out of memory; such a trial is not compared with others."""
     repeat: int | None = None
     """The seed of a repeat; None in a search."""
     length: int = 0
-    """Epochs that its latest start was to reach; 0 before the first."""
+    """Target number of epochs of the latest attempt; 0 before the first."""
     selected: int | None = None
-    """The epoch that stands for a COMPLETE trial."""
+    """The epoch of a COMPLETE trial that `train.select` selects."""
     test: TestResult | None = None
-    """What the test split said of a repeat; None in a search, which never sees that split."""
+    """Result of a repeat on the test split; None in a search, which never uses that split."""
 
     @property
     def kind(self) -> Kind:
-        """Whether the trial is part of a search or a repeat."""
+        """Purpose of the trial."""
         return Kind.SEARCH if self.repeat is None else Kind.REPEAT
 
     @property
     def seed(self) -> int:
-        """What is added to `train.seed`."""
+        """Offset added to `train.seed`."""
         return seed_of(self.number, self.repeat)
 
     @property
     def chosen(self) -> EpochResult | None:
-        """What the selected epoch of a COMPLETE trial gave."""
+        """Result of the selected epoch of a COMPLETE trial; None for other trials."""
         return next((epoch for epoch in self.epochs if epoch.epoch == self.selected), None)
 
 
 def seed_of(number: int, repeat: int | None) -> int:
-    """What a trial adds to `train.seed`: its number in a search, so that no two trials share their luck."""
+    """Return the offset added to `train.seed`: the seed of a repeat, else the trial's number."""
     return number if repeat is None else repeat
 
 
 def best_trial(records: Iterable[TrialRecord], changed_batch: bool) -> TrialRecord | None:
-    """The COMPLETE trial with the highest value, the earliest of equals; None if there is none.
+    """Return the COMPLETE trial with the highest value, the earliest of equals; None if there is none.
 
     Args:
-        records: of the study, by number.
-        changed_batch: whether a trial may be the best whose settings had to be changed under way.
+        records: the trials of the study, in order of their numbers.
+        changed_batch: whether trials with `overrides` are considered.
     """
     complete = [r for r in records if r.value is not None and (changed_batch or not r.overrides)]
     return max(complete, key=lambda record: record.value or 0.0, default=None)
 
 
 def read_record(trial: FrozenTrial) -> TrialRecord:
-    """The record of a trial that has been asked; KeyError for one that still waits."""
+    """Convert a trial of Optuna to a record; raises KeyError for a trial in state WAITING."""
     state = State[trial.state.name]
     return TrialRecord(
         number=trial.number,
@@ -137,48 +137,50 @@ def read_record(trial: FrozenTrial) -> TrialRecord:
 
 
 def read_attempt(trial: FrozenTrial) -> int:
-    """The trial's latest start, 0 before the first."""
+    """Return the number of the trial's latest attempt, 0 before the first."""
     return int(trial.user_attrs.get("attempt", 0))
 
 
 def read_overrides(trial: FrozenTrial) -> dict[str, Any]:
-    """Settings changed under way, by dotted name."""
+    """Return the settings changed after the trial ran out of memory, by dotted name."""
     return dict(trial.user_attrs.get("overrides", {}))
 
 
 def read_repeat(trial: FrozenTrial) -> int | None:
-    """The seed of a repeat, None of a trial of a search."""
+    """Return the seed of a repeat, or None for a trial of a search."""
     return trial.user_attrs.get("repeat")
 
 
 def read_test(trial: FrozenTrial) -> TestResult | None:
-    """What the test split said of a repeat, None as long as it has not been asked."""
+    """Return the result of a repeat on the test split, or None before it was evaluated."""
     stored = trial.user_attrs.get("test")
     return None if stored is None else TestResult.from_json(stored)
 
 
 def read_deaths(trial: FrozenTrial) -> dict[str, str]:
-    """Why the process of an attempt died, by attempt."""
+    """Return the reason for which an attempt's process died, by attempt."""
     return dict(trial.user_attrs.get("failures", {}))
 
 
 def read_epochs(trial: FrozenTrial) -> list[EpochResult]:
-    """The recorded epochs in order."""
+    """Return the recorded epochs in ascending order."""
     stored = [value for key, value in trial.user_attrs.items() if key.startswith("epoch/")]
     return sorted(map(EpochResult.from_json, stored), key=lambda epoch: epoch.epoch)
 
 
 def merge_epochs(trial: FrozenTrial, epochs: Sequence[EpochResult]) -> tuple[list[EpochResult], TrialUpdate]:
-    """A trial's epochs with those of a history, and what the ledger lacks of them; a recorded one stays as it is.
-
-    Finite mIoUs become intermediate values, for pruners and dashboards.
+    """Merge epochs into those recorded of a trial; a recorded epoch is not replaced.
 
     Args:
-        trial: as it was just read.
-        epochs: from 1 on.
+        trial: the trial as just read.
+        epochs: a history, from epoch 1.
+
+    Returns:
+        All epochs, and the update that records the new ones.  It stores finite mIoUs as intermediate values, which
+        pruners and optuna-dashboard read.
     """
     known = {epoch.epoch: epoch for epoch in read_epochs(trial)}
     merged = {epoch.epoch: epoch for epoch in epochs} | known
-    facts = {f"epoch/{k}": e.to_json() for k, e in merged.items() if k not in known}
+    new = {f"epoch/{k}": e.to_json() for k, e in merged.items() if k not in known}
     values = {k: e.miou for k, e in merged.items() if k not in trial.intermediate_values and math.isfinite(e.miou)}
-    return list(merged.values()), TrialUpdate(user_attrs=facts, values=values)
+    return list(merged.values()), TrialUpdate(user_attrs=new, values=values)

@@ -67,7 +67,7 @@ def test_damaged_newest_checkpoint_gives_way_to_the_one_before_and_says_so(
     with caplog.at_level(logging.WARNING):
         assert newest_epoch(saved) == 2
     assert blob in caplog.text
-    assert "taking the one before" in caplog.text
+    assert "using the previous one" in caplog.text
 
 
 def test_damaged_manifest_is_named_and_not_used(saved: Path, caplog: pytest.LogCaptureFixture):

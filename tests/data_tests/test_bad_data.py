@@ -78,7 +78,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
     cfg = make("folder", tmp_path)
     path = tmp_path / "data" / "images" / "walk0" / "f0.png"
     path.write_text("not pixels")
-    assert error_of(cfg) == f"{path}: cannot be decoded (not an image); replace it or take it away"
+    assert error_of(cfg) == f"{path}: cannot be decoded (not an image); replace or remove it"
 
 
 def test_a_label_of_another_size_names_both_sizes(tmp_path):
@@ -168,5 +168,5 @@ def test_an_unreachable_hub_says_what_to_check(tmp_path):
         "try: data.load_splits(cfg)\nexcept ConfigError as error: print(error)"
     )
     told = run_python(code, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
-    assert told.startswith("data.root: nobody/streets-of-nowhere is no folder here and could not be had from the hub")
+    assert told.startswith("data.root: nobody/streets-of-nowhere is not a folder and cannot be loaded from the hub")
     assert "HF_HUB_OFFLINE" in told and told.count("\n") == 1

@@ -87,7 +87,7 @@ def test_share_must_be_above_zero():
 def test_auto_puts_frames_on_the_gpu_where_they_fit(monkeypatch: pytest.MonkeyPatch, usable: int, kind: type):
     monkeypatch.setattr("fgseg.data.device_frames.usable_bytes", lambda device: usable)
     monkeypatch.setattr("fgseg.data.device_frames.copy_to", lambda device, frames: resident(frames))
-    monkeypatch.setattr("fgseg.data.device_frames._kept", {})
+    monkeypatch.setattr("fgseg.data.device_frames._device_frames", {})
     splits = {"train": some_frames(), "val": some_frames()}
     assert {type(frames) for frames in load_to_device(splits, "auto", torch.device("cuda")).values()} == {kind}
     assert {type(frames) for frames in load_to_device(splits, "ram", torch.device("cuda")).values()} == {HostFrames}
@@ -99,7 +99,7 @@ def test_frames_of_the_last_trial_are_kept_and_others_are_dropped(monkeypatch: p
     monkeypatch.setattr(
         "fgseg.data.device_frames.copy_to", lambda device, frames: copied.append(frames) or resident(frames)
     )
-    monkeypatch.setattr("fgseg.data.device_frames._kept", {})
+    monkeypatch.setattr("fgseg.data.device_frames._device_frames", {})
     first = load_to_device({"train": some_frames()}, "auto", gpu)["train"]
     assert load_to_device({"train": some_frames()}, "auto", gpu)["train"] is first
     other = FrameSet(**vars(some_frames()) | {"fingerprint": "other"})

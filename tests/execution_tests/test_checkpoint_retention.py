@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fake_ledger import FakeLedger
 
-from fgseg.checkpoints.manifest import Manifest, list_manifests
+from fgseg.checkpoints.manifest import Blob, Manifest, list_manifests
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
 from search.execution.checkpoint_retention import CheckpointRetention
@@ -26,7 +26,7 @@ def write_checkpoints(folder: Path, numbers: range) -> None:
         for epoch in (1, 2):
             name = f"model-000001-{epoch:06d}.safetensors"
             store.put(name, b"weights")
-            manifest = Manifest(1, epoch, {name: {"bytes": 7, "sha256": ""}}, [])
+            manifest = Manifest(1, epoch, [Blob(name, 7, "")], [])
             store.put(manifest.name, manifest.to_bytes())
 
 

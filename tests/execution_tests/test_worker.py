@@ -154,7 +154,7 @@ def test_damaged_checkpoint_is_told_to_the_driver(job: TrialJob):
     newest.write_bytes(newest.read_bytes()[:-1])
     sent = reports(replace(job, attempt=2))
     assert [e.epoch for e in sent[-1].epochs] == [1, 2]
-    assert any(newest.name in note and "taking the one before" in note for note in sent[-1].notes)
+    assert any(newest.name in note and "using the previous one" in note for note in sent[-1].notes)
 
 
 def test_superseded_worker_says_nothing_and_writes_nothing(job: TrialJob):

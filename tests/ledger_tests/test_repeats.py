@@ -122,7 +122,7 @@ def test_counts_that_were_altered_are_named(location: StudyLocation):
     (blob,) = Path(location.folder).glob("trials/1/counts-*.safetensors")
     blob.write_bytes(blob.read_bytes()[:-1] + b"x")
     (line,) = audit(location.storage, location.study)
-    assert line.startswith("trial 1: what the test split said cannot be read: counts-000001.safetensors was altered")
+    assert line.startswith("trial 1: its test result cannot be read: counts-000001.safetensors was altered")
 
 
 def test_repeat_that_was_never_judged_is_named(location: StudyLocation):
@@ -130,7 +130,7 @@ def test_repeat_that_was_never_judged_is_named(location: StudyLocation):
     lines = audit(location.storage, location.study, tracking=False)
     assert lines == [
         "trial 0: COMPLETE without having been judged on the test split",
-        "trial 0: its folder holds an outcome of the test split that the ledger lacks",
+        "trial 0: its folder holds a test result that the ledger lacks",
     ]
 
 

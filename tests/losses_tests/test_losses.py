@@ -99,7 +99,7 @@ def test_fast_ssim_agrees_with_the_direct_one(path: Path, monkeypatch: pytest.Mo
     logits, labels, _ = read(path)
     batch = Batch(F.interpolate(logits, labels.shape[-2:], mode="bilinear"), labels, None)
     expected = direct_ssim(batch.probs, batch.target)
-    monkeypatch.setattr("fgseg.losses.ssim.DIRECT_PIXELS", 0)
+    monkeypatch.setattr("fgseg.losses.ssim.MAX_DIRECT_PX", 0)
     value = ssim(batch.probs, batch.target)
     assert value.item() == pytest.approx(expected.item(), rel=1e-5, abs=ROUNDING)
     by_direct = torch.autograd.grad(expected, logits, retain_graph=True)[0]
@@ -114,7 +114,7 @@ def test_fast_ssim_of_a_nearly_right_prediction_is_as_near_to_float64_as_the_ref
     logits, labels, values = read(next(path for path in GOLDEN if path.stem == "nearly_right"))
     batch = Batch(logits, labels, None)
     exact = direct_ssim(batch.probs.double(), batch.target.double()).item()
-    monkeypatch.setattr("fgseg.losses.ssim.DIRECT_PIXELS", 0)
+    monkeypatch.setattr("fgseg.losses.ssim.MAX_DIRECT_PX", 0)
     assert abs(ssim(batch.probs, batch.target).item() - exact) <= abs(float(values["ssim"]) - exact)
 
 
@@ -234,7 +234,7 @@ def test_ssim_and_its_gradient_are_those_of_the_formula(height: int, width: int)
 def test_ssim_does_not_depend_on_how_many_planes_are_treated_at_a_time(planes: int, monkeypatch):
     batch = Batch(random_logits(2, 7, 16, 28), blocks(), None)
     expected = ssim(batch.probs, batch.target)
-    monkeypatch.setattr("fgseg.losses.ssim.CPU_CHUNK", planes * 16 * 28)
+    monkeypatch.setattr("fgseg.losses.ssim.CPU_CHUNK_VALUES", planes * 16 * 28)
     torch.testing.assert_close(ssim(batch.probs, batch.target), expected)
 
 

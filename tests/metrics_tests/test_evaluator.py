@@ -30,7 +30,7 @@ def test_predicted_labels_are_those_that_evaluation_counts(model: torch.nn.Modul
 def test_prediction_takes_any_number_of_images_a_few_at_a_time(model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch):
     images = torch.from_numpy(some_frames().images).permute(0, 3, 1, 2)
     whole = predict_labels(model, images)
-    monkeypatch.setattr(judge, "CPU_PIXELS", 2 * 64 * 128)
+    monkeypatch.setattr(judge, "CPU_BATCH_PX", 2 * 64 * 128)
     sizes: list[int] = []
     with torch.no_grad():
         hook = model.register_forward_pre_hook(lambda m, a, k: sizes.append(len(k["pixel_values"])), with_kwargs=True)

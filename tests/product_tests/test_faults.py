@@ -81,7 +81,7 @@ def test_epochs_before_the_kill_are_not_done_again(killed):
 
 def test_damaged_checkpoint_gives_way_to_the_one_before_and_the_run_says_so(killed):
     _, again, _ = killed
-    assert "taking the one before" in again.output
+    assert "using the previous one" in again.output
 
 
 def test_study_that_was_killed_damaged_and_moved_passes_the_audit(killed):

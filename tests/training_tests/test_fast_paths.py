@@ -68,7 +68,7 @@ def run_steps(state: TrainingState, batches: list) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("pixels", [0, 2**14])  # frames of 64x128 by SSIM's form for large ones, and as they are
 def test_compiled_step_computes_what_the_plain_one_does(tiny, pixels: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("fgseg.training.compiled_step.BACKEND", "aot_eager")
-    monkeypatch.setattr("fgseg.losses.ssim.DIRECT_PIXELS", pixels)
+    monkeypatch.setattr("fgseg.losses.ssim.MAX_DIRECT_PX", pixels)
     results = []
     for setting in ("off", "on"):
         state = without_chance(build_training_state(tiny(train__compile=setting, loss__lovasz=0.3, train__lr=1e-4), 6))
@@ -232,9 +232,9 @@ def test_steps_that_the_scaler_skipped_do_not_count_for_the_learning_rate(tiny):
 @pytest.mark.parametrize("images", [1, 3, 5])
 def test_evaluation_does_not_depend_on_how_many_images_are_judged_at_a_time(tiny, images: int, monkeypatch):
     model = build_training_state(tiny(), 6).model
-    monkeypatch.setattr("fgseg.metrics.evaluator.CPU_PIXELS", images * 64 * 128)
+    monkeypatch.setattr("fgseg.metrics.evaluator.CPU_BATCH_PX", images * 64 * 128)
     counts = evaluate(model, HostFrames(some_frames(), CPU))
-    monkeypatch.setattr("fgseg.metrics.evaluator.CPU_PIXELS", 1)
+    monkeypatch.setattr("fgseg.metrics.evaluator.CPU_BATCH_PX", 1)
     alone = evaluate(model, resident(some_frames()))
     assert counts.shape == (5, 7, 7) and counts.sum() == (some_frames().labels != 255).sum()
     assert (counts - alone).abs().sum() <= 1e-4 * counts.sum()  # two classes that are equal but for rounding

@@ -1,4 +1,4 @@
-"""What every street has and no class names: sky, road, pavements, houses.  All of it is background."""
+"""Sky, road, pavements and houses of the street scenes; all are labelled background.  Lengths in metres."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,16 +23,18 @@ GLASS: Colour = (52, 62, 74)
 LIT: Colour = (255, 214, 140)
 NIGHT: Colour = (16, 18, 34)
 SLICES_M = (1.0, 3.0, 4.5, 6.5, 9.0, 13.0, 18.0, 26.0, 38.0, 56.0, 84.0, 130.0, 240.0)
-"""The ground is drawn in slices so that haze deepens with distance."""
+"""Distances between which the ground is drawn in slices, so that haze increases with distance."""
 FAR_M = 130.0
-BLURRED_M = 48.0
-"""From here on a row of windows is one stripe, and a car has no more than its outline, glass and lamps."""
+"""Distance at which the rows of houses end."""
+DETAIL_M = 48.0
+"""Distance from which a row of windows is drawn as one stripe, and a car only as outline, glass and lamps."""
 STOREY_M = 3.1
+"""Height of a storey."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side of the street, from its kerb outwards."""
+    """One side of the street, from its kerb outwards; lengths in metres."""
 
     sign: int
     """-1: left; 1: right."""
@@ -41,23 +43,23 @@ class Side:
     walk: float
     """Width of the pavement."""
     garden: float
-    """Depth of the front gardens; 0 where the houses touch the pavement."""
+    """Depth of the front gardens; 0 if the houses touch the pavement."""
     park: bool
-    """Lawn and trees in place of houses."""
+    """Lawn and trees instead of houses."""
 
     def x(self, outwards: float) -> float:
-        """The x that lies `outwards` metres beyond the kerb (negative: on the road)."""
+        """Return the x at `outwards` metres beyond the kerb (negative: on the road)."""
         return self.kerb + self.sign * outwards
 
     @property
     def face(self) -> str:
-        """Where its facades look, as `Light.shade` names it."""
+        """Direction of the facades, as in `Light.shade`."""
         return "left" if self.sign > 0 else "right"
 
 
 @dataclass(frozen=True)
 class House:
-    """One facade along the street."""
+    """One facade along the street: its z from `near` to `far` and its height, in metres."""
 
     near: float
     far: float
@@ -67,22 +69,22 @@ class House:
 
 
 def flat(x0: float, x1: float, z0: float, z1: float, y: float = 0.0) -> list[Point]:
-    """A rectangle on the ground."""
+    """Return the corners of a horizontal rectangle at height `y`."""
     return [(x0, y, z0), (x1, y, z0), (x1, y, z1), (x0, y, z1)]
 
 
 def wall(x: float, z0: float, z1: float, y0: float, y1: float) -> list[Point]:
-    """An upright rectangle along the street."""
+    """Return the corners of an upright rectangle along the street."""
     return [(x, y0, z0), (x, y1, z0), (x, y1, z1), (x, y0, z1)]
 
 
 def panel(x0: float, x1: float, y0: float, y1: float, z: float) -> list[Point]:
-    """An upright rectangle across the street."""
+    """Return the corners of an upright rectangle across the street."""
     return [(x0, y0, z), (x0, y1, z), (x1, y1, z), (x1, y0, z)]
 
 
 def draw_sky(canvas: Canvas, rng: np.random.Generator) -> None:
-    """A gradient from zenith to skyline under soft clouds, and a pale skyline of distant blocks."""
+    """Draw a gradient from zenith to skyline, clouds, and a row of distant blocks."""
     light, rows, columns = canvas.light, 48, 96
     drop = np.clip(np.linspace(0, 1 / canvas.view.horizon, rows), 0, 1)[:, None, None] ** 0.8
     sky = np.array(light.zenith) * (1 - drop) + np.array(light.skyline) * drop
@@ -101,7 +103,7 @@ def draw_sky(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def draw_ground(canvas: Canvas, rng: np.random.Generator, sides: tuple[Side, Side]) -> None:
-    """Lawn, pavements, kerbs, road, repairs in the asphalt, and lane markings."""
+    """Draw lawn, pavements, kerbs, road, repairs in the asphalt, and lane markings."""
     left, right = sides
     light = canvas.light
     asphalt = scale(ASPHALT, rng.uniform(0.8, 1.15))
@@ -147,7 +149,7 @@ def _draw_markings(canvas: Canvas, rng: np.random.Generator, left: float, right:
 
 
 def plan_houses(rng: np.random.Generator, side: Side) -> list[House]:
-    """A row of houses from the nearest to the farthest, with side streets between some of them."""
+    """Plan a row of houses, nearest first, with gaps between some of them."""
     houses: list[House] = []
     z = rng.uniform(-6, 4)
     while z < FAR_M:
@@ -161,7 +163,7 @@ def plan_houses(rng: np.random.Generator, side: Side) -> list[House]:
 
 
 def draw_shadows(canvas: Canvas, side: Side, houses: Sequence[House]) -> None:
-    """The shadow that the houses on the sun's side throw over the ground."""
+    """Draw the shadow of the houses on the sun's side on the ground."""
     base = side.x(side.walk + side.garden)
     mean = sum(h.height for h in houses) / len(houses)
     for house in houses:
@@ -172,7 +174,7 @@ def draw_shadows(canvas: Canvas, side: Side, houses: Sequence[House]) -> None:
 
 
 def draw_houses(canvas: Canvas, rng: np.random.Generator, side: Side, houses: Sequence[House]) -> None:
-    """One row of houses, from the farthest to the nearest."""
+    """Draw a row of houses, farthest first."""
     light, x = canvas.light, side.x(side.walk + side.garden)
     for house in reversed(houses):
         tone = light.shade(house.colour, side.face)
@@ -209,7 +211,7 @@ def _draw_windows(canvas: Canvas, rng: np.random.Generator, side: Side, house: H
     sky = blend(GLASS, light.skyline, 0.35)
     for storey in range(first, int(house.height / STOREY_M)):
         sill = 1.0 + storey * STOREY_M
-        if house.near > BLURRED_M:
+        if house.near > DETAIL_M:
             canvas.polygon(wall(x, house.near + 0.6, house.far - 0.6, sill, sill + tall), blend(sky, house.colour, 0.4))
             continue
         for bay, lit in enumerate(rng.random(bays).tolist()):
@@ -236,7 +238,7 @@ def _draw_shop(canvas: Canvas, rng: np.random.Generator, side: Side, house: Hous
         return
     glass = LIT if rng.random() < light.lamps else blend(GLASS, light.skyline, 0.2)
     canvas.polygon(wall(x, z0, z1, 0.5, 2.7), light.shade(scale(house.colour, 0.5), side.face))
-    if z0 > BLURRED_M:
+    if z0 > DETAIL_M:
         return
     for z in steps(z0 + 0.2, z1 - 1.2, 2.0):
         canvas.polygon(wall(x, z, z + 1.75, 0.0 if rng.random() < 0.2 else 0.6, 2.55), glass)

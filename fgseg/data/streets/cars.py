@@ -1,4 +1,4 @@
-"""Cars of the street scenes: an outline seen from the side, swept across the car's width."""
+"""Cars of the street scenes: a side outline, extruded over the width of the car.  Lengths in metres."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fgseg.data.streets.buildings import BLURRED_M
+from fgseg.data.streets.buildings import DETAIL_M
 from fgseg.data.streets.canvas import Canvas, Colour, Point, blend, pick, scale
 from fgseg.labels import CLASSES
 
@@ -24,15 +24,18 @@ SHADOW: Colour = (10, 11, 20)
 
 @dataclass(frozen=True)
 class Body:
-    """A kind of car.  The outline runs from the foot of the tail over the roof to the foot of the nose."""
+    """The shape of a car."""
 
     length: float
     width: float
     outline: Sequence[tuple[float, float, str]]
-    """Position along the length (0 tail, 1 nose), height in metres, and what spans from here to the next point."""
+    """Points from the lower end of the tail over the roof to the lower end of the nose.
 
-    def crest(self) -> tuple[float, float]:
-        """Heights of the belt line and the roof."""
+    Each has a position along the length (0 tail, 1 nose), a height in metres, and the material up to the next point.
+    """
+
+    def belt_and_roof(self) -> tuple[float, float]:
+        """Return the heights of the belt line and the roof, in metres."""
         heights = [y for _, y, _ in self.outline]
         glass = [y for _, y, part in self.outline if part == "glass"]
         return min(glass), max(heights)
@@ -51,41 +54,43 @@ BODIES = (
 
 ROUND = [(math.cos(i * math.pi / 5), math.sin(i * math.pi / 5)) for i in range(10)]
 
-Place = Callable[[float, float, float], Point]
-"""Position along the length (0..1), across (-1..1) and height in metres, to a world point."""
+ToWorld = Callable[[float, float, float], Point]
+"""Maps a position along the length in [0, 1], across the width in [-1, 1] and a height in metres to a world point."""
 
 
 def draw_car(canvas: Canvas, rng: np.random.Generator, x: float, z: float, heading: str) -> None:
-    """One car.
+    """Draw one car.
 
     Args:
-        x, z: the middle of its nearest edge, in metres.
-        heading: "away" (its tail faces the camera), "oncoming" (its nose does) or "crossing" (its side does).
+        canvas: receives the car.
+        rng: decides shape and paint.
+        x, z: middle of the edge nearest to the camera, in metres.
+        heading: "away" (tail towards the camera), "oncoming" (nose) or "crossing" (side).
     """
     body = BODIES[rng.choice(len(BODIES), p=(0.36, 0.3, 0.24, 0.1))]
     paint = scale(pick(rng, PAINTS), rng.uniform(0.85, 1.1))
-    place = _placed(body, x, z, heading)
+    to_world = _body_to_world(body, x, z, heading)
     _draw_shadow(canvas, body, x, z, heading)
     across = heading == "crossing"
     near_side = -1.0 if across or x > 0 else 1.0
-    _draw_shell(canvas, body, paint, place, heading)
+    _draw_shell(canvas, body, paint, to_world, heading)
     face = "near" if across else ("left" if x > 0 else "right")
-    _draw_side(canvas, body, canvas.light.shade(paint, face, x), place, near_side)
+    _draw_side(canvas, body, canvas.light.shade(paint, face, x), to_world, near_side)
     if not across:
-        _draw_end(canvas, canvas.light.shade(paint, "near", x), body, place, heading == "away")
+        _draw_end(canvas, canvas.light.shade(paint, "near", x), body, to_world, heading == "away")
 
 
-def _placed(body: Body, x: float, z: float, heading: str) -> Place:
-    belt, roof = body.crest()
+def _body_to_world(body: Body, x: float, z: float, heading: str) -> ToWorld:
+    belt, roof = body.belt_and_roof()
 
-    def place(along: float, side: float, y: float) -> Point:
+    def to_world(along: float, side: float, y: float) -> Point:
         inset = 1.0 - 0.17 * max(0.0, (y - belt) / (roof - belt))
         if heading == "crossing":
             return (x + (along - 0.5) * body.length, y, z + (1 + side * inset) * body.width / 2)
         ahead = along if heading == "away" else 1.0 - along
         return (x + side * inset * body.width / 2, y, z + ahead * body.length)
 
-    return place
+    return to_world
 
 
 def _draw_shadow(canvas: Canvas, body: Body, x: float, z: float, heading: str) -> None:
@@ -99,63 +104,60 @@ def _draw_shadow(canvas: Canvas, body: Body, x: float, z: float, heading: str) -
         canvas.glaze([(x0, 0, z0), (x1, 0, z0), (x1, 0, z1), (x0, 0, z1)], SHADOW, opacity)
 
 
-def _draw_shell(canvas: Canvas, body: Body, paint: Colour, place: Place, heading: str) -> None:
+def _draw_shell(canvas: Canvas, body: Body, paint: Colour, to_world: ToWorld, heading: str) -> None:
     light = canvas.light
     strips = list(zip(body.outline[:-1], body.outline[1:], strict=True))
     for (a0, y0, part), (a1, y1, _) in strips if heading == "oncoming" else reversed(strips):
-        x = place(a0, 0, y0)[0]
+        x = to_world(a0, 0, y0)[0]
         steep = abs(y1 - y0) > abs(a1 - a0) * body.length * 0.5
         tone = light.shade(paint, "near" if steep else "up", x)
         if part == "glass":
             tone = blend(light.shade(GLASS, "near"), light.skyline, 0.22)
-        quad = [place(a0, -1, y0), place(a0, 1, y0), place(a1, 1, y1), place(a1, -1, y1)]
+        quad = [to_world(a0, -1, y0), to_world(a0, 1, y0), to_world(a1, 1, y1), to_world(a1, -1, y1)]
         canvas.polygon(quad, tone, CAR)
         if part == "glass":
-            sheen = [place(a0, -0.5, y0), place(a0, 0.1, y0), place(a1, 0.5, y1), place(a1, -0.1, y1)]
+            sheen = [to_world(a0, -0.5, y0), to_world(a0, 0.1, y0), to_world(a1, 0.5, y1), to_world(a1, -0.1, y1)]
             canvas.glaze(sheen, (255, 255, 255), 0.10)
 
 
-def _draw_side(canvas: Canvas, body: Body, tone: Colour, place: Place, side: float) -> None:
-    belt, roof = body.crest()
-    canvas.polygon([place(a, side, y) for a, y, _ in body.outline], tone, CAR)
+def _draw_side(canvas: Canvas, body: Body, tone: Colour, to_world: ToWorld, side: float) -> None:
+    belt, roof = body.belt_and_roof()
+    canvas.polygon([to_world(a, side, y) for a, y, _ in body.outline], tone, CAR)
     sill = body.outline[0][1]
-    canvas.polygon(
-        [place(0, side, sill), place(0, side, sill + 0.14), place(1, side, sill + 0.14), place(1, side, sill)],
-        scale(tone, 0.55),
-        CAR,
-    )
+    skirt = ((0, sill), (0, sill + 0.14), (1, sill + 0.14), (1, sill))
+    canvas.polygon([to_world(a, side, y) for a, y in skirt], scale(tone, 0.55), CAR)
     tail_foot, _ = (a for a, _, part in body.outline if part == "glass")
     tops = [a for a, y, _ in body.outline if y > roof - 0.08]
     nose_foot = next(a for a, y, part in body.outline if part == "paint" and a > tops[-1])
     low, high = belt + 0.05, roof - 0.1
     glass = [(tail_foot + 0.04, low), (tops[0] + 0.02, high), (tops[-1], high), (nose_foot - 0.05, low)]
     pane = blend(GLASS, canvas.light.skyline, 0.18)
-    canvas.polygon([place(a, side, y) for a, y in glass], pane, CAR)
-    if place(0.5, side, 0)[2] > BLURRED_M:
+    canvas.polygon([to_world(a, side, y) for a, y in glass], pane, CAR)
+    if to_world(0.5, side, 0)[2] > DETAIL_M:
         return
     for along in (0.36, 0.6):
         pillar = ((along - 0.01, belt), (along - 0.01, high), (along + 0.01, high), (along + 0.01, belt))
-        canvas.polygon([place(a, side, y) for a, y in pillar], scale(tone, 0.8), CAR)
+        canvas.polygon([to_world(a, side, y) for a, y in pillar], scale(tone, 0.8), CAR)
     for along in (0.18, 0.82):
-        _draw_wheel(canvas, body, place, along, side)
+        _draw_wheel(canvas, body, to_world, along, side)
 
 
-def _draw_wheel(canvas: Canvas, body: Body, place: Place, along: float, side: float) -> None:
+def _draw_wheel(canvas: Canvas, body: Body, to_world: ToWorld, along: float, side: float) -> None:
     for radius, tone in ((0.34, TYRE), (0.2, (150, 152, 156)), (0.08, (60, 62, 66))):
         ring = [(along + cos * radius / body.length, 0.34 + sin * radius) for cos, sin in ROUND]
-        canvas.polygon([place(a, side, y) for a, y in ring], canvas.light.shade(tone, "near"), CAR)
-        if place(along, side, 0)[2] > BLURRED_M / 2:
+        canvas.polygon([to_world(a, side, y) for a, y in ring], canvas.light.shade(tone, "near"), CAR)
+        if to_world(along, side, 0)[2] > DETAIL_M / 2:
             return
 
 
-def _draw_end(canvas: Canvas, tone: Colour, body: Body, place: Place, tail: bool) -> None:
+def _draw_end(canvas: Canvas, tone: Colour, body: Body, to_world: ToWorld, tail: bool) -> None:
     along = 0.0 if tail else 1.0
     top = body.outline[1][1] if tail else body.outline[-2][1]
     sill = body.outline[0][1]
 
     def patch(s0: float, s1: float, y0: float, y1: float, colour: Colour) -> None:
         corners = ((s0, y0), (s0, y1), (s1, y1), (s1, y0))
-        canvas.polygon([place(along, s, y) for s, y in corners], colour, CAR)
+        canvas.polygon([to_world(along, s, y) for s, y in corners], colour, CAR)
 
     for s0 in (-0.95, 0.65):
         patch(s0, s0 + 0.3, 0.0, sill, TYRE)
@@ -166,7 +168,7 @@ def _draw_end(canvas: Canvas, tone: Colour, body: Body, place: Place, tail: bool
     for s0 in (-0.95, 0.6):
         patch(s0, s0 + 0.35, top - 0.27, top - 0.1, lamp if glowing else scale(lamp, 0.85))
         if glowing:
-            canvas.glow(place(along, s0 + 0.17, top - 0.18), 0.4, lamp, 0.4)
+            canvas.glow(to_world(along, s0 + 0.17, top - 0.18), 0.4, lamp, 0.4)
     if not tail:
         patch(-0.5, 0.5, top - 0.28, top - 0.12, (30, 30, 34))
     patch(-0.28, 0.28, sill + 0.16, sill + 0.3, (222, 220, 206))

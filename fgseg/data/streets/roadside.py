@@ -1,7 +1,7 @@
-"""Plants, fences, poles, traffic signs and traffic lights of the street scenes.
+"""Plants, fences, poles, traffic signs and traffic lights of the street scenes.  Lengths in metres.
 
-Their labels follow Cityscapes: a trunk is vegetation, a fence is one region with its gaps, the arm of a pole is pole,
-the lamp on it is background, and so is the back of a sign.
+Labels follow Cityscapes: a trunk is vegetation, the gaps of a fence are fence, the arm of a pole is pole; the lamp of a
+pole and the back of a sign are background.
 """
 
 import math
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fgseg.data.streets.buildings import BLURRED_M, Side, flat, panel, wall
+from fgseg.data.streets.buildings import DETAIL_M, Side, flat, panel, wall
 from fgseg.data.streets.canvas import Canvas, Colour, Point, pick, scale, steps
 from fgseg.labels import CLASSES
 
@@ -19,8 +19,9 @@ FENCE, VEGETATION, POLE = _LABELS["fence"], _LABELS["vegetation"], _LABELS["pole
 SIGN, TRAFFIC_LIGHT = _LABELS["traffic_sign"], _LABELS["traffic_light"]
 
 SHADOW_TOP_M = 3.0
+"""Height from which leaves are in the sun even if the ground below them is in the shadow of houses."""
 THICKNESS_M = 0.03
-"""Of the bars of a fence."""
+"""Width, at least, of an upright of a fence that is seen edge-on."""
 LEAVES: Sequence[Colour] = ((86, 122, 52), (66, 104, 56), (108, 132, 54), (58, 92, 62), (128, 128, 52), (150, 116, 48))
 BARK: Colour = (92, 74, 60)
 STEEL: Colour = (122, 126, 130)
@@ -38,16 +39,17 @@ LAMPS: Sequence[Colour] = ((255, 52, 40), (255, 186, 44), (60, 240, 140))
 
 @dataclass(frozen=True)
 class Fence:
-    """A kind of fence; lengths in metres."""
+    """The construction of a fence; lengths in metres."""
 
     material: Colour
     rails: tuple[float, ...]
-    """Where its rails run, as shares of its height."""
+    """Heights of the rails, as shares of the height of the fence."""
     spacing: float
-    """From one upright to the next."""
+    """Distance between two uprights."""
     width: float
-    """Of an upright."""
+    """Width of an upright."""
     netting: bool = False
+    """Whether diagonal wires fill the gaps."""
 
 
 FENCES = {
@@ -61,7 +63,7 @@ FENCES = {
 def draw_crown(
     canvas: Canvas, rng: np.random.Generator, centre: Point, radii: tuple[float, float], leaf: Colour
 ) -> None:
-    """An irregular heap of leaves, lit from the sun's side; radii in metres, across and up."""
+    """Draw an irregular cluster of leaves, brighter on the sun's side; horizontal and vertical radius in metres."""
     x, y, z = centre
     count = int(np.clip(800 / z, 9, 76))
     turn, reach = rng.uniform(0, 2 * np.pi, count), np.sqrt(rng.uniform(0, 1, count))
@@ -73,7 +75,7 @@ def draw_crown(
     for angle in steps(0.3, 6.0, math.pi / 2.5):
         heart = (x + math.cos(angle) * across * 0.4, y + math.sin(angle) * up * 0.4, z)
         canvas.disc(heart, (across * 0.5, up * 0.5), shade, VEGETATION)
-    # The houses' shadow lies on the ground; what stands this high is in the sun again.
+    # The shadow of the houses lies on the ground; leaves above SHADOW_TOP_M are in the sun.
     shade_x = x if y < SHADOW_TOP_M else None
     for sun, right, high, share in sorted(zip(sunward.tolist(), dx.tolist(), dy.tolist(), size.tolist(), strict=True)):
         tone = light.shade(scale(leaf, 0.55 + 0.3 * max(0.0, sun + 0.8)), "up" if sun > 0.1 else "near", shade_x)
@@ -81,7 +83,7 @@ def draw_crown(
 
 
 def draw_tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """A street tree: shadow, trunk, two limbs, crown."""
+    """Draw a street tree: shadow, limbs, trunk, crown."""
     leaf = scale(LEAVES[rng.choice(len(LEAVES), p=(0.3, 0.24, 0.2, 0.16, 0.06, 0.04))], rng.uniform(0.85, 1.2))
     across, fork = rng.uniform(1.5, 2.6), rng.uniform(2.4, 3.4)
     up = across * rng.uniform(0.9, 1.5)
@@ -90,7 +92,7 @@ def draw_tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> N
     canvas.glaze(flat(x + away * 0.4, x + away * 3.2, z - 1.6, z + 1.6), SHADOW, 0.22)
     bark = canvas.light.shade(scale(BARK, rng.uniform(0.7, 1.2)), "near", x)
     middle = fork + up * 0.75
-    for lean in (-0.5, 0.1, 0.55) if z < BLURRED_M else ():
+    for lean in (-0.5, 0.1, 0.55) if z < DETAIL_M else ():
         canvas.bar(((x, fork * 0.7, z), (x + lean * across, middle, z)), girth * 0.45, bark, VEGETATION)
     canvas.bar(((x, 0.0, z), (x, middle, z)), girth, bark, VEGETATION)
     dark = x + away * girth * 0.3
@@ -99,14 +101,14 @@ def draw_tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> N
 
 
 def draw_bush(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """A low shrub."""
+    """Draw a low shrub."""
     across = rng.uniform(0.6, 1.3)
     leaf = scale(pick(rng, LEAVES[:4]), rng.uniform(0.8, 1.1))
     draw_crown(canvas, rng, (x, across * 0.6, z), (across, across * 0.8), leaf)
 
 
 def draw_hedge(canvas: Canvas, rng: np.random.Generator, x: float, z: float, length: float) -> None:
-    """A clipped hedge along the street, seen from the road."""
+    """Draw a clipped hedge of `length` metres along the street, seen from the road."""
     height, thick = rng.uniform(0.9, 1.5), 0.8 * (1 if x > 0 else -1)
     leaf = scale(pick(rng, LEAVES[:4]), rng.uniform(0.75, 1.0))
     light, face = canvas.light, "left" if x > 0 else "right"
@@ -119,10 +121,11 @@ def draw_hedge(canvas: Canvas, rng: np.random.Generator, x: float, z: float, len
 
 
 def draw_fence(canvas: Canvas, start: tuple[float, float], end: tuple[float, float], style: str, height: float) -> None:
-    """A fence that one can see through, between two points of the ground.
+    """Draw a see-through fence between two points on the ground.
 
     Args:
-        start, end: x and z of its feet.
+        canvas: receives the fence.
+        start, end: x and z in metres.
         style: a key of FENCES.
         height: in metres.
     """
@@ -151,7 +154,7 @@ def draw_fence(canvas: Canvas, start: tuple[float, float], end: tuple[float, flo
 
 
 def draw_lamp_post(canvas: Canvas, rng: np.random.Generator, side: Side, z: float) -> None:
-    """A tall post whose arm reaches over the road."""
+    """Draw a tall lamp post with an arm over the road."""
     x, height, reach = side.x(rng.uniform(0.4, 0.7)), rng.uniform(5.5, 7.5), rng.uniform(0.9, 2.2)
     tone = canvas.light.shade(pick(rng, (STEEL, DARK_STEEL, PALE_STEEL)), "near", x)
     over = x - side.sign * reach
@@ -165,7 +168,7 @@ def draw_lamp_post(canvas: Canvas, rng: np.random.Generator, side: Side, z: floa
 
 
 def draw_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float, back: bool) -> None:
-    """One or two signs on a post; `back` shows their grey backs, which no class names."""
+    """Draw one or two signs on a post; with `back`, their grey backs, which are background."""
     size, height = rng.uniform(0.44, 0.62), rng.uniform(2.3, 3.1)
     post = canvas.light.shade(PALE_STEEL if rng.random() < 0.6 else STEEL, "near", x)
     canvas.bar(((x, 0, z), (x, height + size, z)), 0.14, post, POLE)
@@ -223,10 +226,14 @@ def _draw_plate(canvas: Canvas, centre: Point, size: float, kind: int) -> None:
 
 
 def draw_traffic_light(canvas: Canvas, rng: np.random.Generator, side: Side, z: float, state: int) -> None:
-    """A post with a traffic light, and for some a second one on an arm over the road.
+    """Draw a post with a traffic light; some posts carry a second one on an arm over the road.
 
     Args:
-        state: which lamp is lit, 0 (top, red) to 2 (bottom, green).
+        canvas: receives the post.
+        rng: decides position, colour and arm.
+        side: side of the street.
+        z: distance in metres.
+        state: index of the lit lamp, 0 (top, red) to 2 (bottom, green).
     """
     x, arm = side.x(rng.uniform(0.4, 0.8)), rng.random() < 0.55 and z > 15
     tone = canvas.light.shade(pick(rng, (STEEL, DARK_STEEL, PALE_STEEL)), "near", x)

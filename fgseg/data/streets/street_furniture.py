@@ -1,4 +1,4 @@
-"""What stands in the street scenes without being a class: people, bicycles, bins, posters, bollards, cables."""
+"""Background objects of the street scenes: people, bicycles, bins, posters, bollards, cables.  Lengths in metres."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ SHADOW: Colour = (10, 11, 20)
 
 
 def draw_person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """A pedestrian in mid-stride."""
+    """Draw a walking pedestrian."""
     light, tall, stride = canvas.light, rng.uniform(1.55, 1.9), rng.uniform(0.05, 0.3)
     coat, trousers = (light.shade(CLOTHES[i], "near", x) for i in rng.integers(len(CLOTHES), size=2))
     skin = light.shade(pick(rng, SKIN), "near", x)
@@ -40,7 +40,7 @@ def draw_person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) ->
 
 
 def draw_bicycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """A bicycle parked across the pavement."""
+    """Draw a bicycle parked across the pavement."""
     tone = canvas.light.shade(pick(rng, POSTERS), "near", x)
     turn = steps(0, 6.8, np.pi / 6)
     for hub in (x - 0.52, x + 0.52):
@@ -55,7 +55,7 @@ def draw_bicycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -
 
 
 def draw_bin(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """A litter bin or a letter box: a small block in a strong colour."""
+    """Draw a litter bin or a letter box: a small block in a strong colour."""
     tone = pick(rng, ((60, 88, 66), (88, 90, 94), (214, 168, 40), (170, 40, 38)))
     light, high = canvas.light, rng.uniform(0.8, 1.25)
     canvas.polygon(panel(x - 0.28, x + 0.28, 0.1, high, z), light.shade(tone, "near", x))
@@ -64,26 +64,26 @@ def draw_bin(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> No
 
 
 def draw_poster(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """An advertising panel on a foot: as bright as a traffic sign, and none."""
+    """Draw an advertising panel: as bright as a traffic sign, but background."""
     light = canvas.light
-    back, mark = (light.shade(POSTERS[i], "near", x) for i in rng.choice(len(POSTERS), 2, replace=False))
+    back, logo = (light.shade(POSTERS[i], "near", x) for i in rng.choice(len(POSTERS), 2, replace=False))
     canvas.polygon(panel(x - 0.2, x + 0.2, 0.1, 0.6, z), light.shade((70, 72, 76), "near", x))
     canvas.polygon(panel(x - 0.68, x + 0.68, 0.55, 2.4, z), light.shade((70, 72, 76), "near", x))
     canvas.polygon(panel(x - 0.6, x + 0.6, 0.63, 2.32, z), scale(back, 1.1))
-    canvas.disc((x + rng.uniform(-0.2, 0.2), rng.uniform(1.4, 1.9), z), (0.34, 0.34), mark)
-    canvas.polygon(panel(x - 0.45, x + 0.45, 0.8, 0.95, z), mark)
-    canvas.polygon(panel(x - 0.45, x + 0.1, 1.02, 1.1, z), mark)
+    canvas.disc((x + rng.uniform(-0.2, 0.2), rng.uniform(1.4, 1.9), z), (0.34, 0.34), logo)
+    canvas.polygon(panel(x - 0.45, x + 0.45, 0.8, 0.95, z), logo)
+    canvas.polygon(panel(x - 0.45, x + 0.1, 1.02, 1.1, z), logo)
 
 
 def draw_bollard(canvas: Canvas, x: float, z: float) -> None:
-    """A squat stone post: too thick and too low for a pole."""
+    """Draw a low, thick stone post, which is background and not a pole."""
     tone = canvas.light.shade((128, 122, 114), "near", x)
     canvas.polygon(panel(x - 0.14, x + 0.14, 0.1, 0.7, z), tone)
     canvas.disc((x, 0.7, z), (0.14, 0.1), scale(tone, 1.12))
 
 
 def draw_cables(canvas: Canvas, rng: np.random.Generator, sides: tuple[Side, Side]) -> None:
-    """Wires from facade to facade, sagging in the middle."""
+    """Draw wires from facade to facade, sagging in the middle."""
     left, right = (side.x(side.walk) for side in sides)
     for z in rng.uniform(12, 60, 2).tolist():
         high, low = rng.uniform(7, 9), rng.uniform(6, 6.8)
