@@ -10,7 +10,7 @@ from fgseg.storage.store import join, open_store
 from search.audit.trials import audit_place
 from search.cli.signals import CODES, Signals
 from search.compare.plans import name_of, plans_from
-from search.compare.runner import run as compare
+from search.compare.runner import run_comparison
 from search.delete import delete
 from search.execution.controller import DONE, run_study
 from search.export import export
@@ -155,7 +155,7 @@ def compare_families(
     )
     name = name_of(name, plans, point)
     with Signals() as signals:
-        finish(compare(plans, name, point, signals), "the comparison")
+        finish(run_comparison(plans, name, point, signals), "the comparison")
     folder = join(plans[0].location.storage, COMPARISONS, name)
     content: dict[str, Any] = json.loads(open_store(folder).get("comparison.json"))
     return content

@@ -34,9 +34,11 @@ def carry_out(options: argparse.Namespace, signals: Signals) -> int:
         from search.compare.runner import print_plans
 
         return print_plans(plans)
-    from search.compare.runner import run  # imports of seconds come after the mistakes that need none of them
+    from search.compare.runner import (
+        run_comparison,
+    )  # imports of seconds come after the mistakes that need none of them
 
-    return run(plans, name_of(options.name, plans, options.point), options.point, signals)
+    return run_comparison(plans, name_of(options.name, plans, options.point), options.point, signals)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

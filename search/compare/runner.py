@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from safetensors.numpy import load as load_safetensors
 
 from fgseg.checkpoints.manifest import verified
 from fgseg.config.errors import ConfigError
 from fgseg.data import fingerprint, load_splits
 from fgseg.storage.store import join, open_store
+from fgseg.tables import Row, Table
 from search.cli.signals import Signals
 from search.compare.scores import Family, compare
-from search.compare.tables import markdown, print_tables
+from search.compare.tables import print_comparison, render_comparison
 from search.console.run_summary import current_command, mlflow_command
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
@@ -29,7 +29,7 @@ from search.tracking.run_schema import StudyCard
 DONE, FAULT = 0, 1
 
 
-def run(plans: Sequence[Plan], name: str, point: str, signals: Signals) -> int:
+def run_comparison(plans: Sequence[Plan], name: str, point: str, signals: Signals) -> int:
     """Train and judge what is missing, and write the comparison; returns the exit code.
 
     Raises:
@@ -49,7 +49,7 @@ def run(plans: Sequence[Plan], name: str, point: str, signals: Signals) -> int:
         if code != DONE:
             console.print(f"continue: {shlex.join(current_command())}", soft_wrap=True, highlight=False, markup=False)
             return code
-    return finish(plans, name, point, console)
+    return present_comparison(plans, name, point, console)
 
 
 def check_data(plans: Sequence[Plan]) -> None:
@@ -82,7 +82,7 @@ def budgets(plans: Sequence[Plan]) -> list[str]:
     return lines
 
 
-def finish(plans: Sequence[Plan], name: str, point: str, console: Console) -> int:
+def present_comparison(plans: Sequence[Plan], name: str, point: str, console: Console) -> int:
     """Write the comparison from what the ledgers hold; returns the exit code."""
     held = {plan.study: finished_repeats(plan) for plan in plans}
     missing = [line for plan in plans for line in what_is_missing(plan, held[plan.study])]
@@ -94,10 +94,10 @@ def finish(plans: Sequence[Plan], name: str, point: str, console: Console) -> in
     families = [family(plan, [held[plan.study][seed] for seed in seeds]) for plan in compared]
     comparison = facts(compared, name, point, missing) | compare(families, seeds)
     folder = join(plans[0].location.storage, COMPARISONS, name)
-    files = {"comparison.json": json.dumps(comparison, indent=1), "comparison.md": markdown(comparison)}
+    files = {"comparison.json": json.dumps(comparison, indent=1), "comparison.md": render_comparison(comparison)}
     for file, text in files.items():
         open_store(folder).put(file, text.encode())
-    print_tables(comparison, console)
+    print_comparison(comparison, console)
     publish(compared[0], comparison, files, console)
     console.print(f"comparison: {join(folder, 'comparison.md')}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"look:       {mlflow_command(plans[0])}", soft_wrap=True, highlight=False, markup=False)
@@ -197,11 +197,8 @@ def publish(plan: Plan, comparison: dict[str, Any], files: Mapping[str, str], co
 
 
 def print_plans(plans: Sequence[Plan]) -> int:
-    """What would run: for every family its study, its point, and how many repeats are new, open and done."""
-    table = Table(box=None)
-    for column in ("family", "study", "new", "open", "ended", "point"):
-        table.add_column(column, justify="right" if column in ("new", "open", "ended") else "left")
-    new = 0
+    """Print what would run: for every family its study, its point, and the number of new, open and ended repeats."""
+    rows, new = [], 0
     for plan in plans:
         records = trials_of(plan)
         held = {(tuple(sorted(r.params.items())), r.repeat): r.state for r in records}
@@ -209,8 +206,9 @@ def print_plans(plans: Sequence[Plan]) -> int:
         counts = [states.count(None), states.count(State.RUNNING)]
         new += sum(counts)
         point = ", ".join(f"{key}={value:g}" for key, value in plan.repeats[0].params.items())
-        table.add_row(plan.space.title, plan.study, *map(str, [*counts, len(states) - sum(counts)]), point)
-    Console().print(table)
+        rows.append(Row([plan.space.title, plan.study, *map(str, [*counts, len(states) - sum(counts)]), point]))
+    columns = ["family", "study", "new", "open", "ended", "point"]
+    Console().print(Table("", columns, rows, text_columns=("study", "point")).to_rich())
     epochs = plans[0].run.train.epochs
     Console().print(
         f"{new} trainings of {epochs} epochs would run or go on, one family after the other", highlight=False

@@ -41,7 +41,7 @@ def mean_over_seeds(values: Sequence[float], level: float = 0.95) -> Estimate:
     mean = float(known.mean())
     if len(known) < 2:
         return Estimate(mean)
-    half = float(stats.t.ppf(0.5 + level / 2, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known)))
+    half = float(stats.t.ppf(0.5 + level / 2, len(known) - 1) * stats.sem(known))
     return Estimate(mean, mean - half, mean + half)
 
 
@@ -125,6 +125,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def ranks(values: Sequence[float | None]) -> list[int | None]:
-    """1 for the highest value; equal ones share the better rank, None has none."""
-    known = [v for v in values if v is not None]
-    return [None if v is None else 1 + sum(other > v for other in known) for v in values]
+    """Rank the values, 1 for the highest; equal values share the better rank, None has no rank."""
+    falling = [np.nan if value is None else -value for value in values]
+    places = stats.rankdata(falling, method="min", nan_policy="omit")
+    return [None if np.isnan(place) else int(place) for place in places]

@@ -54,8 +54,7 @@ class StudyStatus:
         else:
             self.ended[record.number] = record
             self.failed += record.state is State.FAIL
-            rivals = sorted([record, *([self.best] if self.best else [])], key=lambda r: r.number)
-            self.best = best_trial(rivals, self.goal.changed_batch)
+            self.best = best_trial([record, *([self.best] if self.best else [])], self.goal.changed_batch)
         return before
 
     def epochs_accounted(self, record: TrialRecord) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from fgseg.checkpoints.manifest import keep_only, list_manifests
 from fgseg.storage.store import open_store
-from search.ledger.records import State, TrialRecord
+from search.ledger.records import State, TrialRecord, rank_trials
 
 START_POINT = 0
 
@@ -23,10 +23,9 @@ class CheckpointRetention:
 
     def apply(self, trials: Sequence[TrialRecord]) -> None:
         """Bring the folders of ended trials in line with the ledger; repeating it changes nothing."""
-        ranked = sorted((t for t in trials if t.value is not None), key=lambda t: (-(t.value or 0), t.number))
         # Trials with a changed batch beside the others: a later run may allow one of them to be the best.
-        unchanged = [t for t in ranked if not t.overrides]
-        kept = {t.number for best in (ranked, unchanged) for t in best[: self.count]} | {START_POINT}
+        rankings = (rank_trials(trials, changed_batch=True), rank_trials(trials, changed_batch=False))
+        kept = {t.number for ranking in rankings for t in ranking[: self.count]} | {START_POINT}
         for trial in trials:
             stays = trial.number in kept and trial.state is State.COMPLETE
             if trial.state is not State.RUNNING and self.tidied.get(trial.number) is not stays:

@@ -1,15 +1,14 @@
 """A study in figures, from its ledger alone: its trials, the best and the start point, and what they cost."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fgseg.labels import FOREGROUND
-from fgseg.results import EpochResult, format_iou, select_epoch
+from fgseg.results import EpochResult, select_epoch
 from search.ledger.catalog import exists, open_ledger
 from search.ledger.ledger import Ledger
-from search.ledger.records import State, TrialRecord
+from search.ledger.records import State, TrialRecord, rank_trials
 from search.study.location import StudyLocation
 from search.study.plan import UNIDENTIFYING
 from search.study.space import Range
@@ -102,7 +101,7 @@ class Summary:
 def summarise(ledger: Ledger) -> Summary:
     """The figures of a study as its ledger stands."""
     trials, info, identity = ledger.trials(), ledger.info, ledger.identity
-    ranked = rank(trials, info.get("allow_changed_batch", False))
+    ranked = rank_trials(trials, info.get("allow_changed_batch", False))
     start = next((t for t in trials if t.number == 0 and t.state is State.COMPLETE), None)
     return Summary(
         study=info.get("study", ""),
@@ -120,35 +119,9 @@ def summarise(ledger: Ledger) -> Summary:
     )
 
 
-def rank(trials: Sequence[TrialRecord], changed_batch: bool) -> list[TrialRecord]:
-    """The finished trials, best first, the earlier of equals before the later; see `Ledger.best`."""
-    comparable = [t for t in trials if t.value is not None and (changed_batch or not t.overrides)]
-    return sorted(comparable, key=lambda t: (-(t.value or 0), t.number))
-
-
 def read_ranges(identity: Mapping[str, Any]) -> dict[str, Range]:
     """The searched settings that a study's identity names."""
     return {key: Range.model_validate(r) for key, r in identity.get("space", {}).get("search", {}).items()}
-
-
-def rows(summary: Summary, before: Mapping[str, float]) -> list[list[str]]:
-    """Class name, another trial's IoU, the best one's and the difference as texts; the last row is the mIoU.
-
-    Args:
-        summary: of a study with a best trial.
-        before: the other trial's `Summary.score`; empty gives dashes.
-    """
-    after = summary.score(summary.best)
-    names = {c.key: c.name for c in FOREGROUND} | {"miou": "mIoU"}
-    return [[name, *cells(before.get(key), after.get(key, math.nan))] for key, name in names.items()]
-
-
-def cells(before: float | None, after: float) -> list[str]:
-    """Two IoU values and their difference as texts."""
-    gain = (
-        "-" if before is None or math.isnan(after - before) else f"{after - before:+.4f}".replace("-0.0000", "+0.0000")
-    )
-    return ["-" if before is None else format_iou(before), format_iou(after), gain]
 
 
 FAMILY = "baseline"
