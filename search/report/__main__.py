@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Write the report of a study, as a page, as Markdown and as pictures: `python -m search.report --study NAME`."""
+"""Write the report of a study as HTML, Markdown and pictures: `python -m search.report --study NAME`."""
 
 import argparse
 import sys
@@ -19,16 +19,16 @@ DONE, FAULT = 0, 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 the ledger fails, 2 the user's mistake."""
+    """Run the command; returns the exit code: 0 done, 1 a fault of ledger or files, 2 the user's mistake."""
     try:
-        return run(parse(arguments))
+        return report_study(parse(arguments))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
 
 
-def run(options: argparse.Namespace) -> int:
-    """Do what the options say; raises ConfigError."""
+def report_study(options: argparse.Namespace) -> int:
+    """Write the report and print its address; returns the exit code, raises ConfigError."""
     location = location_from(options)
     try:
         write_report(location, frames=not options.no_frames)

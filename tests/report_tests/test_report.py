@@ -108,7 +108,7 @@ def test_report_of_a_study_without_a_finished_trial_says_so():
 def test_report_of_few_trials_has_no_importance_and_says_why(count: int):
     few = report_files(content(*(trial(k) for k in range(count))))
     assert "importance.png" not in few and "parallel.png" in few
-    assert b"are too few to weigh the settings" in few["report.html"]
+    assert b"are too few to compute importances" in few["report.html"]
 
 
 def test_report_of_a_space_without_settings_has_no_charts_of_them():
