@@ -1,4 +1,4 @@
-"""What a handful of seeds and a few hundred images say: intervals, paired bootstrap differences, corrected p-values.
+"""Statistics of a few seeds and a few hundred images: intervals, paired bootstrap differences, corrected p-values.
 
 Pure functions on arrays; S is the number of seeds, N of images, K of counts, M of scores.
 """
@@ -17,7 +17,7 @@ RESAMPLES = 4000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, or a difference of two; what cannot be told is None, as every interval of a single seed."""
+    """A mean over seeds, or the difference of two; None where it cannot be computed, e.g. the interval of one seed."""
 
     value: float
     low: float | None = None
@@ -25,15 +25,15 @@ class Estimate:
     high: float | None = None
     """Upper end of the interval."""
     p: float | None = None
-    """Of a difference: probability of one at least as large, up or down, if the truth were zero."""
+    """Of a difference: probability of one at least as large in absolute value if the true difference is zero."""
 
 
 def mean_over_seeds(values: Sequence[float], level: float = 0.95) -> Estimate:
-    """The mean of one score over seeds and its Student-t interval.
+    """Compute the mean of one score over seeds and its Student-t interval.
 
     Args:
-        values: S of them; NaN (a class absent from truth and prediction) is left out.
-        level: probability with which such intervals hold the truth, if the score is about normal over seeds.
+        values: S scores; NaN (a class absent from truth and prediction) is left out.
+        level: coverage of the interval in (0, 1), if the score is about normally distributed over seeds.
     """
     known = np.asarray([v for v in values if not np.isnan(v)], float)
     if len(known) == 0:
@@ -48,18 +48,18 @@ def mean_over_seeds(values: Sequence[float], level: float = 0.95) -> Estimate:
 def bootstrap(
     families: Sequence[Array], score: Callable[[Array], Array], resamples: int = RESAMPLES, seed: int = 0
 ) -> list[Array]:
-    """Scores of every family under the same resamples of seeds and images.
+    """Score every family under the same resamples of seeds and images.
 
     A resample draws S seeds and N images with replacement, sums the counts of the drawn images for each drawn seed,
     scores the sums, and takes the mean over the drawn seeds.  Families are paired: they share the draws, since seed s
     is the same number and image n the same frame in all of them.  The seeds of a resample share its images too: all
-    were judged on one test split, so that its luck does not average out over seeds (Owen, The pigeonhole bootstrap,
-    Annals of Applied Statistics, 2007).
+    were evaluated on one test split, so its randomness does not average out over seeds (Owen, The pigeonhole
+    bootstrap, Annals of Applied Statistics, 2007).  `scipy.stats.bootstrap` resamples one axis only.
 
     Args:
         families: one array (S, N, K) of counts each, of the same S and N.
-        score: turns sums (..., K) into scores (..., M), NaN where there is none.
-        resamples: R, how many.
+        score: maps sums (..., K) to scores (..., M), NaN where a score is not defined.
+        resamples: R, the number of resamples.
         seed: of the draws.
 
     Returns:
@@ -80,18 +80,18 @@ def bootstrap(
 
 
 def paired_difference(by_seed: Sequence[float], resampled: Array, images: int, level: float = 0.95) -> Estimate:
-    """The difference between two families with its interval and p-value, from the bootstrap's variance.
+    """Estimate the difference between two families with its interval and p-value, from the bootstrap's variance.
 
-    A resample of S seeds shows only (S - 1) / S of the variance that seeds bring, and a percentile interval of three
-    seeds is no wider than their range.  So the missing part is added, and Student's t is used, with the degrees of
-    freedom that S seeds and N images leave together (Welch and Satterthwaite).  In simulations with seeds, images and
-    their mixture as sources of luck, no difference is called one in 2 to 6 % of cases from three seeds on, and in up to
-    9 % with two.
+    A resample of S seeds has only (S - 1) / S of the variance between seeds, and a percentile interval of three seeds
+    is no wider than their range.  So the missing part is added, and Student's t is used, with the degrees of freedom
+    of S seeds and N images together (Welch and Satterthwaite).  In simulations with seeds, images and their
+    interaction as sources of variance, the rate of false positives was 2 to 6 % from three seeds on, and up to 9 %
+    with two.
 
     Args:
-        by_seed: S differences as observed, of the same seeds; NaN is left out.
+        by_seed: S observed differences, each of two runs with the same seed; NaN is left out.
         resampled: (R,) the difference under every resample.
-        images: N.
+        images: N, the number of images.
         level: of the interval.
     """
     seeds = np.asarray([v for v in by_seed if not np.isnan(v)], float)
@@ -111,9 +111,9 @@ def paired_difference(by_seed: Sequence[float], resampled: Array, images: int, l
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p-values corrected for their number (Holm, 1979): below 0.05 they keep the chance of any false claim below that.
+    """Correct p-values for their number (Holm, 1979), which bounds the probability of any false positive.
 
-    None stays None and is not counted.
+    None stays None and is not counted.  SciPy has no Holm: `false_discovery_control` bounds another rate.
     """
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
