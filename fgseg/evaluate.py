@@ -30,7 +30,7 @@ DONE, FAULT = 0, 1
 
 @dataclass(frozen=True)
 class Scores:
-    """How good a model is on a split, background left out of the mean."""
+    """Scores of a model on a split; the mean leaves the background out."""
 
     miou: float
     """Mean over the classes that are not NaN."""
@@ -41,7 +41,7 @@ class Scores:
 
 
 def score(found: TrainedModel, run: RunConfig, split: str = "val", device: str = "cpu") -> Scores:
-    """Judge a model on a split as its training judged it on the validation frames, with the same precision.
+    """Evaluate a model on a split as training evaluates it on the validation frames, with the same precision.
 
     Args:
         found: the model.
@@ -50,7 +50,7 @@ def score(found: TrainedModel, run: RunConfig, split: str = "val", device: str =
         device: as torch names it.
 
     Raises:
-        ConfigError: what the data or the model lack.
+        ConfigError: the data or the model cannot be used.
     """
     import torch
 
@@ -74,7 +74,7 @@ def score(found: TrainedModel, run: RunConfig, split: str = "val", device: str =
 
 
 def autocast(precision: str, device: str) -> "torch.autocast":
-    """The context in which training with `train.precision` would judge on this device."""
+    """Return the autocast context in which training with `train.precision` evaluates on this device."""
     import torch
 
     from fgseg.training.trainer import resolve_precision
@@ -96,7 +96,7 @@ def class_table(scores: Scores, title: str) -> Table:
 
 
 def to_json(scores: Scores, split: str, run: RunConfig) -> str:
-    """The scores and what they are of, NaN as null."""
+    """Return the scores, the split and the data settings as JSON; NaN becomes null."""
     classes = {k: {m: None if math.isnan(x) else x for m, x in v.items()} for k, v in scores.classes.items()}
     mean = None if math.isnan(scores.miou) else scores.miou
     data = run.data.model_dump(exclude={"root", "cache", "device"})
@@ -104,9 +104,9 @@ def to_json(scores: Scores, split: str, run: RunConfig) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 --out cannot be written, 2 the user's mistake."""
+    """Run the command; returns the exit code: 0 done, 1 --out cannot be written, 2 the user's mistake."""
     try:
-        return carry_out(parse(arguments))
+        return evaluate_model(parse(arguments))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE
@@ -115,8 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAULT
 
 
-def carry_out(options: argparse.Namespace) -> int:
-    """Do what the options say; raises ConfigError."""
+def evaluate_model(options: argparse.Namespace) -> int:
+    """Evaluate, print the table, and write --out; returns the exit code, raises ConfigError."""
     run = build([read_layer(find_file(options.config), skip="search"), Layer("--set", parse_assignments(options.set))])
     if options.split == "test" and run.data.test == 0:
         raise ConfigError("--split: there are no test frames; add --set data.test=N, or use --split val")

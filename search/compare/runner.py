@@ -1,4 +1,4 @@
-"""Carry a comparison out: repeats of every family, one study after the other, then the figures, pages and MLflow."""
+"""Run a comparison: the repeats of every family, one study after the other, then figures, files and MLflow."""
 
 import json
 import shlex
@@ -30,7 +30,7 @@ DONE, FAULT = 0, 1
 
 
 def run_comparison(plans: Sequence[Plan], name: str, point: str, signals: Signals) -> int:
-    """Train and judge what is missing, and write the comparison; returns the exit code.
+    """Train and evaluate the missing repeats, then write the comparison; returns the exit code.
 
     Raises:
         ConfigError: the user's first mistake; nothing has been trained then.
@@ -83,7 +83,7 @@ def budgets(plans: Sequence[Plan]) -> list[str]:
 
 
 def present_comparison(plans: Sequence[Plan], name: str, point: str, console: Console) -> int:
-    """Write the comparison from what the ledgers hold; returns the exit code."""
+    """Compute, write and print the comparison from the ledgers; returns the exit code."""
     held = {plan.study: finished_repeats(plan) for plan in plans}
     missing = [line for plan in plans for line in what_is_missing(plan, held[plan.study])]
     compared = [plan for plan in plans if held[plan.study]]
