@@ -11,15 +11,7 @@ from fgseg.visual.label_images import BROKEN, MENDED, RIGHT, WRONG, encode_jpeg,
 from search.ledger.records import State
 from search.report.content import Content
 from search.report.frames import ShownFrame
-from search.report.tables import (
-    cost_figures,
-    failure_table,
-    fixed_table,
-    params_table,
-    score_tables,
-    searched_table,
-    trial_table,
-)
+from search.report.tables import best_tables, cost_figures, failure_table, params_table, trial_table
 
 
 class Card(NamedTuple):
@@ -41,16 +33,11 @@ def render_page(content: Content) -> str:
     )
     environment.filters["png_uri"] = png_uri
     summary = content.summary
-    best = (
-        [*score_tables(summary, content.baseline), searched_table(summary), fixed_table(summary)]
-        if summary.best
-        else []
-    )
     return environment.get_template("report.html.j2").render(
         summary=summary,
         notes=content.notes,
         cards=head_cards(content),
-        best_tables=best,
+        best_tables=best_tables(summary, content.baseline),
         class_colours={c.name: c.colour for c in CLASSES},
         foreground_colours={c.name: c.colour for c in FOREGROUND},
         change_colours={"mended": MENDED, "broken": BROKEN, "right in both": RIGHT, "wrong in both": WRONG},

@@ -3,15 +3,7 @@
 from fgseg.tables import Table
 from search.report.content import Content
 from search.report.frames import PANELS
-from search.report.tables import (
-    cost_figures,
-    failure_table,
-    fixed_table,
-    params_table,
-    score_tables,
-    searched_table,
-    trial_table,
-)
+from search.report.tables import best_tables, cost_figures, failure_table, params_table, trial_table
 
 
 def render_markdown(content: Content) -> str:
@@ -20,9 +12,7 @@ def render_markdown(content: Content) -> str:
     lines = [f"# {summary.study}", "", f"{summary.title} (`{summary.space}`): {summary.endings()}."]
     lines += [f"\n{note}" for note in content.notes]
     if summary.best is not None:
-        lines += section_lines(
-            [*score_tables(summary, content.baseline), searched_table(summary), fixed_table(summary)]
-        )
+        lines += section_lines(best_tables(summary, content.baseline))
         lines += ["", "## Where best and start differ", "", content.frames.note]
         for k, frame in enumerate(content.frames.shown, 1):
             lines.append(f"\n![{frame.name}: {', '.join(PANELS)}](frame-{k}.png)")

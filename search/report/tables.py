@@ -10,14 +10,13 @@ from search.ledger.records import State, TrialRecord
 from search.report.summary import ENDINGS, Baseline, Summary
 
 
-def score_tables(summary: Summary, baseline: Baseline) -> list[Table]:
-    """Compare the best trial class by class with the start point, and with the baseline's best trial if there is one.
+def best_tables(summary: Summary, baseline: Baseline) -> list[Table]:
+    """Return the tables of the best trial's scores and settings; none while no trial has finished.
 
-    Args:
-        summary: of a study with a best trial.
-        baseline: from `find_baseline`.
+    Its scores are compared with the start point, and with the baseline's best trial if there is one.
     """
-    assert summary.best is not None  # the caller's duty
+    if summary.best is None:
+        return []
     best = f"Best (trial {summary.best.number:03d})"
     title = f"{best} against the start point (trial 000)"
     tables = [score_table(summary, summary.score(summary.start), title, "start", "best")]
@@ -25,7 +24,7 @@ def score_tables(summary: Summary, baseline: Baseline) -> list[Table]:
     if other is not None and other.best is not None:
         title = f"{best} against the best of {other.study} (trial {other.best.number:03d})"
         tables.append(score_table(summary, other.score(other.best), title, "baseline", "best"))
-    return tables
+    return [table for table in (*tables, searched_table(summary), fixed_table(summary)) if table.rows]
 
 
 def score_table(
