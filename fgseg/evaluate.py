@@ -20,10 +20,10 @@ from fgseg.data import load_splits
 from fgseg.inference.trained_model import TrainedModel, open_trained_model
 from fgseg.labels import FOREGROUND
 from fgseg.results import format_iou
+from fgseg.tables import Row, Table
 
 if TYPE_CHECKING:
     import torch
-    from rich.table import Table
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Scores:
 
 
 def score(found: TrainedModel, run: RunConfig, split: str = "val", device: str = "cpu") -> Scores:
-    """Evaluate a model on a split exactly as its training evaluated it on the validation frames.
+    """Evaluate a model on a split as training evaluates it on the validation frames, with the same precision.
 
     Args:
         found: the model.
@@ -82,20 +82,15 @@ def autocast(precision: str, device: str) -> "torch.autocast":
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
 
 
-def class_table(scores: Scores, title: str) -> "Table":
-    """Build the table of scores, one row per class and the mean last; a dash where precision or recall is undefined."""
-    from rich.table import Table
-
-    shown = Table(title=title, title_justify="left")
-    shown.add_column("class")
-    for column in ("IoU", "precision", "recall"):
-        shown.add_column(column, justify="right")
+def class_table(scores: Scores, title: str) -> Table:
+    """List the scores by class, the mIoU last; "-" where precision or recall is not defined."""
+    rows = []
     for c in FOREGROUND:
         found = scores.classes[c.key]
         others = ("-" if math.isnan(found[name]) else format_iou(found[name]) for name in ("precision", "recall"))
-        shown.add_row(c.name, format_iou(found["iou"]), *others)
-    shown.add_row("mIoU", format_iou(scores.miou), style="bold")
-    return shown
+        rows.append(Row([c.name, format_iou(found["iou"]), *others]))
+    rows.append(Row(["mIoU", format_iou(scores.miou), "", ""], "strong"))
+    return Table(title, ["class", "IoU", "precision", "recall"], rows)
 
 
 def to_json(scores: Scores, split: str, run: RunConfig) -> str:
@@ -124,7 +119,7 @@ def evaluate_model(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     size = f"{getattr(run.data, options.split)} frames of {run.data.height}x{run.data.width}"
-    Console().print(class_table(scores, f"{options.model} on {options.split}: {size}"))
+    Console().print(class_table(scores, f"{options.model} on {options.split}: {size}").to_rich(boxed=True))
     if options.out:
         options.out.write_text(to_json(scores, options.split, run), encoding="utf-8")
     return DONE

@@ -11,7 +11,7 @@ from fgseg.storage.store import join, open_store
 from search.audit.trials import audit_location
 from search.cli.signals import CODES, Signals
 from search.compare.plans import name_of, plans_from
-from search.compare.runner import run as compare
+from search.compare.runner import run_comparison
 from search.delete import delete
 from search.execution.controller import run_study
 from search.export import export
@@ -156,7 +156,7 @@ def compare_families(
     )
     name = name_of(name, plans, point)
     with Signals() as signals:
-        finish(compare(plans, name, point, signals), "the comparison")
+        finish(run_comparison(plans, name, point, signals), "the comparison")
     folder = join(plans[0].location.storage, COMPARISONS, name)
     content: dict[str, Any] = json.loads(open_store(folder).get("comparison.json"))
     return content

@@ -1,4 +1,4 @@
-"""Labels as pictures: in the class colours, over a photo, and what changed between two predictions."""
+"""Draw labels as pictures: in the class colours, over a photo, and the changes between two predictions."""
 
 import math
 from collections.abc import Sequence
@@ -9,14 +9,14 @@ from PIL import Image
 
 from fgseg.labels import CLASSES, NUM_CLASSES, THIN, VOID
 
-ROWS = 256
-"""Rows of a photo that are painted at a time."""
-GAP = 6
-"""Pixels between pictures side by side."""
+CHUNK_ROWS = 256
+"""Rows of a photo that `overlay` blends at a time, which bounds its memory."""
+GAP_PX = 6
+"""Width of the white gap between pictures side by side."""
 MENDED, BROKEN = (0, 98, 190), (222, 84, 0)
-"""Colours of a change for the better and the worse: blue and vermilion, which no kind of colour blindness mixes up."""
+"""Colours of improved and worsened pixels: blue and vermilion, distinct in every kind of colour blindness."""
 RIGHT, WRONG, UNJUDGED = (240, 240, 240), (176, 176, 176), (255, 255, 255)
-"""Colours of pixels that were and stay right, were and stay wrong, and are void."""
+"""Colours of pixels that are right in both predictions, wrong in both, and void."""
 
 
 def colour(labels: np.ndarray) -> np.ndarray:
@@ -30,7 +30,7 @@ def overlay(image: np.ndarray, labels: np.ndarray, opacity: float = 0.5) -> np.n
     Args:
         image: (H, W, 3) uint8.
         labels: (H, W) uint8, 0-6 or VOID; background and void leave the photo as it is.
-        opacity: of cars and vegetation, in [0, 1]; the thin classes are half as transparent, to be seen at all.
+        opacity: of cars and vegetation, in [0, 1]; thin classes are half as transparent, so that they remain visible.
 
     Returns:
         (H, W, 3) uint8.
@@ -39,18 +39,18 @@ def overlay(image: np.ndarray, labels: np.ndarray, opacity: float = 0.5) -> np.n
     strength[1:NUM_CLASSES] = opacity
     strength[[c.label for c in THIN]] = 1 - (1 - opacity) / 2
     laid = np.empty_like(image)
-    for top in range(0, len(image), ROWS):  # the fractions of a whole photo would take ten times its memory
-        rows = slice(top, top + ROWS)
+    for top in range(0, len(image), CHUNK_ROWS):  # float32 blends of a whole photo would take ten times its memory
+        rows = slice(top, top + CHUNK_ROWS)
         weight = strength[labels[rows]][..., None]
         laid[rows] = (image[rows] * (1 - weight) + PALETTE[labels[rows]] * weight).round()
     return laid
 
 
 def changes(truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Where a second prediction mended or broke the first one.
+    """Draw where a second prediction improves or worsens the first one.
 
     Args:
-        truth, before, after: (H, W) uint8 labels; void in `truth` is not judged.
+        truth, before, after: (H, W) uint8 labels; void in `truth` is ignored.
 
     Returns:
         (H, W, 3) uint8 in MENDED, BROKEN, RIGHT (both right), WRONG (both wrong) and UNJUDGED.
@@ -64,15 +64,15 @@ def changes(truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndar
 
 
 def shrink(labels: np.ndarray, factor: int) -> np.ndarray:
-    """Make a label image smaller without losing what is thin.
+    """Reduce a label image without losing thin objects.
 
     Args:
         labels: (H, W) uint8, 0-6 or VOID.
-        factor: pixels of a side that become one, 1 or more; what is left over at the lower and right edge is cut off.
+        factor: side of the block that becomes one pixel, 1 or more; the remainder at the lower and right edge is cut.
 
     Returns:
-        (H // factor, W // factor) uint8: of each block the most frequent label, or a thin class that covers as much of
-        it as a line of half a pixel's width would; the one with more pixels of several.
+        (H // factor, W // factor) uint8: the most frequent label of each block; but a thin class that covers at least
+        `factor / 2` of the block's pixels comes first, of several the more frequent one.
     """
     if factor == 1:
         return labels
@@ -87,9 +87,9 @@ def shrink(labels: np.ndarray, factor: int) -> np.ndarray:
 
 
 def to_width(width: int, photo: np.ndarray, *labels: np.ndarray) -> list[np.ndarray]:
-    """A photo (H, W, 3) and label images (H, W), all uint8, made smaller alike.
+    """Reduce a photo (H, W, 3) and label images (H, W), all uint8, by the same factor.
 
-    None is wider than `width` afterwards, nor has more pixels than a picture of this width and half that height.
+    The results are at most `width` pixels wide and have at most `width * width / 2` pixels.
     """
     height, across = photo.shape[:2]
     factor = math.ceil(max(across / width, math.sqrt(height * across / (width * width / 2))))
@@ -99,27 +99,27 @@ def to_width(width: int, photo: np.ndarray, *labels: np.ndarray) -> list[np.ndar
 
 
 def strip(panels: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures (h, w, 3) uint8 of one height side by side, a white gap between them."""
-    gap = np.full((panels[0].shape[0], GAP, 3), 255, np.uint8)
+    """Join pictures (h, w, 3) uint8 of equal height side by side, with white gaps."""
+    gap = np.full((panels[0].shape[0], GAP_PX, 3), 255, np.uint8)
     return np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
 
 
 def encode_png(picture: np.ndarray) -> bytes:
-    """A picture (h, w, 3) uint8 as a PNG file of at most 256 colours."""
+    """Encode a picture (h, w, 3) uint8 as a PNG file of at most 256 colours."""
     buffer = BytesIO()
     Image.fromarray(picture).quantize(256).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def encode_jpeg(picture: np.ndarray) -> bytes:
-    """A picture (h, w, 3) uint8 as a JPEG file, colours at full resolution."""
+    """Encode a picture (h, w, 3) uint8 as a JPEG file without chroma subsampling."""
     buffer = BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=88, subsampling=0)
     return buffer.getvalue()
 
 
 def palette() -> np.ndarray:
-    """(256, 3) uint8: the colour of every label, black where there is none."""
+    """Return the colour of every label, (256, 3) uint8; black for values that are no label."""
     table = np.zeros((256, 3), np.uint8)
     for c in CLASSES:
         table[c.label] = c.colour

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from safetensors.numpy import load as load_safetensors
 
 from fgseg.checkpoints.manifest import read_blob
@@ -17,9 +16,10 @@ from fgseg.cli import DONE, FAULT
 from fgseg.config.errors import ConfigError
 from fgseg.data import fingerprint, load_splits
 from fgseg.storage.store import join, open_store
+from fgseg.tables import Row, Table
 from search.cli.signals import Signals
 from search.compare.scores import Family, compare
-from search.compare.tables import markdown, print_tables
+from search.compare.tables import print_comparison, render_comparison
 from search.console.run_summary import current_command, mlflow_command
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
@@ -27,7 +27,7 @@ from search.ledger.records import State, TrialRecord
 from search.study.plan import COMPARISONS, REPEATS, UNIDENTIFYING, RepeatPlan, check_identity
 
 
-def run(plans: Sequence[RepeatPlan], name: str, point: str, signals: Signals) -> int:
+def run_comparison(plans: Sequence[RepeatPlan], name: str, point: str, signals: Signals) -> int:
     """Train and evaluate the missing repeats and write the comparison; returns the exit code.
 
     May be repeated: finished repeats are not trained again.
@@ -49,7 +49,7 @@ def run(plans: Sequence[RepeatPlan], name: str, point: str, signals: Signals) ->
         if code != DONE:
             console.print(f"continue: {shlex.join(current_command())}", soft_wrap=True, highlight=False, markup=False)
             return code
-    return finish(plans, name, point, console)
+    return present_comparison(plans, name, point, console)
 
 
 def check_data(plans: Sequence[RepeatPlan]) -> None:
@@ -85,8 +85,8 @@ def budgets(plans: Sequence[RepeatPlan]) -> list[str]:
     return lines
 
 
-def finish(plans: Sequence[RepeatPlan], name: str, point: str, console: Console) -> int:
-    """Write the comparison of the finished repeats in the ledgers; returns the exit code."""
+def present_comparison(plans: Sequence[RepeatPlan], name: str, point: str, console: Console) -> int:
+    """Compute, write and print the comparison of the finished repeats in the ledgers; returns the exit code."""
     finished = {plan.study: finished_repeats(plan) for plan in plans}
     missing = [line for plan in plans for line in missing_seeds(plan, finished[plan.study])]
     compared = [plan for plan in plans if finished[plan.study]]
@@ -98,10 +98,10 @@ def finish(plans: Sequence[RepeatPlan], name: str, point: str, console: Console)
     families = [family(plan, [finished[plan.study][seed] for seed in seeds]) for plan in compared]
     comparison = facts(compared, name, point, missing) | compare(families, seeds)
     folder = join(plans[0].location.storage, COMPARISONS, name)
-    files = {"comparison.json": json.dumps(comparison, indent=1), "comparison.md": markdown(comparison)}
+    files = {"comparison.json": json.dumps(comparison, indent=1), "comparison.md": render_comparison(comparison)}
     for file, text in files.items():
         open_store(folder).put(file, text.encode())
-    print_tables(comparison, console)
+    print_comparison(comparison, console)
     publish(compared[0], comparison, files, console)
     console.print(f"comparison: {join(folder, 'comparison.md')}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"look:       {mlflow_command(plans[0])}", soft_wrap=True, highlight=False, markup=False)
@@ -201,10 +201,7 @@ def publish(plan: RepeatPlan, comparison: dict[str, Any], files: Mapping[str, st
 
 def print_plans(plans: Sequence[RepeatPlan]) -> int:
     """Print the study, point and numbers of new, open and ended repeats of each family; returns the exit code."""
-    table = Table(box=None)
-    for column in ("family", "study", "new", "open", "ended", "point"):
-        table.add_column(column, justify="right" if column in ("new", "open", "ended") else "left")
-    new = 0
+    rows, new = [], 0
     for plan in plans:
         records = trials_of(plan)
         state_of = {(tuple(sorted(r.params.items())), r.repeat): r.state for r in records}
@@ -212,8 +209,9 @@ def print_plans(plans: Sequence[RepeatPlan]) -> int:
         counts = [states.count(None), states.count(State.RUNNING)]
         new += sum(counts)
         point = ", ".join(f"{key}={value:g}" for key, value in plan.repeats[0].params.items())
-        table.add_row(plan.space.title, plan.study, *map(str, [*counts, len(states) - sum(counts)]), point)
-    Console().print(table)
+        rows.append(Row([plan.space.title, plan.study, *map(str, [*counts, len(states) - sum(counts)]), point]))
+    columns = ["family", "study", "new", "open", "ended", "point"]
+    Console().print(Table("", columns, rows, text_columns=("study", "point")).to_rich())
     epochs = plans[0].settings.train.epochs
     Console().print(
         f"{new} trainings of {epochs} epochs would run or go on, one family after the other", highlight=False

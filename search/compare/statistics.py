@@ -41,25 +41,25 @@ def mean_over_seeds(values: Sequence[float], level: float = 0.95) -> Estimate:
     mean = float(known.mean())
     if len(known) < 2:
         return Estimate(mean)
-    half = float(stats.t.ppf(0.5 + level / 2, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known)))
+    half = float(stats.t.ppf(0.5 + level / 2, len(known) - 1) * stats.sem(known))
     return Estimate(mean, mean - half, mean + half)
 
 
 def bootstrap(
     families: Sequence[Array], score: Callable[[Array], Array], resamples: int = RESAMPLES, seed: int = 0
 ) -> list[Array]:
-    """Scores of every family under the same resamples of seeds and images.
+    """Score every family under the same resamples of seeds and images.
 
     A resample draws S seeds and N images with replacement, sums the counts of the drawn images for each drawn seed,
     scores the sums, and takes the mean over the drawn seeds.  Families are paired: they share the draws, since seed s
     is the same number and image n the same frame in all of them.  The seeds of a resample share its images too: all
-    were judged on one test split, so that its luck does not average out over seeds (Owen, The pigeonhole bootstrap,
-    Annals of Applied Statistics, 2007).
+    were evaluated on one test split, so its randomness does not average out over seeds (Owen, The pigeonhole
+    bootstrap, Annals of Applied Statistics, 2007).  `scipy.stats.bootstrap` resamples one axis only.
 
     Args:
         families: one array (S, N, K) of counts each, of the same S and N.
-        score: turns sums (..., K) into scores (..., M), NaN where there is none.
-        resamples: R, how many.
+        score: maps sums (..., K) to scores (..., M), NaN where a score is not defined.
+        resamples: R, the number of resamples.
         seed: of the draws.
 
     Returns:
@@ -112,7 +112,7 @@ def paired_difference(by_seed: Sequence[float], resampled: Array, images: int, l
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Correct p-values for multiple comparisons (Holm, 1979), which controls the family-wise error rate.
 
-    None stays None and is not counted.
+    None stays None and is not counted.  SciPy has no Holm: `false_discovery_control` bounds another rate.
     """
     known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
@@ -124,6 +124,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def ranks(values: Sequence[float | None]) -> list[int | None]:
-    """Rank values from 1, the highest; equal values share the better rank, None has rank None."""
-    known = [v for v in values if v is not None]
-    return [None if v is None else 1 + sum(other > v for other in known) for v in values]
+    """Rank the values, 1 for the highest; equal values share the better rank, None has no rank."""
+    falling = [np.nan if value is None else -value for value in values]
+    places = stats.rankdata(falling, method="min", nan_policy="omit")
+    return [None if np.isnan(place) else int(place) for place in places]

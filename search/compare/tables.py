@@ -1,13 +1,13 @@
-"""A comparison as people read it: the same tables on the terminal and as Markdown."""
+"""The tables of a comparison of families, on a terminal and in Markdown."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from fgseg.labels import FOREGROUND
+from fgseg.tables import Row, Table
 from search.compare.scores import ALPHA, BASELINE
 
 ROW_NAMES = {c.key: c.name for c in FOREGROUND}
@@ -15,59 +15,52 @@ SHOWN = (
     *("data.reader", "data.height", "data.width", "data.train", "model.name"),
     *("train.epochs", "train.batch_size", "train.lr", "train.select"),
 )
-"""Settings that are named at the head of the page."""
-WIDTH = 120
-"""Columns of text where no terminal says how many it has."""
+"""Settings that the introduction names."""
+WIDTH_COLUMNS = 120
+"""Width of the output in characters if it is no terminal."""
 MEANS = ("mIoU", "mean")
-"""What the last row of a table is called."""
+"""First cells of the rows that hold a mean over classes."""
 
 
 @dataclass(frozen=True)
-class Page:
-    """One table with its heading and what is to be said about it."""
+class Section:
+    """One table of a comparison below its heading, and the notes below the table."""
 
     title: str
-    header: list[str]
-    rows: list[list[str]]
-    notes: list[str] = field(default_factory=list)
+    table: Table
+    notes: Sequence[str] = ()
 
 
-def markdown(comparison: dict[str, Any]) -> str:
-    """The comparison as a Markdown page."""
+def make_section(title: str, columns: list[str], rows: list[list[str]], notes: Sequence[str] = ()) -> Section:
+    """Build a section whose rows of means are strong."""
+    styled = [Row(cells, "strong" if cells[0] in MEANS else "") for cells in rows]
+    return Section(title, Table("", columns, styled), notes)
+
+
+def render_comparison(comparison: dict[str, Any]) -> str:
+    """Render a comparison (`search.compare.scores.compare` and its header) as a Markdown page."""
     lines = [f"# Comparison {comparison['name']}", "", *introduction(comparison), ""]
-    for page in pages(comparison):
-        bold = [[f"**{cell}**" for cell in cells] if cells[0] in MEANS else cells for cells in page.rows]
-        rules = markdown_row([":---", *["---:"] * (len(page.header) - 1)])
-        lines += [f"## {page.title}", "", markdown_row(page.header), rules, *map(markdown_row, bold), ""]
-        lines += [line for note in page.notes for line in (note, "")]
+    for section in sections(comparison):
+        lines += [f"## {section.title}", "", section.table.to_markdown(), ""]
+        lines += [line for note in section.notes for line in (note, "")]
     return "\n".join(lines)
 
 
-def markdown_row(texts: list[str]) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(text.replace('|', '/') for text in texts)} |"
-
-
-def print_tables(comparison: dict[str, Any], console: Console) -> None:
-    """The same on the terminal."""
+def print_comparison(comparison: dict[str, Any], console: Console) -> None:
+    """Print the same content as `render_comparison` on a terminal."""
     if not console.is_terminal:
-        console = Console(file=console.file, width=WIDTH)
+        console = Console(file=console.file, width=WIDTH_COLUMNS)
     for line in introduction(comparison):
         console.print(line, highlight=False, markup=False)
-    for page in pages(comparison):
-        console.print(f"\n{page.title}", style="bold", highlight=False, markup=False)
-        table = Table(box=None, pad_edge=False)
-        for i, column in enumerate(page.header):
-            table.add_column(column, justify="right" if i else "left", no_wrap=not i)
-        for cells in page.rows:
-            table.add_row(*cells, style="bold" if cells[0] in MEANS else None)
-        console.print(table)
-        for note in page.notes:
+    for section in sections(comparison):
+        console.print(f"\n{section.title}", style="bold", highlight=False, markup=False)
+        console.print(section.table.to_rich())
+        for note in section.notes:
             console.print(note, highlight=False, markup=False)
 
 
 def introduction(comparison: dict[str, Any]) -> list[str]:
-    """What was compared, and what is missing."""
+    """Return the lines that describe the compared families, seeds and settings, and name what is missing."""
     settings, seeds = comparison["settings"], comparison["seeds"]
     first = settings.get("train.seed", 0)
     numbers = ", ".join(str(first + seed) for seed in seeds)
@@ -81,53 +74,53 @@ def introduction(comparison: dict[str, Any]) -> list[str]:
         *(f"Left out: {text}." for text in comparison["missing"]),
     ]
     if len(seeds) < 2:
-        lines.append("With one seed no interval and no p-value can be given: any difference may be the seed's luck.")
+        lines.append("With one seed no interval and no p-value can be given: any difference may be due to that seed.")
     return [text for line in lines for text in (line, "")][:-1]
 
 
-def pages(comparison: dict[str, Any]) -> Iterator[Page]:
-    """Every table, the source's own first."""
+def sections(comparison: dict[str, Any]) -> Iterator[Section]:
+    """Yield every section, those against the baseline first."""
     titles = {family["space"]: family["title"] for family in comparison["families"]}
     scores = {family["space"]: family for family in comparison["families"]}
     for difference in comparison["against_baseline"]:
-        yield improvement_page(difference, scores, titles, comparison)
+        yield improvement_section(difference, scores, titles, comparison)
     if len(titles) > 1:
-        yield ranking_page(comparison)
+        yield ranking_section(comparison)
     if comparison["between_approaches"]:
-        yield pairs_page(comparison, titles)
-    yield boundary_page(comparison)
+        yield pairs_section(comparison, titles)
+    yield boundary_section(comparison)
     if comparison["against_baseline"]:
-        yield boundary_gain_page(comparison, titles)
-    yield point_page(comparison)
+        yield boundary_gain_section(comparison, titles)
+    yield point_section(comparison)
 
 
-def improvement_page(
+def improvement_section(
     difference: dict[str, Any], scores: dict[str, Any], titles: dict[str, str], comparison: dict[str, Any]
-) -> Page:
-    """The source's table of one approach: Baseline, Approach, Improvement; and what the improvement is worth."""
+) -> Section:
+    """Compare one approach with the baseline: both test IoUs, the improvement, its interval and its p-value."""
     approach, reference = difference["approach"], difference["reference"]
     rows = [
         [
-            name(row),
+            row_name(row),
             number(scores[reference]["iou"][row]["value"]),
             number(scores[approach]["iou"][row]["value"]),
-            *judged(cell),
+            *difference_cells(cell),
         ]
         for row, cell in difference["iou"].items()
     ]
     header = ["Class", titles[reference], titles[approach], "Improvement", "95 % interval", "p (Holm)"]
-    notes = [method(comparison, len(comparison["against_baseline"])), summary(difference["iou"])]
-    return Page(f"{titles[approach]} against {titles[reference]}", header, rows, notes)
+    notes = [method_note(comparison, len(comparison["against_baseline"])), significance_note(difference["iou"])]
+    return make_section(f"{titles[approach]} against {titles[reference]}", header, rows, notes)
 
 
-def judged(cell: dict[str, Any]) -> list[str]:
-    """A difference, its interval and its corrected p-value."""
+def difference_cells(cell: dict[str, Any]) -> list[str]:
+    """Return a difference, its interval and its corrected p-value as texts."""
     interval = "-" if cell["low"] is None else f"{cell['low']:+.4f} to {cell['high']:+.4f}"
     return [signed(cell["value"]), interval, "-" if cell["p_holm"] is None else p_value(cell["p_holm"])]
 
 
-def method(comparison: dict[str, Any], tests: int) -> str:
-    """How intervals and p-values were made."""
+def method_note(comparison: dict[str, Any], tests: int) -> str:
+    """Describe how intervals and p-values were computed, in a sentence."""
     seeds = len(comparison["seeds"])
     if seeds < 2:
         return "One seed: no interval can be given."
@@ -138,55 +131,58 @@ def method(comparison: dict[str, Any], tests: int) -> str:
     )
 
 
-def summary(cells: dict[str, Any]) -> str:
-    """What the differences of one approach say, in words."""
-    clear = [f"{name(row)} {signed(c['value'])}" for row, c in cells.items() if row in ROW_NAMES and mark(c)]
+def significance_note(cells: dict[str, Any]) -> str:
+    """Describe the difference in mIoU, and name the classes whose difference is significant."""
+    clear = [f"{row_name(row)} {signed(c['value'])}" for row, c in cells.items() if row in ROW_NAMES and star(c)]
     classes = f"Of the classes, distinguishable from zero: {', '.join(clear) or 'none'}."
-    return f"mIoU {reading(cells['mean'])}. {classes if cells['mean']['p'] is not None else ''}".rstrip()
+    return f"mIoU {verdict_text(cells['mean'])}. {classes if cells['mean']['p'] is not None else ''}".rstrip()
 
 
-def reading(cell: dict[str, Any]) -> str:
-    """What a difference is worth, in words."""
+def verdict_text(cell: dict[str, Any]) -> str:
+    """Describe a difference and its verdict in words."""
     words = {
         "not distinguishable": "is not distinguishable from zero at these seeds",
-        "unknown": "may be the luck of the only seed",
+        "unknown": "may be due to the only seed",
         "higher": "is a gain",
         "lower": "is a loss",
     }
-    return f"{signed(cell['value'])} {words.get(cell['verdict'], 'cannot be told')}"
+    return f"{signed(cell['value'])} {words.get(cell['verdict'], 'cannot be computed')}"
 
 
-def ranking_page(comparison: dict[str, Any]) -> Page:
-    """Approach to approach: every family's mean IoU with its interval over seeds, and its rank in each class."""
+def ranking_section(comparison: dict[str, Any]) -> Section:
+    """List every family's mean IoU over seeds with its interval, and its rank, by class."""
     families = comparison["families"]
-    rows = [[name(row), *(ranked(f["iou"][row]) for f in families)] for row in families[0]["iou"]]
+    rows = [[row_name(row), *(ranked_text(f["iou"][row]) for f in families)] for row in families[0]["iou"]]
     note = "Mean over seeds ± half of the 95 % Student-t interval; in brackets the rank in the class."
-    return Page("Approach to approach: test IoU", ["Class", *(f["title"] for f in families)], rows, [note])
+    return make_section("Approach to approach: test IoU", ["Class", *(f["title"] for f in families)], rows, [note])
 
 
-def ranked(cell: dict[str, Any]) -> str:
-    """A mean with its interval and rank."""
+def ranked_text(cell: dict[str, Any]) -> str:
+    """Return a mean with half its interval and its rank, or "absent"."""
     if cell["value"] is None:
         return "absent"
     spread = "" if cell["low"] is None else f" ± {cell['high'] - cell['value']:.4f}"
     return f"{cell['value']:.4f}{spread} ({cell['rank']})"
 
 
-def pairs_page(comparison: dict[str, Any], titles: dict[str, str]) -> Page:
-    """The difference in mIoU between any two approaches."""
+def pairs_section(comparison: dict[str, Any], titles: dict[str, str]) -> Section:
+    """List the difference in mIoU of every two approaches."""
     pairs = {f"{titles[p['approach']]} − {titles[p['reference']]}": p for p in comparison["between_approaches"]}
-    rows = [[text, *judged(pair["iou"]["mean"])] for text, pair in pairs.items()]
-    notes = [method(comparison, len(pairs)), *(f"{text}: {summary(pair['iou'])}" for text, pair in pairs.items())]
+    rows = [[text, *difference_cells(pair["iou"]["mean"])] for text, pair in pairs.items()]
+    notes = [
+        method_note(comparison, len(pairs)),
+        *(f"{text}: {significance_note(pair['iou'])}" for text, pair in pairs.items()),
+    ]
     header = ["Approaches", "Difference", "95 % interval", "p (Holm)"]
-    return Page("Approach to approach: differences in mIoU", header, rows, notes)
+    return make_section("Approach to approach: differences in mIoU", header, rows, notes)
 
 
-def boundary_page(comparison: dict[str, Any]) -> Page:
-    """Boundary IoU beside IoU."""
+def boundary_section(comparison: dict[str, Any]) -> Section:
+    """List every family's IoU and boundary IoU."""
     families = comparison["families"]
     header = ["Class", *(text for f in families for text in (f["title"], "boundary"))]
     rows = [
-        [name(row), *(number(f[measure][row]["value"]) for f in families for measure in ("iou", "boundary_iou"))]
+        [row_name(row), *(number(f[measure][row]["value"]) for f in families for measure in ("iou", "boundary_iou"))]
         for row in families[0]["iou"]
     ]
     rows[-1][0] = "mean"
@@ -194,55 +190,58 @@ def boundary_page(comparison: dict[str, Any]) -> Page:
         "Of each family IoU, then boundary IoU, which counts the rims of the masks only, "
         "2 % of the image's diagonal wide (Cheng et al., 2021)."
     )
-    return Page("IoU and boundary IoU", header, rows, [note])
+    return make_section("IoU and boundary IoU", header, rows, [note])
 
 
-def boundary_gain_page(comparison: dict[str, Any], titles: dict[str, str]) -> Page:
-    """Improvements over the baseline in boundary IoU."""
+def boundary_gain_section(comparison: dict[str, Any], titles: dict[str, str]) -> Section:
+    """List every approach's improvement of boundary IoU over the baseline."""
     differences = comparison["against_baseline"]
     header = ["Class", *(titles[d["approach"]] for d in differences)]
     rows = [
-        [name(row), *(f"{signed(cell['value'])}{mark(cell)}" for cell in (d["boundary_iou"][row] for d in differences))]
+        [
+            row_name(row),
+            *(f"{signed(cell['value'])}{star(cell)}" for cell in (d["boundary_iou"][row] for d in differences)),
+        ]
         for row in differences[0]["boundary_iou"]
     ]
     rows[-1][0] = "mean"
     note = f"* distinguishable from zero at these seeds (corrected p below {ALPHA}); no other is."
-    return Page(f"Improvement of boundary IoU over {titles[BASELINE]}", header, rows, [note])
+    return make_section(f"Improvement of boundary IoU over {titles[BASELINE]}", header, rows, [note])
 
 
-def point_page(comparison: dict[str, Any]) -> Page:
-    """The point at which each family was trained."""
+def point_section(comparison: dict[str, Any]) -> Section:
+    """List the searched settings with which each family was trained."""
     families = comparison["families"]
     settings = sorted({key for family in families for key in family["point"]})
     rows = [[key, *(f"{f['point'][key]:.4g}" if key in f["point"] else "" for f in families)] for key in settings]
-    return Page("Points", ["Setting", *(f["title"] for f in families)], rows)
+    return make_section("Points", ["Setting", *(f["title"] for f in families)], rows)
 
 
-def mark(cell: dict[str, Any]) -> str:
-    """A star for a difference that counts."""
+def star(cell: dict[str, Any]) -> str:
+    """Return a star for a significant difference, else nothing."""
     return " *" if cell["verdict"] in ("higher", "lower") else ""
 
 
-def name(row: str) -> str:
-    """A row's name in the tables of IoU."""
+def row_name(row: str) -> str:
+    """Return the name of a class key; "mIoU" for the mean."""
     return ROW_NAMES.get(row, "mIoU")
 
 
 def number(value: float | None) -> str:
-    """A score as text."""
+    """Return a score in [0, 1] as text, or "absent"."""
     return "absent" if value is None else f"{value:.4f}"
 
 
 def signed(value: float | None) -> str:
-    """A difference as text."""
+    """Return a difference with its sign, or "-"."""
     return "-" if value is None else f"{value:+.4f}"
 
 
 def p_value(p: float) -> str:
-    """A p-value as text."""
+    """Return a p-value as text."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun."""
+    """Return a number with its noun, e.g. "3 seeds"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,10 +1,10 @@
-"""What `search.run` shows without running anything: spaces, studies, and what a call would do."""
+"""Print spaces, studies, and the plan of a run, without running anything."""
 
 from rich.console import Console
-from rich.table import Table
 
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import absolute, is_local
+from fgseg.tables import Row, Table
 from search.ledger.catalog import study_names
 from search.study.config import SearchConfig
 from search.study.location import StudyLocation, normal_ledger, public_address
@@ -13,34 +13,31 @@ from search.study.space import Space, list_spaces, load_space
 
 
 def print_spaces() -> int:
-    """Every search space: name, title, and what it searches."""
-    table = Table(box=None)
-    for column in ("space", "title", "searches"):
-        table.add_column(column)
-    for name in list_spaces():
-        space = load_space(name)
-        table.add_row(name, space.title, ", ".join(space.search))
-    Console().print(table)
+    """Print name, title and searched settings of every search space; returns exit code 0."""
+    spaces = {name: load_space(name) for name in list_spaces()}
+    rows = [Row([name, space.title, ", ".join(space.search)]) for name, space in spaces.items()]
+    Console().print(Table("", ["space", "title", "searches"], rows, text_columns=("title", "searches")).to_rich())
     return 0
 
 
 def print_studies(search: SearchConfig) -> int:
-    """Every study of a storage or of a shared ledger: trials by state, and the best."""
-    table = Table(box=None)
-    for column in ("study", "finished", "stopped early", "failed", "open", "best mIoU"):
-        table.add_column(column, justify="left" if column == "study" else "right")
-    places = find_studies(search)
-    if not places:
+    """Print every study of a storage or of a shared ledger: trials by state, and the best; returns exit code 0.
+
+    Raises:
+        ConfigError: there is no study.
+    """
+    locations = find_studies(search)
+    if not locations:
         there = public_address(search.ledger_url or search.storage)
         raise ConfigError(f"--storage: no studies in {there}; run a search first, or name another folder")
-    for location in places:
-        table.add_row(location.study, *study_row(location))
-    Console().print(table)
+    columns = ["study", "finished", "stopped early", "failed", "open", "best mIoU"]
+    rows = [Row([location.study, *study_cells(location)]) for location in locations]
+    Console().print(Table("", columns, rows).to_rich())
     return 0
 
 
 def find_studies(search: SearchConfig) -> list[StudyLocation]:
-    """The studies of the ledger that is shared, or else of the storage."""
+    """Return the studies of the shared ledger if one is given, else of the storage."""
     shared = normal_ledger(search.ledger_url) if search.ledger_url else None
     if shared:
         from search.ledger.database import check_database
@@ -52,8 +49,8 @@ def find_studies(search: SearchConfig) -> list[StudyLocation]:
     return [StudyLocation(storage, name, "", shared) for name in study_names(storage, shared)]
 
 
-def study_row(location: StudyLocation) -> list[str]:
-    """How many trials of a study ended in which way, and its best one."""
+def study_cells(location: StudyLocation) -> list[str]:
+    """Return the number of trials in each state, and the best trial; dashes if the ledger cannot be read."""
     from search.ledger.database import LedgerError
     from search.ledger.ledger import Ledger
     from search.ledger.records import State
@@ -68,19 +65,19 @@ def study_row(location: StudyLocation) -> list[str]:
 
 
 def print_plan(plan: Plan) -> int:
-    """The resolved settings, the space, and what would run."""
+    """Print what would run, the resolved settings and the space; returns exit code 0."""
     console = Console(highlight=False, markup=False)
     console.print(f"study {plan.study}: {plan.search.trials} trials of {plan.space.title} ({plan.space.name})")
-    console.print(f"  would run {what_is_left(plan)}")
+    console.print(f"  would run {remaining_trials(plan)}")
     console.print(f"  storage   {plan.location.folder}")
     console.print(f"  ledger    {public_address(plan.location.ledger_url)}")
     console.print(f"  MLflow    {public_address(plan.location.tracking_uri)}")
-    console.print(settings_table(plan), space_table(plan.space))
+    console.print(plan_table(plan).to_rich(), space_table(plan.space).to_rich())
     return 0
 
 
-def what_is_left(plan: Plan) -> str:
-    """How many trials would be started and continued; raises ConfigError for a study of another identity."""
+def remaining_trials(plan: Plan) -> str:
+    """Describe how many trials would be started and continued; raises ConfigError for a study of another identity."""
     from search.ledger.ledger import Ledger
     from search.ledger.records import State
 
@@ -93,24 +90,19 @@ def what_is_left(plan: Plan) -> str:
     return f"{new} new trials and {still_open} open ones; {len(states) - still_open} have ended"
 
 
-def settings_table(plan: Plan) -> Table:
-    """Every setting that is not searched, of the model and of the search."""
-    table = Table(title="settings", title_justify="left", box=None)
-    table.add_column("name")
-    table.add_column("value")
-    for key, value in plan.settings.flat().items():
-        if key not in plan.space.search:
-            table.add_row(key, "-" if value is None else str(value))
-    for key, value in plan.search.model_dump(exclude={"tracking_uri", "storage", "ledger_url"}).items():
-        table.add_row(f"--{key.replace('_', '-')}", "-" if value is None else str(value))
-    return table
+def plan_table(plan: Plan) -> Table:
+    """List every setting of the model and of the search that is not searched."""
+    search = plan.search.model_dump(exclude={"tracking_uri", "storage", "ledger_url"})
+    values = {key: value for key, value in plan.settings.flat().items() if key not in plan.space.search}
+    values |= {f"--{key.replace('_', '-')}": value for key, value in search.items()}
+    rows = [Row([name, "-" if value is None else str(value)]) for name, value in values.items()]
+    return Table("settings", ["name", "value"], rows, text_columns=("value",))
 
 
 def space_table(space: Space) -> Table:
-    """Every searched setting with its range and start."""
-    table = Table(title="searched", title_justify="left", box=None)
-    for column in ("name", "from", "to", "drawn", "start"):
-        table.add_column(column)
-    for key, r in space.search.items():
-        table.add_row(key, f"{r.low:g}", f"{r.high:g}", "log" if r.log else "linear", f"{r.start:g}")
-    return table
+    """List every searched setting with its range, scale and start."""
+    rows = [
+        Row([key, f"{r.low:g}", f"{r.high:g}", "log" if r.log else "linear", f"{r.start:g}"])
+        for key, r in space.search.items()
+    ]
+    return Table("searched", ["name", "from", "to", "drawn", "start"], rows, text_columns=("drawn",))

@@ -1,27 +1,35 @@
-"""What a run prints at its end: the table, where everything is, and what to do next."""
+"""Print the end of a run: the closing table, the addresses of the results, and the next commands."""
 
 import shlex
 import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from fgseg.storage.store import join, open_store
+from fgseg.tables import Table
 from search.ledger.records import TrialRecord
-from search.report.summary import Summary, rows
+from search.report.summary import Summary
+from search.report.tables import score_table
 from search.study.location import MODEL, PAGE, public_address
 from search.study.plan import Plan
 
 
 def print_run_summary(plan: Plan, console: Console, summary: Summary, finished: bool) -> None:
-    """Print the closing table, the places of the results, and the commands to look at them, to use and to continue."""
+    """Print the closing table, the addresses of the results, and the commands to view, continue and use them.
+
+    Args:
+        plan: of the run.
+        console: to print on.
+        summary: of the study.
+        finished: whether the budget is used up; if so the command to continue has a larger one.
+    """
     model = join(plan.location.folder, MODEL)
     if summary.best is None:
         console.print("no trial has finished")
     else:
         console.print()
-        console.print(score_table(summary, summary.best))
+        console.print(closing_table(summary, summary.best).to_rich(boxed=True))
     lines = {
         "results": plan.location.folder,
         "look": mlflow_command(plan),
@@ -35,19 +43,15 @@ def print_run_summary(plan: Plan, console: Console, summary: Summary, finished: 
         console.print(f"{name + ':':10}{text}", soft_wrap=True, highlight=False, markup=False)
 
 
-def score_table(summary: Summary, best: TrialRecord) -> Table:
-    """The best trial beside the start point, class by class."""
-    table = Table(title=f"{summary.study}: {summary.endings()}", title_justify="left")
-    table.add_column("validation IoU")
-    for column in ("start (trial 000)", f"best (trial {best.number:03d})", "difference"):
-        table.add_column(column, justify="right")
-    for cells in rows(summary, summary.score(summary.start)):
-        table.add_row(*cells, style="bold" if cells[0] == "mIoU" else None)
-    return table
+def closing_table(summary: Summary, best: TrialRecord) -> Table:
+    """Compare the best trial class by class with the start point."""
+    title = f"{summary.study}: {summary.endings()}"
+    reference = summary.score(summary.start)
+    return score_table(summary, reference, title, "start (trial 000)", f"best (trial {best.number:03d})")
 
 
 def mlflow_command(plan: Plan) -> str:
-    """The command, or the address, that shows the study in MLflow."""
+    """Return the command, or the address, that shows the study in MLflow."""
     address = public_address(plan.location.tracking_uri)
     if address.startswith("http"):
         return address
@@ -57,7 +61,7 @@ def mlflow_command(plan: Plan) -> str:
 
 
 def study_command(plan: Plan, module: str) -> str:
-    """A command on the study as it is, such as search.sync, which sends to MLflow what it missed."""
+    """Return the command line that runs a module, such as `search.sync`, on this study."""
     arguments = ["--study", plan.study, "--storage", plan.search.storage]
     if plan.search.ledger_url:
         arguments += ["--ledger-url", public_address(plan.search.ledger_url)]
@@ -67,7 +71,7 @@ def study_command(plan: Plan, module: str) -> str:
 
 
 def current_command() -> list[str]:
-    """The words of the command that was given; a password never reaches the screen."""
+    """Return the words of this process's command line, without passwords."""
     program = Path(sys.argv[0])
     ours = program.parent.name == "search"
     start = ["python", "-m", f"search.{program.stem}"] if ours else ["python", str(program)]
@@ -75,7 +79,7 @@ def current_command() -> list[str]:
 
 
 def continue_command(plan: Plan, finished: bool) -> str:
-    """The command that goes on with the study: the same one, with a larger budget if that is used up."""
+    """Return the command that continues the study: the same one, with twice the trials if the budget is used up."""
     words = [word for word in current_command() if word != "--accept-changes"]
     if not finished:
         return shlex.join(words)
@@ -85,7 +89,7 @@ def continue_command(plan: Plan, finished: bool) -> str:
 
 
 def without_option(arguments: list[str], name: str) -> list[str]:
-    """The arguments without an option and its value."""
+    """Return the arguments without an option and its value."""
     kept = [a for a in arguments if not a.startswith(f"{name}=")]
     while name in kept:
         at = kept.index(name)

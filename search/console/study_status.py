@@ -41,7 +41,7 @@ class StudyStatus:
         else:
             self.ended[record.number] = record
             self.failed += record.state is State.FAIL
-            rivals = sorted([record, *([self.best] if self.best else [])], key=lambda r: r.number)
+            rivals = [record, *([self.best] if self.best else [])]
             self.best = best_trial(rivals, self.metadata.allow_changed_batch)
         return before
 

@@ -2,7 +2,7 @@
 
 from fgseg.checkpoints.manifest import keep_only, list_manifests
 from search.ledger.ledger import Ledger
-from search.ledger.records import State, TrialRecord
+from search.ledger.records import State, TrialRecord, rank_trials
 from search.study.location import StudyLocation
 
 START_POINT = 0
@@ -27,10 +27,9 @@ class CheckpointRetention:
     def apply(self) -> None:
         """Bring the folders of all ended trials in line with the ledger; repeating it changes nothing."""
         trials = self.ledger.trials()
-        ranked = sorted((t for t in trials if t.value is not None), key=lambda t: (-(t.value or 0), t.number))
         # Trials with a changed batch beside the others: a later run may allow one of them to be the best.
-        unchanged = [t for t in ranked if not t.overrides]
-        kept = {t.number for best in (ranked, unchanged) for t in best[: self.num_to_keep]} | {START_POINT}
+        rankings = (rank_trials(trials, changed_batch=True), rank_trials(trials, changed_batch=False))
+        kept = {t.number for ranking in rankings for t in ranking[: self.num_to_keep]} | {START_POINT}
         for trial in trials:
             stays = trial.number in kept and trial.state is State.COMPLETE
             if trial.state is not State.RUNNING and self.applied.get(trial.number) is not stays:

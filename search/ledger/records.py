@@ -103,15 +103,20 @@ def seed_of(number: int, repeat: int | None) -> int:
     return number if repeat is None else repeat
 
 
-def best_trial(records: Iterable[TrialRecord], changed_batch: bool) -> TrialRecord | None:
-    """Return the COMPLETE trial with the highest value, the earliest of equals; None if there is none.
+def rank_trials(records: Iterable[TrialRecord], changed_batch: bool) -> list[TrialRecord]:
+    """Return the COMPLETE trials by falling value; of equal values the lower number comes first.
 
     Args:
-        records: the trials of the study, in order of their numbers.
-        changed_batch: whether trials with `overrides` are considered.
+        records: trials of one study, in any order.
+        changed_batch: whether to include trials whose settings had to be changed because memory ran out.
     """
     complete = [r for r in records if r.value is not None and (changed_batch or not r.overrides)]
-    return max(complete, key=lambda record: record.value or 0.0, default=None)
+    return sorted(complete, key=lambda record: (-(record.value or 0.0), record.number))
+
+
+def best_trial(records: Iterable[TrialRecord], changed_batch: bool) -> TrialRecord | None:
+    """Return the first trial of `rank_trials`; None if no trial is COMPLETE."""
+    return next(iter(rank_trials(records, changed_batch)), None)
 
 
 def read_record(trial: FrozenTrial) -> TrialRecord:

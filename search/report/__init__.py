@@ -1,1 +1,1 @@
-"""One study as a page, a text and charts."""
+"""One study as an HTML page, Markdown and charts."""

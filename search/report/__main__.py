@@ -16,10 +16,10 @@ from search.study.location import PAGE
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (see `fgseg.cli`)."""
-    return run_command(parse, write_report_and_print, arguments)
+    return run_command(parse, report_study, arguments)
 
 
-def write_report_and_print(options: argparse.Namespace) -> int:
+def report_study(options: argparse.Namespace) -> int:
     """Write the report and print its address; raises ConfigError, FaultError, OSError."""
     location = location_from(options)
     write_report(location, frames=not options.no_frames)

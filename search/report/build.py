@@ -1,4 +1,4 @@
-"""Write the report of a study: page, text and charts, into its folder."""
+"""Write the report of a study into its folder: page, Markdown and pictures."""
 
 import time
 from typing import TYPE_CHECKING
@@ -11,18 +11,16 @@ from search.study.location import PAGE, StudyLocation
 if TYPE_CHECKING:
     from search.report.content import Content
 
-TEXT = "report.md"
-
-
-LATER = "The pictures of frames come at the end of the run."
+MARKDOWN = "report.md"
+FRAMES_LATER = "The pictures of frames come at the end of the run."
 
 
 def write_report(location: StudyLocation, frames: bool = True) -> list[str]:
-    """Write the report of a study as its ledger stands into `<study>/report/`.
+    """Write the report of a study, from its ledger, into `<study>/report/`.
 
     Args:
-        place: of the study.
-        frames: whether to predict frames with the best trial's weights: some seconds, and a model in memory.
+        location: of the study.
+        frames: whether to predict frames with the best trial's weights, which takes seconds and a model's memory.
 
     Returns:
         The names of the files.
@@ -31,30 +29,30 @@ def write_report(location: StudyLocation, frames: bool = True) -> list[str]:
         ConfigError: there is no such study.
     """
     summary = summarise(open_ledger(location))
-    from search.report.content import build_content  # matplotlib takes seconds to import: mistakes come first
+    from search.report.content import build_content  # after ConfigError was possible: matplotlib imports in seconds
     from search.report.frames import Frames, choose_frames
 
     location.report_store.remove_temporary()
-    shown = choose_frames(summary, location.trial_store) if frames else Frames((), LATER)
+    shown = choose_frames(summary, location.trial_store) if frames else Frames((), FRAMES_LATER)
     files = report_files(build_content(summary, find_baseline(location, summary), shown, time.time()))
-    put_all(location.report_store, files)
+    store_files(location.report_store, files)
     return sorted(files)
 
 
 def report_files(content: "Content") -> dict[str, bytes]:
-    """Every file of a report by its name."""
+    """Render a report; returns its files' bytes by name."""
     from fgseg.visual.label_images import encode_png, strip
-    from search.report.html import page
-    from search.report.tables import markdown
+    from search.report.html import render_page
+    from search.report.markdown import render_markdown
 
-    files = {PAGE: page(content).encode(), TEXT: markdown(content).encode()}
+    files = {PAGE: render_page(content).encode(), MARKDOWN: render_markdown(content).encode()}
     files |= {f"{chart.name}.png": chart.png for chart in content.charts}
     strips = (encode_png(strip(list(frame.panels().values()))) for frame in content.frames.shown)
     return files | {f"frame-{k}.png": picture for k, picture in enumerate(strips, 1)}
 
 
-def put_all(store: Store, files: dict[str, bytes]) -> None:
-    """Write the files, and delete pictures of an earlier report that this one has not."""
+def store_files(store: Store, files: dict[str, bytes]) -> None:
+    """Write the files, and delete the pictures of an earlier report that are not among them."""
     for name, data in files.items():
         store.put(name, data)
     for name in store.list():

@@ -1,4 +1,4 @@
-"""The charts of a study, drawn from its summary; each is a figure of its own, without pyplot's global state."""
+"""Draw the charts of a study from its summary, each as a figure without pyplot's global state."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ INK, SOFT, FAINT = "#1c2733", "#6b7885", "#d9dee3"
 BEST, FAILED = "#0062be", "#de5400"
 """Blue and vermilion, as in `fgseg.visual.label_images`."""
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-"""Behind a number that lies on a line."""
+"""Box behind a number that lies on a line."""
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
@@ -40,12 +40,12 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 9.5,
     "savefig.dpi": 150,
 }
-HALF, WHOLE = (6.2, 3.7), (12.6, 4.4)
-"""Inches of a chart that takes half of the report's width, and of one that takes all of it."""
+HALF_IN, WHOLE_IN = (6.2, 3.7), (12.6, 4.4)
+"""Width and height in inches of a chart of half and of full page width."""
 
 
 def png(draw: Callable[[], Figure]) -> bytes:
-    """A chart as a PNG file, in the report's style."""
+    """Draw a chart in the report's style; returns a PNG file."""
     with rc_context(STYLE):
         buffer = BytesIO()
         draw().savefig(buffer, format="png")
@@ -53,11 +53,13 @@ def png(draw: Callable[[], Figure]) -> bytes:
 
 
 def history(summary: Summary, baseline: float | None) -> Figure:
-    """The mIoU of every trial in the order of their numbers, and the best so far.
+    """Plot the mIoU of every trial by number, and the best so far.
 
-    `baseline` is the best mIoU of the baseline family.
+    Args:
+        summary: of the study.
+        baseline: best mIoU of the baseline family, drawn as a line; None for no line.
     """
-    figure = Figure(HALF, layout="constrained")
+    figure = Figure(HALF_IN, layout="constrained")
     axes = figure.subplots()
     marks = {State.COMPLETE: ("o", BEST, "finished"), State.PRUNED: ("v", SOFT, "stopped early")}
     for state, (mark, tone, name) in marks.items():
@@ -85,7 +87,7 @@ def history(summary: Summary, baseline: float | None) -> Figure:
 
 
 def best_so_far(summary: Summary) -> list[tuple[int, float]]:
-    """Trial numbers and the highest mIoU up to there; the line ends at the last trial."""
+    """Return (trial number, highest mIoU up to this trial) by number; the last point is at the last trial."""
     path: list[tuple[int, float]] = []
     for t in sorted(summary.ranked, key=lambda t: t.number):
         path.append((t.number, max(t.value or 0, path[-1][1] if path else 0)))
@@ -93,8 +95,8 @@ def best_so_far(summary: Summary) -> list[tuple[int, float]]:
 
 
 def importances(shares: Mapping[str, float]) -> Figure:
-    """The settings by the share of the variance that each explains."""
-    figure = Figure(HALF, layout="constrained")
+    """Plot the share of the mIoU's variance, in [0, 1], that each setting explains."""
+    figure = Figure(HALF_IN, layout="constrained")
     axes = figure.subplots()
     names, values = list(shares)[::-1], [100 * v for v in list(shares.values())[::-1]]
     bars = axes.barh(names, values, color=BEST, height=0.62)
@@ -105,8 +107,8 @@ def importances(shares: Mapping[str, float]) -> Figure:
 
 
 def slices(summary: Summary, keys: Sequence[str]) -> Figure:
-    """The mIoU against each of a few settings."""
-    figure = Figure((HALF[0], 5.2), layout="constrained")
+    """Plot the mIoU of the finished trials against each of the settings `keys`."""
+    figure = Figure((HALF_IN[0], 5.2), layout="constrained")
     panels = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
     for axes, key in zip(panels, keys, strict=True):
         scatter(axes, summary, key)
@@ -117,7 +119,7 @@ def slices(summary: Summary, keys: Sequence[str]) -> Figure:
 
 
 def scatter(axes: Axes, summary: Summary, key: str) -> None:
-    """One panel of `slices`."""
+    """Draw one panel of `slices`."""
     points = [(t.params[key], t.value or 0, t) for t in summary.ranked if key in t.params]
     others = [(x, y) for x, y, t in points if t is not summary.best and t.number != 0]
     if others:
@@ -136,13 +138,13 @@ def scatter(axes: Axes, summary: Summary, key: str) -> None:
 
 
 def plain_ticks(axes: Axes, r: Range) -> None:
-    """Three or four ticks of a setting, written as plain numbers."""
+    """Label the axis of a setting at `ticks`, as plain numbers."""
     axes.set_xticks(ticks(r), [f"{tick:g}" for tick in ticks(r)])
     axes.set_xticks([], minor=True)
 
 
 def ticks(r: Range) -> list[float]:
-    """Round values across a setting's range: 1, 2 or 5 times a power of ten where it is drawn by the logarithm."""
+    """Return 2 to 6 round values within a setting's range: 1, 2 or 5 times a power of ten if its scale is log."""
     if not r.log:
         return [float(f"{r.low + k * (r.high - r.low) / 4:.3g}") for k in range(5)]
     low, high = math.floor(math.log10(r.low)), math.ceil(math.log10(r.high))
@@ -153,8 +155,8 @@ def ticks(r: Range) -> list[float]:
 
 
 def parallel(summary: Summary) -> Figure:
-    """Every finished trial as a line through its settings to its mIoU; the darker, the better."""
-    figure = Figure(WHOLE, layout="constrained")
+    """Plot every finished trial as a line through its settings to its mIoU; a darker line has a higher mIoU."""
+    figure = Figure(WHOLE_IN, layout="constrained")
     axes = figure.subplots()
     keys = list(summary.ranges)
     values = [t.value or 0 for t in summary.ranked]
@@ -182,13 +184,13 @@ def parallel(summary: Summary) -> Figure:
 
 
 def mark_axis(axes: Axes, at: float, low: float, high: float) -> None:
-    """The ends of one axis of `parallel`."""
+    """Label the ends of one axis of `parallel`."""
     for height, value, location in ((-0.035, low, "top"), (1.035, high, "bottom")):
         axes.text(at, height, f"{value:.3g}", ha="center", va=location, color=INK, fontsize=9.5, bbox=PAPER)
 
 
 def position(value: float, r: Range) -> float:
-    """Where a value lies in its range, from 0 to 1; at an end where the range was narrowed since."""
+    """Return the position of a value in its range, in [0, 1]; a value outside the range is clipped."""
     value = min(max(value, r.low), r.high)
     if r.high == r.low:
         return 0.5
@@ -198,8 +200,8 @@ def position(value: float, r: Range) -> float:
 
 
 def class_curves(summary: Summary, count: int = 5) -> Figure:
-    """IoU of each class over the epochs, for the best few trials and the start point."""
-    figure = Figure((WHOLE[0], 6.0), layout="constrained")
+    """Plot IoU by epoch, one panel a class, for the best `count` trials and the start point."""
+    figure = Figure((WHOLE_IN[0], 6.0), layout="constrained")
     panels = figure.subplots(2, 3, sharex=True)
     others = [t for t in summary.ranked if t is not summary.best and t.number != 0][: count - 1]
     tones = ["#5b8fc9", "#93b1d1", "#a9b4bf", "#c3cad1"]
@@ -222,17 +224,17 @@ def class_curves(summary: Summary, count: int = 5) -> Figure:
 
 
 def curve(axes: Axes, trial: TrialRecord, key: str, **style: Any) -> None:
-    """One class of one trial."""
+    """Plot the IoU of one class of one trial by epoch."""
     epochs = [e.epoch for e in trial.epochs]
     axes.plot(epochs, [e.iou.get(key, math.nan) for e in trial.epochs], marker="o", markersize=3.5, **style)
 
 
 def confusion(summary: Summary) -> Figure:
-    """Of each class's true pixels, the percentage that the best trial gives to each class."""
+    """Plot the best trial's confusion matrix in percent of each class's true pixels (rows: truth)."""
     epoch = summary.epoch(summary.best)
     assert epoch is not None  # the best trial has epochs
     shares = [[100 * n / sum(row) if sum(row) else math.nan for n in row] for row in epoch.confusion]
-    figure = Figure((HALF[0], 5.2), layout="constrained")
+    figure = Figure((HALF_IN[0], 5.2), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     for row, values in enumerate(shares):

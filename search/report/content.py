@@ -1,4 +1,4 @@
-"""What a study's report says, before it becomes a page or Markdown: its charts with titles, captions and alt texts."""
+"""The content of a study's report, independent of its format: charts with titles, captions and alt texts."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from search.sampling.importance import caution, importance
 
 @dataclass(frozen=True)
 class Chart:
-    """One chart: `name` is that of its file, `alt` says in words what it shows."""
+    """One chart; `name` is the stem of its file, `alt` describes it to readers who cannot see it."""
 
     name: str
     title: str
@@ -22,20 +22,20 @@ class Chart:
 
 @dataclass(frozen=True)
 class Content:
-    """A report's parts; `charts` is empty while no trial has finished."""
+    """The parts of a report; `charts` is empty while no trial has finished."""
 
     summary: Summary
     baseline: Baseline
     frames: Frames
     charts: tuple[Chart, ...]
     notes: tuple[str, ...]
-    """Why something is missing."""
+    """Sentences that explain why a part is missing."""
     written: float
-    """Unix seconds."""
+    """Unix seconds at which the report is written."""
 
 
 def build_content(summary: Summary, baseline: Baseline, frames: Frames, written: float) -> Content:
-    """Draw what can be drawn of a study as it stands."""
+    """Draw the charts for which the study has enough trials; a note explains each missing one."""
     if summary.best is None:
         return Content(
             summary, baseline, frames, (), ("No trial has finished yet, so there is nothing to show.",), written
@@ -57,6 +57,7 @@ def build_content(summary: Summary, baseline: Baseline, frames: Frames, written:
 
 
 def history_chart(summary: Summary, baseline: Baseline) -> Chart:
+    """Chart the mIoU of all trials."""
     other = baseline.summary.best.value if baseline.summary and baseline.summary.best else None
     path = best_so_far(summary)
     alt = f"mIoU of {len(summary.trials)} trials; the best so far goes from {path[0][1]:.4f} to {path[-1][1]:.4f}."
@@ -65,13 +66,14 @@ def history_chart(summary: Summary, baseline: Baseline) -> Chart:
 
 
 def importance_chart(summary: Summary, shares: dict[str, float]) -> Chart:
+    """Chart the importance of the settings."""
     alt = "Share of the variance by setting: " + ", ".join(f"{key} {100 * v:.0f} %" for key, v in shares.items()) + "."
     drawn = png(lambda: importances(shares))
     return Chart("importance", "Parameter importance", caution(summary.ranked, summary.ranges), alt, drawn)
 
 
 def slice_chart(summary: Summary, important: list[str]) -> Chart:
-    """Slices of two settings, the most important ones if that is known."""
+    """Chart the mIoU against two settings: the most important ones, or the first ones if `important` is empty."""
     keys = (important or list(summary.ranges))[:2]
     which = "only searched" if len(keys) == 1 else "two most important" if important else "first two"
     caption = f"Finished trials by the {which} setting{'s' * (len(keys) > 1)}."
@@ -80,6 +82,7 @@ def slice_chart(summary: Summary, important: list[str]) -> Chart:
 
 
 def parallel_chart(summary: Summary) -> Chart:
+    """Chart all finished trials in parallel coordinates."""
     start = "; black diamonds are the start point" if summary.start else ""
     caption = f"Every finished trial: the best in blue, of the others the darker the better{start}."
     alt = f"Lines of {len(summary.ranked)} trials through {len(summary.ranges)} settings to their mIoU."
@@ -88,6 +91,7 @@ def parallel_chart(summary: Summary) -> Chart:
 
 
 def confusion_chart(summary: Summary) -> Chart:
+    """Chart the best trial's confusion matrix."""
     best = summary.best
     assert best is not None  # as in build_content
     drawn = png(lambda: confusion(summary))
@@ -98,6 +102,7 @@ def confusion_chart(summary: Summary) -> Chart:
 
 
 def curves_chart(summary: Summary) -> Chart:
+    """Chart the IoU of each class over the epochs."""
     count = min(5, len(summary.ranked))
     caption = (
         f"Validation IoU after each epoch: the best {'trial' if count == 1 else f'{count} trials'} and the start point."

@@ -1,4 +1,4 @@
-"""The validation frames on which the best trial and the start point differ most, as pictures."""
+"""Choose the validation frames on which the best trial and the start point differ most, as pictures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +15,11 @@ from search.ledger.records import TrialRecord
 from search.report.summary import Summary
 
 COUNT = 4
-CPU_PIXELS, GPU_PIXELS = 2**23, 2**28
-"""Pixels judged to choose from: on the CPU 16 frames of 512x1024 or 256 of 128x256, some seconds."""
-WIDTH = 512
-"""Pixels of a picture's width at most."""
+"""Frames that a report shows."""
+CPU_BUDGET_PX, GPU_BUDGET_PX = 2**23, 2**28
+"""Pixels predicted to choose frames from; on the CPU 16 frames of 512x1024 or 256 of 128x256, which takes seconds."""
+MAX_WIDTH_PX = 512
+"""Maximum width of a picture; wider ones are reduced."""
 PANELS = ("photo", "truth", "start", "best", "changed pixels")
 
 
@@ -33,43 +34,55 @@ class ShownFrame:
     best: np.ndarray
 
     def panels(self) -> dict[str, np.ndarray]:
-        """The pictures in the order of PANELS, (h, w, 3) uint8, none wider than WIDTH."""
-        photo, truth, start, best = to_width(WIDTH, self.photo, self.truth, self.start, self.best)
+        """Return the pictures by PANELS, in this order: (h, w, 3) uint8, at most MAX_WIDTH_PX wide."""
+        photo, truth, start, best = to_width(MAX_WIDTH_PX, self.photo, self.truth, self.start, self.best)
         drawn = [photo, *(overlay(photo // 2, labels, 0.75) for labels in (truth, start, best))]
         return dict(zip(PANELS, [*drawn, changes(truth, start, best)], strict=True))
 
 
 @dataclass(frozen=True)
 class Frames:
-    """The chosen frames, and a sentence: how they were chosen, or why there are none."""
+    """The chosen frames, and a sentence that explains how they were chosen or why there are none."""
 
     shown: tuple[ShownFrame, ...]
     note: str
 
 
 def choose_frames(summary: Summary, store_of: Callable[[int], Store]) -> Frames:
-    """Predict validation frames with the weights of trial 0 and of the best, and take those that differ most.
+    """Predict validation frames with the weights of trial 0 and of the best trial; choose those that differ most.
 
     Args:
         summary: of the study.
-        store_of: where the files of a trial are, by its number.
+        store_of: returns the store of a trial's files by its number.
+
+    Returns:
+        No frames, and the reason, if either trial or its weights are missing.
     """
     if summary.best is None:
         return Frames((), "No trial has finished.")
     if summary.start is None:
-        return Frames((), "Trial 000, the start point, has not finished, so there is nothing to hold the best against.")
+        return Frames((), "Trial 000, the start point, has not finished, so the best trial has no reference.")
     if summary.best.number == summary.start.number:
         return Frames((), "The start point itself is the best trial so far, so no frame differs.")
     try:
-        return compare(summary, summary.start, summary.best, store_of)
+        return compare_predictions(summary, summary.start, summary.best, store_of)
     except FileNotFoundError as error:
         return Frames((), f"The weights of trial 000 or of the best are gone ({error}).")
     except (ConfigError, ValueError, RuntimeError) as error:  # the last where a GPU is full of trials
         return Frames((), f"The frames cannot be predicted: {error}.")
 
 
-def compare(summary: Summary, start: TrialRecord, best: TrialRecord, store_of: Callable[[int], Store]) -> Frames:
-    """The work of `choose_frames`; raises FileNotFoundError, ConfigError, ValueError or RuntimeError."""
+def compare_predictions(
+    summary: Summary, start: TrialRecord, best: TrialRecord, store_of: Callable[[int], Store]
+) -> Frames:
+    """Predict with both trials' weights and choose frames.
+
+    Raises:
+        FileNotFoundError: a trial has no checkpoint of its selected epoch.
+        ConfigError: the data set cannot be read.
+        ValueError: the weights are damaged.
+        RuntimeError: torch fails, e.g. out of GPU memory.
+    """
     import torch
     from safetensors.torch import load
 
@@ -81,7 +94,7 @@ def compare(summary: Summary, start: TrialRecord, best: TrialRecord, store_of: C
     run = build([Layer("study", summary.settings)])
     frames = load_splits(run.data, ("val",))["val"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    budget = CPU_PIXELS if device.type == "cpu" else GPU_PIXELS
+    budget = CPU_BUDGET_PX if device.type == "cpu" else GPU_BUDGET_PX
     count = min(len(frames), max(COUNT, budget // frames.labels[0].size))
     index = np.linspace(0, len(frames) - 1, count).round().astype(int)
     photos, truth = np.asarray(frames.images[index]), np.asarray(frames.labels[index])
@@ -98,7 +111,7 @@ def compare(summary: Summary, start: TrialRecord, best: TrialRecord, store_of: C
 
 
 def chosen_weights(store: Store, trial: TrialRecord) -> bytes:
-    """The weights of the epoch that stands for a trial; raises FileNotFoundError or ValueError."""
+    """Read the weights of a trial's selected epoch; raises FileNotFoundError or ValueError."""
     for manifest in list_manifests(store):
         if manifest.epoch == trial.selected:
             return read_weights(store, manifest)
@@ -106,13 +119,13 @@ def chosen_weights(store: Store, trial: TrialRecord) -> bytes:
 
 
 def difference(truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """How much two predictions differ on each frame: the sum over classes of the absolute difference of their IoU.
+    """Sum the absolute differences of two predictions' IoU over the classes, frame by frame.
 
     Args:
         truth, before, after: (N, H, W) uint8 labels.
 
     Returns:
-        (N,) float64, 0 to 6; a thin class weighs as much as a large one.
+        (N,) float64 in [0, 6]; every class has the same weight, however few pixels it has.
     """
     judged = truth != VOID
     total = np.zeros(len(truth))
@@ -127,5 +140,5 @@ def difference(truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.n
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """`part / whole`, and 0 where both are 0."""
+    """Divide pixel counts (N,); 0 where both are 0."""
     return part / np.maximum(whole, 1)

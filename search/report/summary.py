@@ -1,51 +1,53 @@
-"""A study in figures, from its ledger alone: its trials, the best and the start point, and what they cost."""
+"""Summarise a study from its ledger: trials, the best one, the start point, and the cost."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fgseg.labels import FOREGROUND
-from fgseg.results import EpochResult, format_iou, select_epoch
+from fgseg.results import EpochResult, select_epoch
 from search.ledger.catalog import exists, open_ledger
 from search.ledger.ledger import Ledger
-from search.ledger.records import State, TrialRecord
+from search.ledger.records import State, TrialRecord, rank_trials
 from search.study.location import StudyLocation
 from search.study.plan import UNIDENTIFYING
 from search.study.space import Range
 
 ENDINGS = {State.COMPLETE: "finished", State.PRUNED: "stopped early", State.FAIL: "failed", State.RUNNING: "open"}
-"""How people call the states of trials."""
+"""Words for the states of trials, as shown to users."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a study took."""
+    """Time and epochs that a study took."""
 
     hours: float
-    """Of training and validation, all trials together, epochs that were lost left out."""
+    """Hours of training and validation, summed over trials; epochs lost in a crash are not counted."""
     gpus: float
-    """GPUs of a trial."""
+    """GPUs per trial; fractions are possible."""
     cpus: float
-    """Processor cores of a trial."""
+    """Processor cores per trial."""
     epochs: int
     saved: int
-    """Epochs that were not trained since their trial was stopped early."""
+    """Epochs not trained because their trial was stopped early."""
 
     @property
     def amount(self) -> float:
-        """Hours of GPUs, or of cores where there was no GPU."""
+        """GPU-hours, or core-hours without a GPU."""
         return self.hours * (self.gpus or self.cpus)
 
     @property
     def unit(self) -> str:
-        """What `amount` counts."""
+        """Unit of `amount`."""
         return "GPU-hours" if self.gpus else "core-hours"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """`start` is the source's point and `best` the trial with the highest selected mIoU; None until finished."""
+    """A study as its ledger holds it now.
+
+    `start` is trial 0, the start point of the space, and `best` the first of `ranked`; both are None until finished.
+    """
 
     study: str
     space: str
@@ -53,42 +55,42 @@ class Summary:
     experiment: str
     """The config's name."""
     settings: dict[str, Any]
-    """Every dotted setting of the start point."""
+    """Settings of the start point by dotted name."""
     ranges: dict[str, Range]
     """The searched settings."""
     data: str
-    """Fingerprint of the frames."""
+    """Fingerprint of the data set."""
     resources: dict[str, float]
-    """`gpus` and `cpus` of a trial, as the latest run had them."""
+    """`gpus` and `cpus` per trial in the latest run."""
     trials: list[TrialRecord]
     ranked: list[TrialRecord]
-    """The trials that may be the best, best first."""
+    """From `rank_trials`."""
     start: TrialRecord | None
     best: TrialRecord | None
 
     def epoch(self, record: TrialRecord | None) -> EpochResult | None:
-        """The epoch that stands for a trial, or would if it ended now."""
+        """Return a trial's selected epoch; of a trial that has not ended, the epoch that would be selected now."""
         if record is None or not record.epochs:
             return None
         return record.chosen or select_epoch(record.epochs, self.settings.get("train.select", "last"))
 
     def score(self, record: TrialRecord | None) -> dict[str, float]:
-        """IoU by class key, and `miou`, of a trial; empty without an epoch."""
+        """Return a trial's IoU by class key, and its `miou`; empty if it has no epoch."""
         epoch = self.epoch(record)
         return {**epoch.iou, "miou": epoch.miou} if epoch else {}
 
     def point(self) -> list[tuple[str, float, float]]:
-        """Rows of searched setting, the start's value and the best trial's value."""
+        """Return (searched setting, value of the start point, value of the best trial)."""
         params = self.best.params if self.best else {}
         return [(key, r.start, params[key]) for key, r in self.ranges.items() if key in params]
 
     def endings(self) -> str:
-        """How many trials ended in which way, in words."""
+        """Describe the number of trials in each state."""
         counts = {name: sum(t.state is state for t in self.trials) for state, name in ENDINGS.items()}
         return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "no trial"
 
     def cost(self) -> Cost:
-        """Time and epochs of all trials."""
+        """Sum time and epochs over all trials."""
         budget = int(self.settings.get("train.epochs", 0))
         return Cost(
             hours=math.fsum(e.seconds for t in self.trials for e in t.epochs) / 3600,
@@ -100,9 +102,9 @@ class Summary:
 
 
 def summarise(ledger: Ledger) -> Summary:
-    """The figures of a study as its ledger stands."""
+    """Read a study's summary from its ledger."""
     trials, metadata = ledger.trials(), ledger.metadata
-    ranked = rank(trials, metadata.allow_changed_batch)
+    ranked = rank_trials(trials, metadata.allow_changed_batch)
     start = next((t for t in trials if t.number == 0 and t.state is State.COMPLETE), None)
     return Summary(
         study=metadata.study,
@@ -120,50 +122,25 @@ def summarise(ledger: Ledger) -> Summary:
     )
 
 
-def rank(trials: Sequence[TrialRecord], changed_batch: bool) -> list[TrialRecord]:
-    """The finished trials, best first, the earlier of equals before the later; see `Ledger.best`."""
-    comparable = [t for t in trials if t.value is not None and (changed_batch or not t.overrides)]
-    return sorted(comparable, key=lambda t: (-(t.value or 0), t.number))
-
-
 def read_ranges(identity: Mapping[str, Any]) -> dict[str, Range]:
-    """The searched settings that a study's identity names."""
+    """Read the ranges of the searched settings from a study's identity."""
     return {key: Range.model_validate(r) for key, r in identity.get("space", {}).get("search", {}).items()}
 
 
-def rows(summary: Summary, before: Mapping[str, float]) -> list[list[str]]:
-    """Class name, another trial's IoU, the best one's and the difference as texts; the last row is the mIoU.
-
-    Args:
-        summary: of a study with a best trial.
-        before: the other trial's `Summary.score`; empty gives dashes.
-    """
-    after = summary.score(summary.best)
-    names = {c.key: c.name for c in FOREGROUND} | {"miou": "mIoU"}
-    return [[name, *cells(before.get(key), after.get(key, math.nan))] for key, name in names.items()]
-
-
-def cells(before: float | None, after: float) -> list[str]:
-    """Two IoU values and their difference as texts."""
-    gain = (
-        "-" if before is None or math.isnan(after - before) else f"{after - before:+.4f}".replace("-0.0000", "+0.0000")
-    )
-    return ["-" if before is None else format_iou(before), format_iou(after), gain]
-
-
 FAMILY = "baseline"
+"""Space of the baseline family."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The baseline's study, or why there is none to compare with; both are empty for a baseline itself."""
+    """The baseline family's study, or the reason why it is not compared; both are empty for a baseline itself."""
 
     summary: Summary | None = None
     reason: str = ""
 
 
 def find_baseline(location: StudyLocation, summary: Summary) -> Baseline:
-    """Look for the study `<config>-baseline` in the storage of another one."""
+    """Find the study `<config>-baseline` in the same storage, if it can be compared with `summary`."""
     if summary.space == FAMILY:
         return Baseline()
     name = f"{summary.experiment}-{FAMILY}"
@@ -173,13 +150,13 @@ def find_baseline(location: StudyLocation, summary: Summary) -> Baseline:
     found = summarise(open_ledger(other))
     if found.data != summary.data:
         return Baseline(reason=f"Study {name} was made on other frames, so it is not compared.")
-    if other_recipe := differing(found, summary):
+    if other_recipe := differing_setting(found, summary):
         return Baseline(reason=f"Study {name} has another {other_recipe}, so it is not compared.")
     return Baseline(found) if found.best else Baseline(reason=f"Study {name} has no finished trial yet.")
 
 
-def differing(one: Summary, other: Summary) -> str:
-    """The first setting of model or training in which two studies differ, but for those that either searches."""
+def differing_setting(one: Summary, other: Summary) -> str:
+    """Return the first model, training or augmentation setting that differs, "" if none; searched ones are ignored."""
     free = {*one.ranges, *other.ranges, *UNIDENTIFYING}
     keys = [k for k in one.settings if k.split(".")[0] in ("model", "train", "augment") and k not in free]
     return next((key for key in keys if one.settings[key] != other.settings.get(key)), "")

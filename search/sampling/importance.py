@@ -1,4 +1,4 @@
-"""Which searched settings decide the mIoU, from the finished trials alone: fANOVA over a random forest."""
+"""Importance of the searched settings for the mIoU: fANOVA on a random forest over the finished trials."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -7,21 +7,21 @@ from search.ledger.records import TrialRecord
 from search.study.space import Range
 
 FEWEST = 8
-"""Finished trials below which a forest says nothing about any setting."""
+"""Minimum of finished trials; with fewer no importance is computed."""
 FEW = 30
-"""Finished trials below which the order may still change."""
+"""Below this number of finished trials `caution` warns that the order may still change."""
 
 
 def importance(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> dict[str, float]:
-    """The share of the mIoU's variance that each setting explains, largest first; they sum to 1.
+    """Compute the share of the mIoU's variance that each setting explains, largest first; the shares sum to 1.
 
     Args:
         trials: finished trials, in any order.
         ranges: the searched settings.
 
     Returns:
-        Empty where fewer than FEWEST trials have all settings within the ranges, all have one mIoU, or fewer than two
-        settings are searched.
+        Empty if fewer than two settings are searched, fewer than FEWEST trials lie within the ranges, or all of these
+        trials have the same mIoU.
 
     Source: Hutter, Hoos and Leyton-Brown 2014, as Optuna computes it, over the trials' own ranges.
     """
@@ -44,16 +44,16 @@ def importance(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> di
 
 
 def within(params: Mapping[str, float], ranges: Mapping[str, Range]) -> bool:
-    """Whether a point has a value in every range; those of before a range was narrowed may have none."""
+    """Whether a point lies in every range; a point tried before a range was narrowed may not."""
     return all(key in params and r.low <= params[key] <= r.high for key, r in ranges.items())
 
 
 def caution(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> str:
-    """How far the shares can be trusted, in a sentence."""
+    """Describe in a sentence how reliable the shares are, or why there are none."""
     count = sum(t.value is not None for t in trials)
     if len(ranges) < 2:
-        return "Fewer than two settings are searched, so there is nothing to weigh."
+        return "Fewer than two settings are searched, so no importance can be computed."
     if count < FEWEST:
-        return f"{count} finished trials are too few to weigh the settings: it takes {FEWEST} at least."
+        return f"{count} finished trials are too few to compute importances; at least {FEWEST} are needed."
     hint = f"; from {count} trials the order may still change" if count < FEW else ""
     return f"Share of the mIoU's variance that a setting explains (fANOVA){hint}."

@@ -20,7 +20,7 @@ from search.compare.__main__ import main
 from search.compare.plans import plans_from
 from search.compare.runner import budgets
 from search.compare.scores import ROWS, Family, compare, scores
-from search.compare.tables import markdown
+from search.compare.tables import render_comparison
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.study_metadata import StudyMetadata
@@ -86,7 +86,7 @@ def test_one_seed_has_no_interval_and_the_page_says_so():
     assert found["against_baseline"][0]["iou"]["mean"] | {"value": 0} == {
         "value": 0, "low": None, "high": None, "p": None, "p_holm": None, "verdict": "unknown",
     }  # fmt: skip
-    assert "With one seed no interval and no p-value can be given" in markdown(found)
+    assert "With one seed no interval and no p-value can be given" in render_comparison(found)
 
 
 def test_without_a_baseline_the_approaches_are_compared_with_each_other():
@@ -102,11 +102,11 @@ def test_without_a_baseline_the_approaches_are_compared_with_each_other():
 def test_single_family_has_its_scores_only():
     found = facts([family("a")])
     assert (found["against_baseline"], found["between_approaches"]) == ([], [])
-    assert "IoU and boundary IoU" in markdown(found)
+    assert "IoU and boundary IoU" in render_comparison(found)
 
 
 def test_page_has_the_sources_table_and_calls_a_small_difference_what_it_is():
-    page = markdown(facts([family("baseline"), family("even"), family("good", 0.7)]))
+    page = render_comparison(facts([family("baseline"), family("even"), family("good", 0.7)]))
     assert "| Class | BASELINE | EVEN | Improvement | 95 % interval | p (Holm) |" in page
     assert all(f"| {name} |" in page for name in ("fence", "traffic light", "**mIoU**"))
     assert "is not distinguishable from zero at these seeds" in page
@@ -120,9 +120,9 @@ def test_page_names_what_is_left_out_and_where_best_points_come_from():
         "origins": ["A: trial 003 of 20"],
         "missing": ["A: seed 3 is open"],
     }
-    assert "at the best point of its study" in markdown(found)
-    assert "Best points: A: trial 003 of 20." in markdown(found)
-    assert "Left out: A: seed 3 is open." in markdown(found)
+    assert "at the best point of its study" in render_comparison(found)
+    assert "Best points: A: trial 003 of 20." in render_comparison(found)
+    assert "Left out: A: seed 3 is open." in render_comparison(found)
 
 
 def test_comparison_is_plain_json():

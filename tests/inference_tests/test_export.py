@@ -79,7 +79,7 @@ def test_card_tells_data_settings_scores_and_licence(folder: Path, study: tuple[
     info, record = (folder / "README.md").read_text(), study[1].trial(0)
     assert "**Synthetic data**" in info
     assert "no other model's licence applies" in info
-    assert f"| **mIoU** | {record.value:.4f} |" in info
+    assert f"| **mIoU** | **{record.value:.4f}** |" in info
     assert "| `loss.ssim` | 0.4 |" in info
     assert study[0].storage not in info and "data.cache" not in info
 

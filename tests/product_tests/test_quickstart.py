@@ -59,7 +59,7 @@ def test_closing_lines_tell_scores_places_and_what_to_do_next(quickstart: Finish
     assert f"report:   {report}" in end
     assert all(f"<figcaption>{panel}</figcaption>" in report.read_text() for panel in PANELS)
     assert report.stat().st_size < 3e6
-    assert "| mIoU |" in report.with_suffix(".md").read_text()
+    assert "| **mIoU** |" in report.with_suffix(".md").read_text()
 
 
 def test_the_best_trial_is_a_finished_model_that_mlflow_has_registered(quickstart: Finished):

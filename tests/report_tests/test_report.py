@@ -16,13 +16,13 @@ from fgseg.config.settings import RunConfig
 from fgseg.labels import FOREGROUND, VOID
 from fgseg.storage.store import LocalStore
 from search.ledger.catalog import open_ledger
-from search.ledger.records import TrialRecord
+from search.ledger.records import TrialRecord, rank_trials
 from search.report import __main__ as report
 from search.report.build import report_files, write_report
 from search.report.charts import position, ticks
 from search.report.content import Content, build_content
 from search.report.frames import Frames, ShownFrame, choose_frames, difference
-from search.report.summary import Baseline, Summary, find_baseline, rank, summarise
+from search.report.summary import Baseline, Summary, find_baseline, summarise
 from search.sampling.importance import FEWEST, caution, importance
 from search.study.location import StudyLocation
 from search.study.space import Range
@@ -39,7 +39,7 @@ PANELS = 5
 def summary(*records: TrialRecord) -> Summary:
     points = {r.number: {"loss.ssim": 0.1 * (1 + r.number), "copy_paste.prob": (r.number * 0.37) % 1} for r in records}
     trials = [replace(r, params=points[r.number], selected=len(r.epochs)) for r in records]
-    ranked = rank(trials, changed_batch=False)
+    ranked = rank_trials(trials, changed_batch=False)
     return Summary(
         study="quickstart-bas",
         space="bas",
@@ -95,7 +95,7 @@ def test_page_tells_gains_classes_failures_and_cost(files: dict[str, bytes]):
 def test_markdown_names_the_pictures_beside_it(files: dict[str, bytes]):
     text = files["report.md"].decode()
     assert set(re.findall(r"\]\((.+?)\)", text)) == {name for name in files if name.endswith(".png")}
-    assert "| mIoU | 0.3000 | 0.4100 | +0.1100 |" in text
+    assert "| **mIoU** | **0.3000** | **0.4100** | **+0.1100** |" in text
 
 
 def test_report_of_a_study_without_a_finished_trial_says_so():
@@ -108,7 +108,7 @@ def test_report_of_a_study_without_a_finished_trial_says_so():
 def test_report_of_few_trials_has_no_importance_and_says_why(count: int):
     few = report_files(content(*(trial(k) for k in range(count))))
     assert "importance.png" not in few and "parallel.png" in few
-    assert b"are too few to weigh the settings" in few["report.html"]
+    assert b"are too few to compute importances" in few["report.html"]
 
 
 def test_report_of_a_space_without_settings_has_no_charts_of_them():
@@ -155,8 +155,8 @@ def test_cost_counts_the_shares_of_gpus_and_the_epochs_that_pruning_saved():
 
 def test_trial_whose_batch_was_changed_is_ranked_only_where_that_is_allowed():
     records = [trial(0), trial(1, overrides={"train.batch_size": 1})]
-    assert [t.number for t in rank(records, changed_batch=False)] == [0]
-    assert [t.number for t in rank(records, changed_batch=True)] == [1, 0]
+    assert [t.number for t in rank_trials(records, changed_batch=False)] == [0]
+    assert [t.number for t in rank_trials(records, changed_batch=True)] == [1, 0]
 
 
 @pytest.mark.parametrize("key", RANGES)
