@@ -37,9 +37,9 @@ def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) ->
         yield images, labels
 
 
-def eval_batches(frames: Frames, batch_size: int, processes: World = SINGLE_PROCESS) -> Iterator[tuple[Tensor, Tensor]]:
+def eval_batches(frames: Frames, batch_size: int, world: World = SINGLE_PROCESS) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's frames once, in order and unaltered, in the form of `train_batches`; together they are all."""
-    own = torch.arange(len(frames), device=frames.index_device)[processes.rank :: processes.world_size]
+    own = torch.arange(len(frames), device=frames.index_device)[world.rank :: world.world_size]
     for start in range(0, len(own), batch_size):
         yield frames.batch(own[start : start + batch_size])
 

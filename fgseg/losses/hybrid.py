@@ -24,14 +24,14 @@ class Batch:
         logits: (N, 7, H, W) float32, of the labels' size.
         labels: (N, H, W) uint8 or int64, 0-6 or VOID.
         class_weights: (7,) float32, or None where all are 1.
-        processes: those which hold the rest of the batch, N frames each.
+        world: the processes that hold the batch, N frames each.
         share: N over the frames of the whole batch, those not counted that fill it up.
     """
 
     logits: Tensor
     labels: Tensor
     class_weights: Tensor | None
-    processes: World = SINGLE_PROCESS
+    world: World = SINGLE_PROCESS
     share: float = 1.0
     # Not functools.cached_property: torch.compile cannot trace the lock that it takes before Python 3.12.
     _probs: Tensor | None = field(default=None, init=False)
@@ -54,10 +54,10 @@ class Batch:
 
 
 TERMS: dict[str, Callable[[Batch], Tensor]] = {
-    "cross_entropy": lambda batch: cross_entropy(batch.logits, batch.labels, batch.class_weights, batch.processes),
+    "cross_entropy": lambda batch: cross_entropy(batch.logits, batch.labels, batch.class_weights, batch.world),
     "ssim": lambda batch: batch.share * ssim(batch.probs, batch.target),
     "soft_iou": lambda batch: batch.share * soft_iou(batch.probs, batch.target),
-    "lovasz": lambda batch: lovasz(batch.probs, batch.labels, batch.processes),
+    "lovasz": lambda batch: lovasz(batch.probs, batch.labels, batch.world),
 }
 """Each term by its name in settings (`loss.<term>`) and metrics: batch to () float32. A new term is one line here.
 
@@ -84,7 +84,7 @@ class HybridLoss(nn.Module):
         self,
         weights: Mapping[str, float],
         class_weights: Sequence[float] | None = None,
-        processes: World = SINGLE_PROCESS,
+        world: World = SINGLE_PROCESS,
     ):
         """Choose the terms.
 
@@ -92,14 +92,14 @@ class HybridLoss(nn.Module):
             weights: weight of each term, finite and not negative; a term that is left out or has weight 0 is not
                 computed. At least one is above 0.
             class_weights: weight of each of the seven classes in cross-entropy, finite and not negative; None: all 1.
-            processes: those which compute the loss together, each of its own frames.
+            world: the processes that compute the loss together, each of its own frames.
 
         Raises:
             ValueError: an unknown term, a weight out of range, no term at all, or not seven class weights.
         """
         super().__init__()
         _check_weights(weights)
-        self.processes = processes
+        self.world = world
         self.terms = tuple(name for name, weight in weights.items() if weight > 0)
         table = None if class_weights is None else torch.tensor(_checked_class_weights(class_weights))
         # Tensors, so that what is compiled for one trial's weights serves every other trial with the same terms. Not
@@ -115,7 +115,7 @@ class HybridLoss(nn.Module):
             logits: (N, 7, h, w), any floating type; resized bilinearly to H x W first (align_corners=False).
             labels: (N, H, W) uint8 or int64, 0-6 or VOID; other values are not looked for, since that would wait for
                 the device.
-            frames: frames of the whole batch, where several processes share it, N each (see `own_frames`); None: N.
+            frames: frames of the whole batch, where several processes share it, N each (see `local_batch`); None: N.
 
         Returns:
             total: () float32, the weighted sum, to differentiate. Zero with zero gradient when every pixel is void.
@@ -130,7 +130,7 @@ class HybridLoss(nn.Module):
             if logits.shape[-2:] != labels.shape[-2:]:
                 logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
             share = len(labels) / (frames or len(labels))
-            batch = Batch(logits, labels, self.class_weights, self.processes, share)
+            batch = Batch(logits, labels, self.class_weights, self.world, share)
             terms = {name: TERMS[name](batch) for name in self.terms}
             total = (self.weights * torch.stack(list(terms.values()))).sum()
         return total, {name: value.detach() for name, value in terms.items()}

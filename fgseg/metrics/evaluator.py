@@ -17,25 +17,25 @@ BYTES_PER_PIXEL = 2**10
 """What a pixel of a batch takes at most while it is judged, in the larger variants."""
 
 
-def evaluate(model: nn.Module, frames: Frames, processes: World = SINGLE_PROCESS) -> Tensor:
+def evaluate(model: nn.Module, frames: Frames, world: World = SINGLE_PROCESS) -> Tensor:
     """Count pixels by truth and prediction.
 
     Args:
         model: gives an output with `.logits`; it is put into evaluation mode and left there.
         frames: the split, on the model's device.
-        processes: those which share the split; each judges every size-th frame from that of its rank on, and there
-            must be one.
+        world: the processes that share the split; each evaluates the frames rank, rank + world_size, ..., of which
+            there must be one.
 
     Returns:
         (N, 7, 7) int64 on the CPU, for each of this process's images, rows truth; their sum over images (and processes)
         is the split's confusion matrix.
     """
-    return confusion_per_image(model, frames, confusion_counts, processes=processes)[0]
+    return confusion_per_image(model, frames, confusion_counts, world=world)[0]
 
 
 @torch.inference_mode()
 def confusion_per_image(
-    model: nn.Module, frames: Frames, *counters: Callable[[Tensor, Tensor], Tensor], processes: World = SINGLE_PROCESS
+    model: nn.Module, frames: Frames, *counters: Callable[[Tensor, Tensor], Tensor], world: World = SINGLE_PROCESS
 ) -> list[Tensor]:
     """What several counters find in every frame, the model being asked once.
 
@@ -43,14 +43,14 @@ def confusion_per_image(
         model: as for `evaluate`.
         frames: as for `evaluate`.
         counters: each is given logits (B, 7, h, w) and labels (B, H, W), and returns (B, ...) counts.
-        processes: as for `evaluate`.
+        world: as for `evaluate`.
 
     Returns:
         For each counter (N, ...) on the CPU.
     """
     model.eval()
     found: list[list[Tensor]] = [[] for _ in counters]
-    for images, labels in eval_batches(frames, batch_size(frames.size, frames.device), processes):
+    for images, labels in eval_batches(frames, batch_size(frames.size, frames.device), world):
         logits = model(pixel_values=normalise(images)).logits
         for counts, counter in zip(found, counters, strict=True):
             counts.append(counter(logits, labels))
