@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, release_memory
+from accelerate.utils import release_memory
 from platformdirs import user_cache_dir
 from torch import Tensor
 from torch.nn import SyncBatchNorm
@@ -106,15 +105,8 @@ def build_accelerator(run: RunConfig) -> Accelerator:
     if device.type == "cuda":
         # A model that was prepared for mixed precision refers to itself: its memory waits for the garbage collector.
         release_memory()
-    # Under torch's default the statistics of the first process would replace those of the others in every step.
-    own_statistics = DistributedDataParallelKwargs(broadcast_buffers=False)
-    # Said of the depthwise convolutions; it costs a copy of a few kilobytes.
-    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    return Accelerator(
-        mixed_precision=resolve_precision(run.train.precision, device),
-        gradient_accumulation_steps=run.train.accumulation,
-        kwargs_handlers=[own_statistics],
-    )
+    precision = resolve_precision(run.train.precision, device)
+    return Accelerator(mixed_precision=precision, gradient_accumulation_steps=run.train.accumulation)
 
 
 def lr_to_device(optimizer: AdamW, device: torch.device) -> None:
