@@ -61,10 +61,11 @@ class Step:
         # Said of the depthwise convolutions; it costs a copy of a few kilobytes.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         self.network, self.prepared_optimizer = accelerator.prepare(model, optimizer)
-        # Each process keeps its own statistics (see `World.average_buffers`); by default those of the main process
-        # replace the others' in every step. torch 2.14 deprecates the argument of this name, not the attribute, and
-        # Accelerate 1.15 does not know the new argument.
-        self.network.broadcast_buffers = False
+        if self.world.is_distributed:
+            # Each process keeps its own statistics (see `World.average_buffers`); by default those of the main process
+            # replace the others' in every step. torch 2.14 deprecates the argument of this name, not the attribute,
+            # and Accelerate 1.15 does not know the new argument.
+            self.network.broadcast_buffers = False
         self.scaler = accelerator.scaler or GradScaler(self.device.type, enabled=False)
         self.loss_sums = torch.zeros(1 + len(criterion.terms), device=self.device)
         self.grad_norm = torch.zeros((), device=self.device)
