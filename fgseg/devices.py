@@ -1,4 +1,4 @@
-"""How much of a GPU this process may use, where several trials share one, and whether it ran out."""
+"""Devices and their memory: the share of a GPU that a process may use, out-of-memory errors, peaks."""
 
 import ctypes
 import os
@@ -11,21 +11,21 @@ import torch
 from fgseg.config.errors import ConfigError
 
 BESIDE_TENSORS = 2**30
-"""Bytes of a card that a process takes beside what torch's allocator counts: CUDA's context, code, recorded graphs."""
+"""Bytes of a GPU that a process takes beyond what torch's allocator counts: CUDA's context, code, captured graphs."""
 NO_MEMORY = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
-"""What CUDA's libraries say where torch's own allocator had no part, and the CPU's allocator."""
+"""Texts of out-of-memory errors that are no torch.OutOfMemoryError: of CUDA's libraries, and of the CPU's allocator."""
 RESIDENT_PART = 0.5
-"""Largest part of a trial's memory that frames may take; the model and its activations need the rest."""
+"""Largest fraction of a trial's memory that frames may take; beyond it they stay on the host."""
 
 
 def limit_gpu_memory(fraction: float) -> None:
-    """Let this process use at most a part of the current GPU's memory; without a GPU nothing happens.
+    """Limit this process to a fraction of the current GPU's memory; does nothing without a GPU.
 
-    Beyond it an allocation fails in this process alone, instead of in whichever trial on the card comes next.  What
-    CUDA itself needs in the process is taken off the share.
+    Beyond the limit an allocation fails in this process, instead of in another trial on the same GPU.  The memory that
+    CUDA itself needs in the process is subtracted.
 
     Args:
-        fraction: in (0, 1], such as 0.25 where four trials share a card; more than 1 GPU counts as 1.
+        fraction: above 0, such as 0.25 where four trials share a GPU; more than 1 counts as 1.
 
     Raises:
         ValueError: the fraction is not above 0.
@@ -37,19 +37,19 @@ def limit_gpu_memory(fraction: float) -> None:
 
 
 def share_of_tensors(fraction: float, total: int) -> float:
-    """The part of a card of `total` bytes that tensors may fill, where a process may use `fraction` of it."""
+    """Return the fraction of a GPU of `total` bytes that tensors may fill, where a process may use `fraction` of it."""
     return 1.0 if fraction >= 1 else max(fraction / 2, fraction - BESIDE_TENSORS / total)
 
 
 def hide_gpus() -> None:
-    """Let this process, which must not have used a GPU yet, and those that it starts see none."""
+    """Hide all GPUs from this process and its children; call it before the process uses a GPU."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def usable_bytes(device: torch.device) -> int:
-    """Bytes of a GPU that this process may still take: of its share and of what is free on the card, the smaller.
+    """Return the bytes of a GPU that this process may still allocate, limited by its share and by the free memory.
 
-    What the allocator keeps for later goes back to the card first; what then is left is a recorded step's own.
+    The allocator's unused memory is released first; what stays reserved then belongs to a captured step.
     """
     index = torch.cuda.current_device() if device.index is None else device.index
     torch.cuda.empty_cache()
@@ -59,33 +59,33 @@ def usable_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out: torch's own, or one of the CPU's or of CUDA's libraries."""
+    """Return whether an error means out of memory, on a GPU or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
 
 
 def reset_peak(device: torch.device) -> None:
-    """Count the peak of a GPU's memory from now on; on the CPU nothing happens."""
+    """Restart the count of a GPU's peak memory; does nothing on the CPU."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_gib(device: torch.device) -> float | None:
-    """Most memory that this process took from a GPU since the count began, in GiB; None on the CPU.
+    """Return the peak of the GPU memory that this process reserved since `reset_peak`, in GiB; None on the CPU.
 
-    What the allocator holds counts, not what tensors fill: so much other processes could not have.
+    Reserved memory counts even where no tensor fills it: other processes cannot use it.
     """
     return torch.cuda.max_memory_reserved(device) / 2**30 if device.type == "cuda" else None
 
 
 def available_bytes(free: int, total: int, share: float, reserved: int) -> int:
-    """Bytes that a process may still take.
+    """Return the bytes that a process may still allocate on a GPU.
 
     Args:
-        free, total: bytes of the card.
-        share: part of the card that the process's tensors may fill, in (0, 1].
-        reserved: bytes that its allocator holds.
+        free, total: bytes of the GPU.
+        share: fraction of the GPU that the process's tensors may fill, in (0, 1].
+        reserved: bytes that the process's allocator has reserved.
 
     Returns:
         At least 0.
@@ -94,18 +94,18 @@ def available_bytes(free: int, total: int, share: float, reserved: int) -> int:
 
 
 def fits(needed: int, usable: int) -> bool:
-    """Whether frames of so many bytes may live on a GPU of which so many are usable."""
+    """Return whether frames of `needed` bytes may be kept on a GPU with `usable` bytes."""
     return needed <= RESIDENT_PART * usable
 
 
 def find_device(name: str) -> str:
-    """`cpu`, or a GPU of this machine as torch names it.
+    """Return `cpu`, or torch's name of a GPU of this machine.
 
     Args:
         name: `cpu`, `cuda`, `cuda:<number>`, or `auto`: a GPU where there is one.
 
     Raises:
-        ConfigError: another name, or a GPU that this machine has not.
+        ConfigError: another name, or a GPU that does not exist.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
@@ -125,13 +125,13 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def tune_malloc() -> bool:
-    """Let this process reuse freed tensors' memory instead of returning it to the system; glibc only.
+    """Let this process reuse the memory of freed tensors instead of returning it to the system; glibc only.
 
-    A step allocates the same large tensors as the one before.  By default each comes as fresh pages, which the system
-    clears one by one: on the CPU that takes a third of a hybrid loss's time.  The process never shrinks.
+    Every step allocates the same large tensors.  By default each is made of new pages, which the system clears: on the
+    CPU that takes a third of the hybrid loss's time.  Afterwards the process's memory never shrinks.
 
     Returns:
-        Whether the allocator took the settings; where it did not (another C library), nothing changes.
+        Whether the settings were accepted; False with another C library.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -144,6 +144,6 @@ def tune_malloc() -> bool:
 
 
 def peak_memory_gib() -> float:
-    """Most memory that this process has held at a time since it began, in GiB."""
+    """Return the peak of this process's resident memory since its start, in GiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, KiB elsewhere

@@ -77,7 +77,7 @@ def autocast(precision: str, device: str) -> "torch.autocast":
 
     from fgseg.training.trainer import resolve_precision
 
-    kind = "no" if (precision, device) == ("auto", "cpu") else resolve_precision(precision)
+    kind = resolve_precision(precision, torch.device(device))
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(kind)
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
 

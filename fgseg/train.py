@@ -1,11 +1,11 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Train one model, continuing where an earlier call stopped; also `python -m fgseg.train`."""
+"""Train one model, resuming where an earlier call stopped; also `python -m fgseg.train`."""
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fgseg.checkpoints.trial_files import SETTINGS
 from fgseg.cli import MISTAKE, Parser
@@ -20,23 +20,36 @@ from fgseg.results import DivergedError, EpochResult, SupersededError, format_io
 from fgseg.storage.store import absolute, check_store, open_store
 from fgseg.training.loop import train
 
+RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+"""Variables of the launchers that hold a process's rank; the first that is set counts, as in Accelerate."""
+MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Variables of MPI's launchers that hold the number of processes."""
+UNSUPPORTED = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+"""Variables by which `accelerate launch` selects a library that cuts a model into parts, and the library's name."""
+LAUNCH = "start with torchrun, or with accelerate launch --config_file configs/accelerate.yaml"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 the loss diverged or the disk fails, 2 the user's mistake.
+    """Run the command; returns the exit code: 0 done, 1 the loss diverged or the disk fails, 2 the user's mistake.
 
-    Started by `torchrun` or `accelerate launch`, its processes train one model and the first one speaks for all.
+    The processes of `torchrun` or `accelerate launch` train one model.  Only the main process prints.
     """
-    first = os.environ.get("RANK", "0") == "0"
-    say = print if first else silent
+    is_main = next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
+    say = print if is_main else silent
     try:
         options = parse(arguments)
+        world_size = launched_processes(os.environ)
         layers = [read_layer(find_file(options.config), skip="search"), Layer("--set", parse_assignments(options.set))]
         run = build(layers)
         check_data(run.data)
         check_weights(run.model.name)
-        check_processes(run, int(os.environ.get("WORLD_SIZE", "1")))
+        check_processes(run, world_size)
         out = absolute(options.out)
-        if first:
+        if is_main:
             check_settings(run, out)
         from fgseg.distributed import joined_world  # imports torch
 
@@ -62,12 +75,45 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def launched_processes(environment: Mapping[str, str]) -> int:
+    """Return the number of processes that a launcher's variables describe; 1 without a launcher.
+
+    Accelerate alone would train one model in each process where the variables do not describe a group.
+
+    Raises:
+        ConfigError: the processes cannot train one model.
+    """
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        if not environment.get(name, "0").isdecimal():
+            raise ConfigError(f"{name}: got {environment[name]!r}, must be a whole number; {LAUNCH}")
+    for name, library in UNSUPPORTED.items():
+        if environment.get(name, "false").lower() == "true":
+            raise ConfigError(f"{library}: the processes cannot train one model this way; {LAUNCH}")
+    if "WORLD_SIZE" not in environment:
+        for name in MPI_SIZES:
+            if environment.get(name, "1") != "1":
+                raise ConfigError(
+                    f"{name} is {environment[name]}, but WORLD_SIZE is not set: each MPI process would train a model "
+                    f"of its own; {LAUNCH}"
+                )
+        if "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment:
+            raise ConfigError(f"accelerate launch was to start several processes and started one; {LAUNCH}")
+        return 1
+    world_size = int(environment["WORLD_SIZE"])
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
+    if world_size > 1 and missing:
+        raise ConfigError(f"WORLD_SIZE is {world_size}, but {', '.join(missing)} is not set; {LAUNCH}")
+    if int(environment.get("RANK", "0")) >= max(1, world_size):
+        raise ConfigError(f"RANK: got {environment['RANK']}, must be below WORLD_SIZE, which is {world_size}; {LAUNCH}")
+    return max(1, world_size)
+
+
 def silent(*values: object, **options: object) -> None:
-    """Print for a process that another one speaks for."""
+    """Take the arguments of `print`, and print nothing."""
 
 
 def check_settings(run: RunConfig, folder: str) -> None:
-    """Hold the settings against those with which the folder was begun; leaves no trace.
+    """Compare the settings with those stored in the folder; writes nothing.
 
     Raises:
         ConfigError: the folder was begun with other settings, or cannot be read.
@@ -84,7 +130,7 @@ def check_settings(run: RunConfig, folder: str) -> None:
 
 
 def line(result: EpochResult, epochs: int) -> str:
-    """One epoch in one line: mIoU, the IoU of every class, loss, speed, minutes left."""
+    """Format one epoch in one line: mIoU, the IoU of every class, loss, images/s, minutes left."""
     classes = "  ".join(f"{c.name} {format_iou(result.iou[c.key])}" for c in FOREGROUND)
     left = (epochs - result.epoch) * result.seconds / 60
     return (

@@ -24,6 +24,7 @@ A configuration file (`--config`) is YAML with the sections below; what it leave
 | :--- | :--- |
 | `quickstart.yaml` | the default: procedural scenes, a small model, 8 trials |
 | `cityscapes.yaml` | the protocol of the source: SegFormer-B0 on Cityscapes |
+| `accelerate.yaml` | for `accelerate launch --config_file`: several processes train one model |
 | `spaces/<family>.yaml` | the approach families: what is fixed, what is searched from where to where |
 | `cluster/` | examples for clusters |
 """

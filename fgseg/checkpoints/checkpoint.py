@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
@@ -110,11 +111,11 @@ def newest_checkpoint(store: Store) -> Checkpoint | None:
     return None
 
 
-def shared_checkpoint(store: Store, processes: World) -> Checkpoint | None:
+def shared_checkpoint(store: Store, world: World) -> Checkpoint | None:
     """Load in every process the checkpoint that `newest_checkpoint` finds in the main one; a collective call."""
-    newest = newest_checkpoint(store) if processes.is_main else None
-    manifest = processes.broadcast_object(newest.manifest if newest else None)
-    return load_checkpoint(store, manifest) if manifest and not processes.is_main else newest
+    newest = newest_checkpoint(store) if world.is_main else None
+    manifest = broadcast_object_list([newest.manifest if newest else None])[0]
+    return load_checkpoint(store, manifest) if manifest and not world.is_main else newest
 
 
 def load_checkpoint(store: Store, manifest: Manifest) -> Checkpoint:

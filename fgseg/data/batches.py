@@ -37,18 +37,18 @@ def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) ->
         yield images, labels
 
 
-def eval_batches(frames: Frames, batch_size: int, processes: World = SINGLE_PROCESS) -> Iterator[tuple[Tensor, Tensor]]:
+def eval_batches(frames: Frames, batch_size: int, world: World = SINGLE_PROCESS) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield this process's frames once, in order, without augmentation.
 
     Args:
         frames: the split.
         batch_size: frames per batch, at least 1.
-        processes: the processes that share the split; rank r takes the frames r, r + world_size, ...
+        world: the processes that share the split; rank r takes the frames r, r + world_size, ...
 
     Yields:
         images (B, 3, H, W) uint8 in [0, 255] and labels (B, H, W) uint8, 0-6 or VOID; the last batch may be smaller.
     """
-    own = torch.arange(len(frames), device=frames.index_device)[processes.rank :: processes.world_size]
+    own = torch.arange(len(frames), device=frames.index_device)[world.rank :: world.world_size]
     for start in range(0, len(own), batch_size):
         yield frames.batch(own[start : start + batch_size])
 

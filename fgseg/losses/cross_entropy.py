@@ -9,7 +9,7 @@ from fgseg.labels import VOID
 
 
 def cross_entropy(
-    logits: Tensor, labels: Tensor, class_weights: Tensor | None, processes: World = SINGLE_PROCESS
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None, world: World = SINGLE_PROCESS
 ) -> Tensor:
     """Return the class-weighted mean cross-entropy, sum(w * l) / sum(w) over the pixels that are not void.
 
@@ -17,7 +17,7 @@ def cross_entropy(
         logits: (N, C, H, W) float32.
         labels: (N, H, W) uint8 or int64, 0..C-1 or VOID.
         class_weights: (C,) float32, not negative; None means 1 for every class.
-        processes: the processes that share the batch.
+        world: the processes that share the batch.
 
     Returns:
         () float32, not negative. With several processes, this process's summand of the mean over the whole batch.
@@ -28,5 +28,5 @@ def cross_entropy(
     weights = logits.new_ones(logits.shape[1]) if class_weights is None else class_weights
     losses = F.cross_entropy(logits, labels.long(), class_weights, ignore_index=VOID, reduction="none")
     valid = labels != VOID
-    norm = processes.all_reduce((weights[torch.where(valid, labels, 0).long()] * valid).sum())
+    norm = world.all_reduce((weights[torch.where(valid, labels, 0).long()] * valid).sum())
     return losses.sum() / torch.where(norm > 0, norm, 1.0)

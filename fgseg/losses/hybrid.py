@@ -24,14 +24,14 @@ class Batch:
         logits: (N, 7, H, W) float32.
         labels: (N, H, W) uint8 or int64, 0-6 or VOID.
         class_weights: (7,) float32, or None if all are 1.
-        processes: the processes that share the batch, N frames each.
+        world: the processes that share the batch, N frames each.
         share: N divided by the frames of the whole batch; void frames that pad the batch are not counted in the latter.
     """
 
     logits: Tensor
     labels: Tensor
     class_weights: Tensor | None
-    processes: World = SINGLE_PROCESS
+    world: World = SINGLE_PROCESS
     share: float = 1.0
     # Not functools.cached_property: before Python 3.12 it takes a lock, which torch.compile cannot trace.
     _probs: Tensor | None = field(default=None, init=False)
@@ -54,10 +54,10 @@ class Batch:
 
 
 TERMS: dict[str, Callable[[Batch], Tensor]] = {
-    "cross_entropy": lambda batch: cross_entropy(batch.logits, batch.labels, batch.class_weights, batch.processes),
+    "cross_entropy": lambda batch: cross_entropy(batch.logits, batch.labels, batch.class_weights, batch.world),
     "ssim": lambda batch: batch.share * ssim(batch.probs, batch.target),
     "soft_iou": lambda batch: batch.share * soft_iou(batch.probs, batch.target),
-    "lovasz": lambda batch: lovasz(batch.probs, batch.labels, batch.processes),
+    "lovasz": lambda batch: lovasz(batch.probs, batch.labels, batch.world),
 }
 """Each term by its name in settings (`loss.<term>`) and metrics: batch to () float32. A new term is one line here.
 
@@ -84,7 +84,7 @@ class HybridLoss(nn.Module):
         self,
         weights: Mapping[str, float],
         class_weights: Sequence[float] | None = None,
-        processes: World = SINGLE_PROCESS,
+        world: World = SINGLE_PROCESS,
     ):
         """Create the loss of the given term weights.
 
@@ -92,14 +92,14 @@ class HybridLoss(nn.Module):
             weights: weight of each term, finite and not negative, at least one above 0; a term that is missing or has
                 weight 0 is not computed.
             class_weights: weight of each of the seven classes in cross-entropy, finite and not negative; None: all 1.
-            processes: the processes that share each batch; each computes the loss of its own frames.
+            world: the processes that share each batch; each computes the loss of its own frames.
 
         Raises:
             ValueError: an unknown term, a weight out of range, no weight above 0, or not seven class weights.
         """
         super().__init__()
         _check_weights(weights)
-        self.processes = processes
+        self.world = world
         self.terms = tuple(name for name, weight in weights.items() if weight > 0)
         table = None if class_weights is None else torch.tensor(_checked_class_weights(class_weights))
         # Tensors, so that a step compiled for one trial's weights is reused by trials with the same terms. Not
@@ -131,7 +131,7 @@ class HybridLoss(nn.Module):
             if logits.shape[-2:] != labels.shape[-2:]:
                 logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
             share = len(labels) / (frames or len(labels))
-            batch = Batch(logits, labels, self.class_weights, self.processes, share)
+            batch = Batch(logits, labels, self.class_weights, self.world, share)
             terms = {name: TERMS[name](batch) for name in self.terms}
             total = (self.weights * torch.stack(list(terms.values()))).sum()
         return total, {name: value.detach() for name, value in terms.items()}

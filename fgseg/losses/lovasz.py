@@ -7,13 +7,13 @@ from fgseg.distributed import SINGLE_PROCESS, World
 from fgseg.labels import VOID
 
 
-def lovasz(probs: Tensor, labels: Tensor, processes: World = SINGLE_PROCESS) -> Tensor:
+def lovasz(probs: Tensor, labels: Tensor, world: World = SINGLE_PROCESS) -> Tensor:
     """Return the Lovász extension of the Jaccard loss, summed over the classes present and divided by all C.
 
     Args:
         probs: (N, C, H, W) float32 in [0, 1]; any finite value where the pixel is void.
         labels: (N, H, W) uint8 or int64, 0..C-1 or VOID.
-        processes: the processes that share the batch, N frames each; errors and labels are gathered from all.
+        world: the processes that share the batch, N frames each; errors and labels are gathered from all.
 
     Returns:
         () float32 in [0, 1], over all pixels of the batch as one set. A class absent from the labels adds 0, so an
@@ -25,9 +25,9 @@ def lovasz(probs: Tensor, labels: Tensor, processes: World = SINGLE_PROCESS) -> 
     classes = torch.arange(probs.shape[1], device=probs.device)
     truth = labels.flatten() == classes[:, None]
     errors = (truth.to(probs.dtype) - probs.transpose(0, 1).flatten(1)).abs()
-    everywhere = processes.all_gather(labels.flatten())
-    weights = _jaccard_steps(processes.all_gather(errors.detach()), everywhere == classes[:, None], everywhere != VOID)
-    return (errors * processes.local_part(weights).to(errors.dtype)).sum() / len(classes)
+    everywhere = world.all_gather(labels.flatten())
+    weights = _jaccard_steps(world.all_gather(errors.detach()), everywhere == classes[:, None], everywhere != VOID)
+    return (errors * world.local_part(weights).to(errors.dtype)).sum() / len(classes)
 
 
 @torch.no_grad()

@@ -17,24 +17,24 @@ BYTES_PER_PX = 2**10
 """GPU memory per pixel of an evaluation batch, at most, for the larger variants; limits the batch size."""
 
 
-def evaluate(model: nn.Module, frames: Frames, processes: World = SINGLE_PROCESS) -> Tensor:
+def evaluate(model: nn.Module, frames: Frames, world: World = SINGLE_PROCESS) -> Tensor:
     """Count the pixels of each image by true and predicted class.
 
     Args:
         model: returns an output with `.logits` (B, 7, h, w); it is left in evaluation mode.
         frames: the split, on the model's device.
-        processes: the processes that share the split; rank r evaluates the frames r, r + world_size, ..., at least one.
+        world: the processes that share the split; rank r evaluates the frames r, r + world_size, ..., at least one.
 
     Returns:
         (N, 7, 7) int64 on the CPU for the N images of this process, rows truth, columns prediction. The sum over images
         and processes is the confusion matrix of the split.
     """
-    return confusion_per_image(model, frames, confusion_counts, processes=processes)[0]
+    return confusion_per_image(model, frames, confusion_counts, world=world)[0]
 
 
 @torch.inference_mode()
 def confusion_per_image(
-    model: nn.Module, frames: Frames, *counters: Callable[[Tensor, Tensor], Tensor], processes: World = SINGLE_PROCESS
+    model: nn.Module, frames: Frames, *counters: Callable[[Tensor, Tensor], Tensor], world: World = SINGLE_PROCESS
 ) -> list[Tensor]:
     """Apply several counters to the predictions of every frame, with one forward pass per frame.
 
@@ -42,14 +42,14 @@ def confusion_per_image(
         model: as for `evaluate`.
         frames: as for `evaluate`.
         counters: functions of logits (B, 7, h, w) and labels (B, H, W) that return counts (B, ...).
-        processes: as for `evaluate`.
+        world: as for `evaluate`.
 
     Returns:
         For each counter its counts (N, ...) on the CPU.
     """
     model.eval()
     results: list[list[Tensor]] = [[] for _ in counters]
-    for images, labels in eval_batches(frames, batch_size(frames.size, frames.device), processes):
+    for images, labels in eval_batches(frames, batch_size(frames.size, frames.device), world):
         logits = model(pixel_values=normalise(images)).logits
         for counts, counter in zip(results, counters, strict=True):
             counts.append(counter(logits, labels))

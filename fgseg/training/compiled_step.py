@@ -1,4 +1,4 @@
-"""The optimizer step compiled and, on a GPU, recorded as one CUDA graph; the plain step where that does not work."""
+"""The optimizer step of a single process, compiled and, on a GPU, captured as one CUDA graph."""
 
 import gc
 import logging
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.amp import GradScaler
+from torch.nn.utils import clip_grad_norm_
 
 from fgseg.config.errors import one_line
 from fgseg.data.batches import normalise
@@ -21,37 +21,37 @@ from fgseg.training.step import MicroBatches, Step
 log = logging.getLogger(__name__)
 
 BACKEND = "inductor"
-"""What torch.compile turns its graphs into."""
+"""Backend of torch.compile."""
 WARM_UP = 3
-"""Steps before a CUDA graph is recorded: they compile, and make what a recording must find there (AdamW's moments)."""
+"""Steps before the capture: they compile, and allocate what a capture must find allocated (AdamW's moments)."""
 TOLERANCE = 0.2
 """Relative difference allowed between the plain and the compiled step's loss, terms and gradient norm.
 
-Compiled code rounds otherwise and, on a GPU, draws other numbers for dropout and drop path: those move the loss of a
-SegFormer-B0 at the start of its training by 0.3 % and the norm by 0.5 %, and more when it fits a few frames closely.
-Code that computes something else is farther off."""
+Compiled code rounds differently and, on a GPU, draws other random numbers for dropout and drop path.  Measured on a
+SegFormer-B0 at the start of its training: 0.3 % of the loss and 0.5 % of the norm, more when it fits a few frames
+closely.  Beyond the limit the plain step is used."""
 RANDOMNESS_FACTOR = 3
-"""Where two plain steps with other random numbers differ by more than that, so many times their difference is allowed:
-near the end of a training a loss may be small and hang on what is dropped."""
+"""Allowed difference as a multiple of that between two plain steps with different random numbers, where it is larger
+than `TOLERANCE`: near the end of a training a small loss depends on what dropout drops."""
 TRIED_SCALE = 2.0**10
-"""Scale of the loss in a step that is only tried: the scaler's first one may overflow, and leave no norm to compare."""
+"""Scale of the loss in a dry run: the scaler's initial scale may overflow, which leaves no norm to compare."""
 
 
 class CompiledStep(Step):
     """The same step through torch.compile; on a GPU, all of it but the schedule is one CUDA graph.
 
-    The first group prepares it: everything is compiled, recorded, and held against the plain step, in steps that are
-    taken back.  Where that fails, a warning says why and every step is the plain one.  Model and loss are compiled
-    apart, since only the loss depends on the family of a trial.  A group of another shape than the first one (the
-    epoch's last) goes the plain way instead of being compiled as well.
+    At the first group everything is compiled, captured and compared with the plain step, in dry runs that leave the
+    state unchanged.  If that fails, a warning gives the reason and the plain step is used.  Model and loss are compiled
+    separately, since only the loss depends on the family of a trial.  A group whose shapes differ from the first one's
+    (the last of an epoch) uses the plain step instead of being compiled as well.
     """
 
     def __init__(self, *parts: object, cache: Path):
-        """Remember the parts; nothing is compiled before the first group.
+        """Nothing is compiled before the first group.
 
         Args:
-            parts: those of `Step`.
-            cache: folder of compiled code, shared by every process on the machine.
+            parts: the arguments of `Step`.
+            cache: folder of compiled code, shared by all processes of the machine.
         """
         super().__init__(*parts)  # type: ignore[arg-type]
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
@@ -72,24 +72,20 @@ class CompiledStep(Step):
         self.schedule.step()
 
     def prepare(self, group: MicroBatches) -> bool:
-        """Make the compiled step and compare it with the plain one; the state stays what it is.
+        """Compile the step and compare it with the plain one; the state is unchanged afterwards.
 
         Returns:
-            Whether it can be used; if not, a warning was given.
+            Whether the compiled step can be used; if not, a warning was logged.
 
         Raises:
-            RuntimeError: memory ran out in the plain step, which is the least that training needs.
+            RuntimeError: out of memory in the plain step, which training needs in any case.
         """
-
-        def plain() -> None:
-            self.update(group, self.predict, self.criterion)
-
         started = time.perf_counter()
-        first = self.dry_run_step(plain)
+        first = self.dry_run_step(lambda: self.update(group))
         try:
             fast = self.compile_and_check(group)
-            # After the recording, which keeps memory of its own: an epoch's last group needs both.
-            trouble = self.difference(first, self.dry_run_step(plain, seed=1), fast)
+            # After the capture, which keeps memory of its own: an epoch's last group needs both.
+            trouble = self.difference(first, self.dry_run_step(lambda: self.update(group), seed=1), fast)
         except Exception as error:  # a compiler may raise anything, and the plain step needs none
             trouble = error_and_root(error)
         self.seconds = time.perf_counter() - started
@@ -102,20 +98,20 @@ class CompiledStep(Step):
         return not trouble
 
     def compile_and_check(self, group: MicroBatches) -> list[float]:
-        """Compile, on a GPU record, and rehearse the step."""
-        torch.compiler.reset()  # what an earlier trial compiled counts against a limit, and is found on disk anyway
+        """Compile the step, capture it on a GPU, and return the loss sums and gradient norm of a dry run."""
+        torch.compiler.reset()  # code of earlier trials counts against a limit, and is cached on disk anyway
         predict, criterion = (
             torch.compile(part, backend=BACKEND, dynamic=False) for part in (predict_unhooked, self.criterion)
         )
-        # Not a method: the step would hold itself, and its part of the GPU's memory when its trial is over.
+        # Not a bound method: the step would refer to itself and keep its GPU memory after the trial.
         self.fast = [partial(predict, self.model), criterion]
         if self.device.type == "cuda":
             with restoring_state(self):
-                self.record(group)
+                self.capture(group)
         return self.dry_run_step(lambda: self.replay(group))
 
     def dry_run_step(self, act: Callable[[], None], seed: int = 0) -> list[float]:
-        """Take a step and take it back; returns the sums that it gave and the gradient's norm."""
+        """Take a step, restore the state, and return the loss sums and the gradient norm of that step."""
         with restoring_state(self):
             torch.manual_seed(seed)
             self.loss_sums.zero_()
@@ -123,11 +119,11 @@ class CompiledStep(Step):
             return [*self.loss_sums.tolist(), self.grad_norm.item()]
 
     def difference(self, plain: list[float], again: list[float], fast: list[float]) -> str:
-        """What the fast step gave that rounding and chance do not explain, in words; else nothing.
+        """Describe the first value of the compiled step that is out of tolerance; "" where there is none.
 
         Args:
-            plain, again: what the plain step gave with two sets of random numbers.
-            fast: what the compiled step gave.
+            plain, again: loss sums and gradient norm of the plain step with two sets of random numbers.
+            fast: the same of the compiled step.
         """
         names = ("the loss", *(f"loss.{name}" for name in self.criterion.terms), "the gradient's norm")
         for name, a, b, c in zip(names, plain, again, fast, strict=True):
@@ -136,50 +132,70 @@ class CompiledStep(Step):
                 return f"{name} is {c:.6g} on the first batches, the plain step's {a:.6g}"
         return ""
 
-    def record(self, group: MicroBatches) -> None:
-        """Record the step as a CUDA graph over copies of the batches; the steps that warm up are real ones."""
-        gc.collect()  # what a cycle keeps of an earlier backward pass belongs to another stream, and ends a recording
-        stream, current = recording_stream(), torch.cuda.current_stream()
+    def update_unwrapped(self, group: MicroBatches) -> None:
+        """Change the weights once, by the compiled model and loss and without Accelerate's wrappers.
+
+        By hand: a CUDA graph keeps what the step does on the GPU only, and reading one number on the host ends its
+        capture.  The prepared model and optimizer work on the host in every call (a patched `forward`, a patched
+        `AdamW.step` from which they conclude whether the scaler skipped a step).
+        """
+        predict, criterion = self.fast
+        for images, labels in group:
+            with self.accelerator.autocast():
+                logits = predict(images)
+            loss, terms = criterion(logits, labels)
+            self.scaler.scale(loss / len(group)).backward()
+            self.loss_sums += torch.stack([loss.detach(), *terms.values()]) * len(labels)
+        self.scaler.unscale_(self.optimizer)
+        self.grad_norm.copy_(clip_grad_norm_(self.model.parameters(), self.clip))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+
+    def capture(self, group: MicroBatches) -> None:
+        """Capture the step as a CUDA graph over copies of the batches; the warm-up steps change the weights."""
+        gc.collect()  # what a cycle keeps of an earlier backward pass belongs to another stream, and ends a capture
+        stream, current = capture_stream(), torch.cuda.current_stream()
         stream.wait_stream(current)
-        with torch.cuda.stream(stream):  # what autograd keeps of a stream must be that of the recording
+        with torch.cuda.stream(stream):  # what autograd keeps of a stream must be that of the capture
             for _ in range(WARM_UP):
-                self.update(group, *self.fast)
+                self.update_unwrapped(group)
         current.wait_stream(stream)
         inputs = [(images.clone(), labels.clone()) for images, labels in group]
         graph = torch.cuda.CUDAGraph()
-        # AdamW refuses to be recorded without this, and warns of it outside a recording.
-        self.allow_recording(True)
+        # AdamW refuses to be captured without this, and warns of it outside a capture.
+        self.allow_capture(True)
         try:
             with torch.cuda.graph(graph, stream=stream):
-                self.update(inputs, *self.fast)
+                self.update_unwrapped(inputs)
         finally:
-            torch.cuda.set_stream(current)  # a recording that fails leaves its own stream behind
-            self.allow_recording(False)
+            torch.cuda.set_stream(current)  # a capture that fails leaves its own stream behind
+            self.allow_capture(False)
         self.graph, self.inputs = graph, inputs
 
     def release_failed_capture(self) -> None:
-        """Give back what a step that is not used took, and end what a recording that broke off left behind.
+        """Free the memory of a step that is not used, and end a capture that was interrupted.
 
-        Before torch 2.12 its random numbers stay reserved for the recording until another one succeeds.
+        Before torch 2.12 its random numbers stay reserved for the capture until another one succeeds.
         """
         if self.device.type != "cuda":
             return
         gc.collect()
         current = torch.cuda.current_stream()
-        with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=recording_stream()):
+        with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=capture_stream()):
             torch.zeros((), device=self.device)
         torch.cuda.set_stream(current)
         torch.cuda.empty_cache()
 
-    def allow_recording(self, allowed: bool) -> None:
-        """Set what AdamW calls capturable; its fused form keeps all its state on the GPU in either case."""
+    def allow_capture(self, allowed: bool) -> None:
+        """Set AdamW's option `capturable`; its fused form keeps all its state on the GPU in either case."""
         for settings in self.optimizer.param_groups:
             settings["capturable"] = allowed
 
     def replay(self, group: MicroBatches) -> None:
-        """Change the weights the compiled way: on a GPU copy the batches to where the graph reads them, and run it."""
+        """Take a compiled step: on a GPU copy the batches to the inputs of the graph, and run it."""
         if self.graph is None:
-            return self.update(group, *self.fast)
+            return self.update_unwrapped(group)
         for kept, given in zip(self.inputs, group, strict=True):
             for into, batch in zip(kept, given, strict=True):
                 into.copy_(batch)
@@ -187,8 +203,8 @@ class CompiledStep(Step):
 
 
 @cache
-def recording_stream() -> torch.cuda.Stream:
-    """One for all trials of the process: CUDA's libraries keep memory for every stream on which they worked."""
+def capture_stream() -> torch.cuda.Stream:
+    """Return one stream for all trials of the process: CUDA's libraries keep memory for every stream they used."""
     return torch.cuda.Stream()
 
 
@@ -197,12 +213,15 @@ def error_and_root(error: BaseException) -> str:
     root = error
     while root.__context__ is not None:
         root = root.__context__
-    told = [one_line(e, with_type=True)[:250] for e in (error, root)]
-    return " after ".join(dict.fromkeys(told))
+    texts = [one_line(e, with_type=True)[:250] for e in (error, root)]
+    return " after ".join(dict.fromkeys(texts))
 
 
 def predict_unhooked(model: nn.Module, images: Tensor) -> Tensor:
-    """See `Step.predict`; without the hooks by which Transformers collects the stages: they end a graph."""
+    """Compute logits (B, 7, H/4, W/4) for images (B, 3, H, W) uint8.
+
+    Without the hooks by which Transformers (5.17) collects the stages: torch.compile splits its graph at each.
+    """
     maps = [normalise(images)]
     for stage in model.get_submodule("segformer.stages").children():
         maps.append(stage(maps[-1]))
@@ -212,9 +231,9 @@ def predict_unhooked(model: nn.Module, images: Tensor) -> Tensor:
 
 @contextmanager
 def restoring_state(step: Step) -> Iterator[None]:
-    """Steps inside change nothing: weights, moments, sums, scale and random state are afterwards what they were.
+    """Restore weights, moments, sums, scale and random state after the block, also after an error in it.
 
-    Tensors keep their places, for a recorded step goes on using them.
+    Tensors keep their addresses, which a captured step goes on using.
     """
     before = {id(tensor): tensor.detach().clone() for tensor in state_of(step)}
     scale, gpus = step.scaler.state_dict(), [torch.cuda.current_device()] if step.device.type == "cuda" else []
@@ -222,11 +241,11 @@ def restoring_state(step: Step) -> Iterator[None]:
         try:
             step.scaler.load_state_dict(scale | {"scale": TRIED_SCALE})
             yield
-        except BaseException:
-            # One that stopped halfway through a step refuses the next.
-            step.scaler = GradScaler(step.device.type, enabled=step.scaler.is_enabled())
-            raise
         finally:
+            # A scaler that stopped halfway through a step refuses the next; a scale of its own ends the step. Before
+            # its first use it has no scale, and refuses that as well.
+            step.scaler.scale(torch.zeros((), device=step.device))
+            step.scaler.update(TRIED_SCALE)
             step.scaler.load_state_dict(scale)
             step.optimizer.zero_grad()
             with torch.no_grad():
@@ -234,15 +253,15 @@ def restoring_state(step: Step) -> Iterator[None]:
                     if id(tensor) in before:
                         tensor.copy_(before[id(tensor)])
                     else:
-                        tensor.zero_()  # a moment that the first step made begins at 0
+                        tensor.zero_()  # a moment that the first step allocated starts at 0
 
 
 def state_of(step: Step) -> list[Tensor]:
-    """Every tensor that a step changes."""
+    """List every tensor that a step changes."""
     moments = [value for state in step.optimizer.state.values() for value in state.values()]
     return [*step.model.parameters(), *step.model.buffers(), *moments, step.loss_sums, step.grad_norm]
 
 
 def wants_compiling(setting: str, device: torch.device) -> bool:
-    """What `train.compile` means: auto is on where there is a GPU."""
+    """Return whether `train.compile` selects the compiled step; auto does on a GPU."""
     return setting == "on" or (setting == "auto" and device.type == "cuda")

@@ -1,38 +1,38 @@
 """One optimizer step."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from fgseg.data.batches import normalise
-from fgseg.distributed import join_gradients, local_batch
+from fgseg.distributed import local_batch
 from fgseg.losses import HybridLoss
 
 MicroBatches = Sequence[tuple[Tensor, Tensor]]
 """The batches of one optimizer step: images (B, 3, H, W) uint8 and labels (B, H, W) uint8 each.
 
-Several processes are given the same whole batches; each computes its own frames of them.
+Every process passes the same whole batches and computes its own frames of them.
 """
 
 
 class Step:
-    """Forward, backward, clipping, AdamW and schedule.
+    """Forward, backward, clipping, AdamW and schedule, by Accelerate.
 
-    Nothing in it waits for the device, but synchronised batch norm where several GPUs train one model.
+    Nothing in it waits for the device, except synchronised batch norm on several GPUs.
 
     Attributes:
-        sums: (1 + terms,) float32, the loss and its unweighted terms times images, summed until they are zeroed; with
-            several processes their parts.
-        norm: () float32, the gradient's norm in the last step, before it was clipped.
-        seconds: what compiling took; None where nothing was compiled.
+        network: the prepared model, with automatic mixed precision and averaged gradients; shares `model`'s weights.
+        scaler: of the loss; disabled where the precision needs none.
+        loss_sums: (1 + terms,) float32, the loss and its unweighted terms times images, summed until they are zeroed;
+            with several processes this rank's part.
+        grad_norm: () float32, the gradient's norm in the last step, before clipping.
+        seconds: time that compiling took; None where nothing was compiled.
     """
 
     def __init__(  # noqa: PLR0917  what a step consists of
@@ -44,10 +44,28 @@ class Step:
         schedule: LambdaLR,
         clip: float,
     ):
+        """Prepare model and optimizer; with several processes a collective.
+
+        Args:
+            accelerator: of this training alone.
+            model: on the accelerator's device.
+            criterion: the loss.
+            optimizer: of the model's parameters.
+            schedule: of the optimizer.  Not prepared: a prepared one steps once for every process, and cannot see on
+                the host which steps the scaler skipped (see `sync_schedule_with_skipped_steps`).
+            clip: largest norm of the gradient, above 0.
+        """
         self.accelerator, self.model, self.criterion = accelerator, model, criterion
         self.optimizer, self.schedule, self.clip = optimizer, schedule, clip
-        self.device, self.processes = accelerator.device, criterion.processes
-        self.network = model if self.processes.alone else join_gradients(model)
+        self.device, self.world = accelerator.device, criterion.world
+        # Said of the depthwise convolutions; it costs a copy of a few kilobytes.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        self.network, self.prepared_optimizer = accelerator.prepare(model, optimizer)
+        if self.world.is_distributed:
+            # Each process keeps its own statistics (see `World.average_buffers`); by default those of the main process
+            # replace the others' in every step. torch 2.14 deprecates the argument of this name, not the attribute,
+            # and Accelerate 1.15 does not know the new argument.
+            self.network.broadcast_buffers = False
         self.scaler = accelerator.scaler or GradScaler(self.device.type, enabled=False)
         self.loss_sums = torch.zeros(1 + len(criterion.terms), device=self.device)
         self.grad_norm = torch.zeros((), device=self.device)
@@ -55,43 +73,31 @@ class Step:
 
     def __call__(self, group: MicroBatches) -> None:
         """Train on the batches of one step."""
-        self.update(group, self.predict, self.criterion)
-        # Also where the scaler skips its step: whether it does, only the device knows (see `take_back_skipped`).
+        self.update(group)
         self.schedule.step()
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Logits (B, 7, H/4, W/4) for images (B, 3, H, W) uint8."""
-        logits: Tensor = self.network(pixel_values=normalise(images)).logits
-        return logits
-
-    def update(self, group: MicroBatches, predict: Callable[..., Tensor], criterion: Callable[..., tuple]) -> None:
-        """Change the weights; `predict` and `criterion` compute what the methods of that name do."""
-        for number, (all_images, all_labels) in enumerate(group, 1):
+    def update(self, group: MicroBatches) -> None:
+        """Change the weights once, by the gradients of all batches."""
+        accelerator = self.accelerator
+        # Without a prepared data loader Accelerate does not know that the last group of an epoch may be shorter.
+        accelerator.step, accelerator.gradient_accumulation_steps = 0, len(group)
+        for all_images, all_labels in group:
+            images, labels = local_batch(all_images, all_labels, self.world)
             frames = len(all_labels)
-            images, labels = local_batch(all_images, all_labels, self.processes)
-            with self.maybe_no_sync(last=number == len(group)):
-                with self.accelerator.autocast():
-                    logits = predict(images)
-                loss, terms = criterion(logits, labels, frames)
-                # The gradients of several processes are averaged, and those of the parts of a loss must be summed.
-                self.scaler.scale(loss * self.processes.world_size / len(group)).backward()
+            with accelerator.accumulate(self.network):
+                loss, terms = self.criterion(self.network(pixel_values=normalise(images)).logits, labels, frames)
+                # Accelerate averages gradients over the processes, and those of the parts of a loss must be summed.
+                accelerator.backward(loss * self.world.world_size)
+                if accelerator.sync_gradients:
+                    self.grad_norm.copy_(accelerator.clip_grad_norm_(self.model.parameters(), self.clip))
+                self.prepared_optimizer.step()
+                self.prepared_optimizer.zero_grad()
             self.loss_sums += torch.stack([loss.detach(), *terms.values()]) * frames
-        self.scaler.unscale_(self.optimizer)
-        self.grad_norm.copy_(clip_grad_norm_(self.model.parameters(), self.clip))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-
-    def maybe_no_sync(self, last: bool) -> AbstractContextManager[None]:
-        """The gradients of several processes meet once a step, in the backward pass of its last batch."""
-        if last or not isinstance(self.network, DistributedDataParallel):
-            return nullcontext()
-        return self.network.no_sync()
 
     def sync_schedule_with_skipped_steps(self) -> None:
-        """Set the schedule to the steps that AdamW took; those which the scaler skipped do not count, as in the source.
+        """Set the schedule to the number of steps that AdamW took; those that the scaler skipped do not count.
 
-        This waits for the device: once an epoch.
+        Waits for the device; called once an epoch.
         """
         counts = [state["step"] for state in self.optimizer.state.values()]
         taken = int(torch.stack(counts).max()) if self.scaler.is_enabled() and counts else self.schedule.last_epoch

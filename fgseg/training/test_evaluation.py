@@ -1,4 +1,4 @@
-"""Judge a trained model on the test split, once; the counts of every image stay beside its checkpoints."""
+"""Evaluate a trained model on the test split, once; the counts of every image are stored beside its checkpoints."""
 
 import json
 from collections.abc import Sequence
@@ -19,28 +19,30 @@ from fgseg.labels import FOREGROUND
 from fgseg.metrics.boundary_iou import boundary_counts, boundary_iou
 from fgseg.metrics.evaluator import confusion_per_image
 from fgseg.metrics.iou import class_iou, confusion_counts, miou
+from fgseg.model.segformer import build_model
 from fgseg.results import EpochResult, select_epoch
 from fgseg.storage.store import Store, open_store
-from fgseg.training.trainer import build_training_state
+from fgseg.training.trainer import build_accelerator
 
 
 def evaluate_on_test_split(
     run: RunConfig, folder: str | Path, history: Sequence[EpochResult], attempt: int
 ) -> TestResult:
-    """Judge the epoch that stands for a finished trial on the test split, and keep what every image gave.
+    """Evaluate the selected epoch of a finished trial on the test split, and store the counts of every image.
 
-    Repeating it gives the same and replaces what an earlier attempt left.
+    May be repeated: the result is the same and replaces that of an earlier attempt.  In a group of processes only the
+    main one calls this; it does not communicate.
 
     Args:
         run: all settings of the trial.
-        folder: of its checkpoints.
-        history: every epoch of it.
+        folder: of the trial's checkpoints.
+        history: every epoch of the trial.
         attempt: number of this start of the trial.
 
     Raises:
         ConfigError: the test split cannot be read.
-        FileNotFoundError, ValueError: the weights of the epoch are gone or damaged.
-        SupersededError: a higher attempt works in the folder.
+        FileNotFoundError, ValueError: the weights of the epoch are missing or damaged.
+        SupersededError: a higher attempt has claimed the folder.
     """
     store = open_store(folder)
     checkpoints = Checkpoints(store, attempt)
@@ -48,22 +50,22 @@ def evaluate_on_test_split(
     manifest = next((m for m in list_manifests(store) if m.epoch == epoch), None)
     if manifest is None:
         raise FileNotFoundError(f"no checkpoint of epoch {epoch} is left in {folder}")
-    state = build_training_state(run, 1)
-    state.model.load_state_dict(load_safetensors(read_weights(store, manifest)))
-    # One pass: these frames need no place on the GPU, from which they would drive those of the next trial.
-    frames = HostFrames(load_splits(run.data, ("test",))["test"], state.accelerator.device)
-    with state.accelerator.autocast():
-        confusion, boundary = confusion_per_image(state.model, frames, confusion_counts, boundary_counts)
+    accelerator = build_accelerator(run)
+    model = accelerator.prepare_model(build_model(run.model.name), evaluation_mode=True)
+    model.load_state_dict(load_safetensors(read_weights(store, manifest)))
+    # Read once: on the GPU these frames would evict those of the next trial.
+    frames = HostFrames(load_splits(run.data, ("test",))["test"], accelerator.device)
+    confusion, boundary = confusion_per_image(model, frames, confusion_counts, boundary_counts)
     checkpoints.check_current()
     return save_test_result(store, epoch, attempt, confusion, boundary)
 
 
 def save_test_result(store: Store, epoch: int, attempt: int, confusion: Tensor, boundary: Tensor) -> TestResult:
-    """Write the counts of every image, then the manifest that names them, and drop those of earlier attempts.
+    """Write the counts of every image, then the manifest that names them, and delete those of earlier attempts.
 
     Args:
-        store: the trial's.
-        epoch: the one that was judged.
+        store: of the trial.
+        epoch: number of the evaluated epoch.
         attempt: number of this start of the trial.
         confusion: (N, 7, 7) int64, rows truth.
         boundary: (N, 7, 2) int64, see `boundary_counts`.

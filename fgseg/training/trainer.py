@@ -1,4 +1,4 @@
-"""The learner: model, loss, optimizer and schedule, and how one epoch changes them."""
+"""The state of a training, and one epoch of it."""
 
 import math
 import time
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.utils import release_memory
 from platformdirs import user_cache_dir
 from torch import Tensor
 from torch.nn import SyncBatchNorm
@@ -24,7 +24,7 @@ from fgseg.data import FrameSet
 from fgseg.data.batches import train_batches
 from fgseg.data.device_frames import Frames, load_to_device
 from fgseg.devices import peak_gib, peak_memory_gib, reset_peak, tune_malloc
-from fgseg.distributed import SINGLE_PROCESS, World
+from fgseg.distributed import World, reset_accelerate
 from fgseg.labels import NUM_CLASSES
 from fgseg.losses import HybridLoss
 from fgseg.metrics.evaluator import evaluate
@@ -37,7 +37,7 @@ from fgseg.training.step import Step
 
 @dataclass
 class TrainingState:
-    """Everything that changes while a model trains."""
+    """Everything that changes during training; model, optimizer and schedule are the unwrapped ones."""
 
     run: RunConfig
     accelerator: Accelerator
@@ -47,10 +47,10 @@ class TrainingState:
     step: Step
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The weights, and the state of optimizer, schedule and scaler.
+        """Return the weights, and the state of optimizer, schedule and scaler.
 
-        The random state is not among them: it is a function of seed and epoch (see `seed_epoch`).  Nor does any of it
-        depend on how many processes train.
+        The random state is not included: it is a function of seed and epoch (see `seed_epoch`).  Nothing depends on the
+        number of processes.
         """
         state = {
             "optimizer": self.optimizer.state_dict(),
@@ -60,21 +60,24 @@ class TrainingState:
         return self.model.state_dict(), state
 
 
-def build_training_state(run: RunConfig, frames: int, processes: World = SINGLE_PROCESS) -> TrainingState:
-    """Model, loss, optimizer and schedule as they are before the first epoch.
+def build_training_state(run: RunConfig, frames: int) -> TrainingState:
+    """Build model, loss, optimizer and schedule as they are before the first epoch.
+
+    Where a torch.distributed group is initialised, all its processes call this.
 
     Args:
         run: all settings.
-        frames: number of training frames; decides how many steps the schedule has.
-        processes: those which train the model together; all of them call this.
+        frames: number of training frames; decides the number of steps of the schedule.
+
+    Raises:
+        ConfigError: see `build_accelerator`; or the weights cannot be loaded.
     """
     tune_malloc()
     seed_epoch(run.train.seed, 0)
-    AcceleratorState._reset_state(True)  # the state of an earlier trial in this process would win otherwise
-    accelerator = Accelerator(mixed_precision=resolve_precision(run.train.precision))
-    device = accelerator.device
+    accelerator = build_accelerator(run)
+    device, world = accelerator.device, World(accelerator.process_index, accelerator.num_processes)
     model = build_model(run.model.name).to(device)
-    if device.type == "cuda" and not processes.alone:
+    if device.type == "cuda" and world.is_distributed:  # Accelerate leaves batch norm as it is
         model = SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = AdamW(model.parameters(), lr=run.train.lr, weight_decay=0.0, fused=True)
     batches = math.ceil(frames / run.train.batch_size)
@@ -82,9 +85,9 @@ def build_training_state(run: RunConfig, frames: int, processes: World = SINGLE_
     schedule = LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
     lr_to_device(optimizer, device)
     class_weights = list(run.class_weights.model_dump().values())
-    criterion = HybridLoss(run.loss.model_dump(), class_weights, processes).to(device)
+    criterion = HybridLoss(run.loss.model_dump(), class_weights, world).to(device)
     parts = (accelerator, model, criterion, optimizer, schedule, run.train.clip)
-    if processes.alone and wants_compiling(run.train.compile, device):
+    if not world.is_distributed and wants_compiling(run.train.compile, device):
         cache = Path(run.data.cache or user_cache_dir("fgsearch")).expanduser()
         return TrainingState(
             run, accelerator, model, optimizer, schedule, CompiledStep(*parts, cache=cache / "compiled")
@@ -92,22 +95,40 @@ def build_training_state(run: RunConfig, frames: int, processes: World = SINGLE_
     return TrainingState(run, accelerator, model, optimizer, schedule, Step(*parts))
 
 
+def build_accelerator(run: RunConfig) -> Accelerator:
+    """Build an Accelerator for one training, or for the evaluation of its model.
+
+    Raises:
+        ConfigError: the device does not support the precision, or see `reset_accelerate`.
+    """
+    device = reset_accelerate().device
+    if device.type == "cuda":
+        # A model that was prepared for mixed precision refers to itself: its memory waits for the garbage collector.
+        release_memory()
+    precision = resolve_precision(run.train.precision, device)
+    return Accelerator(mixed_precision=precision, gradient_accumulation_steps=run.train.accumulation)
+
+
 def lr_to_device(optimizer: AdamW, device: torch.device) -> None:
-    """Keep the learning rate on a GPU, where a recorded step reads it; on the CPU it is a plain number."""
+    """Move the learning rate to the GPU, where a captured step reads it; on the CPU it becomes a plain number."""
     for settings in optimizer.param_groups:
         rate = float(settings["lr"])
         settings["lr"] = rate if device.type == "cpu" else torch.tensor(rate, device=device)
 
 
-def resolve_precision(precision: str) -> str:
-    """What `train.precision` means on this machine: "no", "fp16" or "bf16"."""
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return the precision that `train.precision` selects on a device: "no", "fp16" or "bf16".
+
+    Raises:
+        ConfigError: fp16 on a machine without a GPU.
+    """
     if precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("train.precision: got fp16, this machine has no GPU; use auto, bf16 or no")
-    return ("fp16" if torch.cuda.is_available() else "no") if precision == "auto" else precision
+    return ("fp16" if device.type == "cuda" else "no") if precision == "auto" else precision
 
 
 def seed_epoch(seed: int, epoch: int, rank: int = 0) -> int:
-    """Set torch's random state to a function of all three, so that an epoch is the same after a continuation.
+    """Set torch's random state to a function of seed, epoch and rank, so that a resumed epoch is the same.
 
     Returns:
         A seed for generators of the same epoch, the same on every rank.
@@ -118,7 +139,7 @@ def seed_epoch(seed: int, epoch: int, rank: int = 0) -> int:
 
 
 def load_checkpoint(state: TrainingState, checkpoint: Checkpoint) -> None:
-    """Put a learner that was just built into the state of a checkpoint."""
+    """Load weights, optimizer, schedule and scaler into a state that was just built."""
     state.model.load_state_dict(checkpoint.model)
     state.optimizer.load_state_dict(checkpoint.state["optimizer"])
     state.schedule.load_state_dict(checkpoint.state["schedule"])
@@ -128,7 +149,7 @@ def load_checkpoint(state: TrainingState, checkpoint: Checkpoint) -> None:
 
 
 def run_epoch(state: TrainingState, splits: dict[str, FrameSet], epoch: int, attempt: int) -> EpochResult:
-    """One pass over the training frames, then one over the validation frames."""
+    """Train on all training frames once, then evaluate on the validation frames."""
     device = state.accelerator.device
     frames = load_to_device(splits, state.run.data.device, device)
     reset_peak(device)
@@ -158,27 +179,30 @@ def run_epoch(state: TrainingState, splits: dict[str, FrameSet], epoch: int, att
 
 
 def validate(state: TrainingState, frames: Frames) -> Tensor:
-    """Confusion matrix (7, 7) of a split, which the processes share."""
-    processes = state.step.processes
-    processes.average_buffers(state.model)
+    """Return the confusion matrix (7, 7) int64 of a split, which the processes share; rows truth.
+
+    The model is the unwrapped one: its forward has the precision that `prepare` gave it, and the frames of the
+    processes may differ in number, which the distributed one does not allow.
+    """
+    world = state.step.world
+    world.average_buffers(state.model)
     counts = torch.zeros(NUM_CLASSES, NUM_CLASSES, dtype=torch.int64, device=frames.device)
-    if processes.rank < len(frames):
-        with state.accelerator.autocast():
-            counts += evaluate(state.model, frames, processes).sum(0).to(frames.device)
-    return processes.all_reduce(counts).cpu()
+    if world.rank < len(frames):
+        counts += evaluate(state.model, frames, world).sum(0).to(frames.device)
+    return world.all_reduce(counts).cpu()
 
 
 def train_one_epoch(state: TrainingState, frames: Frames, epoch: int) -> tuple[float, dict[str, float]]:
-    """Train on every frame once; returns the mean per image of the loss and of its unweighted terms."""
+    """Train on every frame once; return the mean per image of the loss and of its unweighted terms."""
     run, step = state.run, state.step
-    generator = torch.Generator(frames.device).manual_seed(seed_epoch(run.train.seed, epoch, step.processes.rank))
+    generator = torch.Generator(frames.device).manual_seed(seed_epoch(run.train.seed, epoch, step.world.rank))
     state.model.train()
     step.loss_sums.zero_()
     batches = train_batches(frames, run, generator)
     while group := list(islice(batches, run.train.accumulation)):
         step(group)
     step.sync_schedule_with_skipped_steps()
-    loss, *terms = (value / len(frames) for value in step.processes.all_reduce(step.loss_sums).tolist())
+    loss, *terms = (value / len(frames) for value in step.world.all_reduce(step.loss_sums).tolist())
     return loss, dict(zip(step.criterion.terms, terms, strict=True))
 
 

@@ -62,17 +62,17 @@ def group() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def take_step(run: RunConfig) -> dict[str, torch.Tensor]:
     """The gradient of every weight before it is clipped, and the sums of loss and terms, of one real step."""
-    state = build_training_state(run, 7, current_world())
+    state = build_training_state(run, 7)
     state.model.eval()  # batch norm by its statistics, and nothing is dropped
     found: dict[str, torch.Tensor] = {}
 
-    def keep(weights: object, norm: float) -> torch.Tensor:
+    def keep(accelerator: object, weights: object, norm: float) -> torch.Tensor:
         found.update({name: weight.grad.clone() for name, weight in state.model.named_parameters()})
         return torch.zeros(())
 
-    with mock.patch("fgseg.training.step.clip_grad_norm_", keep):
+    with mock.patch("accelerate.Accelerator.clip_grad_norm_", keep):
         state.step(group())
-    return found | {"sums": state.step.processes.all_reduce(state.step.loss_sums)}
+    return found | {"sums": state.step.world.all_reduce(state.step.loss_sums)}
 
 
 def take_steps(cache: str) -> dict[str, dict[str, torch.Tensor]]:

@@ -1,6 +1,7 @@
 """Several processes train one model as one process would."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,20 +14,24 @@ from real_search import Driver
 from torch.nn import SyncBatchNorm
 
 from fgseg.checkpoints.checkpoint import Checkpoint, newest_checkpoint
+from fgseg.checkpoints.manifest import list_manifests
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import check_processes
 from fgseg.data.device_frames import HostFrames
-from fgseg.distributed import SINGLE_PROCESS, World, local_batch
+from fgseg.distributed import SINGLE_PROCESS, World, check_gpus, local_batch
 from fgseg.labels import VOID
 from fgseg.metrics.evaluator import evaluate
 from fgseg.model.segformer import build_model
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
+from fgseg.train import launched_processes
+from fgseg.train import main as train_command
 from fgseg.training.loop import train
 from search.audit.trials import audit
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
 
+ROOT = Path(__file__).parents[2]
 FAMILIES = ("baseline", "bas", "bas_cp", "slc")
 
 
@@ -140,6 +145,87 @@ def test_batch_that_does_not_divide_is_refused(tiny):
     with pytest.raises(ConfigError, match=r"train\.batch_size: got 3, must be a multiple of 2, as each of 2 processes"):
         check_processes(tiny(train__batch_size=3), 2)
     check_processes(tiny(train__batch_size=3), 1)
+
+
+LAUNCHERS = {
+    "accelerate": ["accelerate.commands.accelerate_cli", "launch", "--config_file", "configs/accelerate.yaml"],
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launcher_trains_and_resumes_in_two_processes(
+    launcher: str, environment: dict[str, str], tmp_path: Path, cache: str
+):
+    def launch() -> tuple[list[str], list[EpochResult]]:
+        """The command's output, the beginning of each line, and the epochs of its checkpoint."""
+        command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "fgseg.train"]
+        command += two_processes.command(tmp_path / "both", cache, "train.epochs=2")
+        one_thread = os.environ | environment | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=one_thread, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr
+        return [line[:9] for line in done.stdout.splitlines()], state_of(tmp_path / "both").manifest.history
+
+    lines, trained = launch()
+    assert lines == ["epoch 1/2", "epoch 2/2", "2 epochs "]
+    store = LocalStore(tmp_path / "both")
+    store.delete(list_manifests(store)[0].name)  # as if the second epoch had been interrupted
+    lines, resumed = launch()
+    assert lines == ["epoch 2/2", "2 epochs "]
+    assert [(e.epoch, e.attempt) for e in resumed] == [(1, 1), (2, 2)]
+    assert [(e.loss, e.terms, e.confusion) for e in resumed] == [(e.loss, e.terms, e.confusion) for e in trained]
+
+    assert train_command(two_processes.command(tmp_path / "one", cache, "train.epochs=2")) == 0
+    alone = state_of(tmp_path / "one").manifest.history
+    # Each process drops other values, and on the CPU batch norm sees its own frames only.
+    assert [e.loss for e in resumed] == pytest.approx([e.loss for e in alone], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE is 2, but WORLD_SIZE is not set: each MPI process would"),
+        ({"PMI_SIZE": "4"}, "PMI_SIZE is 4, but WORLD_SIZE is not set"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, but RANK, MASTER_ADDR, MASTER_PORT is not set; start with torchrun"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE: got 'two', must be a whole number"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK: got 2, must be below WORLD"),
+        # What `accelerate launch --cpu --num_processes 2` sets in the one process that it starts.
+        ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}, "accelerate launch was to start several"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "FSDP: the processes cannot train one model this way; start with torchrun"),
+    ],
+)
+def test_variables_of_a_launch_that_cannot_work_are_named(variables: dict[str, str], message: str):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        launched_processes(variables)
+
+
+def test_variables_of_a_launcher_give_the_number_of_processes():
+    assert launched_processes({}) == 1
+    assert launched_processes({"WORLD_SIZE": "1", "PMI_SIZE": "1"}) == 1
+    torchrun = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "node", "MASTER_PORT": "29500"}
+    assert launched_processes(torchrun | {"OMPI_COMM_WORLD_SIZE": "4"}) == 4
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_launch_that_cannot_work_is_refused_in_one_line_by_the_main_process(
+    rank: str, tmp_path: Path, cache: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", rank)
+    assert train_command(two_processes.command(tmp_path / "out", cache)) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.count("\n") == (rank == "0")
+    assert not shown.err or shown.err.startswith("error: OMPI_COMM_WORLD_SIZE is 2, but WORLD_SIZE is not set")
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    check_gpus(2)
+    with pytest.raises(ConfigError, match="2 processes on this machine, which has 1 GPUs; start at most 1"):
+        check_gpus(1)
 
 
 def test_compiled_step_of_several_processes_is_refused(tiny):

@@ -7,6 +7,7 @@ import sys
 import time
 import weakref
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,13 @@ from fgseg.losses import HybridLoss
 from fgseg.metrics.evaluator import evaluate
 from fgseg.metrics.iou import class_iou
 from fgseg.model.decode_head import Dropout
-from fgseg.training.compiled_step import WARM_UP, CompiledStep, restoring_state, wants_compiling
+from fgseg.training.compiled_step import (
+    WARM_UP,
+    CompiledStep,
+    predict_unhooked,
+    restoring_state,
+    wants_compiling,
+)
 from fgseg.training.loop import train
 from fgseg.training.step import Step
 from fgseg.training.trainer import TrainingState, build_training_state
@@ -168,16 +175,20 @@ def test_step_whose_numbers_hang_on_chance_is_allowed_as_much(tiny):
 def test_step_that_is_taken_back_leaves_nothing(tiny, halfway: bool):
     results = []
     for tries in (0, 2):
-        state = build_training_state(tiny(), 6)
+        state = build_training_state(tiny(train__compile="on"), 6)
         state.model.train()
-        state.step.scaler = GradScaler("cpu", init_scale=4.0)
+        step = state.step
+        step.fast = [partial(predict_unhooked, step.model), step.criterion]
+        step.scaler = GradScaler("cpu", init_scale=4.0)
         for _ in range(tries):
-            with suppress(ZeroDivisionError), restoring_state(state.step):
-                state.step.update(groups(1)[0], state.step.predict, state.step.criterion)
+            with suppress(ZeroDivisionError), restoring_state(step):
+                step.update_unwrapped(groups(1)[0])
                 if halfway:
-                    state.step.scaler.unscale_(state.optimizer)
+                    step.scaler.unscale_(state.optimizer)
                     raise ZeroDivisionError
-        results.append((*run_steps(state, groups(2)), torch.rand(3), state.step.scaler.get_scale()))
+        for group in groups(2):
+            step.replay(group)
+        results.append((*run_steps(state, []), torch.rand(3), step.scaler.get_scale()))
     assert [type(part) for part in results[0]] == [Tensor, Tensor, Tensor, float]
     for alone, after in zip(*results, strict=True):
         assert torch.equal(torch.as_tensor(alone), torch.as_tensor(after))
@@ -339,14 +350,14 @@ def test_recorded_step_computes_what_the_plain_one_does(tiny, gpu: torch.device)
 
 @pytest.mark.filterwarnings("ignore")
 def test_recording_that_breaks_off_leaves_the_plain_step_on_a_gpu(tiny, gpu: torch.device, monkeypatch, caplog):
-    update = Step.update
+    update = CompiledStep.update_unwrapped
 
-    def waits(step: CompiledStep, *parts) -> None:
+    def waits(step: CompiledStep, group) -> None:
         if torch.cuda.is_current_stream_capturing():
             step.loss_sums.sum().item()  # refused there
-        update(step, *parts)
+        update(step, group)
 
-    monkeypatch.setattr(CompiledStep, "update", waits)
+    monkeypatch.setattr(CompiledStep, "update_unwrapped", waits)
     state = build_training_state(tiny(train__compile="on", train__epochs=9), 6)
     sums, _ = run_steps(state, groups(4, device=gpu))
     assert state.step.graph is None and sums.isfinite().all()
