@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from postgres_server import Server
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT))  # `scripts` is never installed; where `fgseg` and `search` are, those are tested
 
 TINY = {
     "data.height": 64,

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,14 +14,11 @@ import pytest
 from conftest import ROOT, absent
 from real_search import Driver
 
+from scripts.chaos.cluster import Cluster
+from scripts.chaos.rig import is_worker, wait_until
 from search.audit.trials import audit
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from chaos_cluster import Cluster
-from chaos_rig import is_worker, wait_until
 
 pytestmark = pytest.mark.timeout(
     600

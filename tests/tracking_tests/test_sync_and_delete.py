@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from fake_ledger import trial
 from kept_study import begin, change, finished_study
 
 from fgseg.config.errors import ConfigError
+from scripts.chaos.rig import Server
 from search import delete as deleting
 from search import sync as syncing
 from search.audit.trials import audit
@@ -272,11 +272,8 @@ def test_new_study_of_a_deleted_name_starts_afresh_in_mlflow(location: StudyLoca
 
 
 @pytest.fixture
-def server(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch):
+def server(tmp_path: Path, environment: dict[str, str]):
     """A real tracking server on a free port."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    from chaos_rig import Server
-
     (tmp_path / "server").mkdir()
     server = Server(tmp_path / "server", environment)
     server.start()

@@ -1,4 +1,4 @@
-"""Break a search at random moments and see that nothing is lost: `python scripts/chaos.py --kills 20 --seed 1`."""
+"""Break a search at random moments and see that nothing is lost: `python -m scripts.chaos --kills 20 --seed 1`."""
 
 import argparse
 import random
@@ -8,11 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from chaos_rig import ROOT
-
-sys.path.insert(0, str(ROOT))
-
-from chaos_study import Chaos, Fault
+from scripts.chaos.study import Chaos, Fault
 
 MOMENTS = {
     "driver": ("starting", "asking", "training", "writing", "reporting", "telling", "ending"),
