@@ -1,4 +1,4 @@
-"""The runs of orchestration.py: `search.run` under stop watches, and Ray Tune alone.
+"""The runs of the orchestration benchmark: `search.run` under stop watches, and Ray Tune alone.
 
 Ray reads its environment when it is imported, so that is left to the functions.
 """

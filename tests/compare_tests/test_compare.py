@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_ledger import epoch
+from builders import make_epoch
 from kept_study import change
 from real_search import Driver
 
@@ -167,7 +167,7 @@ def searched(storage: Path, space: str, finished: bool = True, **settings: Any) 
     )  # fmt: skip
     if finished:
         ask = ledger.next_attempt()
-        ledger.report(ask.number, 1, [epoch(1, 0.3)])
+        ledger.report(ask.number, 1, [make_epoch(1, 0.3)])
         ledger.complete(ask.number, 1)
 
 

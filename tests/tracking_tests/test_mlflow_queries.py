@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_ledger import FakeLedger, epoch, trial
+from builders import make_epoch, make_trial
+from fake_ledger import FakeLedger
 
 from search.ledger.records import TrialRecord
 from search.tracking.client import load_client
@@ -43,10 +44,10 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store with one study of three trials: a weak one, a good one, and one that ran out of memory."""
     folder = tmp_path_factory.mktemp("queries")
     uri, files = f"sqlite:///{folder / 'mlflow.db'}", (folder / "mlartifacts").as_uri()
-    good = trial(1, epochs=[epoch(1, 0.6)], value=0.6, selected=1)
-    broken = trial(2, "fail", reason="out of memory")
+    good = make_trial(1, epochs=[make_epoch(1, 0.6)], value=0.6, selected=1)
+    broken = make_trial(2, "fail", reason="out of memory")
     info = StudyCard("quickstart-bas_cp", "bas_cp", "BAS + copy-paste", "quickstart", files, {"train.lr": 5e-3})
-    reconcile(FakeLedger(trial(0), good, broken), uri, info, settings)
+    reconcile(FakeLedger(make_trial(0), good, broken), uri, info, settings)
     return uri
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_ledger import trial
+from builders import make_trial
 from kept_study import begin, change, finished_study
 
 from fgseg.config.errors import ConfigError
@@ -156,7 +156,9 @@ def test_study_in_use_is_left_alone(location: StudyLocation, command: Any, capsy
 
 def test_settings_of_a_trial_are_those_that_its_own_run_wrote(tmp_path: Path):
     plan = make_plan("bas_cp", "configs/quickstart.yaml", {"train.lr": 1e-3}, {}, None)
-    record = replace(trial(3, params={"loss.ssim": 0.25, "copy_paste.prob": 0.9}), overrides={"train.batch_size": 1})
+    record = replace(
+        make_trial(3, params={"loss.ssim": 0.25, "copy_paste.prob": 0.9}), overrides={"train.batch_size": 1}
+    )
     ledger = begin(tmp_path)
     ledger.record_run({}, {"settings": plan.run.flat()}, 1)
     missing = plan.space.search.keys() - record.params.keys()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_ledger import FakeLedger, settings_of, trial
+from builders import make_trial
+from fake_ledger import FakeLedger, settings_of
 from kept_study import finished_study
 from PIL import Image
 from random_frames import some_frames
@@ -61,7 +62,7 @@ def test_mlflow_shows_overlays_with_their_trial_once(kept: LocalStore, tmp_path:
     uri, trials = f"sqlite:///{tmp_path / 'mlflow.db'}", kept.folder.parent
     info = StudyCard("s", "bas", "BAS", "q", (tmp_path / "mlartifacts").as_uri(), {}, trials=str(trials))
     for _ in range(2):
-        reconcile(FakeLedger(trial(0), trial(1, "running")), uri, info, settings_of)
+        reconcile(FakeLedger(make_trial(0), make_trial(1, "running")), uri, info, settings_of)
         shown = sorted(path.name for path in (tmp_path / "mlartifacts").glob("*/artifacts/overlays/*"))
         assert shown == ["0.png", "1.png", "3.png", "4.png"]
         shutil.rmtree(trials, ignore_errors=True)  # the second time there is nothing left to be read
