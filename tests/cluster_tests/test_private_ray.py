@@ -4,11 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.ray
+
 LISTENING = """
 import os, psutil
-from search.cluster.ray_cluster import cluster, surroundings
+from search.cluster.ray_cluster import cluster, ray_environment
 from search.study.config import SearchConfig
-os.environ.update(surroundings())
+os.environ.update(ray_environment())
 with cluster(SearchConfig(), "", lambda: None):
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
         for connection in process.net_connections("tcp"):

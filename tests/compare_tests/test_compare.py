@@ -222,6 +222,8 @@ def test_best_points_come_with_the_number_of_trials_that_were_searched(tmp_path:
     assert budgets([repeats]) == ["BAS: trial 000 of 1"]
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_comparison_that_was_killed_is_continued_and_the_books_are_clean(tmp_path: Path, environment: dict[str, str]):
     storage = tmp_path / "runs"
     first = Driver(storage, environment, command=line_of)

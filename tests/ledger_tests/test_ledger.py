@@ -38,7 +38,7 @@ def url_in(folder: Path) -> str:
     return f"sqlite:///{folder}/study.db"
 
 
-@pytest.fixture(autouse=True, params=["sqlite", "postgresql"])
+@pytest.fixture(autouse=True, params=["sqlite", pytest.param("postgresql", marks=pytest.mark.server)])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test runs on either kind of database."""
     if request.param == "postgresql":

@@ -4,7 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_benchmark_loses_no_trial_and_prints_what_each_part_takes(environment: dict[str, str], tmp_path: Path):
     command = [sys.executable, "-m", "scripts.bench.orchestration", "--quick", "--only", "load"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from scripts.chaos.__main__ import draw_faults
 
 
@@ -17,6 +19,8 @@ def test_faults_of_a_seed_are_always_the_same_and_those_of_another_differ():
     assert {fault.kind for fault in first} == {"driver", "worker", "stop", "tracker"}
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_two_kills_of_the_driver_are_survived_with_clean_books(environment: dict[str, str], tmp_path: Path):
     command = [sys.executable, "-m", "scripts.chaos", "--kills", "2", "--seed", "6"]
     done = subprocess.run(

@@ -283,6 +283,7 @@ def server(tmp_path: Path, environment: dict[str, str]):
     server.kill()
 
 
+@pytest.mark.server
 def test_server_is_written_rebuilt_and_cleared_of_one_study_only(location: StudyLocation, server: Any):
     there, other = (find_location(location.storage, study, server.uri) for study in ("s", "t"))
     for each in (there, other):

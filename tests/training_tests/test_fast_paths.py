@@ -324,6 +324,7 @@ def test_costs_of_a_trial_are_told_apart(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own, which differ between cards
+@pytest.mark.gpu
 def test_recorded_step_computes_what_the_plain_one_does(tiny, gpu: torch.device):
     results = []
     for setting in ("off", "on"):
@@ -336,6 +337,7 @@ def test_recorded_step_computes_what_the_plain_one_does(tiny, gpu: torch.device)
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.gpu
 def test_recording_that_breaks_off_leaves_the_plain_step_on_a_gpu(tiny, gpu: torch.device, monkeypatch, caplog):
     update = Step.update
 
@@ -353,6 +355,7 @@ def test_recording_that_breaks_off_leaves_the_plain_step_on_a_gpu(tiny, gpu: tor
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("setting", ["off", "on"])
+@pytest.mark.gpu
 def test_step_on_a_gpu_never_waits_for_it(tiny, gpu: torch.device, setting: str):
     state = build_training_state(tiny(train__compile=setting, train__epochs=9), 6)
     batches = groups(WARM_UP + 4, device=gpu)
