@@ -180,6 +180,25 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 @pytest.fixture(scope="session")
+def ray_sessions() -> set[Path]:
+    """The folders of the Ray sessions that finished tests have started."""
+    return set()
+
+
+@pytest.fixture(autouse=True)
+def ray_is_marked(request: pytest.FixtureRequest, ray_sessions: set[Path]) -> Iterator[None]:
+    """Fail a test that starts Ray without the marker `ray`."""
+    yield
+    if "environment" not in request.fixturenames:
+        return
+    folder = Path(request.getfixturevalue("environment")["RAY_TMPDIR"])
+    started = set(folder.glob("ray/session_*")) - ray_sessions
+    ray_sessions |= started
+    if started and request.node.get_closest_marker("ray") is None:
+        pytest.fail("the test starts Ray and lacks the marker: add @pytest.mark.ray")
+
+
+@pytest.fixture(scope="session")
 def search(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory):
     """Run `python -m search.run` to its end, in an empty folder."""
 

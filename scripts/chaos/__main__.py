@@ -54,7 +54,7 @@ def tell(text: str, problems: list[str]) -> None:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("python -m scripts.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=20, metavar="N", help="faults to inject (default: 20)")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="decides kinds and moments (default: 1)")
     parser.add_argument("--kind", choices=(*MOMENTS, "any"), default="driver", help="what is hit (default: driver)")
