@@ -32,6 +32,7 @@ def test_study_that_another_driver_began_meanwhile_with_other_settings_is_refuse
     assert ledger.identity["data"] == "beef"
 
 
+@pytest.mark.slow
 def test_driver_that_lost_the_study_leaves_mlflow_report_and_model_to_the_other(plan: Plan, monkeypatch, capsys):
     def run_until_it_is_lost(plan: Plan, ledger: Ledger, watch: driver.Watch, outlets: driver.Outlets) -> int:
         wait_for(lambda: read_runs(plan.tracking_uri, "s", ledger.uid))
