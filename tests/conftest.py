@@ -7,10 +7,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import torch
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from postgres_server import Server
 
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT))  # `scripts` is never installed; where `fgseg` and `search` are, those are tested
 
 TINY = {
     "data.height": 64,
@@ -36,6 +39,16 @@ TINY = {
     "copy_paste.prob": 0.5,
     "train.compile": "off",  # where there is a GPU as well: compiling takes longer than these trainings
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of fixtures that start a server or Ray."""
+    for item in items:
+        names = set(getattr(item, "fixturenames", ()))
+        if names & {"postgres", "bucket"}:
+            item.add_marker("server")
+        if "quickstart" in names:
+            item.add_marker("ray")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -117,16 +130,44 @@ def shared() -> Path:
     return folder
 
 
+LIMIT_S = 2400
+"""Seconds after which a command or a test of the whole product counts as hanging, on a machine with other work too."""
+
+
 @dataclass(frozen=True)
 class Finished:
     """A run of a command that has ended."""
 
     code: int
     output: str
-    seconds: float
+    cpu_s: float
+    """Processor seconds of the command and everything it started, sampled twice a second."""
     storage: Path
     folder: Path
     """The folder in which it was started."""
+
+
+def wait_for_end(process: "subprocess.Popen[str]", limit_s: float) -> float:
+    """Wait until a process ends; returns the processor seconds of it and its descendants.
+
+    Raises TimeoutExpired, after killing them all, when it takes longer than `limit_s` seconds.
+    """
+    ends, spent = time.monotonic() + limit_s, {}
+    while process.poll() is None:
+        family = []
+        with suppress(psutil.Error):
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for member in family:
+            with suppress(psutil.Error):
+                spent[member] = sum(member.cpu_times()[:2])
+        if time.monotonic() > ends:
+            for member in family:
+                with suppress(psutil.Error):
+                    member.kill()
+            process.wait()
+            raise subprocess.TimeoutExpired(process.args, limit_s)
+        time.sleep(0.5)
+    return sum(spent.values())
 
 
 @pytest.fixture(scope="session")
@@ -139,23 +180,37 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 @pytest.fixture(scope="session")
+def ray_sessions() -> set[Path]:
+    """The folders of the Ray sessions that finished tests have started."""
+    return set()
+
+
+@pytest.fixture(autouse=True)
+def ray_is_marked(request: pytest.FixtureRequest, ray_sessions: set[Path]) -> Iterator[None]:
+    """Fail a test that starts Ray without the marker `ray`."""
+    yield
+    if "environment" not in request.fixturenames:
+        return
+    folder = Path(request.getfixturevalue("environment")["RAY_TMPDIR"])
+    started = set(folder.glob("ray/session_*")) - ray_sessions
+    ray_sessions |= started
+    if started and request.node.get_closest_marker("ray") is None:
+        pytest.fail("the test starts Ray and lacks the marker: add @pytest.mark.ray")
+
+
+@pytest.fixture(scope="session")
 def search(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory):
     """Run `python -m search.run` to its end, in an empty folder."""
 
-    def run(storage: Path, *arguments: str, limit_s: float = 280) -> Finished:
-        folder = tmp_path_factory.mktemp("current")
+    def run(storage: Path, *arguments: str, limit_s: float = LIMIT_S / 2) -> Finished:
+        folder, log = tmp_path_factory.mktemp("current"), tmp_path_factory.mktemp("log") / "output"
         command = [sys.executable, "-m", "search.run", *arguments, "--storage", str(storage)]
-        started = time.monotonic()
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=limit_s,
-        )
-        return Finished(done.returncode, done.stdout, time.monotonic() - started, storage, folder)
+        with log.open("w") as out:
+            process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT, text=True
+            )
+            cpu_s = wait_for_end(process, limit_s)
+        return Finished(process.returncode, log.read_text(), cpu_s, storage, folder)
 
     return run
 

@@ -1,35 +1,90 @@
-"""Who may import whom: the structure that the design promises."""
+"""The structure that CONTRIBUTING.md describes: which package may import which package and which library."""
 
 import ast
+import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+COMMANDS = {
+    "fgseg": {"train", "evaluate", "predict"},
+    "search": {"run", "status", "sync", "delete", "export", "api"},
+}
+"""Modules on the first level of each product package: what people type, and the public API."""
+GROUND = {"fgseg.cli", "fgseg.devices", "fgseg.distributed", "fgseg.labels", "fgseg.results"}
+"""Small modules that every package of fgseg may import; `fgseg.config` is below them."""
+MAY_IMPORT = {
+    "search.compare": {"execution", "console", "report", "tracking", "ledger", "study", "cli"},
+    "search.report": {"sampling", "ledger", "study", "cli"},
+    "search.audit": {"tracking", "ledger", "study", "cli"},
+    "search.console": {"report", "ledger", "study"},
+    "search.execution": {"sampling", "report", "tracking", "cluster", "ledger", "study", "cli"},
+    "search.tracking": {"ledger", "study"},
+    "search.cluster": {"study"},
+    "search.sampling": {"ledger", "study"},
+    "search.ledger": {"study"},
+    "search.cli": {"study"},
+    "search.study": set(),
+    "fgseg.training": {"metrics", "visual", "checkpoints", "data", "losses", "model", "storage"},
+    "fgseg.inference": {"visual", "checkpoints", "data", "model", "storage"},
+    "fgseg.metrics": {"data"},
+    "fgseg.visual": {"metrics", "data", "storage"},
+    "fgseg.checkpoints": {"storage"},
+    "fgseg.data": set(),
+    "fgseg.losses": set(),
+    "fgseg.model": set(),
+    "fgseg.storage": set(),
+    "fgseg.config": set(),
+}
+"""The packages of the same product that each package may import; `search` may import all of `fgseg`."""
 OWNERS = {
     "ray": {
+        "search.cluster",
         "search.execution.ray_tune",
-        "search.execution.worker",
         "search.execution.worker_group",
-        "search.cluster.ray_cluster",
-        "search.cluster.node_probe",
+        "search.execution.worker",  # reports from inside a worker process
     },
     "optuna": {
-        "search.sampling.importance",
-        "search.ledger.ledger",
-        "search.ledger.storage",
-        "search.ledger.sampling",
-        "search.study.space",
-        "search.ledger.records",
-        "search.ledger.fencing",
-        "search.ledger.study_metadata",
-        "search.ledger.trial_source",
+        "search.sampling",
+        "search.ledger",  # its tables are Optuna's until the ledger is plain SQL
+        "search.study.space",  # its ranges are Optuna's distributions until then
     },
-    "mlflow": {"search.tracking.run_writer", "search.tracking.client", "search.tracking.model_registry"},
+    "mlflow": {"search.tracking"},
+    "accelerate": {"fgseg"},
     "datasets": {"fgseg.data.hub"},
+    "transformers": {
+        "fgseg.model",
+        "fgseg.inference",
+        "search.tracking.model_registry",  # MLflow's Transformers flavour
+    },
+    "torch": {
+        "fgseg",
+        "search.execution.worker",  # prepares the process that trains
+        "search.execution.worker_group",
+        "search.report.frames",  # predicts the frames of the report
+    },
+    "sqlalchemy": {
+        "search.ledger",
+        "search.tracking.client",  # takes the address of MLflow's database apart
+        "search.tracking.sync",
+    },
 }
-"""Each heavy library, and the files that may import it."""
+"""The packages and modules that may import each heavy library, with the reason where it is not the owner."""
 PURE = ("fgseg.losses", "fgseg.metrics.iou", "fgseg.data.augment")
+REPLACED = """
+Place make_place find_place StudyFacts write_down equip erase Ask hand_out Points Sampled Listed HeldStorage
+_doubting _remember Succession QuasiRandomThenGP Notebook noting propose surroundings patient told Desk take_back
+settle pass_on Job halt alike carry_out learn Learn FULL take_part train_part learn_in_group portable cause_of
+Mailbox Turns ASKING_S Shelf tidy check_mark leave_mark foreign Pulse bury gone keep_handlers RollCall said Question
+Answer ALIKE drive run_missing open_desk Watch Outlets obey offer Mirror write_facts write_points write_data
+KnownRun MirroredRun PASSING_TAGS LEADS reaching StudyCard Standing worth show_end as_called take_over Learner
+build_learner judge place_rate gathering take_back_skipped taken_back rehearse try_out LUCK told_by_first ALONE
+own_frames Outcome predict_frames take_share ran_out keep_freed_memory Trained at_hand describe_trial put_overlays
+ours lose decide
+"""
+"""Names that were replaced by the field's own terms; those that are ordinary English words elsewhere are left out."""
 
 
 def modules() -> dict[str, Path]:
@@ -37,10 +92,14 @@ def modules() -> dict[str, Path]:
     return {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
 
 
-def imports(path: Path) -> set[str]:
-    """Every module that a file imports, wherever in it."""
+MODULES = modules()
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+def imports(name: str) -> set[str]:
+    """Every module that a module imports, wherever in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(TREES[name]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -48,25 +107,75 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-GRAPH = {name: {m for m in imports(path) if m in modules()} - {name} for name, path in modules().items()}
+IMPORTS = {name: imports(name) for name in MODULES}
+GRAPH = {name: {m for m in found if m in MODULES} - {name} for name, found in IMPORTS.items()}
 
 
-def test_fgseg_never_imports_search():
-    assert {
-        name: GRAPH[name] for name in GRAPH if name.startswith("fgseg") and any("search" in m for m in GRAPH[name])
-    } == {}
+def package_of(module: str) -> str:
+    """The first two parts of a module's name: its package, or the module itself on the first level."""
+    return ".".join(module.split(".")[:2])
+
+
+def is_within(module: str, owners: set[str]) -> bool:
+    return any(module == owner or module.startswith(f"{owner}.") for owner in owners)
+
+
+def packages(product: str) -> set[str]:
+    return {path.name for path in (ROOT / product).iterdir() if (path / "__init__.py").exists()}
+
+
+def test_fgseg_never_imports_search_ray_optuna_or_mlflow():
+    outside = {"search", "ray", "optuna", "mlflow"}
+    users = {name for name, found in IMPORTS.items() if {m.split(".")[0] for m in found} & outside}
+    assert {name for name in users if is_within(name, {"fgseg"})} == set()
 
 
 @pytest.mark.parametrize("library", OWNERS)
 def test_each_heavy_library_is_imported_by_its_owners_only(library: str):
-    users = {name for name, path in modules().items() if library in {m.split(".")[0] for m in imports(path)}}
-    assert users <= OWNERS[library]
+    users = {name for name, found in IMPORTS.items() if library in {m.split(".")[0] for m in found}}
+    assert {name for name in users if not is_within(name, OWNERS[library])} == set()
+
+
+def test_the_table_of_packages_names_each_package():
+    assert {f"{product}.{name}" for product in COMMANDS for name in packages(product)} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_package_imports_only_what_the_table_of_packages_allows(package: str):
+    product = package.split(".", maxsplit=1)[0]
+    allowed = {f"{product}.{name}" for name in MAY_IMPORT[package]} | {package}
+    if product == "fgseg":
+        allowed |= {"fgseg", "fgseg.config"} | (set() if package in ("fgseg.config", "fgseg.storage") else GROUND)
+    found = {
+        f"{name} imports {target}"
+        for name in GRAPH
+        if package_of(name) == package
+        for target in GRAPH[name]
+        if target.split(".")[0] == product and package_of(target) not in allowed
+    }
+    assert found == set()
+
+
+def test_ground_modules_import_the_settings_and_one_another_only():
+    assert {target for name in GROUND for target in GRAPH[name] if package_of(target) != "fgseg.config"} <= GROUND
+
+
+def test_sampling_reads_no_more_of_the_ledger_than_its_records():
+    targets = {m for name in GRAPH if package_of(name) == "search.sampling" for m in GRAPH[name]}
+    assert {m for m in targets if is_within(m, {"search.ledger"})} <= {"search.ledger", "search.ledger.records"}
+
+
+@pytest.mark.parametrize("product", COMMANDS)
+def test_first_level_holds_commands_the_public_api_and_packages_only(product: str):
+    found = {path.stem for path in (ROOT / product).glob("*.py")}
+    ground = {name.removeprefix("fgseg.") for name in GROUND} if product == "fgseg" else set()
+    assert found == COMMANDS[product] | ground | {"__init__"}
 
 
 def test_losses_metrics_and_augmentation_import_torch_only():
-    for name, path in modules().items():
+    for name, found in IMPORTS.items():
         if name.startswith(PURE):
-            outside = {m.split(".")[0] for m in imports(path)} - {"torch", "fgseg"}
+            outside = {m.split(".")[0] for m in found} - {"torch", "fgseg"}
             assert outside <= {"math", "collections", "dataclasses", "functools", "typing"}, name
 
 
@@ -78,5 +187,45 @@ def test_there_is_no_cycle_of_imports():
     assert left == {}
 
 
+def test_no_replaced_name_remains():
+    found = set()
+    for module, tree in TREES.items():
+        names = {*module.split(".")}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                names.add(node.name)
+            elif isinstance(node, ast.arg):
+                names.add(node.arg)
+        found |= {f"{module}: {name}" for name in names & set(REPLACED.split())}
+    assert found == set()
+
+
+def test_no_function_name_is_defined_in_more_than_three_modules():
+    names = Counter(node.name for tree in TREES.values() for node in tree.body if isinstance(node, ast.FunctionDef))
+    assert {name for name, count in names.items() if count > 3} <= {"main", "parse"}
+
+
+def test_installation_holds_every_package():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    inits = [*ROOT.glob("fgseg/**/__init__.py"), *ROOT.glob("search/**/__init__.py")]
+    expected = {".".join(path.parent.relative_to(ROOT).parts) for path in inits}
+    assert set(listed) == expected | {"fgseg._configs"}
+    assert {path.parent for path in MODULES.values()} == {path.parent for path in inits}
+
+
 def test_the_mlflow_folder_holds_no_python_that_would_shadow_the_library():
     assert list((ROOT / "mlflow").glob("**/*.py")) == []
+
+
+def test_no_test_module_imports_another():
+    stems = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    for path in (ROOT / "tests").rglob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        names = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert names & stems == set(), path
+
+
+def test_names_of_test_modules_differ():
+    stems = Counter(path.stem for path in (ROOT / "tests").rglob("*.py"))
+    assert {stem for stem, count in stems.items() if count > 1} == set()
+    assert list((ROOT / "tests").rglob("__init__.py")) == []

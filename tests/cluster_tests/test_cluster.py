@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,18 +14,14 @@ import pytest
 from conftest import ROOT, absent
 from real_search import Driver
 
+from scripts.chaos.cluster import Cluster
+from scripts.chaos.rig import is_worker, wait_until
 from search.audit.trials import audit
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
 
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from chaos_cluster import Cluster
-from chaos_rig import is_worker, wait_until
-
-pytestmark = pytest.mark.timeout(
-    600
-)  # the first test's share has the whole story in it; a minute where nothing else runs
+# the first test's share has the whole story in it; a minute where nothing else runs
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 LIMIT_S = 200
 FAST_NEWS = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "2000"}
 """A node that is cut off counts as dead after 15 s instead of 65."""

@@ -90,6 +90,7 @@ def silent() -> Iterator[int]:
             connection.close()
 
 
+@pytest.mark.slow
 def test_address_where_something_else_listens_is_refused_within_a_minute(
     silent: int, environment: dict[str, str], tmp_path: Path
 ):

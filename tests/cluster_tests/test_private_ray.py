@@ -4,6 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.ray
+
 LISTENING = """
 import os, psutil
 from search.cluster.ray_cluster import cluster, ray_environment

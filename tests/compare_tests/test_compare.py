@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_ledger import epoch
+from builders import make_epoch
 from kept_study import change
 from real_search import Driver
 
@@ -168,7 +168,7 @@ def searched(storage: Path, space: str, finished: bool = True, **settings: Any) 
     )  # fmt: skip
     if finished:
         ask = ledger.next_attempt()
-        ledger.report(ask.number, 1, [epoch(1, 0.3)])
+        ledger.report(ask.number, 1, [make_epoch(1, 0.3)])
         ledger.complete(ask.number, 1)
 
 
@@ -223,6 +223,8 @@ def test_best_points_come_with_the_number_of_trials_that_were_searched(tmp_path:
     assert budgets([repeats]) == ["BAS: trial 000 of 1"]
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_comparison_that_was_killed_is_continued_and_the_books_are_clean(tmp_path: Path, environment: dict[str, str]):
     storage = tmp_path / "runs"
     first = Driver(storage, environment, command=line_of)

@@ -4,18 +4,18 @@ import io
 from dataclasses import replace
 
 import pytest
+from builders import make_epoch, make_trial
 from rich.console import Console
 
 from fgseg.labels import FOREGROUND
-from fgseg.results import EpochResult
 from search.console.progress import Progress, event
 from search.console.study_status import StudyStatus, clock, recent_pace
 from search.ledger.records import State, TrialRecord
 from search.ledger.study_metadata import StudyMetadata
 
 GOAL = StudyMetadata(budget=2, settings={"train.epochs": 5})
-EPOCH = EpochResult(1, 0.25, {c.key: 0.25 for c in FOREGROUND}, [[1]], 1.5, {}, 20.0, 1.0, 1.0, 1)
-NEW = TrialRecord(3, State.RUNNING, {}, 1, 0, [], None, None, 1.0, None)
+EPOCH = make_epoch(1, 0.25, iou={c.key: 0.25 for c in FOREGROUND}, loss=1.5, seconds=1.0, wall_time=1.0)
+NEW = make_trial(3, "running", done=0, params={}, started=1.0)
 BEGUN = replace(NEW, epochs=[EPOCH])
 DONE = replace(BEGUN, state=State.COMPLETE, value=0.25, ended=2.0, selected=1)
 

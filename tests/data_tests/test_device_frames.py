@@ -116,6 +116,7 @@ def test_frames_that_cannot_be_on_a_gpu_are_told(monkeypatch: pytest.MonkeyPatch
         load_to_device({"train": some_frames()}, "gpu", torch.device("cuda"))
 
 
+@pytest.mark.gpu
 def test_frames_on_a_gpu_are_those_of_the_host(tiny, gpu: torch.device):
     splits = load_splits(tiny().data, ("val",))
     index = torch.tensor([2, 0])
@@ -126,6 +127,7 @@ def test_frames_on_a_gpu_are_those_of_the_host(tiny, gpu: torch.device):
         assert a.is_cuda and torch.equal(a, b)
 
 
+@pytest.mark.gpu
 def test_share_of_a_gpu_is_enforced(gpu: torch.device):
     total = torch.cuda.mem_get_info()[1]
     limit_gpu_memory(0.1)

@@ -3,10 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+from builders import make_history, make_trial
 from fake_ledger import FakeLedger
 
 from fgseg.checkpoints.manifest import Blob, Manifest, list_manifests
-from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
 from search.execution.checkpoint_retention import CheckpointRetention
 from search.ledger.records import State, TrialRecord
@@ -14,9 +14,8 @@ from search.study.location import StudyLocation
 
 
 def trial(number: int, value: float | None, state: State = State.COMPLETE, selected: int = 2) -> TrialRecord:
-    epochs = [EpochResult(k, v, {}, [[1]], 1.0, {}, 1.0, 1.0, 1.0, 1) for k, v in ((1, 0.9), (2, value or 0.0))]
-    record = TrialRecord(number, state, {}, 1, 0, epochs, value, None, 1.0, None if state is State.RUNNING else 2.0)
-    return replace(record, selected=selected if state is State.COMPLETE else None)
+    chosen = selected if state is State.COMPLETE else None
+    return make_trial(number, state, epochs=make_history(0.9, value or 0.0), value=value, selected=chosen)
 
 
 def write_checkpoints(folder: Path, numbers: range) -> None:

@@ -36,6 +36,7 @@ def test_study_that_another_driver_began_meanwhile_with_other_settings_is_refuse
     assert ledger.metadata.identity["data"] == "beef"
 
 
+@pytest.mark.slow
 def test_driver_that_lost_the_study_leaves_mlflow_report_and_model_to_the_other(plan: Plan, monkeypatch, capsys):
     def run_until_it_is_lost(plan: Plan, ledger: Ledger, views: StudyViews, signals: Signals) -> StopReason:
         wait_for(lambda: read_runs(plan.location.tracking_uri, "s", ledger.metadata.uid))

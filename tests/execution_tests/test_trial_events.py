@@ -4,9 +4,9 @@ import math
 from pathlib import Path
 
 import pytest
+from builders import make_history
 from sqlalchemy import update
 
-from fgseg.results import EpochResult
 from search.execution.messages import TrialReport
 from search.execution.trial_events import MAX_NODE_LOSSES, StopRunError, TrialEventHandler
 from search.ledger.database import LedgerError
@@ -18,10 +18,6 @@ from search.study.config import SearchConfig
 from search.study.space import load_space
 
 EPOCHS = 3
-
-
-def epoch(number: int, miou: float = 0.5, attempt: int = 1) -> EpochResult:
-    return EpochResult(number, miou, {"fence": miou}, [[1]], 1.0, {}, 9.0, 1.0, 1e9 + number, attempt)
 
 
 def open_ledger(folder: Path, pruner: str = "none", trials: int = 6) -> Ledger:
@@ -71,7 +67,7 @@ def take(events: TrialEventHandler, name: str) -> TrialAttempt:
 
 
 def report(ask: TrialAttempt, epochs: int, **more: object) -> TrialReport:
-    return TrialReport(ask.number, ask.attempt, [epoch(k) for k in range(1, epochs + 1)], **more)
+    return TrialReport(ask.number, ask.attempt, make_history(*[0.5] * epochs), **more)
 
 
 def test_trial_with_all_its_epochs_is_complete(events: TrialEventHandler):
@@ -206,7 +202,7 @@ def test_pruned_trial_is_never_complete(tmp_path: Path):
         ask = take(events, name)
         events.on_trial_end(name, report(ask, 3), died=False)
     ask = take(events, "weak")
-    weak = TrialReport(ask.number, ask.attempt, [epoch(1, 0.01), epoch(2, 0.01)])
+    weak = TrialReport(ask.number, ask.attempt, make_history(0.01, 0.01))
     assert events.on_report("weak", weak)
     events.on_trial_end("weak", weak, died=False)
     record = events.ledger.trial(ask.number)
@@ -214,7 +210,7 @@ def test_pruned_trial_is_never_complete(tmp_path: Path):
 
 
 def test_report_travels_as_text_and_comes_back_the_same():
-    sent = TrialReport(3, 2, [epoch(1, math.nan)], {"train.batch_size": 1}, ["note"], None, None)
+    sent = TrialReport(3, 2, make_history(math.nan), {"train.batch_size": 1}, ["note"], None, None)
     back = TrialReport.from_json(sent.to_json())
     assert (back.number, back.attempt, back.overrides, back.notes) == (3, 2, {"train.batch_size": 1}, ["note"])
     assert math.isnan(back.epochs[0].iou["fence"])

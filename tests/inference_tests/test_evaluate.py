@@ -44,6 +44,7 @@ def test_scores_are_the_training_s_own_to_the_last_bit(
         assert {k: v["iou"] for k, v in found["classes"].items()} == last.to_json()["iou"]
 
 
+@pytest.mark.server
 def test_model_in_a_bucket_is_judged_like_one_on_the_disk(
     study: tuple[StudyLocation, Ledger], config: str, bucket: "Bucket", tmp_path: Path
 ):

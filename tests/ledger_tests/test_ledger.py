@@ -7,6 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from builders import make_epoch
 from optuna.distributions import FloatDistribution
 from small_ledger import kill_before
 from sqlalchemy.exc import OperationalError
@@ -24,7 +25,7 @@ START = {"copy_paste.prob": 0.5, "loss.ssim": 0.4}
 def result(epoch: int, miou: float, attempt: int = 1) -> EpochResult:
     """An epoch with this mIoU."""
     iou = {"fence": miou, "pole": math.nan}
-    return EpochResult(epoch, miou, iou, [[3] * 7] * 7, 0.7, {"ssim": 0.2}, 9.5, 4.25, 1e9 + epoch, attempt)
+    return make_epoch(epoch, miou, iou=iou, attempt=attempt)
 
 
 def history(*mious: float) -> list[EpochResult]:
@@ -37,7 +38,7 @@ def url_in(folder: Path) -> str:
     return f"sqlite:///{folder}/study.db"
 
 
-@pytest.fixture(autouse=True, params=["sqlite", "postgresql"])
+@pytest.fixture(autouse=True, params=["sqlite", pytest.param("postgresql", marks=pytest.mark.server)])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test runs on either kind of database."""
     if request.param == "postgresql":

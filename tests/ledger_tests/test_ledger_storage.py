@@ -7,8 +7,9 @@ from pathlib import Path
 
 import optuna
 import pytest
+from builders import make_history
 from optuna.trial import TrialState
-from small_ledger import EPOCHS, drive, history
+from small_ledger import EPOCHS, drive
 from sqlalchemy import event, update
 from sqlalchemy.exc import OperationalError
 
@@ -41,12 +42,12 @@ def story(ledger: Ledger) -> Iterator[None]:
     steps: list[Callable[[], object]] = [
         ledger.next_attempt,
         ledger.next_attempt,
-        lambda: ledger.report(0, 1, history([0.5])),
+        lambda: ledger.report(0, 1, make_history(0.5)),
         lambda: ledger.should_prune(0),
-        lambda: ledger.report(1, 1, history([0.2])),
+        lambda: ledger.report(1, 1, make_history(0.2)),
         lambda: ledger.should_prune(1),
         lambda: ledger.override(1, 1, {"train.batch_size": 1}),
-        lambda: ledger.report(0, 1, history([0.5, float("nan"), 0.6])),
+        lambda: ledger.report(0, 1, make_history(0.5, float("nan"), 0.6)),
         lambda: ledger.complete(0, 1),
         lambda: ledger.process_died(1, 1, "it died", max_failures=3),
         ledger.next_attempt,
@@ -103,7 +104,7 @@ def test_what_a_reader_was_given_does_not_change_under_its_hands(ledger):
         ledger.next_attempt()
         seen = ledger._study.get_trials(deepcopy=False)[0]
         before = str(seen)
-        ledger.report(0, 1, history([0.5]))
+        ledger.report(0, 1, make_history(0.5))
         assert str(seen) == before
 
 
@@ -125,11 +126,11 @@ def test_a_driver_that_lost_the_study_sees_it_at_once(ledger, monkeypatch):
         ledger.trials()
         other = Ledger(ledger._url, "s")
         other._set(other._study.trials[0], "attempt", 2)
-        ledger.report(0, 1, history([0.1]))  # as long as it holds the study, there is nobody else
+        ledger.report(0, 1, make_history(0.1))  # as long as it holds the study, there is nobody else
         monkeypatch.setattr(StudyLock, "is_held", lambda self: False)
         assert lock.is_held() is False
         with pytest.raises(SupersededError):
-            ledger.report(0, 1, history([0.1, 0.2]))
+            ledger.report(0, 1, make_history(0.1, 0.2))
         other._study.tell(0, state=TrialState.FAIL)
         assert ledger.trial(0).state is State.FAIL
 
@@ -151,7 +152,7 @@ def test_a_write_whose_answer_is_lost_is_found_when_it_is_repeated(ledger, monke
     with ledger.lock():
         lose_answer(monkeypatch, ledger._storage._backend, "_create_new_trial")
         assert [ledger.next_attempt().number for _ in range(3)] == [0, 1, 2]
-        ledger.report(0, 1, history([0.5, 0.5, 0.6]))
+        ledger.report(0, 1, make_history(0.5, 0.5, 0.6))
         lose_answer(monkeypatch, ledger._storage._backend.engine.dialect, "do_commit")
         ledger.complete(0, 1)
         assert [t.state for t in ledger.trials()] == [State.COMPLETE, State.RUNNING, State.RUNNING]
@@ -164,13 +165,13 @@ def test_a_trial_that_somebody_else_has_ended_is_not_written_to(ledger):
         ledger.trials()
         Ledger(ledger._url, "s")._study.tell(0, state=TrialState.FAIL)
         with pytest.raises(SupersededError):
-            ledger.report(0, 1, history([0.1]))
+            ledger.report(0, 1, make_history(0.1))
 
 
 @pytest.mark.parametrize(
     "write",
     [
-        lambda ledger: ledger.report(0, 1, history([0.1])),
+        lambda ledger: ledger.report(0, 1, make_history(0.1)),
         lambda ledger: ledger.fail(0, 1, "broken"),
         lambda ledger: ledger.next_attempt(),
     ],

@@ -42,7 +42,7 @@ except LockedError:
 """
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.server)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a database of either kind."""
     return request.getfixturevalue("postgres").fresh() if request.param == "postgresql" else in_folder(tmp_path)

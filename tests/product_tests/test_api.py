@@ -21,6 +21,8 @@ def example() -> str:
     return found[0]
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_the_example_of_the_readme_runs_as_it_stands(environment: dict[str, str], tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-c", example()], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280

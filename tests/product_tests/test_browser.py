@@ -18,11 +18,13 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from conftest import Finished, absent
+from conftest import LIMIT_S, Finished, absent
 
 from fgseg.labels import FOREGROUND
 from search.ledger.ledger import Ledger
 from search.ledger.records import TrialRecord
+
+pytestmark = [pytest.mark.ray, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(LIMIT_S)]
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FAMILY = ("--space", "baseline", "--study", "quickstart-baseline", "--trials", "1", "--set", "train.epochs=1")
@@ -47,7 +49,7 @@ class Site:
         self.browser.get("about:blank")
         self.browser.get(f"{self.base}/#/{path}{'&' if '?' in path else '?'}workflowType=machine_learning")
 
-    def until(self, holds: Callable[[], Any], limit_s: float = 40) -> Any:
+    def until(self, holds: Callable[[], Any], limit_s: float = 300) -> Any:
         end = time.monotonic() + limit_s
         while not (found := holds()) and time.monotonic() < end:
             time.sleep(0.2)
@@ -115,15 +117,16 @@ def site(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
     try:
         base = f"http://127.0.0.1:{port}"
         browser = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+        browser.set_script_timeout(300)
         try:
             site = Site(browser, base, folder)
-            assert site.until(lambda: healthy(base), 60), (folder / "server.log").read_text()
+            assert site.until(lambda: healthy(base)), (folder / "server.log").read_text()
             yield site
         finally:
             browser.quit()
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
 def healthy(base: str) -> bool:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from kept_study import finished_study
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture
 def dashboard(tmp_path: Path) -> Iterator[str]:

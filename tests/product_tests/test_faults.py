@@ -17,6 +17,8 @@ from search.audit.trials import audit
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
 
 def trials(storage: Path) -> list[TrialRecord]:
     return Ledger(f"sqlite:///{storage}/small/study.db", "small").trials()

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, absent
 
+pytestmark = pytest.mark.slow
+
 PARTS = ("configs", "fgseg", "mlflow", "scripts", "search", "tests", "pyproject.toml", "README.md", "CONTRIBUTING.md")
 TRAINING = """
 import sys

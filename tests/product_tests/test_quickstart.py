@@ -5,13 +5,15 @@ import re
 import sqlite3
 
 import pytest
-from conftest import Finished
+from conftest import LIMIT_S, Finished
 
 from fgseg.labels import FOREGROUND
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
 from search.report.frames import PANELS
 from search.study.space import load_space
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(LIMIT_S)]
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +22,13 @@ def trials(quickstart: Finished) -> list[TrialRecord]:
     return Ledger(url, "quickstart-bas_cp").trials()
 
 
-def test_main_job_ends_well_in_under_four_minutes(quickstart: Finished):
+def test_main_job_ends_well(quickstart: Finished):
     assert quickstart.code == 0, quickstart.output
-    assert quickstart.seconds < 240
+
+
+def test_main_job_needs_no_more_than_four_minutes_of_two_cores(quickstart: Finished):
+    """Processor time instead of a clock: other work on the machine does not count."""
+    assert quickstart.cpu_s < 2 * 240
 
 
 def test_best_trial_reaches_a_miou_of_thirty_percent(trials: list[TrialRecord]):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_ledger import trial
+from builders import make_trial
 from kept_study import begin, finished_study
 from PIL import Image
 
@@ -56,7 +56,12 @@ def summary(*records: TrialRecord) -> Summary:
     )
 
 
-MIXED = (trial(0), trial(1), trial(2, "fail", done=1, reason="<the loss> is nan"), trial(3, "pruned", done=1))
+MIXED = (
+    make_trial(0),
+    make_trial(1),
+    make_trial(2, "fail", done=1, reason="<the loss> is nan"),
+    make_trial(3, "pruned", done=1),
+)
 
 
 def content(*records: TrialRecord) -> Content:
@@ -67,7 +72,7 @@ def content(*records: TrialRecord) -> Content:
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
     """A report with a trial of every ending and one frame."""
-    return report_files(content(*MIXED, *(trial(k) for k in range(4, 12))))
+    return report_files(content(*MIXED, *(make_trial(k) for k in range(4, 12))))
 
 
 def test_page_asks_for_nothing_from_elsewhere(files: dict[str, bytes]):
@@ -99,27 +104,29 @@ def test_markdown_names_the_pictures_beside_it(files: dict[str, bytes]):
 
 
 def test_report_of_a_study_without_a_finished_trial_says_so():
-    bare = report_files(content(trial(0, "running", done=1)))
+    bare = report_files(content(make_trial(0, "running", done=1)))
     assert bare.keys() == {"report.html", "report.md"}
     assert all(b"No trial has finished yet" in data for data in bare.values())
 
 
 @pytest.mark.parametrize("count", [1, 2, FEWEST - 1])
 def test_report_of_few_trials_has_no_importance_and_says_why(count: int):
-    few = report_files(content(*(trial(k) for k in range(count))))
+    few = report_files(content(*(make_trial(k) for k in range(count))))
     assert "importance.png" not in few and "parallel.png" in few
     assert b"are too few to compute importances" in few["report.html"]
 
 
 def test_report_of_a_space_without_settings_has_no_charts_of_them():
-    bare = replace(content(trial(0), trial(1)).summary, ranges={})
+    bare = replace(content(make_trial(0), make_trial(1)).summary, ranges={})
     drawn = report_files(build_content(bare, Baseline(), Frames((), "None."), written=1e9))
     assert {"slices.png", "parallel.png", "importance.png"}.isdisjoint(drawn)
 
 
 def test_importance_finds_the_setting_that_decides():
     records = [
-        replace(trial(k), value=0.1 * k % 1, params={"loss.ssim": 0.1 * (k % 3 + 1), "copy_paste.prob": 0.1 * k % 1})
+        replace(
+            make_trial(k), value=0.1 * k % 1, params={"loss.ssim": 0.1 * (k % 3 + 1), "copy_paste.prob": 0.1 * k % 1}
+        )
         for k in range(20)
     ]
     shares = importance(records, RANGES)
@@ -129,21 +136,21 @@ def test_importance_finds_the_setting_that_decides():
 
 def test_points_of_before_a_range_was_narrowed_have_no_part_in_the_importance():
     ranges = {key: Range(low=0, high=1, start=0.5) for key in ("a", "b")}
-    inside = [trial(n, params={"a": n / 10, "b": 0.5 + n / 30}, value=n / 10) for n in range(FEWEST)]
-    outside = trial(FEWEST, params={"a": 4.0, "b": 0.5}, value=0.9)
+    inside = [make_trial(n, params={"a": n / 10, "b": 0.5 + n / 30}, value=n / 10) for n in range(FEWEST)]
+    outside = make_trial(FEWEST, params={"a": 4.0, "b": 0.5}, value=0.9)
     assert importance([*inside, outside], ranges) == importance(inside, ranges) != {}
     assert importance([*inside[1:], outside], ranges) == {}
     assert position(4.0, ranges["a"]) == 1 and position(0.0, Range(low=0.1, high=1, log=True, start=0.5)) == 0
 
 
 def test_importance_of_equal_trials_is_unknown():
-    equal = [replace(trial(k), value=0.5, params={"loss.ssim": 1.0, "copy_paste.prob": 0.1 * k}) for k in range(9)]
+    equal = [replace(make_trial(k), value=0.5, params={"loss.ssim": 1.0, "copy_paste.prob": 0.1 * k}) for k in range(9)]
     assert importance(equal, RANGES) == {}
 
 
 def test_caution_fades_with_the_number_of_trials():
-    assert "may still change" in caution([trial(k) for k in range(10)], RANGES)
-    assert "may still change" not in caution([trial(k) for k in range(40)], RANGES)
+    assert "may still change" in caution([make_trial(k) for k in range(10)], RANGES)
+    assert "may still change" not in caution([make_trial(k) for k in range(40)], RANGES)
 
 
 def test_cost_counts_the_shares_of_gpus_and_the_epochs_that_pruning_saved():
@@ -154,7 +161,7 @@ def test_cost_counts_the_shares_of_gpus_and_the_epochs_that_pruning_saved():
 
 
 def test_trial_whose_batch_was_changed_is_ranked_only_where_that_is_allowed():
-    records = [trial(0), trial(1, overrides={"train.batch_size": 1})]
+    records = [make_trial(0), make_trial(1, overrides={"train.batch_size": 1})]
     assert [t.number for t in rank_trials(records, changed_batch=False)] == [0]
     assert [t.number for t in rank_trials(records, changed_batch=True)] == [1, 0]
 
@@ -181,10 +188,10 @@ def test_frames_are_left_out_with_a_reason():
     def gone(number: int) -> LocalStore:
         return LocalStore("/nowhere")
 
-    assert "No trial has finished" in choose_frames(summary(trial(0, "running")), gone).note
-    assert "has not finished" in choose_frames(summary(trial(0, "fail"), trial(1)), gone).note
-    assert "is the best trial so far" in choose_frames(summary(trial(0)), gone).note
-    assert "gone (trial 000 has no checkpoint" in choose_frames(summary(trial(0), trial(1)), gone).note
+    assert "No trial has finished" in choose_frames(summary(make_trial(0, "running")), gone).note
+    assert "has not finished" in choose_frames(summary(make_trial(0, "fail"), make_trial(1)), gone).note
+    assert "is the best trial so far" in choose_frames(summary(make_trial(0)), gone).note
+    assert "gone (trial 000 has no checkpoint" in choose_frames(summary(make_trial(0), make_trial(1)), gone).note
 
 
 def test_wide_photos_are_shown_smaller_in_whole_steps():

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import optuna
 import pytest
+from builders import make_history
 from optuna.distributions import IntDistribution
-from small_ledger import EPOCHS, SPACE, drive, history, kill_before
+from small_ledger import EPOCHS, SPACE, drive, kill_before
 
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialAttempt
@@ -16,7 +17,7 @@ def finish(ledger: Ledger) -> dict[str, float | int]:
     """Ask a trial and complete it with a value that depends on its point."""
     ask = ledger.next_attempt()
     assert ask is not None
-    ledger.report(ask.number, ask.attempt, history([1 - abs(ask.params["a"] - 0.3) - abs(ask.params["b"] - 0.8)]))
+    ledger.report(ask.number, ask.attempt, make_history(1 - abs(ask.params["a"] - 0.3) - abs(ask.params["b"] - 0.8)))
     ledger.complete(ask.number, ask.attempt)
     return ask.params
 
@@ -151,7 +152,7 @@ def run_study(folder: Path, pruner: str, restart: bool) -> list[tuple[State, int
         for number in list(running):
             running[number] += 1
             mious = [metric(number, epoch) for epoch in range(1, running[number] + 1)]
-            ledger().report(number, asks[number].attempt, history(mious))
+            ledger().report(number, asks[number].attempt, make_history(*mious))
             stop = ledger().should_prune(number)
             assert ledger().should_prune(number) == stop
             if stop or running[number] == EPOCHS:
@@ -174,7 +175,7 @@ def test_a_decision_and_the_pruners_notes_are_written_together_or_not_at_all(tmp
     ledger = drive(tmp_path, "random", "asha", 8, EPOCHS)
     for number, miou in enumerate((0.5, 0.4)):
         ledger.next_attempt()
-        ledger.report(number, 1, history([miou]))
+        ledger.report(number, 1, make_history(miou))
     assert ledger.should_prune(0) is False
     with monkeypatch.context() as killed:
         kill_before(killed, "trial_system_attributes")
@@ -190,7 +191,7 @@ def test_the_start_point_is_never_pruned_but_is_compared_with(tmp_path):
     ledger = drive(tmp_path, "random", "asha", 8, EPOCHS)
     for number, miou in enumerate((0.3, 0.2, 0.4)):
         ledger.next_attempt()
-        ledger.report(number, 1, history([miou]))
+        ledger.report(number, 1, make_history(miou))
     assert [ledger.should_prune(number) for number in (2, 0, 1)] == [False, False, True]
 
 
@@ -200,5 +201,5 @@ def test_nothing_is_pruned_without_a_pruner_or_at_the_last_epoch(tmp_path):
         ledger = drive(tmp_path / study, "random", pruner, 8, epochs)
         for number, miou in enumerate((0.5, 0.1)):
             ledger.next_attempt()
-            ledger.report(number, 1, history([miou]))
+            ledger.report(number, 1, make_history(miou))
         assert not any(ledger.should_prune(number) for number in (0, 1))

@@ -4,11 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+import pytest
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_benchmark_loses_no_trial_and_prints_what_each_part_takes(environment: dict[str, str], tmp_path: Path):
-    command = [sys.executable, str(ROOT / "scripts" / "bench_orchestration.py"), "--quick", "--only", "load"]
+    command = [sys.executable, "-m", "scripts.bench.orchestration", "--quick", "--only", "load"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "none of 8 trials lost, the audit is clean" in done.stdout
@@ -18,7 +20,7 @@ def test_benchmark_loses_no_trial_and_prints_what_each_part_takes(environment: d
 
 
 def test_benchmark_of_the_ledger_prints_what_an_ask_an_epoch_and_an_end_take(environment: dict[str, str]):
-    command = [sys.executable, str(ROOT / "scripts" / "bench_ledger.py"), "--open", "2", "--ended", "2"]
+    command = [sys.executable, "-m", "scripts.bench.ledger", "--open", "2", "--ended", "2"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("| 2 |"))

@@ -1,4 +1,4 @@
-"""A short run of scripts/chaos.py: the search is killed for good reason, and survives."""
+"""A short run of scripts.chaos: the search is killed for good reason, and survives."""
 
 import random
 import subprocess
@@ -6,29 +6,23 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+
+from scripts.chaos.__main__ import draw_faults
 
 
-@pytest.fixture
-def draw(monkeypatch: pytest.MonkeyPatch):
-    """The drawing of faults from a seed."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    from chaos import draw_faults
-
-    return draw_faults
-
-
-def test_faults_of_a_seed_are_always_the_same_and_those_of_another_differ(draw):
+def test_faults_of_a_seed_are_always_the_same_and_those_of_another_differ():
     random.seed(0)
-    first = draw(40, 1, "any")
+    first = draw_faults(40, 1, "any")
     random.seed(1)
-    assert draw(40, 1, "any") == first
-    assert draw(40, 2, "any") != first
+    assert draw_faults(40, 1, "any") == first
+    assert draw_faults(40, 2, "any") != first
     assert {fault.kind for fault in first} == {"driver", "worker", "stop", "tracker"}
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_two_kills_of_the_driver_are_survived_with_clean_books(environment: dict[str, str], tmp_path: Path):
-    command = [sys.executable, str(ROOT / "scripts" / "chaos.py"), "--kills", "2", "--seed", "6"]
+    command = [sys.executable, "-m", "scripts.chaos", "--kills", "2", "--seed", "6"]
     done = subprocess.run(
         [*command, "--storage", str(tmp_path / "chaos")], env=environment, capture_output=True, text=True, timeout=280
     )

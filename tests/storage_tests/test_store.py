@@ -22,7 +22,7 @@ from fgseg.storage.s3 import ObjectStoreError
 from fgseg.storage.store import Store, absolute, check_store, join, local_files, open_store
 
 
-@pytest.fixture(params=["disk", "bucket"])
+@pytest.fixture(params=["disk", pytest.param("bucket", marks=pytest.mark.server)])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A place of either kind that holds nothing."""
     if request.param == "disk":
@@ -166,6 +166,7 @@ def test_unfit_address_is_told(address: str, message: str):
     assert "secret" not in str(told.value)
 
 
+@pytest.mark.server
 def test_bucket_that_does_not_exist_is_told(bucket: Bucket):
     with pytest.raises(ConfigError, match=r"^--storage: there is no bucket nowhere; create it first$"):
         check_store(bucket.address("runs").replace(BUCKET, "nowhere"), "--storage")

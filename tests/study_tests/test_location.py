@@ -70,6 +70,7 @@ def test_missing_driver_of_postgresql_is_told_with_the_extra(monkeypatch: pytest
         check_database("postgresql+psycopg://h/db")
 
 
+@pytest.mark.server
 def test_wrong_password_is_told_without_it(postgres: Server):
     address = normal_ledger(postgres.address("postgres")).replace("ge%25heim", "wrong")
     with pytest.raises(ConfigError, match="password authentication failed") as told:
@@ -77,6 +78,7 @@ def test_wrong_password_is_told_without_it(postgres: Server):
     assert "wrong" not in str(told.value)
 
 
+@pytest.mark.server
 def test_password_may_come_from_the_environment(postgres: Server, monkeypatch: pytest.MonkeyPatch):
     address = f"postgresql+psycopg://fgsearch@127.0.0.1:{postgres.port}/postgres"
     monkeypatch.setenv("PGPASSWORD", "another")
@@ -92,6 +94,7 @@ def test_every_spelling_of_an_address_is_one_ledger(address: str):
     assert normal_ledger(address) == "postgresql+psycopg://u@h/d"
 
 
+@pytest.mark.server
 def test_study_in_a_bucket_that_does_not_exist_is_told(bucket: Bucket, capsys: pytest.CaptureFixture[str]):
     storage = bucket.address("runs").replace("studies", "nowhere")
     places = ["--storage", storage, "--ledger-url=sqlite:////tmp/none.db", TRACKING]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from builders import make_epoch
 from optuna.distributions import FloatDistribution
 
 from fgseg.checkpoints.checkpoint import Checkpoints
@@ -35,9 +36,8 @@ def epoch(number: int, trial: int, attempt: int = 1) -> EpochResult:
     """An epoch whose mIoU grows with its number and falls with its trial."""
     miou = 0.1 * number - 0.01 * trial
     iou = {c.key: miou for c in FOREGROUND} | {"pole": math.nan}
-    return EpochResult(
-        number, miou, iou, [[3] * 7] * 7, 0.7, {"ssim": 0.2}, 9.5, 4.25, 1e9 + 100 * trial + number, attempt
-    )
+    changes = {"confusion": [[3] * 7] * 7, "loss": 0.7, "terms": {"ssim": 0.2}, "images_per_s": 9.5, "seconds": 4.25}
+    return make_epoch(number, miou, iou=iou, wall_time=1e9 + 100 * trial + number, attempt=attempt, **changes)
 
 
 def begin(storage: Path, study: str = "s", trials: int = 3) -> Ledger:

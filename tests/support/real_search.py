@@ -44,7 +44,7 @@ class Driver:
     def output(self) -> str:
         return self.log.read_text()
 
-    def wait_for(self, pattern: str, limit_s: float = 90) -> "re.Match[str]":
+    def wait_for(self, pattern: str, limit_s: float = 300) -> "re.Match[str]":
         """Wait until the run has printed something."""
         end = time.monotonic() + limit_s
         while time.monotonic() < end:
@@ -85,6 +85,6 @@ class Driver:
         os.kill(self.process.pid, number)
         return self.process.wait(timeout=60), time.monotonic() - started
 
-    def finish(self, limit_s: float = 150) -> int:
+    def finish(self, limit_s: float = 600) -> int:
         """Wait for the end; gives the exit code."""
         return self.process.wait(timeout=limit_s)

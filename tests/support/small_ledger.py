@@ -6,7 +6,6 @@ import pytest
 from optuna.distributions import FloatDistribution
 from sqlalchemy import Connection, Table
 
-from fgseg.results import EpochResult
 from search.ledger import storage
 from search.ledger.ledger import Ledger
 from search.study.config import SearchConfig
@@ -22,11 +21,6 @@ def drive(folder: Path, sampler: str = "auto", pruner: str = "none", trials: int
     sampler = SearchConfig(sampler=sampler, pruner=pruner).resolved_sampler
     ledger.start(SPACE, START, trials=trials, sampler=sampler, pruner=pruner, epochs=epochs, seed=7, select="last")
     return ledger
-
-
-def history(mious: list[float]) -> list[EpochResult]:
-    """Epochs from 1 with these mIoUs."""
-    return [EpochResult(n, m, {}, [], 0.5, {}, 1.0, 1.0, 1e9, 1) for n, m in enumerate(mious, start=1)]
 
 
 def kill_before(monkeypatch: pytest.MonkeyPatch, table: str) -> None:

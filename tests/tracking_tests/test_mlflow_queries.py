@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from fake_ledger import FakeLedger, epoch, trial
+from builders import make_epoch, make_trial
+from fake_ledger import FakeLedger
 
 from search.ledger.study_metadata import StudyMetadata
 from search.study.location import StudyLocation
@@ -38,11 +39,11 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store with one study of three trials: a weak one, a good one, and one that ran out of memory."""
     folder = tmp_path_factory.mktemp("queries")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    good = trial(1, epochs=[epoch(1, 0.6)], value=0.6, selected=1)
-    broken = trial(2, "fail", reason="out of memory")
+    good = make_trial(1, epochs=[make_epoch(1, 0.6)], value=0.6, selected=1)
+    broken = make_trial(2, "fail", reason="out of memory")
     settings = {"train.lr": 5e-3, "train.seed": 42}
     metadata = StudyMetadata("quickstart-bas_cp", "bas_cp", "BAS + copy-paste", "quickstart", settings)
-    reconcile(FakeLedger(trial(0), good, broken), StudyLocation(str(folder), metadata.study, uri), metadata)
+    reconcile(FakeLedger(make_trial(0), good, broken), StudyLocation(str(folder), metadata.study, uri), metadata)
     return uri
 
 

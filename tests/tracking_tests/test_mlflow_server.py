@@ -65,6 +65,7 @@ def started(folder: Path, environment: dict[str, str], *options: str) -> Iterato
             server.terminate()
 
 
+@pytest.mark.server
 def test_server_keeps_its_files_in_one_folder_and_answers_only_to_its_names(
     with_mlflow: dict[str, str], tmp_path: Path
 ):

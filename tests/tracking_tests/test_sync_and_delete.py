@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
-from fake_ledger import trial
+from builders import make_trial
 from kept_study import begin, change, finished_study
 
 from fgseg.config.errors import ConfigError
+from scripts.chaos.rig import Server
 from search import delete as deleting
 from search import sync as syncing
 from search.audit.trials import audit
@@ -156,7 +156,9 @@ def test_study_in_use_is_left_alone(location: StudyLocation, command: Any, capsy
 
 def test_settings_of_a_trial_are_those_that_its_own_run_wrote(tmp_path: Path):
     plan = make_plan("bas_cp", "configs/quickstart.yaml", {"train.lr": 1e-3}, {}, None)
-    record = replace(trial(3, params={"loss.ssim": 0.25, "copy_paste.prob": 0.9}), overrides={"train.batch_size": 1})
+    record = replace(
+        make_trial(3, params={"loss.ssim": 0.25, "copy_paste.prob": 0.9}), overrides={"train.batch_size": 1}
+    )
     ledger = begin(tmp_path)
     ledger.record_run(StudyMetadata(settings=plan.settings.flat(), budget=1))
     missing = plan.space.search.keys() - record.params.keys()
@@ -272,11 +274,8 @@ def test_new_study_of_a_deleted_name_starts_afresh_in_mlflow(location: StudyLoca
 
 
 @pytest.fixture
-def server(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch):
+def server(tmp_path: Path, environment: dict[str, str]):
     """A real tracking server on a free port."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    from chaos_rig import Server
-
     (tmp_path / "server").mkdir()
     server = Server(tmp_path / "server", environment)
     server.start()
@@ -284,6 +283,7 @@ def server(tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.Monk
     server.kill()
 
 
+@pytest.mark.server
 def test_server_is_written_rebuilt_and_cleared_of_one_study_only(location: StudyLocation, server: Any):
     there, other = (find_location(location.storage, study, server.uri) for study in ("s", "t"))
     for each in (there, other):

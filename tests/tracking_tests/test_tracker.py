@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_ledger import METADATA, SETTINGS, START, FakeLedger, epoch, trial
+from builders import START, make_epoch, make_trial
+from fake_ledger import METADATA, SETTINGS, FakeLedger
 
 from fgseg.labels import FOREGROUND
-from search.ledger.records import State, TrialRecord
+from search.ledger.records import State
 from search.study.location import StudyLocation
 from search.tracking.client import create_database, fill_database, load_client
 from search.tracking.run_schema import STATUS, trial_tags
@@ -75,7 +76,7 @@ def server(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_study_is_one_parent_with_one_named_child_per_trial(server: Server) -> None:
-    server.reconcile(FakeLedger(trial(0), trial(12)))
+    server.reconcile(FakeLedger(make_trial(0), make_trial(12)))
     parent = server.parent()
     assert parent.info.run_name == "quickstart-bas"
     assert [run.info.run_name for run in server.runs("trial")] == ["bas/000", "bas/012"]
@@ -83,7 +84,7 @@ def test_a_study_is_one_parent_with_one_named_child_per_trial(server: Server) ->
 
 
 def test_runs_carry_the_tags_by_which_they_are_found(server: Server) -> None:
-    server.reconcile(FakeLedger(trial(3, attempt=2)))
+    server.reconcile(FakeLedger(make_trial(3, attempt=2)))
     (run,) = server.runs("trial")
     tags = {key: value for key, value in run.data.tags.items() if key.startswith("fgseg.")}
     shared = {"fgseg.study": "quickstart-bas", "fgseg.space": "bas"}
@@ -95,7 +96,7 @@ def test_runs_carry_the_tags_by_which_they_are_found(server: Server) -> None:
 
 def test_runs_name_the_data_that_they_read_and_what_wrote_them(server: Server) -> None:
     server.metadata = replace(server.metadata, settings=SETTINGS | READ)
-    ledger = FakeLedger(trial(0))
+    ledger = FakeLedger(make_trial(0))
     for _ in range(2):
         server.reconcile(ledger)
     for run in (server.parent(), *server.runs("trial")):
@@ -106,7 +107,7 @@ def test_runs_name_the_data_that_they_read_and_what_wrote_them(server: Server) -
 
 
 def test_settings_become_dotted_params_as_they_read_in_json(server: Server) -> None:
-    server.reconcile(FakeLedger(trial(0)))
+    server.reconcile(FakeLedger(make_trial(0)))
     (run,) = server.runs("trial")
     written = {"train.lr": "6e-05", "train.epochs": "3", "train.select": "last", "train.seed": "42"}
     written |= {"data.reader": "streets", "data.root": "null", "model.name": "small"}
@@ -115,21 +116,21 @@ def test_settings_become_dotted_params_as_they_read_in_json(server: Server) -> N
 
 
 def test_params_of_a_trial_whose_asking_was_cut_short_wait_for_its_start(server: Server) -> None:
-    server.reconcile(FakeLedger(trial(0, "running", done=0, attempt=0, params={})), phase="running")
+    server.reconcile(FakeLedger(make_trial(0, "running", done=0, attempt=0, params={})), phase="running")
     assert server.runs("trial")[0].data.params == {}
-    server.reconcile(FakeLedger(trial(0, "running", done=0, attempt=1)), phase="running")
+    server.reconcile(FakeLedger(make_trial(0, "running", done=0, attempt=1)), phase="running")
     assert server.runs("trial")[0].data.params["loss.ssim"] == "0.25"
 
 
 def test_more_params_than_one_request_takes_are_all_written(server: Server) -> None:
     many = {f"loss.term_{k}": float(k) for k in range(230)}
     server.metadata = replace(server.metadata, settings=many | {"train.seed": 42})
-    server.reconcile(FakeLedger(trial(0)))
+    server.reconcile(FakeLedger(make_trial(0)))
     assert len(server.runs("trial")[0].data.params) == 232  # the seed and the trial's own point
 
 
 def test_an_epoch_is_one_step_with_every_metric_at_its_wall_time(server: Server) -> None:
-    server.reconcile(FakeLedger(trial(0)))
+    server.reconcile(FakeLedger(make_trial(0)))
     (run,) = server.runs("trial")
     classes = {f"val/iou/{c.key}" for c in FOREGROUND}
     names = {"val/miou", "train/loss", "train/loss/ssim", "train/images_per_s"} | classes
@@ -140,15 +141,15 @@ def test_an_epoch_is_one_step_with_every_metric_at_its_wall_time(server: Server)
 
 
 def test_values_that_are_not_finite_are_left_out(server: Server) -> None:
-    broken = epoch(1, 0.2, loss=math.inf, iou={"fence": 0.3, "car": math.nan})
-    server.reconcile(FakeLedger(trial(0, "fail", epochs=[broken])))
+    broken = make_epoch(1, 0.2, loss=math.inf, iou={"fence": 0.3, "car": math.nan})
+    server.reconcile(FakeLedger(make_trial(0, "fail", epochs=[broken])))
     metrics = server.runs("trial")[0].data.metrics
     assert {"train/loss", "val/iou/car"}.isdisjoint(metrics)
     assert metrics["val/iou/fence"] == 0.3
 
 
 def test_repeating_and_restarting_double_no_run_and_no_point(server: Server) -> None:
-    ledger = FakeLedger(trial(0), trial(1, "running", done=2))
+    ledger = FakeLedger(make_trial(0), make_trial(1, "running", done=2))
     for _ in range(2):
         server.reconcile(ledger)
         assert server.track(ledger).stop(30)
@@ -157,7 +158,7 @@ def test_repeating_and_restarting_double_no_run_and_no_point(server: Server) -> 
 
 
 def test_epochs_that_an_outage_missed_are_filled_in(server: Server) -> None:
-    whole = trial(0)
+    whole = make_trial(0)
     server.reconcile(FakeLedger(replace(whole, epochs=[whole.epochs[0], whole.epochs[2]])))
     server.reconcile(FakeLedger(whole))
     assert sorted(server.points(server.runs("trial")[0], "train/loss")) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
@@ -172,7 +173,7 @@ def test_epochs_that_an_outage_missed_are_filled_in(server: Server) -> None:
     ],
 )
 def test_a_trial_ends_in_its_own_state(server: Server, state: str, status: str, tag: tuple[str, str] | None) -> None:
-    server.reconcile(FakeLedger(trial(0, state, done=2)))
+    server.reconcile(FakeLedger(make_trial(0, state, done=2)))
     (run,) = server.runs("trial")
     assert (run.info.status, run.info.start_time, run.info.end_time) == (status, START * 1000, START * 1000 + 50_000)
     assert tag is None or run.data.tags[tag[0]] == tag[1]
@@ -184,7 +185,7 @@ def test_every_state_of_the_ledger_has_a_status() -> None:
 
 
 def test_an_interrupted_study_is_killed_and_reopened_when_it_goes_on(server: Server) -> None:
-    ledger = FakeLedger(trial(0), trial(1, "running", done=1))
+    ledger = FakeLedger(make_trial(0), make_trial(1, "running", done=1))
     assert server.track(ledger).stop(30, interrupted=True)
     for run in (server.parent(), server.runs("trial")[1]):
         assert (run.info.status, run.data.tags["fgseg.interrupted"]) == ("KILLED", "true")
@@ -192,20 +193,20 @@ def test_an_interrupted_study_is_killed_and_reopened_when_it_goes_on(server: Ser
     for run in (server.parent(), server.runs("trial")[1]):
         assert run.info.status == "RUNNING"
         assert "fgseg.interrupted" not in run.data.tags
-    ledger.put(trial(1))
+    ledger.put(make_trial(1))
     assert server.track(ledger).stop(30)
     assert {run.info.status for run in [server.parent(), *server.runs("trial")]} == {"FINISHED"}
 
 
 def test_a_study_left_with_open_trials_is_never_finished(server: Server) -> None:
-    server.reconcile(FakeLedger(trial(0, "running", done=1)), phase="finished")
+    server.reconcile(FakeLedger(make_trial(0, "running", done=1)), phase="finished")
     assert {run.info.status for run in [server.parent(), *server.runs("trial")]} == {"KILLED"}
 
 
 def test_the_parent_shows_the_best_trial_as_trials_finish(server: Server) -> None:
-    ledger = FakeLedger(trial(0), trial(1, "running"))
+    ledger = FakeLedger(make_trial(0), make_trial(1, "running"))
     server.reconcile(ledger, phase="running")
-    ledger.put(trial(1))
+    ledger.put(make_trial(1))
     server.reconcile(ledger, phase="running")
     parent = server.parent()
     assert server.points(parent, "val/miou") == [(1, pytest.approx(0.30)), (2, pytest.approx(0.31))]
@@ -214,13 +215,13 @@ def test_the_parent_shows_the_best_trial_as_trials_finish(server: Server) -> Non
 
 
 def test_the_parent_shows_the_selected_epoch_of_the_best_trial(server: Server) -> None:
-    record = trial(0, epochs=[epoch(1, 0.5), epoch(2, 0.2)], value=0.5, selected=1)
+    record = make_trial(0, epochs=[make_epoch(1, 0.5), make_epoch(2, 0.2)], value=0.5, selected=1)
     server.reconcile(FakeLedger(record))
     assert server.parent().data.metrics["val/miou"] == 0.5
 
 
 def test_settings_and_report_are_kept_with_the_study(server: Server, tmp_path: Path) -> None:
-    tracker = server.track(FakeLedger(trial(0)))
+    tracker = server.track(FakeLedger(make_trial(0)))
     tracker.publish("report/report.md", b"# report")
     assert tracker.stop(30)
     kept = {path.name: path for path in (tmp_path / "mlartifacts").rglob("*.*")}
@@ -233,13 +234,13 @@ def test_a_tracked_study_is_written_while_it_runs_and_leaves_the_current_folder_
     ledger = FakeLedger()
     tracker = server.track(ledger)
     for epochs in range(4):
-        ledger.put(trial(0, "running", epochs))
+        ledger.put(make_trial(0, "running", epochs))
         tracker.notify(0)
     deadline = time.monotonic() + 20
     while not [r for r in tracked(server) if r.data.metrics.get("val/miou", 0) > 0.29] and time.monotonic() < deadline:
         time.sleep(0.02)
     assert server.runs("trial")[0].info.status == "RUNNING"
-    ledger.put(trial(0))
+    ledger.put(make_trial(0))
     tracker.notify(0)
     assert tracker.stop(30)
     assert server.runs("trial")[0].info.status == "FINISHED"
@@ -251,17 +252,17 @@ def tracked(server: Server) -> list[Any]:
 
 
 def test_a_second_run_of_one_trial_is_deleted(server: Server) -> None:
-    server.reconcile(FakeLedger(trial(0)))
+    server.reconcile(FakeLedger(make_trial(0)))
     first = server.runs("trial")[0]
     server.client.create_run(first.info.experiment_id, int(START * 1000) + 1, dict(first.data.tags), "bas/000")
-    server.reconcile(FakeLedger(trial(0)))
+    server.reconcile(FakeLedger(make_trial(0)))
     assert [run.info.run_id for run in server.runs("trial")] == [first.info.run_id]
 
 
 def test_a_deleted_experiment_is_brought_back(server: Server) -> None:
-    server.reconcile(FakeLedger(trial(0)))
+    server.reconcile(FakeLedger(make_trial(0)))
     server.client.delete_experiment(server.client.get_experiment_by_name("quickstart").experiment_id)
-    server.reconcile(FakeLedger(trial(0), trial(1)))
+    server.reconcile(FakeLedger(make_trial(0), make_trial(1)))
     assert server.client.get_experiment_by_name("quickstart").lifecycle_stage == "active"
     assert len(server.runs("trial")) == 2
 
@@ -269,7 +270,7 @@ def test_a_deleted_experiment_is_brought_back(server: Server) -> None:
 def test_studies_of_one_name_on_one_server_are_told_apart_by_their_uid(server: Server) -> None:
     for uid in ("a", "b"):
         server.metadata = replace(server.metadata, uid=uid)
-        server.reconcile(FakeLedger(trial(0)))
+        server.reconcile(FakeLedger(make_trial(0)))
     assert sorted(run.data.tags["fgseg.uid"] for run in server.runs("trial")) == ["a", "b"]
 
 
@@ -279,5 +280,5 @@ def test_importing_the_tracking_module_does_not_import_mlflow() -> None:
 
 
 def test_changed_batch_is_a_tag_of_its_trial():
-    record = TrialRecord(3, State.RUNNING, {}, 1, 0, [], None, None, 1.0, None, {"train.batch_size": 1})
+    record = make_trial(3, "running", done=0, overrides={"train.batch_size": 1})
     assert trial_tags(METADATA, record, "parent")["fgseg.changed_batch"] == '{"train.batch_size": 1}'

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_ledger import METADATA, FakeLedger, trial
+from builders import make_trial
+from fake_ledger import METADATA, FakeLedger
 
 from search.study.location import StudyLocation, public_address
 from search.tracking import tracker as background
@@ -47,7 +48,7 @@ class FlakyWriter:
 
 
 def test_an_outage_blocks_neither_notify_nor_stop(caplog: pytest.LogCaptureFixture) -> None:
-    tracker = Tracker(FakeLedger(trial(0)), NOWHERE, METADATA)
+    tracker = Tracker(FakeLedger(make_trial(0)), NOWHERE, METADATA)
     tracker.start()
     began = time.monotonic()
     for _ in range(100):

@@ -34,6 +34,7 @@ from fgseg.training.compiled_step import (
 from fgseg.training.loop import train
 from fgseg.training.step import Step
 from fgseg.training.trainer import TrainingState, build_training_state
+from scripts.bench.trial import Events, table
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -321,10 +322,7 @@ def test_trial_after_the_first_starts_in_under_a_second(tiny, tmp_path: Path, mo
     assert min(waits[1:]) < 1  # the quickest of three: the machine may be busy
 
 
-def test_costs_of_a_trial_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    from bench_trial import Events, table
-
+def test_costs_of_a_trial_are_told_apart(tmp_path: Path):
     lines = []
     for number, begin in ((0, 0), (1, 100)):
         events = {"asked": 1, "start": 4, "step": 6, "stepped": 16, "save": 17, "saved": 19}
@@ -337,6 +335,7 @@ def test_costs_of_a_trial_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own, which differ between cards
+@pytest.mark.gpu
 def test_recorded_step_computes_what_the_plain_one_does(tiny, gpu: torch.device):
     results = []
     for setting in ("off", "on"):
@@ -349,6 +348,7 @@ def test_recorded_step_computes_what_the_plain_one_does(tiny, gpu: torch.device)
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.gpu
 def test_recording_that_breaks_off_leaves_the_plain_step_on_a_gpu(tiny, gpu: torch.device, monkeypatch, caplog):
     update = CompiledStep.update_unwrapped
 
@@ -366,6 +366,7 @@ def test_recording_that_breaks_off_leaves_the_plain_step_on_a_gpu(tiny, gpu: tor
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("setting", ["off", "on"])
+@pytest.mark.gpu
 def test_step_on_a_gpu_never_waits_for_it(tiny, gpu: torch.device, setting: str):
     state = build_training_state(tiny(train__compile=setting, train__epochs=9), 6)
     batches = groups(WARM_UP + 4, device=gpu)
@@ -384,8 +385,8 @@ def test_step_on_a_gpu_never_waits_for_it(tiny, gpu: torch.device, setting: str)
 def bench(*arguments: str) -> str:
     """The table of a small benchmark."""
     sizes = ("--frames", "3", "--png", "64x128", "--size", "64x128", "--cpu-size", "64x128", "--model", "small")
-    command = [sys.executable, str(ROOT / "scripts" / "bench_train.py"), *sizes, "--seconds", "0.1", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd="/")
+    command = [sys.executable, "-m", "scripts.bench.train", *sizes, "--seconds", "0.1", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     return done.stdout
 
 
@@ -398,17 +399,18 @@ def test_benchmark_prints_a_row_with_both_sides_and_names_the_machine():
     assert sum("needs a GPU" in line for line in shown) == 2
 
 
-def test_benchmark_of_equality_judges_as_trials_are_judged_and_weighs_the_difference(tiny, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    from bench_equality import judged, table
+def test_benchmark_of_equality_judges_as_trials_are_judged_and_weighs_the_difference(tiny):
+    from scripts.bench import equality
 
     model, frames = build_training_state(tiny(), 6).model, some_frames()
     counts = evaluate(model, resident(frames)).sum(0)
     expected = [iou for iou in class_iou(counts).values() if not math.isnan(iou)]
-    assert judged(model, frames) == pytest.approx(sum(expected) / len(expected), abs=1e-4)  # near ties at a few pixels
-    near = table({"source": [0.4, 0.42, 0.41], "ours": [0.41, 0.4, 0.42]})[-1]
+    assert equality.judged(model, frames) == pytest.approx(
+        sum(expected) / len(expected), abs=1e-4
+    )  # near ties at a few pixels
+    near = equality.table({"source": [0.4, 0.42, 0.41], "ours": [0.41, 0.4, 0.42]})[-1]
     assert "within twice" in near and "0.0082" in near
-    assert "beyond twice" in table({"source": [0.4, 0.42, 0.41], "ours": [0.5, 0.52, 0.51]})[-1]
+    assert "beyond twice" in equality.table({"source": [0.4, 0.42, 0.41], "ours": [0.5, 0.52, 0.51]})[-1]
 
 
 def test_step_is_the_plain_one_by_default_on_the_cpu(tiny):

@@ -129,6 +129,7 @@ def test_all_void_training_frames_leave_finite_numbers(tiny, tmp_path: Path, mon
     assert train(tiny(train__epochs=1), tmp_path)[0].loss == 0
 
 
+@pytest.mark.gpu
 def test_training_on_a_gpu_continues_where_it_was_cut(tiny, gpu: torch.device, tmp_path: Path):
     with pytest.raises(PowerCut):
         train(tiny(), tmp_path, cut_after(1))

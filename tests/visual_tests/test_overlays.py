@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fake_ledger import METADATA, FakeLedger, trial
+from builders import make_trial
+from fake_ledger import METADATA, FakeLedger
 from kept_study import finished_study
 from PIL import Image
 from random_frames import some_frames
@@ -63,7 +64,7 @@ def test_mlflow_shows_overlays_with_their_trial_once(kept: LocalStore, tmp_path:
     shutil.copytree(kept.folder.parent, trials)
     location, metadata = StudyLocation(str(tmp_path), "s", uri), replace(METADATA, study="s", experiment="q")
     for _ in range(2):
-        reconcile(FakeLedger(trial(0), trial(1, "running")), location, metadata)
+        reconcile(FakeLedger(make_trial(0), make_trial(1, "running")), location, metadata)
         shown = sorted(path.name for path in (tmp_path / "mlartifacts").glob("*/artifacts/overlays/*"))
         assert shown == ["0.png", "1.png", "3.png", "4.png"]
         shutil.rmtree(trials, ignore_errors=True)  # the second time there is nothing left to be read

@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import source_recipe as source
 import torch
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from fgseg.losses import HybridLoss
 from fgseg.metrics.evaluator import evaluate
 from fgseg.model.pretrained import VARIANTS
 from fgseg.training.trainer import TrainingState, build_training_state
+from scripts.bench import source_recipe as source
 
 FAMILIES = {
     "bas": ({"cross_entropy": 1.0, "ssim": 0.4, "soft_iou": 0.5}, (1,) * 7, source.Hybrid),

@@ -1,4 +1,4 @@
-"""The study that chaos.py breaks: it starts and continues it, lets faults happen, and checks the books after each."""
+"""The study of scripts.chaos: start and continue it, inject faults, and audit it after each."""
 
 import os
 import signal
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from chaos_books import STUDY, Books
-from chaos_cluster import Cluster
-from chaos_rig import ROOT, Driver, Server, end, is_worker, wait_until
 
+from scripts.chaos.books import STUDY, Books
+from scripts.chaos.cluster import Cluster
+from scripts.chaos.rig import ROOT, Driver, Server, end, is_worker, wait_until
 from search.tracking.run_reader import read_runs
 
 EPOCHS = 3

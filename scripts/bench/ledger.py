@@ -1,11 +1,10 @@
-"""What the ledger alone takes with many trials open: python scripts/bench_ledger.py [--open 64 1000] [--ended 1000]
+"""What the ledger alone takes with many trials open: python -m scripts.bench.ledger [--open 64 1000] [--ended 1000]
 
 One process asks, reports and ends trials as the driver does; Ray and MLflow do not run.  `--ledger-url` measures an
 empty database on a server instead of an SQLite file.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 import uuid
@@ -14,14 +13,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from bench_orchestration import machine
-from bench_replay import made_up_epoch
 from optuna.samplers import RandomSampler
 from optuna.trial import create_trial
 
 from fgseg.results import EpochResult
+from scripts.bench.orchestration import machine
+from scripts.bench.replay import made_up_epoch
 from search.execution.messages import TrialJob
 from search.ledger.ledger import Ledger
 from search.ledger.records import TrialAttempt

@@ -1,4 +1,4 @@
-"""The processes that chaos.py starts and breaks: a run of the search with its Ray cluster, and an MLflow server."""
+"""The processes of scripts.chaos: a run of the search with its Ray cluster, and an MLflow server."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Driver:

@@ -1,4 +1,4 @@
-"""What the search itself costs: python scripts/bench_orchestration.py [--trials 1000] [--at-once 64] [--only load]
+"""What the search itself costs: python -m scripts.bench.orchestration [--trials 1000] [--at-once 64] [--only load]
 
 Runs `search.run` as it is, on simulated cores and GPUs, with workers that replay a formula instead of training.  Ends
 with 1 if a goal is missed.
@@ -16,14 +16,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
-from search.ledger.catalog import open_ledger
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from bench_runs import Row, Watches, search_once, time_no_op, watching
-
+from scripts.bench.runs import Row, Watches, search_once, time_no_op, watching
 from search.audit.trials import audit
 from search.cluster.ray_cluster import ray_environment
+from search.ledger.catalog import open_ledger
 from search.study.location import find_location
 from search.tracking.sync import sync
 

@@ -1,4 +1,4 @@
-"""The books of the study that chaos.py breaks: what they hold, and what must not have been lost since."""
+"""The books of the study that scripts.chaos breaks: what they hold, and what must not have been lost since."""
 
 from pathlib import Path
 

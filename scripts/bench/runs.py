@@ -1,4 +1,4 @@
-"""The runs of bench_orchestration.py: `search.run` under stop watches, and Ray Tune alone.
+"""The runs of the orchestration benchmark: `search.run` under stop watches, and Ray Tune alone.
 
 Ray reads its environment when it is imported, so that is left to the functions.
 """
@@ -148,9 +148,8 @@ def search_once(
         sampler: the setting of that name.
         spread_s: over how long the first trials begin.
     """
-    from bench_replay import Gate, replay
-
     import search.execution.ray_tune
+    from scripts.bench.replay import Gate, replay
 
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(at_once)))
     os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"CPU": at_once, "GPU": at_once})
@@ -176,8 +175,9 @@ def tail(path: Path) -> str:
 def time_no_op(trials: int, at_once: int) -> float:
     """Seconds from one end to the next of Ray Tune's own trials that do nothing, once all workers are up."""
     import ray
-    from bench_replay import Gate, no_op
     from ray import tune
+
+    from scripts.bench.replay import Gate, no_op
 
     moments: list[float] = []
 

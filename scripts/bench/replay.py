@@ -1,4 +1,4 @@
-"""What the workers of bench_orchestration.py do instead of training; without torch, so that 64 of them fit."""
+"""What the workers of the orchestration benchmark do instead of training; without torch, so that 64 of them fit."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Does the fast path reach the source's mIoU?  python scripts/bench_equality.py [--seeds 3] [--frames 208] [--epochs 5]
+"""Does the fast path reach the source's mIoU?  python -m scripts.bench.equality [--seeds 3] [--frames 208] [--epochs 5]
 
 Trains bas_cp on the same procedural scenes with the source's recipe (PNG files, PIL copy-paste, stock decode head,
 plain losses, HF Trainer) and with ours, once for each seed, and compares the last mIoU.  As many trainings
@@ -10,7 +10,6 @@ import math
 import os
 import random
 import statistics
-import sys
 import tempfile
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -22,18 +21,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import source_recipe as source
-from bench_jobs import FAMILIES
-from bench_train import machine
-
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
 from fgseg.data import FrameSet, load_splits
 from fgseg.labels import CLASSES
 from fgseg.model.pretrained import VARIANTS
 from fgseg.training.loop import train
+from scripts.bench import source_recipe as source
+from scripts.bench.jobs import FAMILIES
+from scripts.bench.train import machine
 
 BATCH = 2
 FOLDERS = (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds"))

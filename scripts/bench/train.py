@@ -1,4 +1,4 @@
-"""The source's recipe and ours side by side: python scripts/bench_train.py [--data CITYSCAPES] [--share 4]
+"""The source's recipe and ours side by side: python -m scripts.bench.train [--data CITYSCAPES] [--share 4]
 
 Needs torch, transformers and accelerate, and of the project only fgseg.  Each side runs in a process of its own, one
 at a time and in turn; a figure is the median of its samples.
@@ -9,7 +9,6 @@ import logging
 import os
 import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,16 +23,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from bench_jobs import EVALUATED, JOBS, Setup
-
 from fgseg.data.streets.scene import render
 from fgseg.labels import CLASSES
+from scripts.bench.jobs import EVALUATED, JOBS, Setup
 
 CPU_SIZE = (256, 512)
 PROCESSES = get_context("spawn")
-ELSEWHERE = "| driver held up per reported epoch | | | see scripts/bench_orchestration.py | 10 ms |"
+ELSEWHERE = "| driver held up per reported epoch | | | see scripts/bench/orchestration.py | 10 ms |"
 """The goal that needs a whole search to be measured."""
 FLOOR_BYTES = 2e9
 """What forward and backward of SegFormer-B0 must move for a 512x1024 image in 16 bits; an estimate by counting."""

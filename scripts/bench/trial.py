@@ -1,4 +1,4 @@
-"""What a trial costs beside its training: python scripts/bench_trial.py [--trials 4] [--model b0]
+"""What a trial costs beside its training: python -m scripts.bench.trial [--trials 4] [--model b0]
 
 Runs a small study under Ray, one trial at a time, on procedural scenes, and notes when things happen in the driver and
 in the worker.  Each cost is to stay under 5 % of a trial of two minutes.
@@ -16,9 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
+ROOT = Path(__file__).parents[2]
 GOAL_S = 0.05 * 120
 WARM_GOAL_S = 1.0
 """From ask to the first step on a worker that has trained before."""

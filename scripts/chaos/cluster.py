@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from chaos_rig import ROOT, end, family, wait_until
+
+from scripts.chaos.rig import ROOT, end, family, wait_until
 
 START_LIMIT_S = 90.0
 

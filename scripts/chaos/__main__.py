@@ -1,4 +1,4 @@
-"""Break a search at random moments and see that nothing is lost: `python scripts/chaos.py --kills 20 --seed 1`."""
+"""Break a search at random moments and see that nothing is lost: `python -m scripts.chaos --kills 20 --seed 1`."""
 
 import argparse
 import random
@@ -8,11 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from chaos_rig import ROOT
-
-sys.path.insert(0, str(ROOT))
-
-from chaos_study import Chaos, Fault
+from scripts.chaos.study import Chaos, Fault
 
 MOMENTS = {
     "driver": ("starting", "asking", "training", "writing", "reporting", "telling", "ending"),
@@ -58,7 +54,7 @@ def tell(text: str, problems: list[str]) -> None:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("python -m scripts.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=20, metavar="N", help="faults to inject (default: 20)")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="decides kinds and moments (default: 1)")
     parser.add_argument("--kind", choices=(*MOMENTS, "any"), default="driver", help="what is hit (default: driver)")

@@ -1,0 +1,1 @@
+"""Fault injection: `python -m scripts.chaos --kills 20`."""
