@@ -14,7 +14,7 @@ from search.compare.plans import name_of, plans_from
 from search.compare.runner import run_comparison
 from search.delete import delete
 from search.execution.controller import run_study
-from search.export import export
+from search.export.model import export
 from search.ledger.catalog import open_ledger
 from search.ledger.records import TrialRecord
 from search.report.build import write_report

@@ -5,13 +5,15 @@ from typing import Protocol
 from rich.console import Console
 
 from fgseg.cli import DONE, FAULT
+from fgseg.config.errors import ConfigError
 from search.cli.signals import Signals
-from search.console.run_summary import print_run_summary
+from search.console.run_summary import print_run_summary, study_command
 from search.execution.stop_reason import StopReason
-from search.export import export_best_trial
+from search.export.model import export_best_trial
 from search.ledger.ledger import Ledger
 from search.report.summary import summarise
 from search.study.plan import Plan, RepeatPlan
+from search.tracking.client import TrackingError
 
 
 class Strategy(Protocol):
@@ -61,9 +63,17 @@ class SearchStrategy:
         """See Strategy.  A search without a finished trial is a fault."""
         summary = summarise(ledger)
         if summary.best is not None and not signals.received:
-            export_best_trial(self.plan, ledger, console, lambda: bool(signals.received))
+            self._export(ledger, signals, console)
         print_run_summary(self.plan, console, summary, finished=reason.exit_code == DONE)
         return FAULT if summary.best is None and reason.exit_code == DONE else reason.exit_code
+
+    def _export(self, ledger: Ledger, signals: Signals, console: Console) -> None:
+        """Export and register the best trial's model; a failure is a warning, since the search itself is done."""
+        try:
+            export_best_trial(self.plan, ledger, console, lambda: bool(signals.received))
+        except (ConfigError, OSError, ValueError, TrackingError) as error:
+            text = f"warning: the finished model: {error}; to try again: {study_command(self.plan, 'search.export')}"
+            console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 class RepeatStrategy:

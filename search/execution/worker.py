@@ -23,7 +23,7 @@ DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 ReportFn = Callable[[TrialReport], None]
 """Tells the driver where a trial stands."""
 TrainFn = Callable[[TrialJob, RunConfig, TrialReport, ReportFn], None]
-"""Trains a job's model with these settings; see `learn`."""
+"""Trains a job's model with these settings; see `train_trial`."""
 
 
 class OtherNodeError(Exception):
@@ -97,7 +97,7 @@ def configure_process(job: TrialJob) -> None:
         hide_gpus()
 
 
-def run_job(job: TrialJob, send: ReportFn, learn: TrainFn = train_trial) -> None:
+def run_job(job: TrialJob, send: ReportFn, train: TrainFn = train_trial) -> None:
     """Train a job's model to its end, whatever comes, and send a report for everything that the driver must know.
 
     Raises:
@@ -109,7 +109,7 @@ def run_job(job: TrialJob, send: ReportFn, learn: TrainFn = train_trial) -> None
     try:
         if job.processes == 1:  # else each process does that where it is (see group.py)
             check_node(job)
-        train_with_oom_retry(job, report, send, learn)
+        train_with_oom_retry(job, report, send, train)
     except SupersededError:
         return
     except OtherNodeError as error:
@@ -158,7 +158,7 @@ def check_node(job: TrialJob) -> None:
         raise OtherNodeError(f"the node {socket.gethostname()} has {', '.join(wrong)}; take it out of the cluster")
 
 
-def train_with_oom_retry(job: TrialJob, report: TrialReport, send: ReportFn, learn: TrainFn) -> None:
+def train_with_oom_retry(job: TrialJob, report: TrialReport, send: ReportFn, train: TrainFn) -> None:
     """Train, and where memory runs out and the job says so, go on with half the micro-batch."""
     import torch
 
@@ -167,7 +167,7 @@ def train_with_oom_retry(job: TrialJob, report: TrialReport, send: ReportFn, lea
     while True:
         run = build([Layer(f"trial {job.number}", job.settings | report.overrides)])
         try:
-            return learn(job, run, report, send)
+            return train(job, run, report, send)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

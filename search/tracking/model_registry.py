@@ -1,6 +1,6 @@
 """MLflow's model registry: one version per best model, logged by mlflow.transformers.
 
-`register` runs `carry_out` in a child process: importing torch, Transformers and MLflow's flavor takes seconds, sets
+`register` runs `register_here` in a child process: importing torch, Transformers and MLflow's flavor takes seconds, sets
 global state and prints progress bars, and a child can be killed at any moment.
 """
 
@@ -58,12 +58,12 @@ def register(
 def send_version(connection: Connection, uri: str, origin: dict[str, Any], folder: str) -> None:
     """Run in the child: register the model, then send its version."""
     try:
-        connection.send(carry_out(uri, origin, folder))
+        connection.send(register_here(uri, origin, folder))
     except Exception as error:  # of MLflow, Transformers or the storage
         raise ChildError(explain(error)) from None
 
 
-def carry_out(uri: str, origin: dict[str, Any], folder: str) -> int:
+def register_here(uri: str, origin: dict[str, Any], folder: str) -> int:
     """Do what `register` describes in this process; raises the errors of MLflow and Transformers."""
     client: MlflowClient = load_client()(tracking_uri=uri)
     name = origin["study"]

@@ -24,12 +24,12 @@ def run(job: TrialJob, *errors: Exception) -> list[TrialReport]:
     """What a trial sends whose processes raise these errors, one at each start, and then nothing."""
     left, sent = list(errors), list[TrialReport]()
 
-    def learn(job, run, report, send):
+    def train(job, run, report, send):
         sent.append(TrialReport.from_json(report.to_json()))
         if left:
             raise left.pop(0)
 
-    run_job(job, lambda report: sent.append(TrialReport.from_json(report.to_json())), learn)
+    run_job(job, lambda report: sent.append(TrialReport.from_json(report.to_json())), train)
     return sent
 
 

@@ -13,7 +13,7 @@ from fgseg.config.settings import nest
 from fgseg.evaluate import autocast, main, score
 from fgseg.inference.trained_model import find_trained
 from fgseg.labels import FOREGROUND
-from search.export import export
+from search.export.model import export
 from search.ledger.ledger import Ledger
 from search.study.location import StudyLocation
 

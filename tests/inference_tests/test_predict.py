@@ -20,7 +20,7 @@ from fgseg.devices import find_device
 from fgseg.inference.photos import find_photos
 from fgseg.inference.tiling import labels_at, tile_starts, tiled_logits, working_size
 from fgseg.predict import main
-from search.export import export
+from search.export.model import export
 
 FRAME = (64, 128)
 

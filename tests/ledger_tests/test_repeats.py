@@ -13,7 +13,8 @@ from fgseg.config.errors import ConfigError
 from fgseg.storage.store import LocalStore
 from fgseg.training.test_evaluation import save_test_result
 from search.audit.trials import audit
-from search.execution.controller import budget
+from search.compare.plans import repeat_plan
+from search.execution.strategies import RepeatStrategy
 from search.ledger.ledger import Ledger
 from search.ledger.records import Kind, TrialAttempt
 from search.ledger.study_metadata import StudyMetadata
@@ -70,13 +71,15 @@ def test_nothing_is_left_once_every_repeat_has_ended_however(tmp_path: Path):
 
 def test_budget_of_repeats_counts_those_that_the_study_has_and_those_that_it_lacks(tmp_path: Path):
     begin(tmp_path, seeds(2)).next_attempt()
-    plan = replace(make_plan("bas", "configs/quickstart.yaml", {}, {}, None), repeats=tuple(seeds(3)))
-    assert budget(plan, begin(tmp_path, seeds(3))) == 3
-    assert budget(replace(plan, repeats=tuple(seeds(1, **{"loss.ssim": 9}))), begin(tmp_path, [])) == 2
+    plan = repeat_plan(make_plan("bas", "configs/quickstart.yaml", {}, {}, None), "start", seeds=3)
+    three = replace(plan, repeats=tuple(seeds(3)))
+    assert RepeatStrategy(three).budget(begin(tmp_path, seeds(3))) == 3
+    other = replace(plan, repeats=tuple(seeds(1, **{"loss.ssim": 9})))
+    assert RepeatStrategy(other).budget(begin(tmp_path, [])) == 2
 
 
 def test_only_repeats_read_the_test_split():
-    plan = make_plan("bas", "configs/quickstart.yaml", {}, {}, None)
+    assert repeat_plan(plan, "start", seeds=1).splits == ("train", "val", "test")
     assert plan.splits == ("train", "val")
     assert replace(plan, repeats=tuple(seeds(1))).splits == ("train", "val", "test")
 

@@ -13,10 +13,10 @@ from fgseg.inference.trained_model import find_trained, load_trained
 from fgseg.metrics.evaluator import predict_labels
 from fgseg.storage.store import join
 from search.delete import delete
-from search.export import export, read_origin
+from search.export.model import export, read_origin
 from search.study.location import StudyLocation
 from search.tracking.client import TrackingError, load_client
-from search.tracking.model_registry import carry_out, model_id, register
+from search.tracking.model_registry import model_id, register, register_here
 from search.tracking.sync import sync
 
 
@@ -55,7 +55,7 @@ def test_model_hangs_at_the_study_s_run_with_its_scores(location: StudyLocation)
 
 def test_the_same_model_is_not_registered_again(location: StudyLocation):
     origin = read_origin(join(location.folder, "model"))
-    assert carry_out(location.tracking_uri, origin, join(location.folder, "model")) == 1
+    assert register_here(location.tracking_uri, origin, join(location.folder, "model")) == 1
     client = load_client()(tracking_uri=location.tracking_uri)
     assert [v.version for v in client.search_model_versions(f"name = '{STUDY}'")] == [1]
 
@@ -73,7 +73,7 @@ def test_what_takes_too_long_or_is_interrupted_is_given_up(location: StudyLocati
 def test_study_without_runs_in_mlflow_is_told_what_to_do(location: StudyLocation):
     origin = read_origin(join(location.folder, "model")) | {"uid": "another"}
     with pytest.raises(LookupError, match=r"holds no run of this study; python -m search\.sync writes it"):
-        carry_out(location.tracking_uri, origin, join(location.folder, "model"))
+        register_here(location.tracking_uri, origin, join(location.folder, "model"))
 
 
 def test_deleting_the_study_deletes_its_versions(location: StudyLocation):  # the last test: it takes the study away

@@ -1,10 +1,7 @@
-# PYTHON_ARGCOMPLETE_OK
-"""Export a trial as an ordinary Transformers folder: `python -m search.export --study NAME --storage DIR`."""
+"""Export a trial's model into a folder, and register the best one in MLflow."""
 
-import argparse
 import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +10,17 @@ from rich.console import Console
 import fgseg
 from fgseg.checkpoints.manifest import Manifest, list_manifests, read_weights, weights_blob
 from fgseg.checkpoints.trial_files import CONFIG
-from fgseg.cli import DONE, run_command
-from fgseg.config.errors import ConfigError, FaultError
+from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
 from fgseg.inference.export import model_files, replace_files
 from fgseg.inference.model_card import model_card
 from fgseg.results import EpochResult, select_epoch
 from fgseg.storage.store import absolute, is_local, join, open_store
-from search.cli.options import Parser, add_location_options, location_from
-from search.console.run_summary import study_command
-from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
 from search.ledger.study_metadata import StudyMetadata
 from search.study.location import MODEL, REGISTERED, StudyLocation, public_address
 from search.study.plan import Plan
-from search.tracking.client import TrackingError
 from search.tracking.model_registry import REGISTER_S, register
 from search.tracking.sync import started_metadata
 
@@ -144,60 +136,23 @@ def headline(metadata: StudyMetadata, record: TrialRecord, result: EpochResult) 
     return f"{metadata.study}, trial {record.number}", origin
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (see `fgseg.cli`)."""
-    return run_command(parse, export_and_register, arguments)
-
-
-def export_and_register(options: argparse.Namespace) -> int:
-    """Export the trial, and register the best trial's model in MLflow; raises ConfigError, FaultError, OSError."""
-    location = location_from(options)
-    try:
-        folder, written = export(location, open_ledger(location), options.trial, options.out)
-    except ValueError as error:
-        raise FaultError(str(error)) from None
-    print(f"{folder} {'written' if written else 'is up to date'}")
-    if options.trial is None and options.out is None and not options.no_register:
-        number = register(location.tracking_uri, read_origin(folder), folder, REGISTER_S)
-        address = public_address(location.tracking_uri)
-        print(f"version {number} of the model {location.study} in MLflow at {address}")
-    return DONE
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; raises ConfigError."""
-    parser = Parser(prog="python -m search.export", description=__doc__)
-    add_location_options(parser)
-    parser.add_argument("--trial", type=int, metavar="N", help="number of the trial (default: the best)")
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        help="folder of the model (default: model, or with --trial model-N, in the study's folder)",
-    )
-    parser.add_argument(
-        "--no-register", action="store_true", help="do not register the model in MLflow; implied by --trial and --out"
-    )
-    return parser.parse_args(arguments)
-
-
 def export_best_trial(plan: Plan, ledger: Ledger, console: Console, stop: Callable[[], bool]) -> None:
-    """Export the best trial's model if it changed, and register it; prints a failure as one line.
+    """Export the best trial's model if it changed, and register it.
 
     Args:
         plan: of a study with a finished trial.
-        ledger: of the study; only read.
-        console: receives the progress and a warning.
-        stop: called while waiting for MLflow; returns True to stop waiting.
+        ledger: of the study.
+        console: shows what is waited for.
+        stop: checked while MLflow is waited for; True ends the wait.
+
+    Raises:
+        ConfigError, OSError, ValueError: as `export`.
+        TrackingError: MLflow could not be reached or refused the model.
     """
-    location = plan.location
-    try:
-        folder, _ = export(location, ledger)
-        if plan.search.register_model:
-            with console.status("registering the model in MLflow"):
-                register_once(location, folder, stop)
-    except (ConfigError, OSError, ValueError, TrackingError) as error:
-        text = f"warning: the finished model: {error}; to try again: {study_command(plan, 'search.export')}"
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+    folder, _ = export(plan.location, ledger)
+    if plan.search.register_model:
+        with console.status("registering the model in MLflow"):
+            register_once(plan.location, folder, stop)
 
 
 def register_once(location: StudyLocation, folder: str, stop: Callable[[], bool]) -> None:
@@ -207,7 +162,3 @@ def register_once(location: StudyLocation, folder: str, stop: Callable[[], bool]
         return
     register(location.tracking_uri, read_origin(folder), folder, REGISTER_S, stop)
     note.put(REGISTERED, address.encode())
-
-
-if __name__ == "__main__":
-    sys.exit(main())
