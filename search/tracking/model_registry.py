@@ -1,7 +1,7 @@
 """MLflow's model registry: one version per best model, logged by mlflow.transformers.
 
-`register` runs `register_here` in a child process: importing torch, Transformers and MLflow's flavor takes seconds, sets
-global state and prints progress bars, and a child can be killed at any moment.
+`register` runs `register_here` in a child process: importing torch, Transformers and MLflow's flavor takes seconds,
+sets global state and prints progress bars, and a child can be killed at any moment.
 """
 
 import os

@@ -79,9 +79,9 @@ def test_budget_of_repeats_counts_those_that_the_study_has_and_those_that_it_lac
 
 
 def test_only_repeats_read_the_test_split():
-    assert repeat_plan(plan, "start", seeds=1).splits == ("train", "val", "test")
+    plan = make_plan("bas", "configs/quickstart.yaml", {}, {}, None)
     assert plan.splits == ("train", "val")
-    assert replace(plan, repeats=tuple(seeds(1))).splits == ("train", "val", "test")
+    assert repeat_plan(plan, "start", seeds=1).splits == ("train", "val", "test")
 
 
 def test_search_cannot_take_a_name_that_is_kept_for_comparisons():
