@@ -14,6 +14,7 @@ from torch import Tensor
 from fgseg.checkpoints.manifest import (
     Manifest,
     claim_attempt,
+    find,
     keep_only,
     list_manifests,
     make_blob,
@@ -97,8 +98,9 @@ class Checkpoints:
 
     def _delete_old(self, selected: int) -> None:
         """Delete all but the newest NUM_TO_KEEP checkpoints and the newest one of the selected epoch."""
-        manifests = list_manifests(self.store)
-        keep_only(self.store, manifests[:NUM_TO_KEEP] + [m for m in manifests if m.epoch == selected][:1], self.attempt)
+        kept = list_manifests(self.store)[:NUM_TO_KEEP]
+        best = find(self.store, selected)
+        keep_only(self.store, [*kept, best] if best else kept, self.attempt)
 
 
 def newest_checkpoint(store: Store) -> Checkpoint | None:

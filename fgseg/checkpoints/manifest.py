@@ -65,6 +65,11 @@ def list_manifests(store: Store) -> list[Manifest]:
     return manifests
 
 
+def find(store: Store, epoch: int) -> Manifest | None:
+    """Return the newest readable manifest of an epoch, or None."""
+    return next((manifest for manifest in list_manifests(store) if manifest.epoch == epoch), None)
+
+
 def claim_attempt(store: Store, attempt: int) -> None:
     """Record that an attempt has started, which supersedes every lower one; may be repeated."""
     store.put(f"attempt-{attempt:06d}", b"")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fgseg.checkpoints.manifest import Manifest, list_manifests, read_weights
+from fgseg.checkpoints.manifest import Manifest, find, list_manifests, read_weights
 from fgseg.checkpoints.trial_files import CONFIG, PROCESSOR, SETTINGS, WEIGHTS
 from fgseg.config.errors import ConfigError, one_line
 from fgseg.labels import CLASSES
@@ -86,7 +86,7 @@ def find_checkpoint(folder: Path, manifests: list[Manifest]) -> TrainedModel:
     check_model_classes(str(folder), folder)
     settings = read_json(folder / SETTINGS)
     selected = select_epoch(manifests[0].history, settings["train.select"]).epoch
-    manifest = next((m for m in manifests if m.epoch == selected), manifests[0])
+    manifest = find(LocalStore(folder), selected) or manifests[0]
     return TrainedModel(folder, (settings["data.height"], settings["data.width"]), manifest)
 
 

@@ -9,8 +9,9 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from fgseg import checkpoints
 from fgseg.checkpoints.checkpoint import Checkpoints
-from fgseg.checkpoints.manifest import list_manifests, make_blob, read_weights
+from fgseg.checkpoints.manifest import make_blob, read_weights
 from fgseg.checkpoints.test_results import COUNTS, TEST_RESULT, TestResult
 from fgseg.config.settings import RunConfig
 from fgseg.data import load_splits
@@ -45,9 +46,9 @@ def evaluate_on_test_split(
         SupersededError: a higher attempt has claimed the folder.
     """
     store = open_store(folder)
-    checkpoints = Checkpoints(store, attempt)
+    writer = Checkpoints(store, attempt)
     epoch = select_epoch(list(history), run.train.select).epoch
-    manifest = next((m for m in list_manifests(store) if m.epoch == epoch), None)
+    manifest = checkpoints.find(store, epoch)
     if manifest is None:
         raise FileNotFoundError(f"no checkpoint of epoch {epoch} is left in {folder}")
     accelerator = build_accelerator(run)
@@ -56,7 +57,7 @@ def evaluate_on_test_split(
     # Read once: on the GPU these frames would evict those of the next trial.
     frames = HostFrames(load_splits(run.data, ("test",))["test"], accelerator.device)
     confusion, boundary = confusion_per_image(model, frames, confusion_counts, boundary_counts)
-    checkpoints.check_current()
+    writer.check_current()
     return save_test_result(store, epoch, attempt, confusion, boundary)
 
 

@@ -152,13 +152,13 @@ class NodeMonitor:
 
     Args:
         resources: of a trial.
-        notify: called with a line to print when a node joins or is lost.
     """
 
-    def __init__(self, resources: Resources, notify: Callable[[str], None]) -> None:
+    def __init__(self, resources: Resources) -> None:
         import ray
 
-        self.resources, self.notify = resources, notify
+        self.resources = resources
+        self.messages: list[str] = []
         self.head = ray.get_runtime_context().gcs_address
         self.dead: set[str] = set()
         self.known = {node.id: node for node in alive_nodes()}
@@ -173,12 +173,14 @@ class NodeMonitor:
         for node in self.known.keys() - now.keys():
             self.mark_dead(node)
         for node in now.keys() - self.known.keys():
-            self.notify(f"{now[node]} has joined")
+            self.messages.append(f"{now[node]} has joined")
         self.known = now
 
     def mark_dead(self, node: str) -> None:
         """Count a node as dead from now on: a node that Ray has declared dead never returns."""
-        self.notify(f"{self.known.pop(node)} is lost; its trials start again elsewhere, from their checkpoints")
+        self.messages.append(
+            f"{self.known.pop(node)} is lost; its trials start again elsewhere, from their checkpoints"
+        )
         self.dead.add(node)
 
     @property
@@ -187,6 +189,11 @@ class NodeMonitor:
         if time.monotonic() - self.asked > REFRESH_S:
             self.refresh()
         return list(self.known.values())
+
+    def take_messages(self) -> list[str]:
+        """Return a line for each node that joined or was lost since the last call."""
+        taken, self.messages = self.messages, []
+        return taken
 
     def all_dead(self) -> bool:
         """Return whether no node of the cluster is alive; trials would wait forever."""

@@ -56,9 +56,10 @@ class Progress:
         """Show how a trial ended."""
         self._update(record)
 
-    def on_note(self, number: int, text: str) -> None:
-        """Show what a trial reports."""
-        self.say(f"{self.now()}  trial {number:03d}  note: {text}")
+    def on_note(self, number: int | None, text: str) -> None:
+        """Print what a trial, or with None the run, reports."""
+        about = "" if number is None else f"trial {number:03d}  note: "
+        self.say(f"{self.now()}  {about}{text}")
 
     def _update(self, record: TrialRecord) -> None:
         """Show what has changed since the last record of a trial."""
@@ -69,10 +70,6 @@ class Progress:
             self.say(f"{self.now()}  trial {record.number:03d}  {text}  |  {self.line()}")
         if not self.live and self.status.best is not best:
             self.say(f"{self.now()}  " + "  ".join(f"{k} {v}" for k, v in self.status.best_classes().items()))
-
-    def tell(self, text: str) -> None:
-        """Tell something that a person should know about the run."""
-        self.say(f"{self.now()}  {text}")
 
     def say(self, text: str) -> None:
         """Print one line as it stands."""

@@ -1,6 +1,7 @@
 """Which checkpoints of finished trials are kept: those of the best, and the start point's."""
 
-from fgseg.checkpoints.manifest import keep_only, list_manifests
+from fgseg import checkpoints
+from fgseg.checkpoints.manifest import keep_only
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord, rank_trials
 from search.study.location import StudyLocation
@@ -46,12 +47,12 @@ class CheckpointRetention:
         """See `apply`: a new best trial displaces another one."""
         self.apply()
 
-    def on_note(self, number: int, text: str) -> None:
+    def on_note(self, number: int | None, text: str) -> None:
         """Do nothing."""
 
     def _prune(self, trial: TrialRecord, stays: bool) -> None:
         """Delete all checkpoints of a trial, or all but the newest one of its selected epoch."""
         store = self.location.trial_store(trial.number)
         store.remove_temporary()
-        kept = [m for m in list_manifests(store) if stays and m.epoch == trial.selected][:1]
-        keep_only(store, kept, trial.attempt)
+        kept = checkpoints.find(store, trial.selected) if stays and trial.selected is not None else None
+        keep_only(store, [kept] if kept else [], trial.attempt)

@@ -121,7 +121,7 @@ def run_remaining_trials(plan: Plan, ledger: Ledger, views: StudyViews, signals:
         listeners = [*views.listeners, progress, retention]
         events = TrialEventHandler(ledger, plan.settings.train.epochs, plan.search, listeners)
         required = ({} if is_private(plan.search) else versions()) | {"data": ledger.metadata.identity["data"]}
-        monitor = NodeMonitor(resources, progress.tell)
+        monitor = NodeMonitor(resources)
         reason = run_trials(events, TrialJobs(plan, resources, required), resources, monitor, signals)
     if reason is not BUDGET:
         views.print_line("stopping; the open trials can be continued")

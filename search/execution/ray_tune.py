@@ -56,7 +56,10 @@ class RunState:
 
     def check(self) -> StopReason | None:
         """Return why the run has to stop, or None; looks at signals, nodes and the study's lock."""
-        if self.reason is None and self.monitor.all_dead():
+        all_dead = self.monitor.all_dead()
+        for text in self.monitor.take_messages():
+            self.events.note(text)
+        if self.reason is None and all_dead:
             self.reason = fault("the Ray cluster has died; run the same command again")
         if self.reason is None and not self.ledger.is_locked:
             self.reason = LOCK_LOST

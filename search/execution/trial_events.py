@@ -49,8 +49,8 @@ class TrialListener(Protocol):
     def on_trial_end(self, record: TrialRecord) -> None:
         """A trial is complete, pruned or failed."""
 
-    def on_note(self, number: int, text: str) -> None:
-        """A trial reports something that people should know."""
+    def on_note(self, number: int | None, text: str) -> None:
+        """A trial, or with None the run, reports something that people should know."""
 
 
 class TrialEventHandler:
@@ -137,6 +137,11 @@ class TrialEventHandler:
         del self.live[trial_id]
         with stopping_on_faults():
             self.ledger.reschedule(trial.number, trial.attempt)
+
+    def note(self, text: str) -> None:
+        """Forward something about the run as a whole, such as a node that joined."""
+        for listener in self.listeners:
+            listener.on_note(None, text)
 
     def _lost_too_many_nodes(self, trial: TrialAttempt) -> bool:
         """Count a start that ended through no fault of the trial; returns whether MAX_NODE_LOSSES is exceeded."""

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import Console
 
 import fgseg
-from fgseg.checkpoints.manifest import Manifest, list_manifests, read_weights, weights_blob
+from fgseg import checkpoints
+from fgseg.checkpoints.manifest import Manifest, read_weights, weights_blob
 from fgseg.checkpoints.trial_files import CONFIG
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
@@ -95,7 +96,7 @@ def kept_weights(location: StudyLocation, ledger: Ledger, record: TrialRecord) -
     if record.state is not State.COMPLETE:
         return None
     epoch, store = selected(ledger, record).epoch, open_store(trial_folder(location, record))
-    return next((m for m in list_manifests(store) if m.epoch == epoch), None)
+    return checkpoints.find(store, epoch)
 
 
 def model_origin(metadata: StudyMetadata, number: int, manifest: Manifest) -> dict[str, Any]:

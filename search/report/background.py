@@ -48,7 +48,7 @@ class ReportWriter:
         """See `on_trial_update`: the report is out of date."""
         self.on_trial_update(changed=True)
 
-    def on_note(self, number: int, text: str) -> None:
+    def on_note(self, number: int | None, text: str) -> None:
         """Do nothing: the report does not show notes."""
 
     def on_trial_update(self, changed: bool) -> None:

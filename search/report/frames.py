@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fgseg.checkpoints.manifest import list_manifests, read_weights
+from fgseg import checkpoints
+from fgseg.checkpoints.manifest import read_weights
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
 from fgseg.labels import FOREGROUND, VOID
@@ -112,10 +113,10 @@ def compare_predictions(
 
 def chosen_weights(store: Store, trial: TrialRecord) -> bytes:
     """Read the weights of a trial's selected epoch; raises FileNotFoundError or ValueError."""
-    for manifest in list_manifests(store):
-        if manifest.epoch == trial.selected:
-            return read_weights(store, manifest)
-    raise FileNotFoundError(f"trial {trial.number:03d} has no checkpoint of epoch {trial.selected}")
+    manifest = None if trial.selected is None else checkpoints.find(store, trial.selected)
+    if manifest is None:
+        raise FileNotFoundError(f"trial {trial.number:03d} has no checkpoint of epoch {trial.selected}")
+    return read_weights(store, manifest)
 
 
 def difference(truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:

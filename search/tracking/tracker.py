@@ -168,7 +168,7 @@ class Tracker(BackgroundWriter):
         """Close the trial's run, and update the study's."""
         self.notify(record.number)
 
-    def on_note(self, number: int, text: str) -> None:
+    def on_note(self, number: int | None, text: str) -> None:
         """Do nothing: MLflow does not show notes."""
 
     def start(self) -> None:

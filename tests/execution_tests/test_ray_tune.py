@@ -22,7 +22,7 @@ def make_state(capacity: int = 3, locked: bool = True, next_attempt: Any = None)
 
     ledger = SimpleNamespace(is_locked=locked)
     events = SimpleNamespace(live=live, next_attempt=next_attempt or start, ledger=ledger)
-    monitor = SimpleNamespace(capacity=lambda: capacity, all_dead=lambda: False)
+    monitor = SimpleNamespace(capacity=lambda: capacity, all_dead=lambda: False, take_messages=lambda: [])
     return RunState(events, monitor, SimpleNamespace(received=None))  # type: ignore[arg-type]
 
 

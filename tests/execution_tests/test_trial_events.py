@@ -40,7 +40,7 @@ class Listener:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
-        self.notes: list[tuple[int, str]] = []
+        self.notes: list[tuple[int | None, str]] = []
 
     def on_attempt(self, record: TrialRecord) -> None:
         self.calls.append(("attempt", record.number))
@@ -51,7 +51,7 @@ class Listener:
     def on_trial_end(self, record: TrialRecord) -> None:
         self.calls.append(("end", record.number))
 
-    def on_note(self, number: int, text: str) -> None:
+    def on_note(self, number: int | None, text: str) -> None:
         self.notes.append((number, text))
 
 
