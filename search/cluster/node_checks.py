@@ -39,7 +39,11 @@ def connect(search: SearchConfig, needed: str) -> Iterator["ClusterCheck | None"
         return
     # A wrong token stays wrong: two attempts to connect instead of 20.
     environment = ray_environment() | {"RAY_NUM_REDIS_GET_RETRIES": "2"}
-    with ChildProcess(probe, search.ray_address, environment=environment) as child:
+    try:
+        started = ChildProcess(probe, search.ray_address, environment=environment)
+    except ChildError as error:
+        raise ConfigError(f"--ray-address: the cluster cannot be checked ({error}); free some memory") from None
+    with started as child:
         try:
             nodes: list[Node] = child.receive(CONNECT_LIMIT_S)
         except ChildError:

@@ -64,7 +64,7 @@ class ChildProcess:
         setup = (childs_end, name, dict(environment or {}), niceness)
         self._process = _SPAWN.Process(target=_run, args=setup, daemon=True)
         try:
-            with childs_end, _STARTING, _hide_main_module(), _block_interrupts():
+            with childs_end, _STARTING, _hide_main_module(), _block_interrupts(), _quiet_resource_tracker():
                 self._process.start()
             self._connection.send((target, arguments))
         except (OSError, AssertionError) as error:  # AssertionError: this is a daemonic process, e.g. of a Pool
@@ -162,6 +162,23 @@ def _block_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _quiet_resource_tracker() -> Iterator[None]:
+    """Silence the tracker process that the first child starts: it warns about a semaphore of each killed child.
+
+    The semaphore is the lock of tqdm's progress bars (seen with Python 3.11 and tqdm 4.70).
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (before, "ignore:resource_tracker:UserWarning")))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def _run(connection: Connection, log: str, environment: dict[str, str], niceness: int) -> None:
