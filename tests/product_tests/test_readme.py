@@ -79,5 +79,17 @@ def test_heading_that_a_document_links_to_is_there(name: str):
     assert [link for link in links if link[1] not in anchors(document.parent / link[0] if link[0] else document)] == []
 
 
+def test_name_in_a_walkthrough_is_defined():
+    text = re.search(r"^# Three walkthroughs\n(.*?)^# ", TEXT["CONTRIBUTING.md"], re.MULTILINE | re.DOTALL)
+    assert text
+    names = {name for name in re.findall(r"`([A-Za-z_][\w.]*)`", text[1]) if not name.endswith(".py")}
+    assert "run_study" in names
+    paths = [*ROOT.glob("search/**/*.py"), *ROOT.glob("fgseg/**/*.py")]
+    source = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+    defined = set(re.findall(r"^ *(?:class|def) (\w+)|^(\w+) = ", source, re.MULTILINE))
+    known = {first or second for first, second in defined}
+    assert [name for name in sorted(names) if not known.issuperset(name.split("."))] == []
+
+
 def test_readme_has_at_most_200_lines():
     assert len(TEXT["README.md"].splitlines()) <= 200
