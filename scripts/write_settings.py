@@ -17,30 +17,36 @@ HEAD = """# Settings
 
 <!-- Written by scripts/write_settings.py from the code; change the docstrings there and run it again. -->
 
-A configuration file (`--config`) is YAML with the sections below; what it leaves out has its default. A space of
-`spaces/` is laid over it, and `--set KEY=VALUE` over both. A mistake is told in one line before anything starts.
+A configuration file (`--config`) is YAML with the sections below; settings that it omits have their defaults. A file of
+`spaces/` overrides it, and `--set KEY=VALUE` overrides both. A mistake is reported in one line before anything starts.
 
 | file | what it is |
 | :--- | :--- |
 | `quickstart.yaml` | the default: procedural scenes, a small model, 8 trials |
 | `cityscapes.yaml` | the protocol of the source: SegFormer-B0 on Cityscapes |
 | `accelerate.yaml` | for `accelerate launch --config_file`: several processes train one model |
-| `spaces/<family>.yaml` | the approach families: what is fixed, what is searched from where to where |
-| `cluster/` | examples for clusters |
+| `spaces/<family>.yaml` | a family: its title, fixed settings, and the range and start of every searched setting |
+| `cluster/` | examples for `ray up`, KubeRay and Docker |
+
+The Cityscapes reader takes training frames from the official `train` folder, and validation and test frames from
+`val`, or from `train` if `val` is empty. Only `search.compare` and `fgseg.evaluate` read the test split.
 """
 RUN = """## One model
 
-For `search.run`, `fgseg.train` and `fgseg.evaluate`, in the file and by `--set`.
+Read by `search.run`, `search.compare`, `fgseg.train` and `fgseg.evaluate`, from the file and from `--set`.
 """
 SEARCH = """## The search
 
-The section `search` of the file; each is also a flag of `search.run`, with dashes: `max_concurrent` is
-`--max-concurrent`. Only `register_model` is switched off by `--no-register`.
+The section `search` of the file. Each setting is also a flag of `search.run`, with dashes: `max_concurrent` is
+`--max-concurrent`. The exception is `register_model`, which `--no-register` switches off.
 """
 SPACE = """## A space
 
-The form of `spaces/<family>.yaml`. Ranges are changed by `--set search.KEY.PART=VALUE`; a searched setting that is set
-leaves the search.
+The format of `spaces/<family>.yaml`. `--set search.KEY.PART=VALUE` changes a range; fixing a searched setting by
+`--set KEY=VALUE` removes it from the search.
+
+AdamW is almost invariant to the overall scale of the loss. Therefore a family fixes the weight of cross-entropy and
+searches the other weights relative to it.
 """
 
 

@@ -1,6 +1,7 @@
 """The structure that CONTRIBUTING.md describes: which package may import which package and which library."""
 
 import ast
+import re
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -139,6 +140,16 @@ def test_each_heavy_library_is_imported_by_its_owners_only(library: str):
 
 def test_the_table_of_packages_names_each_package():
     assert {f"{product}.{name}" for product in COMMANDS for name in packages(product)} == set(MAY_IMPORT)
+
+
+def test_contributing_shows_the_table_of_packages():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = {}
+    for product in COMMANDS:
+        section = text.split(f"## {product}/: ")[1].split("\n## ")[0]
+        for name, allowed in re.findall(r"^\| `(\w+)/` \| [^|]+ \| ([^|]+) \|$", section, re.MULTILINE):
+            shown[f"{product}.{name}"] = set(allowed.split(", ")) - {"-"}
+    assert shown == MAY_IMPORT
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)

@@ -29,7 +29,7 @@ def test_the_example_of_the_readme_runs_as_it_stands(environment: dict[str, str]
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^1 complete 0\.\d+ \d", done.stdout, re.MULTILINE), done.stdout
-    assert "the books are right" in done.stdout
+    assert "ledger, checkpoints and MLflow agree" in done.stdout
     assert (tmp_path / "runs" / "tried" / "model" / "model.safetensors").is_file()
 
 

@@ -19,7 +19,7 @@ from fgseg.config.loading import parse_assignments
 from fgseg.training.loop import train
 from search.study.plan import make_plan
 settings = parse_assignments(sys.argv[3:])
-run = make_plan(sys.argv[1], "configs/quickstart.yaml", settings, {}, None).run
+run = make_plan(sys.argv[1], "configs/quickstart.yaml", settings, {}, None).settings
 (epoch,) = train(run, sys.argv[2])
 print(sorted(epoch.terms), run.augment.flip_prob)
 """
