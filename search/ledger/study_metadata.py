@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from search.ledger.database import retry
+from search.ledger.database import LedgerError, retry
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -66,6 +66,9 @@ class StudyMetadataRows:
     def metadata(self) -> StudyMetadata:
         """The metadata as the database, or the memory of the driver that holds the lock, has it."""
         stored = self._study.user_attrs
+        if "card" in stored:
+            name = self._study.study_name
+            raise LedgerError(f"study {name} was written by an older version of fgsearch; begin a new study")
         same = ("identity", "uid", "budget", "resources", "changes")
         return StudyMetadata(**stored.get("info", {}), **{key: stored[key] for key in same if key in stored})
 

@@ -411,3 +411,10 @@ def test_a_database_that_stays_broken_is_told_in_one_line_and_loses_nothing(tmp_
     with pytest.raises(LedgerError, match=r"^the ledger's database fails: database is locked; .*$"):
         ledger.next_attempt()
     assert take(drive(tmp_path, trials=1)) == TrialAttempt(0, 1, START)
+
+
+def test_study_of_an_older_version_is_refused_in_one_line(tmp_path):
+    ledger = Ledger.create(url_in(tmp_path), "s")
+    ledger._study.set_user_attr("card", {"study": "s"})
+    with pytest.raises(LedgerError, match=r"^study s was written by an older version of fgsearch; begin a new study$"):
+        _ = ledger.metadata
