@@ -1,4 +1,4 @@
-"""What travels between driver and worker: a job on the way out, reports on the way back.  Knows nothing of Ray."""
+"""Messages between driver and worker: jobs to the worker, reports to the driver.  Does not import Ray."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -10,60 +10,63 @@ from fgseg.results import EpochResult
 
 @dataclass(frozen=True)
 class TrialJob:
-    """One start of one trial."""
+    """One attempt of a trial, as sent to its worker."""
 
     number: int
     attempt: int
     settings: dict[str, Any]
-    """Every dotted setting of the model."""
+    """Every setting of the model by dotted name."""
     folder: str
-    """The address of the trial's folder."""
+    """Address of the trial's folder, a path or s3://."""
     threads: int
-    """Processor threads that each of the trial's processes may use."""
+    """CPU threads of each process."""
     gpus: float
-    """GPUs that the trial may use; 0.25 is a quarter of the memory of one."""
+    """GPUs of the trial; 0.25 is a quarter of the memory of one GPU."""
     on_oom: str
-    """What happens when memory runs out: `fail`, or `halve` the micro-batch and go on."""
+    """Action when memory runs out: `fail`, or `halve` the micro-batch and continue."""
     test: bool = False
-    """Whether the trained model is judged on the test split, as repeats are and trials of a search never."""
+    """Whether the trained model is evaluated on the test split; true for repeats, false for trials of a search."""
     processes: int = 1
-    """Processes that train the model together, each on its part of every batch."""
+    """Processes that train the model, each on its part of every batch."""
     cpus: float = 1
-    """Processor cores that Ray reserves for all of them."""
+    """CPU cores that Ray reserves for all processes together."""
     required_environment: dict[str, str] = field(default_factory=dict)
-    """What the node must have like the driver: versions by library and, as `data`, the fingerprint; empty: anything."""
+    """Library versions by name and, as `data`, the fingerprint, which must equal the node's; empty allows any node."""
 
 
 @dataclass
 class TrialReport:
-    """Where a trial stands.  Every report carries the whole of it, so that the ledger can be mended from any one."""
+    """State of a trial as its worker knows it.
+
+    Every report has the whole history, so that the ledger can be completed from the latest report alone.
+    """
 
     number: int
     attempt: int
     epochs: list[EpochResult] = field(default_factory=list)
     overrides: dict[str, Any] = field(default_factory=dict)
-    """Settings that were changed under way since memory ran out."""
+    """Settings that were changed after an out-of-memory error, by dotted name."""
     notes: list[str] = field(default_factory=list)
-    """What a person should know, such as a damaged checkpoint."""
+    """Warnings for the user, such as a damaged checkpoint."""
     test: TestResult | None = None
-    """What the test split said, of a repeat that has been trained to its end."""
+    """Result on the test split, once a repeat is fully trained."""
     node: str | None = None
-    """Ray's id of the node on which several processes train; one process is where it reports."""
+    """Ray's id of the node of several processes; None for a single process, which reports from its own node."""
     placement_group_id: str | None = None
-    """Ray's id of the placement group that several processes train in; one process needs none."""
+    """Ray's id of the placement group of several processes; None for a single process."""
     error: str | None = None
-    """Why the trial has failed."""
+    """Why the trial has failed, as one line."""
     fatal_error: str | None = None
-    """Why the whole run must stop, the trial staying open: a fault of the machine, not of the trial."""
+    """Why the whole run must stop: a fault of the machine, which leaves the trial open."""
 
     def to_json(self) -> str:
-        """The report as JSON text: Ray Tune would take a dictionary apart."""
+        """Return the report as JSON text, since Ray Tune flattens a nested dictionary."""
         test = self.test.to_json() if self.test else None
         return json.dumps(asdict(self) | {"epochs": [e.to_json() for e in self.epochs], "test": test})
 
     @classmethod
     def from_json(cls, text: str) -> "TrialReport":
-        """The inverse of `to_json`."""
+        """Parse the text of `to_json`."""
         record = json.loads(text)
         test = TestResult.from_json(record["test"]) if record["test"] else None
         return cls(**{**record, "epochs": [EpochResult.from_json(e) for e in record["epochs"]], "test": test})

@@ -1,4 +1,4 @@
-"""Find every mistake of the user's before anything is written."""
+"""Check data, weights, storage and cluster of a run before anything is written."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,15 +19,17 @@ from search.study.plan import Plan, absolute, check_identity
 from search.study.resources import gpu_needed
 
 PROBE = "write-test"
-"""A blob that is written and deleted at once before a study begins."""
+"""Name of the blob that `make_folder` writes and deletes."""
 
 
 def preflight(plan: Plan, console: Console) -> dict[str, Any]:
-    """Find every mistake before anything is written; returns the study's identity.
+    """Check a run before anything is written, and return the study's identity.
+
+    The weights of a hub model are downloaded into the cache.  May be repeated.
 
     Raises:
-        ConfigError: the first mistake, in the order study, data, model, storage; then a cluster that is not there,
-            those inside the data's files, and nodes of the cluster that differ.
+        ConfigError: the first mistake, in the order study, data, model, storage, connection to the cluster, content of
+            the data's files, nodes of the cluster.
     """
     settings = plan.settings
     recorded = recorded_identity(plan)
@@ -42,13 +44,17 @@ def preflight(plan: Plan, console: Console) -> dict[str, Any]:
         check_identity(recorded, identity, plan)
         fetch_weights(settings.model.name)
         if cluster is not None:
-            with console.status(f"asking the {len(cluster.nodes)} nodes of the cluster"):
+            with console.status(f"checking the {len(cluster.nodes)} nodes of the cluster"):
                 cluster.check_nodes(identity["data"], plan.splits, absolute(settings.flat()), plan.location.storage)
     return identity
 
 
 def decoding_progress(console: Console, status: Status) -> Callable[[str, int, int], None]:
-    """Shows how far the frames of a split are decoded: live on a terminal, elsewhere a line every tenth."""
+    """Return a callback that shows the progress of decoding.
+
+    The callback takes a split, the decoded frames and all frames.  It updates a line on a terminal, and otherwise
+    prints a line per tenth.
+    """
 
     def show(split: str, done: int, total: int) -> None:
         text = f"decoding the {split} frames: {done} of {total}"
@@ -61,18 +67,21 @@ def decoding_progress(console: Console, status: Status) -> Callable[[str, int, i
 
 
 def make_folder(folder: str) -> None:
-    """Write into the study's folder, and create it; raises ConfigError where the system or the bucket refuses."""
+    """Create the study's folder; raises ConfigError if it cannot be written."""
     store = open_store(folder)
     try:
         store.put(PROBE, b"")
         store.delete(PROBE)
     except OSError as error:
-        fault = error.strerror or error
-        raise ConfigError(f"--storage: {folder} cannot be made ({fault}); choose another --storage") from None
+        reason = error.strerror or error
+        raise ConfigError(f"--storage: {folder} cannot be made ({reason}); choose another --storage") from None
 
 
 def recorded_identity(plan: Plan) -> dict[str, Any]:
-    """The identity under which the study was begun; empty where there is no such study yet."""
+    """Return the study's recorded identity; empty if the study does not exist.
+
+    Raises ConfigError if the database cannot be used or the folder belongs to another study.
+    """
     if plan.search.ledger_url:
         check_database(plan.location.ledger_url)
     if not Ledger.exists(plan.location.ledger_url, plan.study):

@@ -1,4 +1,4 @@
-"""What one worker does: train the trial that it was handed, and report every epoch."""
+"""Train one trial in a Ray worker, and report every epoch to the driver."""
 
 import errno
 import gc
@@ -17,38 +17,35 @@ from fgseg.storage.s3 import ObjectStoreError
 from search.execution.messages import TrialJob, TrialReport
 
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
-"""Faults of the disk, which no other trial would escape."""
-
+"""Errors of a disk that is full, over its quota or read-only: they stop the run, as every trial would fail."""
 
 ReportFn = Callable[[TrialReport], None]
-"""Tells the driver where a trial stands."""
+"""Sends a report to the driver; returns once the driver has processed it."""
 TrainFn = Callable[[TrialJob, RunConfig, TrialReport, ReportFn], None]
-"""Trains a job's model with these settings; see `train_trial`."""
+"""Trains a job's model, see `train_trial`."""
 
 
-class OtherNodeError(Exception):
-    """This node is not what the driver is: what it computes does not belong into the study."""
+class NodeMismatchError(Exception):
+    """This node has other library versions or other data than the driver."""
 
 
 class LostProcessError(Exception):
-    """A process of a trial that trains in several has died; its others have been ended."""
+    """One of several processes of a trial has died; the other ones have been ended."""
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """Ray Tune's trainable: train, and report after every epoch.
+    """Run as Ray Tune's trainable: train a job, and report after every epoch.
 
-    What the training raises is reported as the trial's end, since trying it again would raise it again; only the death
-    of the process reaches Ray as an error.
+    An exception of the training is reported as the end of the trial, since a retry would raise it again.  Ray sees an
+    error only if the process dies.
     """
     job = TrialJob(**config)
-    send_to_driver(
-        TrialReport(job.number, job.attempt)
-    )  # says on which node it is, should that die before the first epoch
+    send_to_driver(TrialReport(job.number, job.attempt))  # names the node, which may die before the first epoch
     run_job(job, send_to_driver)
 
 
 def send_to_driver(report: TrialReport) -> None:
-    """Tell the driver where the trial stands; returns when it has taken note."""
+    """Send a report to the driver through Ray Tune; returns once the driver has processed it."""
     nodes = [get_runtime_context().get_node_id(), *([report.node] if report.node else [])]
     tune.report(
         {
@@ -61,9 +58,9 @@ def send_to_driver(report: TrialReport) -> None:
 
 
 def train_trial(job: TrialJob, run: RunConfig, report: TrialReport, send: ReportFn) -> None:
-    """Train from the folder's newest checkpoint, whose epochs are reported first: the driver may lack them.
+    """Train from the newest checkpoint in the job's folder, and evaluate the model on the test split if `job.test`.
 
-    Where the job says so, the trained model is then judged on the test split.
+    The epochs of the checkpoint are reported first, since the driver may lack them.
     """
     from fgseg.training.loop import train
 
@@ -85,7 +82,7 @@ def train_trial(job: TrialJob, run: RunConfig, report: TrialReport, send: Report
 
 
 def configure_process(job: TrialJob) -> None:
-    """Give this process its share of the machine."""
+    """Set the number of CPU threads and the GPU memory limit of this process."""
     import torch
 
     from fgseg.devices import hide_gpus, limit_gpu_memory
@@ -98,40 +95,43 @@ def configure_process(job: TrialJob) -> None:
 
 
 def run_job(job: TrialJob, send: ReportFn, train: TrainFn = train_trial) -> None:
-    """Train a job's model to its end, whatever comes, and send a report for everything that the driver must know.
+    """Train a job's model, and report errors of the training to the driver instead of raising them.
+
+    A SupersededError ends the job without a report.
 
     Raises:
-        LostProcessError: one of several processes has died; that is all that leaves here.
+        LostProcessError: one of several processes has died.
     """
     report = TrialReport(job.number, job.attempt)
-    listener = WarningCollector(report.notes)
-    logging.getLogger("fgseg").addHandler(listener)
+    collector = WarningCollector(report.notes)
+    logging.getLogger("fgseg").addHandler(collector)
     try:
-        if job.processes == 1:  # else each process does that where it is (see group.py)
+        if job.processes == 1:  # else each process checks its own node, see worker_group.py
             check_node(job)
         train_with_oom_retry(job, report, send, train)
     except SupersededError:
         return
-    except OtherNodeError as error:
+    except NodeMismatchError as error:
         report.fatal_error = str(error)
         send(report)
     except LostProcessError:
         raise
     except OSError as error:
-        everywhere = error.errno in DISK_ERRNOS or isinstance(error, ObjectStoreError)
-        report.fatal_error, report.error = (str(error), None) if everywhere else (None, one_line(error, with_type=True))
+        is_fatal = error.errno in DISK_ERRNOS or isinstance(error, ObjectStoreError)
+        report.fatal_error, report.error = (str(error), None) if is_fatal else (None, one_line(error, with_type=True))
         send(report)
-    except Exception as error:  # whatever it is, it ends this trial and not the search
+    except Exception as error:  # any other exception fails this trial, and the search continues
         report.error = one_line(error, with_type=True)
         send(report)
     finally:
-        logging.getLogger("fgseg").removeHandler(listener)
+        logging.getLogger("fgseg").removeHandler(collector)
 
 
 def check_node(job: TrialJob) -> None:
-    """Raise OtherNodeError where a node differs: one that joins late has missed the roll call (see roll_call.py).
+    """Raise NodeMismatchError if this node's library versions or data differ from the driver's.
 
-    On the driver's own machine only the data can: somebody has changed them since the run began.
+    Needed since a node may join the cluster after `ClusterCheck.check_nodes`.  On the driver's own machine only the
+    data are checked: they may have changed since the run began.
     """
     if not job.required_environment:
         return
@@ -139,27 +139,32 @@ def check_node(job: TrialJob) -> None:
     from search.cluster.node_probe import versions
 
     run = build([Layer(f"trial {job.number}", job.settings)])
-    alone = job.required_environment.keys() == {"data"}
+    data_only = job.required_environment.keys() == {"data"}
     try:
         data = fingerprint(load_splits(run.data, ("train", "val", "test") if job.test else ("train", "val")))
     except ConfigError as error:
-        if alone:
-            raise  # the trial fails with the reason
-        raise OtherNodeError(f"the node {socket.gethostname()} cannot read the data ({error})") from None
-    found = versions() | {"data": data}
-    wrong = [
-        f"{key} {found.get(key)}, not {value}"
+        if data_only:
+            raise  # fails this trial only
+        raise NodeMismatchError(f"the node {socket.gethostname()} cannot read the data ({error})") from None
+    actual = versions() | {"data": data}
+    mismatches = [
+        f"{key} {actual.get(key)}, not {value}"
         for key, value in job.required_environment.items()
-        if value != found.get(key)
+        if value != actual.get(key)
     ]
-    if wrong and alone:
-        raise OtherNodeError(f"the data have changed since the study began ({wrong[0]}); put them back")
-    if wrong:
-        raise OtherNodeError(f"the node {socket.gethostname()} has {', '.join(wrong)}; take it out of the cluster")
+    if mismatches and data_only:
+        raise NodeMismatchError(f"the data have changed since the study began ({mismatches[0]}); put them back")
+    if mismatches:
+        raise NodeMismatchError(
+            f"the node {socket.gethostname()} has {', '.join(mismatches)}; take it out of the cluster"
+        )
 
 
 def train_with_oom_retry(job: TrialJob, report: TrialReport, send: ReportFn, train: TrainFn) -> None:
-    """Train, and where memory runs out and the job says so, go on with half the micro-batch."""
+    """Train a job; after an out-of-memory error continue with half the micro-batch if `job.on_oom` is `halve`.
+
+    Raises MemoryError if the micro-batch may not or cannot be halved.
+    """
     import torch
 
     from fgseg.devices import is_out_of_memory
@@ -181,7 +186,7 @@ def train_with_oom_retry(job: TrialJob, report: TrialReport, send: ReportFn, tra
 
 
 class WarningCollector(logging.Handler):
-    """Collects the warnings of fgseg, which would otherwise stay in a worker's log."""
+    """Appends each distinct warning of a logger to `notes`, which reports carry to the driver."""
 
     def __init__(self, notes: list[str]):
         super().__init__(logging.WARNING)
@@ -193,9 +198,12 @@ class WarningCollector(logging.Handler):
 
 
 def halve_micro_batch(run: RunConfig, processes: int = 1) -> dict[str, Any] | None:
-    """Settings with half the micro-batch and twice the accumulation, or None where half is no batch for all processes.
+    """Return the settings for half the micro-batch and twice the accumulation, by dotted name.
 
-    A batch of an odd number of frames loses one of them.
+    The optimizer's batch shrinks by `train.accumulation` frames if the micro-batch is odd.
+
+    Returns:
+        None if half the micro-batch cannot be divided among the processes.
     """
     if run.train.batch_size < 2 or run.train.batch_size // 2 % processes:
         return None
@@ -203,7 +211,7 @@ def halve_micro_batch(run: RunConfig, processes: int = 1) -> dict[str, Any] | No
 
 
 def explain_oom(run: RunConfig, error: BaseException, processes: int = 1) -> str:
-    """Name the memory that was not enough, and the settings that would fit, in one line."""
+    """Describe an out-of-memory error in one line: the device's memory, and settings that need less."""
     smaller = halve_micro_batch(run, processes)
     where = device_memory() if processes == 1 else f"in one of {processes} processes"
     sets = " ".join(f"--set {key}={value}" for key, value in (smaller or {}).items())
@@ -213,11 +221,11 @@ def explain_oom(run: RunConfig, error: BaseException, processes: int = 1) -> str
 
 
 def device_memory() -> str:
-    """The memory of this process's device, and how much of it the process holds."""
+    """Describe the memory of this process's device, and the peak that the process has reserved, in GiB."""
     import torch
 
     if not torch.cuda.is_available():
         return "on the CPU"
     free, total = (n / 2**30 for n in torch.cuda.mem_get_info())
-    held = torch.cuda.max_memory_reserved() / 2**30
-    return f"{torch.cuda.get_device_name()}: {total:.1f} GiB, {free:.1f} free, {held:.1f} held by this trial"
+    reserved = torch.cuda.max_memory_reserved() / 2**30
+    return f"{torch.cuda.get_device_name()}: {total:.1f} GiB, {free:.1f} free, {reserved:.1f} reserved by this trial"

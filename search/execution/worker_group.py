@@ -1,6 +1,6 @@
-"""A trial in several processes: Ray Train starts them on one node, and they train one model together.
+"""Train one model in several processes on one node, which Ray Train starts.
 
-The trial's own function, which Ray Tune runs, only passes on what the first process reports.
+The trainable that Ray Tune runs does not train: it forwards the reports of rank 0 to the driver.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import pickle
 import tempfile
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -33,24 +34,24 @@ from search.execution.worker import (
 )
 
 START_TRIES = 600
-"""How often Ray Train tries to start the processes, each time for a minute: other searches may have the cluster."""
+"""Attempts of Ray Train to start the processes, of one minute each; then the trial's process counts as dead.  High
+since other searches may occupy the cluster."""
 STOP_S = 20.0
-"""How long the end of a trial waits for that of its processes; what is left then ends with the trial's own process."""
-RAY_TRAIN = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a process shows
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process less: the ledger hands a dead trial out again
+"""Seconds that the end of a trial waits for its processes to exit; afterwards they end with the trial's own process."""
+RAY_TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # seconds until the death of a process is noticed
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # saves a process; the ledger reschedules the trial of a dead node
 }
-BROKEN = ("Connection closed by peer", "Connection reset by peer")
-"""What gloo says in a process when another one has died."""
-
+CONNECTION_ERRORS = ("Connection closed by peer", "Connection reset by peer")
+"""Texts in the errors that gloo raises in one process after another one has died."""
 
 no_active_group = threading.Event()
-"""Set while this process has no group of processes."""
+"""Set while no `train_in_worker_group` runs in this process."""
 no_active_group.set()
 
 
 def run_group_trial(config: dict[str, Any]) -> None:
-    """Train a job in several processes; see `search.execution.worker.run_trial`."""
+    """Run as Ray Tune's trainable: train a job in several processes; see `search.execution.worker.run_trial`."""
     run_job(TrialJob(**config), send_to_driver, train_in_worker_group)
 
 
@@ -58,17 +59,23 @@ class GroupTrial(wrap_function(run_group_trial)):  # type: ignore[misc]
     """Ray Tune's trainable for jobs of several processes."""
 
     def cleanup(self) -> None:
-        """End the trial, and wait for its processes: Ray Train's controller would be killed with this one."""
+        """End the trial, and wait for its processes, since the exit of this process kills Ray Train's controller."""
         super().cleanup()
         no_active_group.wait(STOP_S)
 
 
 def train_in_worker_group(job: TrialJob, run: settings.RunConfig, report: TrialReport, send: ReportFn) -> None:
-    """`search.execution.worker.learn`, done by several processes; `run` is built in each of them again.
+    """Train a job's model in several processes; a TrainFn, see `search.execution.worker.train_trial`.
+
+    Args:
+        job: the job.
+        run: not used; each process builds its settings from the job.
+        report: updated with each report of rank 0.
+        send: called with `report` after each update, from this thread.
 
     Raises:
-        LostProcessError: one of them has died.
-        Exception: what the training raised in one of them.
+        LostProcessError: a process has died.
+        Exception: the exception that the training raised in a process.
     """
     no_active_group.clear()
     channel = ray.remote(num_cpus=0)(ReportChannel).remote()
@@ -76,8 +83,8 @@ def train_in_worker_group(job: TrialJob, run: settings.RunConfig, report: TrialR
     thread = threading.Thread(target=train_group, args=(job, report.to_json(), channel, end), daemon=True)
     thread.start()
     try:
-        while (letter := ray.get(channel.receive.remote())) is not None:
-            latest = TrialReport.from_json(letter)
+        while (text := ray.get(channel.receive.remote())) is not None:
+            latest = TrialReport.from_json(text)
             report.epochs, report.test = latest.epochs, latest.test
             report.node, report.placement_group_id = latest.node, latest.placement_group_id
             report.notes[:] = latest.notes
@@ -88,64 +95,68 @@ def train_in_worker_group(job: TrialJob, run: settings.RunConfig, report: TrialR
     except (TrainingFailedError, RayError) as error:
         raise LostProcessError(one_line(error, with_type=True)) from None
     finally:
-        ray.kill(channel)  # a process that waits for an answer stops
+        ray.kill(channel)  # raises in a process that waits in `ReportChannel.send`
         thread.join(STOP_S)
         no_active_group.set()
 
 
 def train_group(job: TrialJob, report: str, channel: Any, end: "Future[None]") -> None:
-    """Start the processes and wait for their end, which `end` then holds; then close the mailbox."""
-    from ray.train.torch import TorchTrainer  # imports torch, which the driver does without
+    """Start the processes, wait for all to exit, set the result or exception of `end`, and close the channel.
+
+    Blocks; runs in a thread of its own.
+    """
+    from ray.train.torch import TorchTrainer  # here, as it imports torch, which the driver does not need
 
     class Trainer(TorchTrainer):
-        """Without a process on the head that gives back what the others have reserved: the driver does that."""
+        """Without Ray Train's cleaner, an extra process on the head node: the driver removes placement groups."""
 
+        # Ray 2.60 has no option for it.
         def _create_default_callbacks(self) -> list[Any]:
-            found = super()._create_default_callbacks()
-            return [callback for callback in found if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+            callbacks = super()._create_default_callbacks()
+            return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
-    each = {"CPU": job.cpus / job.processes} | ({"GPU": 1} if job.gpus else {})
-    hidden = {} if job.gpus else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
-    os.environ.update({key: value for key, value in RAY_TRAIN.items() if key not in os.environ})
+    per_worker = {"CPU": job.cpus / job.processes} | ({"GPU": 1} if job.gpus else {})
+    runtime_env = {} if job.gpus else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
+    os.environ.update({key: value for key, value in RAY_TRAIN_ENVIRONMENT.items() if key not in os.environ})
     try:
         with tempfile.TemporaryDirectory(prefix="fgsearch-") as scratch:
             Trainer(
                 worker_main,
-                train_loop_config={"job": asdict(job), "report": report, "mailbox": channel},
+                train_loop_config={"job": asdict(job), "report": report, "channel": channel},
                 scaling_config=ScalingConfig(
                     num_workers=job.processes,
                     use_gpu=job.gpus > 0,
-                    resources_per_worker=each,
+                    resources_per_worker=per_worker,
                     placement_strategy="STRICT_PACK",
                 ),
                 run_config=RunConfig(
                     name="trial",
                     storage_path=scratch,
                     failure_config=FailureConfig(controller_failure_limit=START_TRIES, max_preemption_failures=0),
-                    worker_runtime_env=hidden,
+                    worker_runtime_env=runtime_env,
                 ),
             ).fit()
         end.set_result(None)
-    except Exception as error:  # told by the thread that waits
+    except Exception as error:  # raised by `end.result()` in the thread that waits
         end.set_exception(error)
     finally:
         channel.close.remote()
 
 
 class RaisedError(Exception):
-    """Wraps what the training raised in a process, so that it differs from the death of one."""
+    """Wraps an exception of the training, which tells it from the death of a process."""
 
 
 def worker_main(config: dict[str, Any]) -> None:
-    """What each process does; only the first reports, and only a lost process ends without an exception of ours."""
+    """Run as Ray Train's training function in each process; raises every exception as RaisedError."""
     try:
-        worker_train(TrialJob(**config["job"]), TrialReport.from_json(config["report"]), config["mailbox"])
+        worker_train(TrialJob(**config["job"]), TrialReport.from_json(config["report"]), config["channel"])
     except Exception as error:
         raise RaisedError(picklable_error(error)) from error
 
 
 def worker_train(job: TrialJob, report: TrialReport, channel: Any) -> None:
-    """Train this process's part of every batch."""
+    """Train this process's part of every batch; rank 0 also sends the reports."""
     from torch.distributed import get_rank
 
     run = loading.build([loading.Layer(f"trial {job.number}", job.settings | report.overrides)])
@@ -158,30 +169,25 @@ def worker_train(job: TrialJob, report: TrialReport, channel: Any) -> None:
         return
     context = ray.get_runtime_context()
     report.node, report.placement_group_id = context.get_node_id(), context.get_placement_group_id()
-    listener = WarningCollector(report.notes)
-    logging.getLogger("fgseg").addHandler(listener)
+    logging.getLogger("fgseg").addHandler(WarningCollector(report.notes))
 
     def send(latest: TrialReport) -> None:
         ray.get(channel.send.remote(latest.to_json()))
 
-    send(report)  # says where it is, and what has to be given back should it die before the first epoch
+    send(report)  # names node and placement group: the process may die before the first epoch
     train_trial(job, run, report, send)
 
 
 def picklable_error(error: Exception) -> Exception:
-    """The exception, or its description where it does not survive the way to another process."""
-    try:
-        return (
-            error
-            if type(pickle.loads(pickle.dumps(error))) is type(error)
-            else RuntimeError(one_line(error, with_type=True))
-        )
-    except Exception:  # whatever an exception's own code raises
-        return RuntimeError(one_line(error, with_type=True))
+    """Return the exception, or a RuntimeError with its type and message if it cannot be pickled and restored."""
+    with suppress(Exception):  # methods of the exception's class may raise anything
+        if type(pickle.loads(pickle.dumps(error))) is type(error):
+            return error
+    return RuntimeError(one_line(error, with_type=True))
 
 
 def root_error(error: WorkerGroupError) -> Exception:
-    """What the training raised in one of the processes, or LostProcessError where a process has died."""
+    """Return the exception that the training raised in a process, or a LostProcessError if a process has died."""
     failures = list(error.worker_failures.values())
     raised = [failure.args[0] for failure in failures if isinstance(failure, RaisedError)]
     if len(raised) < len(failures) or any(is_connection_error(cause) for cause in raised):
@@ -190,31 +196,34 @@ def root_error(error: WorkerGroupError) -> Exception:
 
 
 def is_connection_error(error: Exception) -> bool:
-    """Whether an exception only says that another process is gone."""
+    """Return whether an exception means that another process has died."""
     from torch.distributed import DistError
 
-    return isinstance(error, DistError) or any(sign in str(error) for sign in BROKEN)
+    return isinstance(error, DistError) or any(text in str(error) for text in CONNECTION_ERRORS)
 
 
 class ReportChannel:
-    """A Ray actor: one sends, one receives, and every report is answered before the next one."""
+    """Ray actor that passes reports from rank 0 to the trial's own process, one at a time.
+
+    One process calls `send` and `close`, another one `receive`.
+    """
 
     def __init__(self) -> None:
-        self.letters: asyncio.Queue[tuple[str | None, asyncio.Event]] = asyncio.Queue()
-        self.noted = asyncio.Event()
+        self.reports: asyncio.Queue[tuple[str | None, asyncio.Event]] = asyncio.Queue()
+        self.acknowledged = asyncio.Event()
 
     async def send(self, report: str) -> None:
-        """Hand over a report; returns when the driver has taken note of it."""
-        noted = asyncio.Event()
-        await self.letters.put((report, noted))
-        await noted.wait()
+        """Send a report; returns once `receive` has been called for the next one."""
+        acknowledged = asyncio.Event()
+        await self.reports.put((report, acknowledged))
+        await acknowledged.wait()
 
     async def close(self) -> None:
-        """No report will come any more."""
-        await self.letters.put((None, asyncio.Event()))
+        """End the channel: `receive` returns None after the reports already sent."""
+        await self.reports.put((None, asyncio.Event()))
 
     async def receive(self) -> str | None:
-        """The next report, or None at the end; to ask for it says that the driver has taken note of the one before."""
-        self.noted.set()
-        report, self.noted = await self.letters.get()
+        """Return the next report, or None after `close`.  Calling it acknowledges the previous report."""
+        self.acknowledged.set()
+        report, self.acknowledged = await self.reports.get()
         return report

@@ -1,7 +1,7 @@
-"""The ledger: an Optuna study that says which trials exist, what they were asked, every epoch, and how they ended.
+"""The ledger: an Optuna study that records each trial's settings, epochs and end.
 
-Nothing else remembers anything about a study, and every write may be repeated: whatever dies, the same calls continue.
-One driver writes (see lock.py), from one thread; `trial` and `trials` may be called from others meanwhile.
+It is the only record of a study, and every write may be repeated: after any crash the same calls continue.  One driver
+writes (see lock.py), from one thread; `trial` and `trials` may be called from other threads at the same time.
 """
 
 import math
@@ -52,12 +52,20 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Ledger(StudyMetadataRows):
-    """One study.  Its methods raise LedgerError if the database fails for good, KeyError for a trial never asked."""
+    """The ledger of one study.
+
+    Its methods raise LedgerError if the database still fails after retries, and KeyError if a trial does not exist.
+    """
 
     def __init__(self, url: str, study: str) -> None:
-        """Open a study that exists, to read it (`start` prepares for more); raises LookupError if it does not.
+        """Open an existing study for reading; call `start` or `start_repeats` before `next_attempt`.
 
-        `url` is an SQLAlchemy address such as sqlite:////abs/path/study.db.
+        Args:
+            url: SQLAlchemy address, such as sqlite:////abs/path/study.db.
+            study: name of the study.
+
+        Raises:
+            LookupError: the study does not exist.
         """
         if not self.exists(url, study):
             raise LookupError(f"no study {study} in this storage")
@@ -66,36 +74,36 @@ class Ledger(StudyMetadataRows):
         self._storage = open_storage(url)
         super().__init__(optuna.load_study(study_name=study, storage=self._storage))
         self._settings: TrialSettings | None = None
-        self._handed: set[int] = set()
-        self._kept: dict[int, TrialRecord] = {}
+        self._attempted: set[int] = set()
+        self._records: dict[int, TrialRecord] = {}
 
     @staticmethod
     def exists(url: str, study: str) -> bool:
-        """Whether the study is there; creates nothing, neither study nor file."""
+        """Return whether the study exists; creates neither study nor file."""
         return has_study(url, study)
 
     @classmethod
     def create(cls, url: str, study: str) -> "Ledger":
-        """Create the study, or load it.  The folder of an SQLite file must exist."""
+        """Create the study if it does not exist, and open it.  The folder of an SQLite file must exist."""
         if not cls.exists(url, study):
             create_study(url, study)
         return cls(url, study)
 
     def lock(self) -> StudyLock:
-        """The study's lock, a context whose `held()` says if it still is ours; LockedError on entering if it is not.
+        """Return the study's lock, a context manager; entering raises LockedError if another driver holds the lock.
 
-        While it is, the study is read from memory; nothing about a trial is written before or afterwards.
+        While the lock is held, the study is read from memory.  Once it is lost or released, no trial can be written.
         """
         self._storage.lock = StudyLock(self._url, self._name)
         return self._storage.lock
 
     @property
     def is_locked(self) -> bool:
-        """Whether this process still holds the study's lock."""
+        """Return whether this process holds the study's lock; callable from any thread."""
         return self._storage.lock is not None and self._storage.lock.is_held()
 
     def holder(self) -> LockHolder | None:
-        """The live driver that holds the study, if any."""
+        """Return the live driver that holds the study's lock; None if there is none."""
         return read_holder(self._url, self._name)
 
     @retry
@@ -111,11 +119,16 @@ class Ledger(StudyMetadataRows):
         seed: int,
         select: str,
     ) -> None:
-        """Prepare asking and telling; to be called once, with the lock held.
+        """Prepare the ledger of a search for `next_attempt`; call it once, with the lock held.
 
-        `start_point`, the source's own, becomes trial 0 of a study without trials; like `space` it goes by dotted name.
-        `trials` is the budget of the whole study, failed trials included; `epochs` are a trial's.  `sampler`, `pruner`
-        and `select` (the epoch that stands for a trial) are settings of that name.
+        Args:
+            space: searched settings by dotted name.
+            start_point: settings of trial 0 by dotted name; used if the study has no trials.
+            trials: budget of the whole study, including failed trials.
+            epochs: full length of a trial.
+            seed: of the sampler.
+            sampler, pruner: the settings of the same name in SearchConfig.
+            select: `train.select`, which epoch's mIoU is the value of a trial.
         """
         known = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = build_sampler(sampler, space=space, trials=trials, seed=seed, known=known)
@@ -125,28 +138,28 @@ class Ledger(StudyMetadataRows):
             self._study.enqueue_trial(dict(start_point))
 
     def start_repeats(self, repeats: Sequence[Repeat], *, epochs: int, select: str) -> None:
-        """The same as `start` for a study of repeats, in which nothing is sampled and no trial is stopped early."""
+        """Prepare the ledger of a study of repeats for `next_attempt`; nothing is sampled, and no trial is pruned."""
         self._settings = TrialSettings(FixedTrials(repeats), epochs, select, prunes=False)
 
     @retry
     def next_attempt(self) -> TrialAttempt | None:
-        """The next start of a trial, or None if all that there are to be are handed out or ended.
+        """Record and return the next attempt of a trial; None if no trial is left to start.
 
-        First come open trials that this driver has not handed out, lowest number first, under their own points; then
-        new ones.  The attempt number is in the ledger before it is returned.
+        Open trials without an attempt in this run come first, lowest number first, with their recorded params; then new
+        ones.  The attempt number is written to the ledger before the call returns.
         """
-        points = self._started.source
-        number = next((n for n in self.open_trials() if n not in self._handed), None)
-        number = points.start_next(self._study) if number is None else number
+        source = self._started.source
+        number = next((n for n in self.open_trials() if n not in self._attempted), None)
+        number = source.start_next(self._study) if number is None else number
         if number is None:
             return None
         trial = self._read(number)
-        entry = points.suggest_params(self._study, trial)
+        update = source.suggest_params(self._study, trial)
         attempt = read_attempt(trial) + 1
-        entry.user_attrs |= {"length": self._started.epochs, "attempt": attempt}
-        self._storage.write(trial._trial_id, entry)
+        update.user_attrs |= {"length": self._started.epochs, "attempt": attempt}
+        self._storage.write(trial._trial_id, update)
         trial = self._read(number)
-        self._handed.add(number)
+        self._attempted.add(number)
         return TrialAttempt(number, attempt, trial.params, read_overrides(trial), read_repeat(trial))
 
     @property
@@ -157,17 +170,21 @@ class Ledger(StudyMetadataRows):
 
     @retry
     def open_trials(self) -> list[int]:
-        """Numbers of the trials that have not ended."""
+        """Return the numbers of the trials that have not ended, ascending."""
         return [t.number for t in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
 
     @retry
     def nothing_left(self) -> bool:
-        """Whether no trial is open and none is to be begun."""
+        """Return whether no trial is open and no new trial will be started."""
         return not self.open_trials() and not self._started.source.remaining(self._study)
 
     @fenced
     def report(self, number: int, attempt: int, epochs: Sequence[EpochResult]) -> None:
-        """Record the epochs that the ledger lacks, out of a trial's whole history; one once recorded stays as it is.
+        """Record the epochs that the ledger lacks; a recorded epoch is never changed.
+
+        Args:
+            number, attempt: of the trial.
+            epochs: all epochs of the trial up to now, from epoch 1.
 
         Raises:
             SupersededError: the attempt is not current, or the trial ended with fewer epochs.
@@ -177,31 +194,38 @@ class Ledger(StudyMetadataRows):
         if [epoch.epoch for epoch in epochs] != list(range(1, len(epochs) + 1)):
             raise ValueError(f"trial {number}: got epochs {[e.epoch for e in epochs]}, must be 1..{len(epochs)}")
         if trial.state.is_finished():
-            if len(epochs) > (held := len(read_epochs(trial))):
-                raise SupersededError(f"trial {number} has ended ({State[trial.state.name]}) at epoch {held}")
+            if len(epochs) > (recorded := len(read_epochs(trial))):
+                raise SupersededError(f"trial {number} has ended ({State[trial.state.name]}) at epoch {recorded}")
             return
-        merged, lacking = merge_epochs(trial, epochs)
-        self._storage.write(trial._trial_id, lacking)
-        self._kept[number] = replace(read_record(trial), epochs=merged)
+        merged, update = merge_epochs(trial, epochs)
+        self._storage.write(trial._trial_id, update)
+        self._records[number] = replace(read_record(trial), epochs=merged)
 
     @fenced
     def override(self, number: int, attempt: int, settings: Mapping[str, Any]) -> None:
-        """Note settings that a trial had to change; its later starts have them too.  Raises SupersededError."""
+        """Record settings that were changed after an out-of-memory error, for later attempts of the trial too.
+
+        Raises SupersededError if the attempt is not current.
+        """
         self._set(check_attempt(self._read(number), attempt), "overrides", dict(settings))
 
     @fenced
-    def record_test(self, number: int, attempt: int, outcome: TestResult) -> None:
-        """Note what the test split said of an open repeat.  Raises SupersededError."""
+    def record_test(self, number: int, attempt: int, result: TestResult) -> None:
+        """Record the result of an open repeat on the test split; does nothing if the trial has ended.
+
+        Raises SupersededError if the attempt is not current.
+        """
         trial = check_attempt(self._read(number), attempt)
         if not trial.state.is_finished():
-            self._set(trial, "test", outcome.to_json())
+            self._set(trial, "test", result.to_json())
 
     @fenced
     def should_prune(self, number: int) -> bool:
-        """Whether Optuna's pruner stops the trial after its latest epoch; asked again, the answer stays the same.
+        """Return whether Optuna's pruner stops the trial after its latest epoch; a repeated call returns the same.
 
-        False without a pruner, before the first epoch, after the final one, at an epoch whose mIoU is not finite
-        (such a trial is to fail) and for the start point; of an ended trial, whether it is PRUNED.
+        Returns:
+            False without a pruner, before the first epoch, after the last one, for trial 0, and at an epoch whose mIoU
+            is not finite, since such a trial fails.  For an ended trial: whether it is PRUNED.
         """
         if not self._started.prunes:
             return False
@@ -215,20 +239,23 @@ class Ledger(StudyMetadataRows):
 
     @fenced
     def complete(self, number: int, attempt: int) -> None:
-        """End a trial as COMPLETE with the mIoU of its selected epoch, or as FAIL if that is not finite.
+        """End a trial as COMPLETE with the mIoU of its selected epoch, or as FAIL if this mIoU is not finite.
 
-        A trial that has ended stays as it ended, here and in `prune` and `fail`.  Raises SupersededError if the attempt
-        is not current, ValueError if no epoch is recorded.
+        `complete`, `prune` and `fail` do not change a trial that has already ended.
+
+        Raises:
+            SupersededError: the attempt is not current.
+            ValueError: no epoch is recorded.
         """
         trial = check_attempt(self._read(number), attempt)
         epochs = read_epochs(trial)
         if not epochs:
             raise ValueError(f"trial {number}: no epoch is recorded; report its epochs before completing it")
-        chosen = select_epoch(epochs, self._started.select)
-        if math.isfinite(chosen.miou):
-            self._end(trial, TrialState.COMPLETE, chosen.miou, selected=chosen.epoch)
+        selected = select_epoch(epochs, self._started.select)
+        if math.isfinite(selected.miou):
+            self._end(trial, TrialState.COMPLETE, selected.miou, selected=selected.epoch)
         else:
-            self._end(trial, TrialState.FAIL, reason=f"val/miou of epoch {chosen.epoch} is {chosen.miou}")
+            self._end(trial, TrialState.FAIL, reason=f"val/miou of epoch {selected.epoch} is {selected.miou}")
 
     @fenced
     def prune(self, number: int, attempt: int) -> None:
@@ -243,12 +270,13 @@ class Ledger(StudyMetadataRows):
 
     @fenced
     def process_died(self, number: int, attempt: int, reason: str, max_failures: int) -> bool:
-        """Count the death of an attempt's process, once however often it is told.
+        """Record the death of an attempt's process; a repeated call for the same attempt is not counted again.
+
+        A trial becomes FAIL with this reason once more than `max_failures` of its attempts have died.
 
         Returns:
-            Whether the trial goes on: True if it will be asked again, or already runs under a later attempt (nothing
-            is counted then); False if more than `max_failures` attempts died, which makes it FAIL with this reason, or
-            if it had ended before.
+            True if `next_attempt` will start the trial again, or a later attempt is already current, which makes the
+            call do nothing.  False if the trial has ended.
         """
         trial = self._read(number)
         if trial.state.is_finished() or read_attempt(trial) != attempt:
@@ -258,48 +286,53 @@ class Ledger(StudyMetadataRows):
         if len(deaths) > max_failures:
             self._end(trial, TrialState.FAIL, reason=reason)
             return False
-        self._handed.discard(number)
+        self._attempted.discard(number)
         return True
 
     @retry
     def reschedule(self, number: int, attempt: int) -> None:
-        """Let an open trial be asked again, without counting a death; nothing if a later attempt is current."""
+        """Let `next_attempt` start an open trial again without counting a death; does nothing for an old attempt."""
         if read_attempt(self._read(number)) == attempt:
-            self._handed.discard(number)
+            self._attempted.discard(number)
 
-    def _end(self, trial: FrozenTrial, state: TrialState, value: float | None = None, **facts: Any) -> None:
+    def _end(self, trial: FrozenTrial, state: TrialState, value: float | None = None, **user_attrs: Any) -> None:
         if not trial.state.is_finished():
-            self._storage.write(trial._trial_id, TrialUpdate(user_attrs=facts, ending=state, value=value))
+            self._storage.write(trial._trial_id, TrialUpdate(user_attrs=user_attrs, ending=state, value=value))
 
     @retry
     def trial(self, number: int) -> TrialRecord:
-        """One trial as it stands, or as this process last reported it: reading takes milliseconds at every epoch."""
-        return self._kept.get(number) or self._record(self._read(number))
+        """Return the record of a trial.
+
+        A record that this process has reported or that has ended comes from memory, which saves milliseconds per epoch.
+        """
+        return self._records.get(number) or self._record(self._read(number))
 
     @retry
     def trials(self) -> list[TrialRecord]:
-        """Every trial that was ever asked, by number; see `trial`."""
+        """Return the records of all trials that were ever started, by number; see `trial`."""
         return [self._record(t) for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
 
     def _record(self, trial: FrozenTrial) -> TrialRecord:
-        """The record of a trial; that of an ended one is kept, since nothing in the study can change it any more."""
-        record = self._kept.get(trial.number)
+        """Return the record of a trial, and cache it if the trial has ended, since it cannot change any more."""
+        record = self._records.get(trial.number)
         if record is None or record.state.name != trial.state.name:
             record = read_record(trial)
             if trial.state.is_finished():
-                self._kept[trial.number] = record
+                self._records[trial.number] = record
         return record
 
     def best(self, among: Sequence[TrialRecord] | None = None) -> TrialRecord | None:
-        """The COMPLETE trial with the highest value, the earliest of equals; None if there is none.
+        """Return the COMPLETE trial with the highest value, of equal ones the earliest; None if there is none.
 
-        Trials with overrides are left out unless the study's metadata say `allow_changed_batch`.  `among` are the
-        study's trials where they have been read already.
+        Trials with overrides are excluded unless the study's metadata have `allow_changed_batch`.
+
+        Args:
+            among: the study's trials if already read; by default they are read.
         """
         return best_trial(self.trials() if among is None else among, self.metadata.allow_changed_batch)
 
     def _read(self, number: int) -> FrozenTrial:
-        self._kept.pop(number, None)  # the caller may be about to change the trial
+        self._records.pop(number, None)  # the caller may change the trial, so that the cached record becomes outdated
         study_id = self._study._study_id
         return self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
@@ -309,6 +342,6 @@ class Ledger(StudyMetadataRows):
 
 @retry
 def create_study(url: str, study: str) -> None:
-    """Make an Optuna study of this name, and the tables around it, unless they are there."""
+    """Create the tables of Optuna and a study of this name, if they do not exist."""
     storage = open_storage(url)
     optuna.create_study(storage=storage, study_name=study, direction="maximize", load_if_exists=True)

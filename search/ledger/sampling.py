@@ -1,4 +1,4 @@
-"""How points are proposed and weak trials stopped: Optuna's samplers and pruners under the names of our settings."""
+"""Build Optuna's samplers and pruners by the names in SearchConfig, and call them for one trial."""
 
 import copy
 import math
@@ -18,28 +18,28 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search.ledger.storage import LockedStorage, TrialUpdate
 
 START_POINT = 0
-"""Number of the trial at the source's own point; it is never pruned, since every other one is compared with it."""
+"""Number of the trial at the space's start point; it is never pruned, since all others are compared with it."""
 ASHA_REDUCTION = 3
-"""At each rung of successive halving about one trial in this many goes on."""
+"""Reduction factor of successive halving: at each rung about one trial in ASHA_REDUCTION continues."""
 SAME_POINT = 0.01
-"""Two values count as the same if they lie closer than this part of their range."""
+"""Fraction of a setting's range below which two values count as the same."""
 GP_TRIALS = {"auto": 250, "gp": 1000}
-"""Finished trials from which TPE goes on, since what the Gaussian process takes to propose a point grows with their
-cube: measured with 7 settings and 63 open trials."""
+"""Number of COMPLETE trials from which TPE replaces the Gaussian process, by name of the sampler: the time that the
+process needs for a suggestion grows with the cube of this number.  Measured with 7 settings and 63 open trials."""
 
 
 def build_sampler(
     name: str, *, space: Mapping[str, BaseDistribution], trials: int, seed: int, known: int
 ) -> BaseSampler:
-    """A sampler by name.
+    """Build a sampler by name.
 
     Args:
-        name: auto or gp (the Gaussian process, then TPE: see GP_TRIALS), tpe or random.
-        space: what is searched, by dotted name.
-        trials: budget of the study; small ones start with fewer points that no model proposes.
+        name: `auto` or `gp` (the Gaussian process, then TPE from GP_TRIALS on), `tpe` or `random`.
+        space: searched settings by dotted name.
+        trials: budget of the study; with a small budget fewer trials are sampled before the model is used.
         seed: of the study.
-        known: trials that the study has already.  It enters the seed of everything random, since a fixed one would
-            propose the same points after every restart; the quasi-random sequence goes on by itself.
+        known: number of trials in the study.  It is mixed into the seeds of random generators, which would otherwise
+            repeat their points after a restart.  The Sobol sequence continues by itself.
     """
     fresh = random.Random(f"{seed}/{known}").getrandbits(31)
     if name == "random":
@@ -51,10 +51,15 @@ def build_sampler(
 
 
 def build_pruner(name: str, trials: int, epochs: int) -> BasePruner:
-    """A pruner by name: none, asha or median.
+    """Build a pruner by name.
 
-    Neither judges a trial before a quarter of its epochs, since early epochs mislead between losses.  Rungs of asha are
-    that quarter, then three times the one before (15 epochs: 3 and 9; 5 epochs: 1 and 3).
+    No trial is pruned before a quarter of its epochs, since early epochs mislead between losses.
+
+    Args:
+        name: `none`, `median`, or `asha`, whose first rung is a quarter of the epochs and whose later rungs are each
+            ASHA_REDUCTION times the previous one (15 epochs: 3 and 9; 5 epochs: 1 and 3).
+        trials: budget of the study.
+        epochs: full length of a trial.
     """
     quarter = max(1, epochs // 4)
     if name == "asha":
@@ -65,9 +70,14 @@ def build_pruner(name: str, trials: int, epochs: int) -> BasePruner:
 
 
 class SwitchingSampler(BaseSampler):
-    """One sampler while fewer than `limit` trials of a study are COMPLETE, another one from then on.
+    """Use one sampler while fewer than `limit` trials of the study are COMPLETE, another one from then on.
 
-    The study alone decides, anew for every trial: a restart changes nothing.
+    The choice is made for every trial from the study alone, so that a restart does not change it.  Not thread-safe.
+
+    Args:
+        first: sampler below the limit.
+        then: sampler from the limit on.
+        limit: number of COMPLETE trials.
     """
 
     def __init__(self, first: BaseSampler, then: BaseSampler, limit: int) -> None:
@@ -94,14 +104,20 @@ class SwitchingSampler(BaseSampler):
 
 
 class SobolThenGPSampler(GPSampler):
-    """Scrambled Sobol points until enough trials are complete, then the Gaussian process.
+    """Sample scrambled Sobol points until enough trials are COMPLETE, then use the Gaussian process.
 
-    Optuna's own start is random, also with a QMCSampler as its independent sampler, which draws at random when asked
-    for single values.  The position in the sequence is kept in the study: no point comes twice, restart or not.
+    Work-around for Optuna 5.0: GPSampler samples its first trials at random, even with a QMCSampler as its independent
+    sampler, since QMCSampler samples single values at random.  The position in the Sobol sequence is stored in the
+    study, so that no point is repeated after a restart.
+
+    Args:
+        space: searched settings by dotted name.
+        start: number of COMPLETE trials from which the Gaussian process is used.
+        seed: of the Sobol sequence; must be the same in every run of a study.
+        fresh_seed: of the Gaussian process.
     """
 
     def __init__(self, space: Mapping[str, BaseDistribution], start: int, seed: int, fresh_seed: int) -> None:
-        """`seed` is the sequence's, the same at every start; `fresh_seed` the Gaussian process's."""
         super().__init__(
             seed=fresh_seed, n_startup_trials=start, deterministic_objective=False, warn_independent_sampling=False
         )
@@ -116,10 +132,11 @@ class SobolThenGPSampler(GPSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        found = super().infer_relative_search_space(study, trial)
-        shared = {name: drawn for name, drawn in found.items() if name in self._space}  # some may be fixed by now
+        all_shared = super().infer_relative_search_space(study, trial)
+        # Settings searched in an earlier run may be fixed now.
+        shared = {name: distribution for name, distribution in all_shared.items() if name in self._space}
         point = super().sample_relative(study, trial, shared)
-        # The process never hears of failed trials: it would propose a point that breaks again and again.
+        # GPSampler (Optuna 5.0) ignores failed trials, so it would suggest a point that fails again and again.
         if not point or self._has_failed(study, point):
             return self._sequence.sample_relative(study, trial, search_space)
         return point
@@ -132,56 +149,60 @@ class SobolThenGPSampler(GPSampler):
         )
 
 
-def is_same_point(one: float, other: float, drawn: FloatDistribution | IntDistribution) -> bool:
-    """Whether two values of a setting are so close that a trial at one tells about the other; NaN is like none."""
-    scale = math.log if drawn.log else float
-    return abs(scale(one) - scale(other)) < SAME_POINT * (scale(drawn.high) - scale(drawn.low))
+def is_same_point(one: float, other: float, distribution: FloatDistribution | IntDistribution) -> bool:
+    """Return whether two values of a setting differ by less than SAME_POINT of its range; False for NaN."""
+    scale = math.log if distribution.log else float
+    return abs(scale(one) - scale(other)) < SAME_POINT * (scale(distribution.high) - scale(distribution.low))
 
 
 class BufferedStorage:
-    """Stands in for a study's storage while a sampler or pruner thinks: reads pass through, what it writes is noted."""
+    """A storage for a sampler or pruner: reads from the study's storage, and collects writes in `update`.
+
+    Collected writes are stored later in one transaction with other values of the trial.
+    """
 
     def __init__(self, storage: LockedStorage) -> None:
         self.storage = storage
-        self.entry = TrialUpdate()
+        self.update = TrialUpdate()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.storage, name)
 
     def set_trial_param(self, trial_id: int, name: str, value: float, distribution: BaseDistribution) -> None:
-        self.entry.params[name] = value, distribution
+        self.update.params[name] = value, distribution
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        self.entry.system_attrs[key] = value
+        self.update.system_attrs[key] = value
 
 
 def buffered_study(study: Study) -> tuple[Study, TrialUpdate]:
-    """A study on which a sampler or pruner changes nothing, and the entry that gathers what it would have written."""
-    noted, notebook = copy.copy(study), BufferedStorage(cast(LockedStorage, study._storage))
-    noted._storage = cast(BaseStorage, notebook)
-    return noted, notebook.entry
+    """Return a copy of a study with a BufferedStorage, and the update that collects its writes."""
+    buffered, storage = copy.copy(study), BufferedStorage(cast(LockedStorage, study._storage))
+    buffered._storage = cast(BaseStorage, storage)
+    return buffered, storage.update
 
 
 def suggest_params(study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> TrialUpdate:
-    """What a trial lacks of a point: the sampler's values by dotted name, and its notes."""
-    noted, entry = buffered_study(study)
-    asked = Trial(noted, trial._trial_id)
+    """Return the params that a trial lacks and the sampler's system attributes, without writing them."""
+    buffered, update = buffered_study(study)
+    buffered_trial = Trial(buffered, trial._trial_id)
     for name, distribution in space.items():
-        asked._suggest(name, distribution)
-    return entry
+        buffered_trial._suggest(name, distribution)
+    return update
 
 
 def should_prune(study: Study, trial: FrozenTrial, epoch: int) -> bool:
-    """Whether the study's pruner stops a trial after its latest epoch, by the decision recorded or a new one.
+    """Return whether the study's pruner stops a trial after its latest epoch, and record the decision.
 
-    Successive halving counts by notes that it writes to the trial: asked twice about an epoch, it would take the first
-    time for an earlier rung.  So the decision is recorded together with the notes, and asking again reads it.
+    A recorded decision is returned again: Optuna's SuccessiveHalvingPruner (5.0) counts rungs in system attributes of
+    the trial, so that a second call for the same epoch would count as the next rung.  The decision and these
+    attributes are written in one transaction.
     """
     key = f"stop/{epoch}"
     if key in trial.user_attrs:
         return bool(trial.user_attrs[key])
-    noted, entry = buffered_study(study)
-    stop = bool(study.pruner.prune(noted, trial)) and trial.number != START_POINT
-    entry.user_attrs[key] = stop
-    cast(LockedStorage, study._storage).write(trial._trial_id, entry)
+    buffered, update = buffered_study(study)
+    stop = bool(study.pruner.prune(buffered, trial)) and trial.number != START_POINT
+    update.user_attrs[key] = stop
+    cast(LockedStorage, study._storage).write(trial._trial_id, update)
     return stop

@@ -1,4 +1,4 @@
-"""Where the points of a study come from: a sampler's proposals, or a fixed list of repeats."""
+"""Sources of a study's trials: points suggested by a sampler, or a fixed list of repeats."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,32 +15,43 @@ from search.study.plan import Repeat
 
 
 class TrialSource(Protocol):
-    """Begins the trials of a study; all that it knows is in the study, so that any driver can go on."""
+    """Starts the trials of a study.  Its only state is the study itself, so that a later driver can continue.
+
+    Requires the study's lock.
+    """
 
     def remaining(self, study: Study) -> int:
-        """How many trials are still to be begun."""
+        """Return the number of trials that are still to be started."""
 
     def start_next(self, study: Study) -> int | None:
-        """Begin the next trial; returns its number, or None where none is left."""
+        """Start the next trial and return its number; None if none remains."""
 
     def suggest_params(self, study: Study, trial: FrozenTrial) -> TrialUpdate:
-        """The values that a trial lacks: all of a new one's, or of one whose driver died while asking."""
+        """Return the params that a trial lacks, without writing them.
+
+        A new trial lacks all; so does a trial whose driver died before it recorded the params.
+        """
 
 
 @dataclass(frozen=True)
 class SampledTrials:
-    """As many points as the budget allows, proposed by the study's sampler."""
+    """Trials with params from the study's sampler, up to a budget.
+
+    Args:
+        space: searched settings by dotted name.
+        trials: budget of the whole study, including failed trials.
+    """
 
     space: Mapping[str, BaseDistribution]
     trials: int
 
     def remaining(self, study: Study) -> int:
-        """See Points."""
-        begun = sum(t.state != TrialState.WAITING for t in study.get_trials(deepcopy=False))
-        return max(0, self.trials - begun)
+        """See TrialSource."""
+        started = sum(t.state != TrialState.WAITING for t in study.get_trials(deepcopy=False))
+        return max(0, self.trials - started)
 
     def start_next(self, study: Study) -> int | None:
-        """See Points; `Study.ask` within a budget."""
+        """See TrialSource; like `optuna.Study.ask`, but within the budget."""
         trials, storage = study.get_trials(deepcopy=False), study._storage
         waiting = [t for t in trials if t.state == TrialState.WAITING]
         if len(trials) - len(waiting) >= self.trials:
@@ -51,28 +62,28 @@ class SampledTrials:
         return storage.get_trial(storage.create_new_trial(study._study_id)).number
 
     def suggest_params(self, study: Study, trial: FrozenTrial) -> TrialUpdate:
-        """See Points."""
+        """See TrialSource."""
         return suggest_params(study, trial, self.space) if self.space.keys() - trial.params.keys() else TrialUpdate()
 
 
 @dataclass(frozen=True)
 class FixedTrials:
-    """A fixed list of repeats.  One that the study holds already, however it ended, is not begun again."""
+    """Trials of a fixed list of repeats.  A repeat that the study contains in any state is not started again."""
 
     repeats: Sequence[Repeat]
 
     def remaining(self, study: Study) -> int:
-        """See Points."""
+        """See TrialSource."""
         return sum(1 for _ in self.missing(study))
 
     def missing(self, study: Study) -> Iterator[Repeat]:
-        """The repeats that the study lacks, in order."""
+        """Return the repeats that the study lacks, in the order of the list."""
         trials = study.get_trials(deepcopy=False)
-        held = [Repeat(t.params, seed) for t in trials if (seed := read_repeat(t)) is not None]
-        return (repeat for repeat in self.repeats if repeat not in held)
+        existing = [Repeat(t.params, seed) for t in trials if (seed := read_repeat(t)) is not None]
+        return (repeat for repeat in self.repeats if repeat not in existing)
 
     def start_next(self, study: Study) -> int | None:
-        """See Points; the trial appears whole or not at all, so that nothing has to be completed."""
+        """See TrialSource; the trial is created with its params in one step, so that `suggest_params` adds none."""
         repeat = next(self.missing(study), None)
         if repeat is None:
             return None
@@ -86,20 +97,23 @@ class FixedTrials:
         return storage.get_trial(storage.create_new_trial(study._study_id, template_trial=template)).number
 
     def suggest_params(self, study: Study, trial: FrozenTrial) -> TrialUpdate:
-        """See Points."""
+        """See TrialSource."""
         return TrialUpdate()
 
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """What `Ledger.start` or `Ledger.start_repeats` was told."""
+    """Settings of the trials to come, from `Ledger.start` or `Ledger.start_repeats`."""
 
     source: TrialSource
     epochs: int
+    """Full length of a trial."""
     select: str
+    """`train.select`: which epoch's mIoU is the value of a trial."""
     prunes: bool
+    """Whether trials may be stopped early."""
 
 
 def single_value(value: float | int) -> BaseDistribution:
-    """A distribution that holds one value."""
+    """Return an Optuna distribution with one possible value."""
     return IntDistribution(value, value) if isinstance(value, int) else FloatDistribution(value, value)
