@@ -10,11 +10,11 @@ import torch
 
 from fgseg.config.errors import ConfigError
 
-BESIDE_TENSORS = 2**30
-"""Bytes of a GPU that a process takes beyond what torch's allocator counts: CUDA's context, code, captured graphs."""
-NO_MEMORY = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
-"""Texts of out-of-memory errors that are no torch.OutOfMemoryError: of CUDA's libraries, and of the CPU's allocator."""
-RESIDENT_PART = 0.5
+NON_TENSOR_BYTES = 2**30
+"""GPU memory in bytes that torch's allocator does not count: CUDA's context, code and captured graphs."""
+OUT_OF_MEMORY_TEXTS = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
+"""Texts of out-of-memory errors of CUDA's libraries and the CPU's allocator, which raise no torch.OutOfMemoryError."""
+MAX_FRAMES_FRACTION = 0.5
 """Largest fraction of a trial's memory that frames may take; beyond it they stay on the host."""
 
 
@@ -31,14 +31,14 @@ def limit_gpu_memory(fraction: float) -> None:
         ValueError: the fraction is not above 0.
     """
     if fraction <= 0:
-        raise ValueError(f"gpu share: got {fraction}, must be above 0; 0.25 lets four trials share a card")
+        raise ValueError(f"gpu share: got {fraction}, must be above 0; 0.25 lets four trials share a GPU")
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(share_of_tensors(fraction, torch.cuda.mem_get_info()[1]))
 
 
 def share_of_tensors(fraction: float, total: int) -> float:
-    """Return the fraction of a GPU of `total` bytes that tensors may fill, where a process may use `fraction` of it."""
-    return 1.0 if fraction >= 1 else max(fraction / 2, fraction - BESIDE_TENSORS / total)
+    """Return the fraction of a GPU of `total` bytes for tensors of a process that may use `fraction` of the GPU."""
+    return 1.0 if fraction >= 1 else max(fraction / 2, fraction - NON_TENSOR_BYTES / total)
 
 
 def hide_gpus() -> None:
@@ -62,7 +62,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means out of memory, on a GPU or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
 
 
 def reset_peak(device: torch.device) -> None:
@@ -95,14 +95,14 @@ def available_bytes(free: int, total: int, share: float, reserved: int) -> int:
 
 def fits(needed: int, usable: int) -> bool:
     """Return whether frames of `needed` bytes may be kept on a GPU with `usable` bytes."""
-    return needed <= RESIDENT_PART * usable
+    return needed <= MAX_FRAMES_FRACTION * usable
 
 
 def find_device(name: str) -> str:
     """Return `cpu`, or torch's name of a GPU of this machine.
 
     Args:
-        name: `cpu`, `cuda`, `cuda:<number>`, or `auto`: a GPU where there is one.
+        name: `cpu`, `cuda`, `cuda:<number>`, or `auto`, which is a GPU if there is one.
 
     Raises:
         ConfigError: another name, or a GPU that does not exist.
@@ -112,10 +112,10 @@ def find_device(name: str) -> str:
         return "cuda" if count else "cpu"
     if name == "cpu":
         return name
-    form = re.fullmatch(r"cuda(?::(\d+))?", name)
-    if form is None:
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if match is None:
         raise ConfigError(f"--device: got {name!r}, must be cpu, cuda, cuda:<number> or auto")
-    if int(form[1] or 0) >= count:
+    if int(match[1] or 0) >= count:
         raise ConfigError(f"--device: got {name}, this machine has {count} GPUs; use cpu or auto")
     return name
 
@@ -127,8 +127,8 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 def tune_malloc() -> bool:
     """Let this process reuse the memory of freed tensors instead of returning it to the system; glibc only.
 
-    Every step allocates the same large tensors.  By default each is made of new pages, which the system clears: on the
-    CPU that takes a third of the hybrid loss's time.  Afterwards the process's memory never shrinks.
+    Every step allocates the same large tensors.  By default each gets new pages, which the system clears: on the CPU
+    that takes a third of the hybrid loss's time.  Afterwards the process's memory never shrinks.
 
     Returns:
         Whether the settings were accepted; False with another C library.
@@ -139,11 +139,11 @@ def tune_malloc() -> bool:
     if mallopt is None:
         return False
     options = {M_MMAP_THRESHOLD: 2**30, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 2**26}
-    taken = [mallopt(option, value) for option, value in options.items()]
-    return all(taken)
+    accepted = [mallopt(option, value) for option, value in options.items()]
+    return all(accepted)
 
 
 def peak_memory_gib() -> float:
     """Return the peak of this process's resident memory since its start, in GiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, KiB elsewhere
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # ru_maxrss is in bytes on macOS, in KiB on Linux

@@ -1,4 +1,4 @@
-"""Search the hyperparameters of street-view segmentation: many trials of `fgseg`, on Ray, in one ledger."""
+"""Search hyperparameters of street segmentation: trials of `fgseg`, on Ray, recorded in a ledger."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["SearchStoppedError", "Study", "compare_families", "open_study", "run
 
 
 def __getattr__(name: str) -> Any:
-    """The names of `search.api`, imported when they are first asked for: the commands answer mistakes without it."""
+    """Import the names of `search.api` at their first use: commands that find a mistake early do not need it."""
     if name in __all__:
         from search import api
 

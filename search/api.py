@@ -1,4 +1,4 @@
-"""The verbs in Python: `search.run_search`, `search.compare_families`, `search.open_study`, and those of a `Study`."""
+"""Python API: `run_search`, `compare_families`, `open_study` and `Study`, exported by the package `search`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,15 +24,18 @@ from search.tracking.sync import sync
 
 
 class SearchStoppedError(Exception):
-    """A fault ended a search before its budget was used up, and was told on the screen; the same call continues it."""
+    """A fault stopped a run before its budget was used up, and was printed on stderr; the same call resumes it."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """One study as it stands now; everything is read anew from its ledger."""
+    """One study.
+
+    `trials` and `best` read the ledger at every access, and raise ConfigError if the study does not exist any more.
+    """
 
     location: StudyLocation
-    """Where it lies: storage, name, MLflow."""
+    """Addresses of the study's files, ledger and MLflow runs."""
 
     @property
     def name(self) -> str:
@@ -40,21 +43,24 @@ class Study:
 
     @property
     def folder(self) -> str:
-        """The address of the folder that holds checkpoints, report and model: a path, or s3://bucket/prefix."""
+        """Address of the folder of checkpoints, report and model: a path, or s3://bucket/prefix."""
         return self.location.folder
 
     @property
     def trials(self) -> list[TrialRecord]:
-        """Every trial by number, with its settings and all its epochs."""
+        """Records of all trials by number, with searched settings and all epochs."""
         return open_ledger(self.location).trials()
 
     @property
     def best(self) -> TrialRecord | None:
-        """The finished trial with the highest validation mIoU, None while none has finished."""
+        """Record of the COMPLETE trial with the highest validation mIoU; None if no trial is COMPLETE."""
         return open_ledger(self.location).best()
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dictionary per trial, as `pandas.DataFrame` takes them: number, state, settings, and its last metrics."""
+        """Return a dictionary per trial for `pandas.DataFrame`: `trial`, `state`, searched settings and metrics.
+
+        The metrics are those of the selected epoch of a COMPLETE trial, else of the latest epoch.
+        """
         return [
             {"trial": t.number, "state": str(t.state)} | t.params | (t.chosen or t.epochs[-1]).metrics()
             if t.epochs
@@ -63,24 +69,29 @@ class Study:
         ]
 
     def audit(self) -> list[str]:
-        """Each broken invariant as one line; none if the books are right (see `search.audit`)."""
+        """Check the ledger, files and MLflow runs, see `search.audit`; returns each violated invariant as one line."""
         return list(audit_location(self.location, trials=None, interrupted=False, tracking=True))
 
     def sync(self) -> None:
-        """Bring MLflow in line with the ledger; raises TrackingError where it cannot be reached."""
+        """Write to MLflow what it lacks of the ledger; may be repeated.  Raises TrackingError if it is unreachable."""
         sync(self.location)
 
     def export(self, out: str | Path | None = None, trial: int | None = None) -> str:
-        """Write a trial, by default the best, as a Transformers folder, by default `model` in the study's folder."""
+        """Export the model of a trial as a Transformers folder, and return the folder's address.
+
+        Args:
+            out: folder to write; by default `model` in the study's folder, or `model-<number>` for a chosen trial.
+            trial: number of the trial; by default the best one.
+        """
         return export(self.location, open_ledger(self.location), trial, None if out is None else str(out))[0]
 
     def report(self) -> str:
-        """Write the report anew; returns the address of its page."""
+        """Write the report, and return the address of its HTML page."""
         write_report(self.location)
         return join(self.location.folder, "report", PAGE)
 
     def delete(self) -> None:
-        """Remove it whole: ledger, folders, MLflow runs.  Nobody is asked."""
+        """Delete the study's ledger, files and MLflow runs, without confirmation."""
         delete(self.location)
 
 
@@ -92,19 +103,21 @@ def run_search(
     study: str | None = None,
     **search: Any,
 ) -> Study:
-    """Search an approach family, or continue, like `python -m search.run`; returns once the budget is used up.
+    """Start or resume the search of a family, like `python -m search.run`; returns once the budget is used up.
+
+    Call it from the main thread, since it handles signals.
 
     Args:
-        space: an approach family, such as "bas_cp".
-        settings: what `--set` takes, by dotted name: {"train.epochs": 8, "search.loss.ssim.high": 2.0}.
-        config: a file of settings.
-        study: its name, by default `<config>-<space>`.
+        space: name of a family, such as "bas_cp".
+        settings: values of `--set` by dotted name: {"train.epochs": 8, "search.loss.ssim.high": 2.0}.
+        config: path of a configuration file.
+        study: name of the study, by default `<config>-<space>`.
         search: settings of the search by the names of `SearchConfig`: trials=20, storage="runs", max_concurrent=2.
 
     Raises:
-        ConfigError: the first mistake; nothing has been written then.
-        SearchStoppedError: a fault ended it; the same call continues.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; the same call continues.
+        ConfigError: the first mistake in the arguments; nothing was written.
+        SearchStoppedError: a fault stopped the run; the same call resumes it.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the same call resumes the run.
     """
     plan = make_plan(space, config, settings or {}, search, study)
     with Signals() as signals:
@@ -116,7 +129,7 @@ def run_search(
 def open_study(
     study: str, storage: str | Path = "runs", tracking_uri: str | None = None, ledger_url: str | None = None
 ) -> Study:
-    """A study that was begun before; raises ConfigError where there is none of this name."""
+    """Open an existing study; raises ConfigError if it does not exist.  Arguments are those of `find_location`."""
     location = find_location(storage, study, tracking_uri, ledger_url)
     open_ledger(location)
     return Study(location)
@@ -133,20 +146,22 @@ def compare_families(
     name: str | None = None,
     **search: Any,
 ) -> dict[str, Any]:
-    """Train families with several seeds and judge them on the test split, like `python -m search.compare`.
+    """Train families with several seeds and evaluate them on the test split, like `python -m search.compare`.
+
+    Call it from the main thread, since it handles signals.  Calling it again resumes an interrupted comparison.
 
     Args:
-        spaces: approach families, such as ["baseline", "bas_cp"].
-        settings: what `--set` takes, by dotted name.
+        spaces: names of families, such as ["baseline", "bas_cp"].
+        settings: values of `--set` by dotted name.
         point: "start" of each space, or "best" of each study.
         seeds: repeats of each family.
-        config: a file of settings.
-        studies: their studies, in the same order; by default `<config>-<space>`.
-        name: of the comparison, by default `<config>-<point>`.
+        config: path of a configuration file.
+        studies: names of the families' studies, in the order of `spaces`; by default `<config>-<space>`.
+        name: name of the comparison, by default `<config>-<point>`.
         search: settings of the search by the names of `SearchConfig`.
 
     Returns:
-        What `comparison.json` holds: tables, intervals and p-values of each family and each difference.
+        The content of `comparison.json`: tables, intervals and p-values of each family and each difference.
 
     Raises:
         ConfigError, SearchStoppedError, KeyboardInterrupt: as `run_search`.
@@ -163,8 +178,8 @@ def compare_families(
 
 
 def finish(code: int, what: str) -> None:
-    """Raise what the exit code of a command means, unless it is that of success."""
+    """Raise KeyboardInterrupt or SearchStoppedError for the exit code of a command, unless it is DONE."""
     if code in CODES.values():
         raise KeyboardInterrupt
     if code != DONE:
-        raise SearchStoppedError(f"{what} was stopped by a fault; the same call continues it")
+        raise SearchStoppedError(f"{what} was stopped by a fault; the same call resumes it")

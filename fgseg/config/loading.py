@@ -95,10 +95,10 @@ class StrictLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value]
-        for place, name in enumerate(names):
-            if name in names[:place]:
+        for index, name in enumerate(names):
+            if name in names[:index]:
                 raise yaml.MarkedYAMLError(
-                    problem=f"{name} is given twice", problem_mark=node.value[place][0].start_mark
+                    problem=f"{name} is given twice", problem_mark=node.value[index][0].start_mark
                 )
         return super().construct_mapping(node, deep)
 

@@ -138,10 +138,10 @@ def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Turn nested sections into dotted names; raises ConfigError for a name given both nested and dotted."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
-        found = flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-        if doubled := found.keys() & flat.keys():
-            raise ConfigError(f"{min(doubled)}: is given twice, dotted and in its section; keep one")
-        flat |= found
+        inner = flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        if duplicates := inner.keys() & flat.keys():
+            raise ConfigError(f"{min(duplicates)}: is given twice, dotted and in its section; keep one")
+        flat |= inner
     return flat
 
 

@@ -1,7 +1,7 @@
-"""A study's database as the driver that holds the study sees it: read once, then kept in memory beside every write.
+"""Optuna's storage with a cache that is valid while the study's lock is held, and one transaction per trial update.
 
-Optuna's own storage reads the open trials anew, with all their epochs, at every look, and waits for the disk once for
-every single value.
+Optuna's own storage (5.0) reads all open trials with all their epochs again at every call, and commits every single
+value in a transaction of its own.
 """
 
 import copy
@@ -33,32 +33,32 @@ from search.ledger.lock import LOCKS, StudyLock
 
 @dataclass
 class TrialUpdate:
-    """What is written to an open trial at once, all of it or nothing."""
+    """Values to be written to an open trial in one transaction."""
 
     params: dict[str, tuple[float, BaseDistribution]] = field(default_factory=dict)
-    """Values by name, in Optuna's internal form, of settings that the trial lacks."""
+    """By dotted name: the value in Optuna's internal representation, and its distribution.  Only params not yet set."""
     user_attrs: dict[str, Any] = field(default_factory=dict)
     """User attributes, as JSON types."""
     system_attrs: dict[str, Any] = field(default_factory=dict)
-    """System attributes, as JSON types: what samplers and pruners remember."""
+    """System attributes of samplers and pruners, as JSON types."""
     values: dict[int, float] = field(default_factory=dict)
     """Intermediate values by epoch."""
     ending: TrialState | None = None
-    """How the trial ends with this entry; None leaves it open."""
+    """State in which the update ends the trial; None leaves the trial open."""
     value: float | None = None
-    """The value of a trial that ends as COMPLETE."""
+    """Value of a trial that ends as COMPLETE."""
     when: datetime = field(default_factory=lambda: datetime.now(UTC))
-    """When this is written.  Optuna's tables have it in UTC, its trials in local time, both without a time zone."""
+    """Time of the update.  Optuna (5.0) stores it in UTC and returns it in local time, both without a time zone."""
 
 
 class LockedStorage(_CachedStorage):
-    """Optuna's storage of a study in a database.
+    """Optuna's storage of a study in a database, with reads from memory while the study's lock is held.
 
-    While its lock is held, so that nobody else writes, what was read or written since then is answered from memory;
-    otherwise everything that can change is read from the database, as Optuna does.
+    While the lock is held no other process writes, so that trials already read or written need not be read again.
+    Otherwise everything that can change is read from the database, as by Optuna.  Reads may come from any thread.
 
     Attributes:
-        lock: of the study.  Once it is there, nothing is written after another driver has taken it.
+        lock: the study's lock.  If set, every write to a trial raises SupersededError unless the lock is held.
     """
 
     def __init__(self, backend: RDBStorage) -> None:
@@ -66,31 +66,31 @@ class LockedStorage(_CachedStorage):
         self.lock: StudyLock | None = None
         self._cached_studies: set[int] = set()
 
-    def write(self, trial_id: int, entry: TrialUpdate) -> None:
-        """Write to an open trial in one transaction.
+    def write(self, trial_id: int, trial_update: TrialUpdate) -> None:
+        """Write to an open trial in one transaction; does nothing for an empty update.  May be repeated.
 
         Raises:
-            UpdateFinishedTrialError: it has ended.
-            SupersededError: another driver has taken the study over; nothing was written.
+            UpdateFinishedTrialError: the trial has ended.
+            SupersededError: another driver has taken the lock; nothing was written.
         """
-        rows = rows_by_table(entry)
-        if not (entry.ending or rows):
+        rows = rows_by_table(trial_update)
+        if not (trial_update.ending or rows):
             return
         with self._invalidate_on_error(), self._backend.engine.begin() as connection:
-            for table, lines in rows.items():
-                upsert(connection, table, [{"trial_id": trial_id} | line for line in lines])
-            if entry.ending is not None:
-                ended = {"state": entry.ending, "datetime_complete": entry.when.replace(tzinfo=None)}
-                open_still = (TrialModel.trial_id == trial_id, TrialModel.state == TrialState.RUNNING)
-                done = connection.execute(update(TrialModel.__table__).where(*open_still).values(ended)).rowcount
-                self.check_trial_is_updatable(trial_id, TrialState.RUNNING if done else entry.ending)
-            # Last, when the database lets nobody else write: what was written above is taken back if it may not be.
-            self._check(connection, trial_id, ends=entry.ending is not None)
-        self._update_cache(trial_id, entry)
+            for table, table_rows in rows.items():
+                upsert(connection, table, [{"trial_id": trial_id} | row for row in table_rows])
+            if trial_update.ending is not None:
+                ended = {"state": trial_update.ending, "datetime_complete": trial_update.when.replace(tzinfo=None)}
+                is_open = (TrialModel.trial_id == trial_id, TrialModel.state == TrialState.RUNNING)
+                updated = connection.execute(update(TrialModel.__table__).where(*is_open).values(ended)).rowcount
+                self.check_trial_is_updatable(trial_id, TrialState.RUNNING if updated else trial_update.ending)
+            # Last, while the transaction excludes other writers: an error here rolls back the writes above.
+            self._check(connection, trial_id, ends=trial_update.ending is not None)
+        self._update_cache(trial_id, trial_update)
 
     @contextmanager
     def _invalidate_on_error(self) -> Iterator[None]:
-        """Forget what is remembered if a write fails: it may have reached the database all the same."""
+        """Discard the cache if a write fails, since the database may have committed the write."""
         try:
             yield
         except BaseException:
@@ -98,7 +98,7 @@ class LockedStorage(_CachedStorage):
             raise
 
     def _check(self, connection: Connection, trial_id: int, ends: bool) -> None:
-        """Raise unless a trial is open, or has just been ended, and the study is ours."""
+        """Raise if this driver has lost the lock, or if the trial had ended before this transaction."""
         query = select(TrialModel.state).where(TrialModel.trial_id == trial_id)
         if self.lock is not None:
             query = query.join(LOCKS, self.lock.row_filter()).with_for_update(read=True)
@@ -117,12 +117,12 @@ class LockedStorage(_CachedStorage):
                 self.lock.verify(connection)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Create a trial; if Optuna, repeating a call whose answer was lost, made two, both are known."""
+        """Create a trial; discard the cache if Optuna's retry of a lost call has created a second trial."""
         self._verify_lock()
         with self._invalidate_on_error():
             trial_id = int(super().create_new_trial(study_id, template_trial))
-        known = self._trial_id_to_study_id_and_number[trial_id][1]
-        if len(self._studies[study_id].trials) != known + 1:
+        number = self._trial_id_to_study_id_and_number[trial_id][1]
+        if len(self._studies[study_id].trials) != number + 1:
             self._cached_studies = set()
         return trial_id
 
@@ -141,15 +141,15 @@ class LockedStorage(_CachedStorage):
         self.write(trial_id, TrialUpdate(values={step: intermediate_value}))
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Any = None) -> bool:
-        """Begin or end a trial, then read it: its time of day is set by the database's side."""
+        """Start or end a trial, then read it back, since RDBStorage sets its start and end times."""
         self._verify_lock()
         with self._invalidate_on_error():
-            done = super().set_trial_state_values(trial_id, state, values)
+            changed = super().set_trial_state_values(trial_id, state, values)
             trial = self._backend.get_trial(trial_id)
         with self._lock:
             if trial_id in self._trial_id_to_study_id_and_number:
                 self._add_trials_to_cache(self._trial_id_to_study_id_and_number[trial_id][0], [trial])
-        return bool(done)
+        return bool(changed)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         with self._lock:
@@ -159,63 +159,64 @@ class LockedStorage(_CachedStorage):
         return super().get_trial(trial_id)
 
     def _read_trials_from_remote_storage(self, study_id: int) -> None:
-        held = self._is_locked()
-        if held and study_id in self._cached_studies:
+        locked = self._is_locked()
+        if locked and study_id in self._cached_studies:
             return
         super()._read_trials_from_remote_storage(study_id)
-        self._cached_studies = {study_id} if held else set()
+        self._cached_studies = {study_id} if locked else set()
 
-    def _update_cache(self, trial_id: int, entry: TrialUpdate) -> None:
+    def _update_cache(self, trial_id: int, trial_update: TrialUpdate) -> None:
         with self._lock:
             if trial_id not in self._trial_id_to_study_id_and_number:
                 return
             study_id, number = self._trial_id_to_study_id_and_number[trial_id]
-            trial = copy_trial(self._studies[study_id].trials[number])  # others may be reading the one that is there
-            for name, (value, drawn) in entry.params.items():
-                trial.params[name], trial.distributions[name] = drawn.to_external_repr(value), drawn
-            trial.user_attrs.update(json_round_trip(entry.user_attrs))
-            trial.system_attrs.update(json_round_trip(entry.system_attrs))
-            trial.intermediate_values.update(entry.values)
-            if entry.ending is not None:
-                trial.state, trial.value = entry.ending, entry.value
-                trial.datetime_complete = entry.when.astimezone().replace(tzinfo=None)
+            trial = copy_trial(self._studies[study_id].trials[number])  # other threads may read the original
+            for name, (value, distribution) in trial_update.params.items():
+                trial.params[name] = distribution.to_external_repr(value)
+                trial.distributions[name] = distribution
+            trial.user_attrs.update(json_round_trip(trial_update.user_attrs))
+            trial.system_attrs.update(json_round_trip(trial_update.system_attrs))
+            trial.intermediate_values.update(trial_update.values)
+            if trial_update.ending is not None:
+                trial.state, trial.value = trial_update.ending, trial_update.value
+                trial.datetime_complete = trial_update.when.astimezone().replace(tzinfo=None)
             self._studies[study_id].trials[number] = trial
 
 
 def open_storage(url: str) -> LockedStorage:
-    """The storage at an address."""
+    """Open the storage at an SQLAlchemy address, and create Optuna's tables if they do not exist."""
     return LockedStorage(RDBStorage(url, engine_kwargs=engine_options(url)))
 
 
-def rows_by_table(entry: TrialUpdate) -> dict[Table, list[dict[str, Any]]]:
-    """The rows of an entry, by Optuna's tables."""
-    represent = TrialIntermediateValueModel.intermediate_value_to_stored_repr
+def rows_by_table(trial_update: TrialUpdate) -> dict[Table, list[dict[str, Any]]]:
+    """Return the rows of an update by table of Optuna; without tables that get none."""
+    to_stored = TrialIntermediateValueModel.intermediate_value_to_stored_repr
     params = [
-        {"param_name": name, "param_value": value, "distribution_json": distribution_to_json(drawn)}
-        for name, (value, drawn) in entry.params.items()
+        {"param_name": name, "param_value": value, "distribution_json": distribution_to_json(distribution)}
+        for name, (value, distribution) in trial_update.params.items()
     ]
     values = [
-        dict(zip(("step", "intermediate_value", "intermediate_value_type"), (step, *represent(value)), strict=True))
-        for step, value in entry.values.items()
+        dict(zip(("step", "intermediate_value", "intermediate_value_type"), (step, *to_stored(value)), strict=True))
+        for step, value in trial_update.values.items()
     ]
-    final = [] if entry.value is None else [TrialValueModel.value_to_stored_repr(entry.value)]
+    final = [] if trial_update.value is None else [TrialValueModel.value_to_stored_repr(trial_update.value)]
     rows = {
         TrialParamModel: params,
-        TrialUserAttributeModel: attribute_rows(entry.user_attrs),
-        TrialSystemAttributeModel: attribute_rows(entry.system_attrs),
+        TrialUserAttributeModel: attribute_rows(trial_update.user_attrs),
+        TrialSystemAttributeModel: attribute_rows(trial_update.system_attrs),
         TrialIntermediateValueModel: values,
         TrialValueModel: [{"objective": 0, "value": value, "value_type": kind} for value, kind in final],
     }
-    return {model.__table__: found for model, found in rows.items() if found}
+    return {model.__table__: model_rows for model, model_rows in rows.items() if model_rows}
 
 
-def attribute_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows of attributes."""
-    return [{"key": key, "value_json": json.dumps(fact)} for key, fact in facts.items()]
+def attribute_rows(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of user or system attributes."""
+    return [{"key": key, "value_json": json.dumps(value)} for key, value in attributes.items()]
 
 
 def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    """Insert rows; one that is there, by the first two columns, gets the new values of the others."""
+    """Insert rows; update the rows that exist.  The first two columns are the key."""
     insert = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
     key, changed = list(rows[0])[:2], list(rows[0])[2:]
     new = {name: insert.excluded[name] for name in changed}
@@ -223,13 +224,13 @@ def upsert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> 
 
 
 def copy_trial(trial: FrozenTrial) -> FrozenTrial:
-    """A trial that can be added to without changing the original."""
-    twin = copy.copy(trial)
+    """Return a copy of a trial whose dictionaries may be changed."""
+    copied = copy.copy(trial)
     for name in ("_params", "_distributions", "_user_attrs", "_system_attrs", "intermediate_values"):
-        setattr(twin, name, dict(getattr(trial, name)))
-    return twin
+        setattr(copied, name, dict(getattr(trial, name)))
+    return copied
 
 
-def json_round_trip(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts as they come back from the database."""
-    return {key: json.loads(json.dumps(fact)) for key, fact in facts.items()}
+def json_round_trip(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes as the database would return them: tuples as lists, keys as text."""
+    return {key: json.loads(json.dumps(value)) for key, value in attributes.items()}

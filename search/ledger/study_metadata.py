@@ -1,4 +1,4 @@
-"""What the ledger records about a study as a whole.  Importing this file imports neither Optuna nor a database."""
+"""The metadata of a study in the ledger.  Importing this module imports neither Optuna nor a database driver."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -16,41 +16,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StudyMetadata:
-    """A study's description.  Every field is empty, or 0, until the first driver has recorded it."""
+    """Description of a study.  Every field is empty, or 0, until the first driver has recorded it."""
 
     study: str = ""
     space: str = ""
     title: str = ""
-    """The approach family's name as shown in tables."""
+    """Name of the family in tables."""
     experiment: str = ""
-    """MLflow experiment: the config's name when the study began."""
+    """MLflow experiment: name of the config at the first run."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Resolved dotted settings of the start point."""
+    """Settings of the start point by dotted name."""
     identity: Mapping[str, Any] = field(default_factory=dict)
-    """What makes the study this study: version, settings, space, sampler, the data's fingerprint (JSON types)."""
+    """Version, settings, space, sampler and the data's fingerprint, as JSON types; must be the same in every run."""
     uid: str = ""
-    """Unique id, which tells studies of one name apart on a shared MLflow server."""
+    """Unique id, which distinguishes studies of the same name on a shared MLflow server."""
     budget: int = 0
-    """Trials that the latest run was to reach."""
+    """Number of trials that the latest run was to reach."""
     allow_changed_batch: bool = False
     """Whether a trial whose batch was halved may be the best."""
     resources: Mapping[str, float] = field(default_factory=dict)
-    """`cpus` and `gpus` of each trial in the latest run."""
+    """`cpus` and `gpus` of one trial in the latest run."""
     changes: Sequence[Mapping[str, Any]] = ()
-    """Changes of the identity that were accepted: when, changes, ended (trial numbers), settings (until then)."""
+    """Accepted changes of the identity, oldest first: `when` (Unix seconds), `changes` (one line), `ended` (numbers of
+    the trials that had ended), `settings` (before the change)."""
 
     @property
     def epochs(self) -> int:
-        """Full length of a trial."""
+        """Full length of a trial, in epochs."""
         return int(self.settings.get("train.epochs", 1))
 
     def settings_at(self, number: int) -> dict[str, Any]:
-        """Return the dotted settings that held when a trial ended, or hold now; without the trial's own point."""
-        held = (change["settings"] for change in self.changes if number in change["ended"])
-        return dict(next(held, self.settings))
+        """Return the settings at the end of a trial, or the current ones; by dotted name, without the trial's point."""
+        recorded = (change["settings"] for change in self.changes if number in change["ended"])
+        return dict(next(recorded, self.settings))
 
     def trial_settings(self, record: "TrialRecord") -> dict[str, Any]:
-        """Return the dotted settings of one trial, as `Plan.trial_settings` did when the trial ended."""
+        """Return all settings of a trial by dotted name, as `Plan.trial_settings` returned when the trial ended."""
         own = self.settings_at(record.number) | record.params | record.overrides
         return own | {"train.seed": own["train.seed"] + record.seed}
 
@@ -64,37 +65,36 @@ class StudyMetadataRows:
     @property
     @retry
     def metadata(self) -> StudyMetadata:
-        """The metadata as the database, or the memory of the driver that holds the lock, has it."""
+        """Read the metadata, from memory while this process holds the lock, else from the database."""
         stored = self._study.user_attrs
         if "card" in stored:
             name = self._study.study_name
             raise LedgerError(f"study {name} was written by an older version of fgsearch; begin a new study")
-        same = ("identity", "uid", "budget", "resources", "changes")
-        return StudyMetadata(**stored.get("info", {}), **{key: stored[key] for key in same if key in stored})
+        own_keys = ("identity", "uid", "budget", "resources", "changes")
+        return StudyMetadata(**stored.get("info", {}), **{key: stored[key] for key in own_keys if key in stored})
 
     @retry
     def record_run(self, metadata: StudyMetadata) -> None:
-        """Record what a run knows about its study; requires the lock.
+        """Record the metadata of a run; requires the lock, may be repeated.
 
-        An identity once recorded stays (see `accept_changes`), as does the uid; `resources` and `changes` are not
-        written here.
+        A recorded identity and uid are kept, see `accept_changes`.  `resources` and `changes` are not written.
         """
         if not self.metadata.identity:
             self._study.set_user_attr("uid", uuid.uuid4().hex)
             self._study.set_user_attr("identity", dict(metadata.identity))
-        shown = ("study", "space", "title", "experiment", "allow_changed_batch")
-        info = {key: getattr(metadata, key) for key in shown} | {"settings": dict(metadata.settings)}
+        info_keys = ("study", "space", "title", "experiment", "allow_changed_batch")
+        info = {key: getattr(metadata, key) for key in info_keys} | {"settings": dict(metadata.settings)}
         self._study.set_user_attr("info", info)
         self._study.set_user_attr("budget", metadata.budget)
 
     @retry
     def accept_changes(self, identity: Mapping[str, Any], changes: str, when: float) -> None:
-        """Replace the identity, and note what changed; requires the lock, and comes before `record_run`.
+        """Replace the identity and record the change; requires the lock, and must be called before `record_run`.
 
         Args:
-            identity: the new one.
+            identity: the new identity.
             changes: the differences as one line.
-            when: unix seconds.
+            when: Unix seconds.
         """
         ended = [t.number for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
         before = self.metadata
@@ -104,12 +104,12 @@ class StudyMetadataRows:
 
     @retry
     def record_resources(self, resources: Mapping[str, float]) -> None:
-        """Record what each trial gets of the machine, by `cpus` and `gpus`."""
+        """Record the `cpus` and `gpus` of one trial; requires the lock."""
         self._study.set_user_attr("resources", dict(resources))
 
     @retry
     def delete_study(self) -> None:
-        """Remove the study from its database; requires the lock.  A study that is gone is no error."""
+        """Delete the study from its database; requires the lock.  Does nothing if the study does not exist."""
         import optuna
 
         with suppress(KeyError):

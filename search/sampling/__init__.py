@@ -1,1 +1,1 @@
-"""Optuna: samplers, pruners, and the importance of settings."""
+"""Importance of the searched settings."""

@@ -31,20 +31,20 @@ def importance(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> di
     import optuna
     from optuna.distributions import FloatDistribution
 
-    spread = {key: FloatDistribution(r.low, r.high, log=r.log) for key, r in ranges.items()}
+    distributions = {key: FloatDistribution(r.low, r.high, log=r.log) for key, r in ranges.items()}
     study = optuna.create_study(direction="maximize")
     for t in sorted(usable, key=lambda t: t.number):
         params = {key: float(t.params[key]) for key in ranges}
-        study.add_trial(optuna.create_trial(params=params, distributions=spread, value=t.value))
+        study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=t.value))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return {key: float(share) for key, share in found.items()}
+        shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {key: float(share) for key, share in shares.items()}
 
 
 def within(params: Mapping[str, float], ranges: Mapping[str, Range]) -> bool:
-    """Whether a point lies in every range; a point tried before a range was narrowed may not."""
+    """Return whether params lie in every range; false e.g. for a trial from before a range was narrowed."""
     return all(key in params and r.low <= params[key] <= r.high for key, r in ranges.items())
 
 

@@ -1,1 +1,1 @@
-"""A study as asked for, and where it lies: settings, space, plan, resources, location."""
+"""Settings, space, plan, resources and location of a study."""

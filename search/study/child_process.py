@@ -1,4 +1,4 @@
-"""Run a function in a process of its own: messages over a pipe, a time limit, and an end with this process."""
+"""Run a function in a child process that exchanges messages through a pipe and exits with its parent."""
 
 import math
 import multiprocessing
@@ -56,15 +56,15 @@ class ChildProcess:
         niceness: int = 0,
     ):
         try:
-            self._connection, childs_end = _SPAWN.Pipe()
+            self._connection, child_connection = _SPAWN.Pipe()
             descriptor, name = tempfile.mkstemp(prefix="fgsearch-", suffix=".log")
         except OSError as error:
             raise ChildError(f"cannot start a process: {error}") from None
         self._output, self._log = os.fdopen(descriptor, errors="replace"), Path(name)
-        setup = (childs_end, name, dict(environment or {}), niceness)
+        setup = (child_connection, name, dict(environment or {}), niceness)
         self._process = _SPAWN.Process(target=_run, args=setup, daemon=True)
         try:
-            with childs_end, _STARTING, _hide_main_module(), _block_interrupts(), _quiet_resource_tracker():
+            with child_connection, _STARTING, _hide_main_module(), _block_interrupts(), _quiet_resource_tracker():
                 self._process.start()
             self._connection.send((target, arguments))
         except (OSError, AssertionError) as error:  # AssertionError: this is a daemonic process, e.g. of a Pool
@@ -142,9 +142,10 @@ class ChildProcess:
 
 @contextmanager
 def _hide_main_module() -> Iterator[None]:
-    """Replace `__main__` by an empty module, else the child would import it: a script without a guard would run twice.
+    """Replace `__main__` by an empty module while a child is started.
 
-    multiprocessing has no option for that.
+    The child would import the parent's `__main__`, so that a script without a guard would run twice.  multiprocessing
+    (Python 3.12) has no option against it.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

@@ -1,4 +1,4 @@
-"""Where a study lies: its files, its ledger, its runs in MLflow.  Light: neither Optuna nor a database is imported."""
+"""Addresses of a study's files, ledger and MLflow runs.  Imports neither Optuna nor a database driver."""
 
 import re
 from dataclasses import dataclass
@@ -9,39 +9,40 @@ from fgseg.config.loading import PATH_NAME
 from fgseg.storage.store import Store, absolute, check_store, is_local, join, open_store
 
 LEDGER = "study.db"
-"""File of a study's own ledger, in its folder."""
-KINDS = re.compile(r"sqlite:///.+|postgres(?:ql)?(?:\+psycopg)?://(?:[^\s'\"/@]*@)?[^\s'\"@]*")
-"""What an address of a ledger may look like: nothing in it that would keep its password from being masked."""
+"""Name of the SQLite file of a study's ledger, in the study's folder."""
+LEDGER_URL = re.compile(r"sqlite:///.+|postgres(?:ql)?(?:\+psycopg)?://(?:[^\s'\"/@]*@)?[^\s'\"@]*")
+"""Accepted addresses of a ledger; others could contain a password that `public_address` does not mask."""
 
-TAKEN = ("mlartifacts", "mlflow.db")
-"""What MLflow has in a storage."""
+RESERVED_NAMES = ("mlartifacts", "mlflow.db")
+"""Names in a storage that MLflow uses; no study may have them."""
 PAGE = "report.html"
-"""The page of a study's report, in the folder `report` of the study's."""
+"""Name of the report's HTML page, in the folder `report` of the study's folder."""
 MODEL = "model"
-"""The folder, in a study's, of the best trial's exported model."""
+"""Name of the folder of the best trial's exported model, in the study's folder."""
 REGISTERED = "registered.txt"
-"""Says, in that folder, in which MLflow the model is registered, so that a run that changes nothing need not ask."""
+"""Name of a file in the exported model's folder with the address of the MLflow in which the model is registered.  A run
+that does not change the model then skips the registration."""
 
 
 @dataclass(frozen=True)
 class StudyLocation:
-    """One study of one storage."""
+    """Addresses of one study."""
 
     storage: str
-    """The address of the folder of studies: a path from the root, links resolved, or s3://bucket/prefix."""
+    """Address of the folder of studies: an absolute path with links resolved, or s3://bucket/prefix."""
     study: str
     tracking_uri: str
     shared_ledger: str | None = None
-    """Address of a database that holds the ledgers of several studies, as SQLAlchemy takes it."""
+    """SQLAlchemy address of a database for several ledgers; None for an SQLite file in the study's folder."""
 
     @property
     def folder(self) -> str:
-        """The address of the study's folder."""
+        """Address of the study's folder."""
         return join(self.storage, self.study)
 
     @property
     def report_store(self) -> Store:
-        """Where the files of the report are."""
+        """Store of the report's files."""
         return open_store(join(self.folder, "report"))
 
     def trial_folder(self, number: int) -> str:
@@ -54,12 +55,12 @@ class StudyLocation:
 
     @property
     def ledger_url(self) -> str:
-        """Address of the study's database; it may hold a password."""
+        """SQLAlchemy address of the study's database; may contain a password."""
         return self.shared_ledger or f"sqlite:///{join(self.folder, LEDGER)}"
 
     @property
     def artifacts(self) -> str:
-        """Where MLflow keeps the files of an experiment that is created in a database (a server decides itself)."""
+        """Address of MLflow's artifacts if its runs are stored in a database; a server chooses its own."""
         if is_local(self.storage):
             return Path(self.storage, "mlartifacts").as_uri()
         database = Path(self.tracking_uri.removeprefix("sqlite:///"))
@@ -67,18 +68,23 @@ class StudyLocation:
 
 
 def local_studies(storage: str) -> list[str]:
-    """The studies of a storage that keep their own ledger."""
+    """Return the names of the studies of a local storage that have their own ledger, see LEDGER."""
     return [name for name in open_store(storage).folders() if Path(storage, name, LEDGER).exists()]
 
 
 def find_location(
     storage: str | Path, study: str, tracking_uri: str | None = None, ledger_url: str | None = None
 ) -> StudyLocation:
-    """The place of a study by its names; the addresses default to databases in a storage that is a folder.
+    """Return the location of an existing study.
+
+    Args:
+        storage: address of the folder of studies.
+        study: name of the study.
+        tracking_uri: address of MLflow; by default <storage>/mlflow.db, not for s3://.
+        ledger_url: address of the ledger's database; by default in the study's folder, not for s3://.
 
     Raises:
-        ConfigError: a name that cannot be a folder of the storage, an address that does not hold, or a storage that is
-            not there or needs more addresses.
+        ConfigError: the storage does not exist, a name or address is not valid, or s3:// without both addresses.
     """
     location = resolve_location(str(storage), study, tracking_uri, ledger_url)
     if is_local(location.storage):
@@ -93,26 +99,29 @@ def find_location(
 
 
 def resolve_location(storage: str, study: str, tracking_uri: str | None, ledger_url: str | None) -> StudyLocation:
-    """The same for a study that may not exist yet; looks at nothing but the names and addresses themselves."""
+    """Return the location of a study that need not exist, without access to storage or databases.
+
+    Arguments and errors are those of `find_location`.
+    """
     if not PATH_NAME.fullmatch(study):
         raise ConfigError(
             f"--study: got {study!r}, must be letters, digits, dots, dashes and underscores (it names a folder)"
         )
-    if study in TAKEN:
+    if study in RESERVED_NAMES:
         raise ConfigError(f"--study: got {study!r}, which is MLflow's in a storage; choose another")
     try:
-        home, local = absolute(storage), is_local(storage)
+        folder, local = absolute(storage), is_local(storage)
     except ConfigError as error:
         raise ConfigError(f"--storage: {error}") from None
     if not local:
-        check_companions(tracking_uri, ledger_url)
+        check_bucket_addresses(tracking_uri, ledger_url)
     check_tracking(tracking_uri or "")
-    tracking = tracking_uri or f"sqlite:///{join(home, 'mlflow.db')}"
-    return StudyLocation(home, study, tracking, normal_ledger(ledger_url) if ledger_url else None)
+    tracking = tracking_uri or f"sqlite:///{join(folder, 'mlflow.db')}"
+    return StudyLocation(folder, study, tracking, normal_ledger(ledger_url) if ledger_url else None)
 
 
-def check_companions(tracking_uri: str | None, ledger_url: str | None) -> None:
-    """Raise ConfigError unless a storage in a bucket comes with what cannot lie in one."""
+def check_bucket_addresses(tracking_uri: str | None, ledger_url: str | None) -> None:
+    """Raise ConfigError unless ledger and MLflow have addresses of their own, which an s3:// storage needs."""
     needed = {"--ledger-url": ledger_url, "--tracking-uri": tracking_uri}
     if missing := [name for name, value in needed.items() if not value]:
         raise ConfigError(
@@ -124,19 +133,19 @@ def check_companions(tracking_uri: str | None, ledger_url: str | None) -> None:
 
 
 def check_tracking(uri: str) -> None:
-    """Raise ConfigError for an address of MLflow whose password could not be masked."""
+    """Raise ConfigError if `public_address` cannot mask the password in an address of MLflow."""
     authority, _, path = uri.partition("://")[2].partition("/")
     if authority and "@" in path.partition("?")[0]:
         raise ConfigError("--tracking-uri: / and @ in a user's name or password must be percent-encoded (%2F, %40)")
 
 
 def normal_ledger(url: str) -> str:
-    """The address of a ledger as SQLAlchemy takes it.
+    """Return the SQLAlchemy address of a ledger, with the driver psycopg for PostgreSQL.
 
     Raises:
-        ConfigError: another kind of database, or characters that must be percent-encoded.
+        ConfigError: neither SQLite nor PostgreSQL, or a character that must be percent-encoded.
     """
-    if not KINDS.fullmatch(url):
+    if not LEDGER_URL.fullmatch(url):
         kind = "" if url.startswith(("sqlite:", "postgres")) else f" (got {url.partition(':')[0]!r})"
         raise ConfigError(
             f"--ledger-url: must be postgresql://USER@HOST/DATABASE or sqlite:///FILE{kind}, "
@@ -146,6 +155,6 @@ def normal_ledger(url: str) -> str:
 
 
 def public_address(text: str) -> str:
-    """An address, or a text that holds some, with user names, passwords and secret query values masked."""
+    """Mask user names, passwords and secret query values of all addresses in a text, for messages and logs."""
     text = re.sub(r"://[^/\s'\"]*@", "://***@", text)
     return re.sub(r"([?&][\w.-]*(?:password|passwd|token|secret|key)[\w.-]*=)[^&\s'\"]+", r"\1***", text, flags=re.I)

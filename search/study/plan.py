@@ -1,4 +1,4 @@
-"""What a call of the command line asks for, resolved and checked: settings, space, study, storage."""
+"""Plan of a run: settings, space, search settings and location, resolved from files and flags and checked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,25 +23,25 @@ REPEATS = "-repeats"
 """Suffix of the study that stores seed repeats, e.g. `quickstart-bas-repeats`; kept apart so that the sampler does not
 see them."""
 COMPARISONS = "comparison"
-"""The folder of a storage that holds comparisons."""
+"""Name of the folder of comparisons in a storage."""
 LARGEST_SEED = 2**31 - 1
-"""What `train.seed` may be at most."""
+"""Largest value of `train.seed`; the settings accept no larger one."""
 UNIDENTIFYING = ("data.root", "data.cache", "data.device", "train.compile")
-"""Settings that say where data lie or how fast a step is, not what is computed: they may change between runs."""
+"""Settings that do not change the results: paths, and how a step is executed.  They may differ between runs."""
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """A point to be trained with a seed of its own."""
+    """A point to be trained again with another seed."""
 
     params: dict[str, float | int]
     """Searched settings by dotted name."""
     seed: int
-    """From 0 on; added to `train.seed`, so that repeat s of every family has the same seed."""
+    """At least 0; added to `train.seed`, so that the repeats with the same `seed` of all families are comparable."""
 
 
 class TrialPoint(Protocol):
-    """What decides the settings of a trial; starts of trials and their records have it."""
+    """What determines the settings of a trial; TrialAttempt and TrialRecord have these attributes."""
 
     @property
     def number(self) -> int: ...
@@ -55,41 +55,41 @@ class TrialPoint(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """A search as asked for, resolved and checked; nothing of it has been carried out."""
+    """A checked plan of a search.  Creating a plan writes nothing."""
 
     space: Space
     layers: tuple[Layer, ...]
-    """Settings from the config, the space and `--set`, later ones on top; without a trial's own point."""
+    """Settings from the config, the space and `--set`; later layers override earlier ones.  Without a trial's point."""
     search: SearchConfig
     experiment: str
-    """MLflow experiment of a new study: the config's name."""
+    """MLflow experiment of a new study: name of the config."""
     settings: RunConfig
-    """The settings of the space's start point, which is trial 0."""
+    """Settings at the space's start point, which is trial 0."""
     location: StudyLocation
 
     @property
     def study(self) -> str:
-        """The study's name."""
+        """Name of the study."""
         return self.location.study
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that the study reads; a search never reads the test split."""
+        """Splits that the study reads; a search never reads the test split."""
         return ("train", "val")
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes the study this study, without its data's fingerprint; all else may change between runs."""
+        """Values that must be the same in every run of the study, without the data's fingerprint; as JSON types."""
         return self.common_identity() | {"space": self.space.to_json(), "sampler": self.search.sampler}
 
     def common_identity(self) -> dict[str, Any]:
         """Return the part of the identity that searches and repeats share: version and unsearched settings."""
-        free = {*UNIDENTIFYING, *self.space.search}
-        settings = {key: value for key, value in self.settings.flat().items() if key not in free}
+        excluded = {*UNIDENTIFYING, *self.space.search}
+        settings = {key: value for key, value in self.settings.flat().items() if key not in excluded}
         return {"version": fgseg.__version__, "settings": settings}
 
     def trial_settings(self, trial: TrialPoint) -> dict[str, Any]:
-        """Return all dotted settings of one trial: the plan's, the trial's point, its overrides, its seed."""
+        """Return all settings of one trial by dotted name: the plan's, with the trial's params, overrides and seed."""
         run = build([*self.layers, Layer(f"trial {trial.number}", {**trial.params, **trial.overrides})])
         return run.flat() | {"train.seed": run.train.seed + trial.seed}
 
@@ -102,12 +102,12 @@ class RepeatPlan(Plan):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that the study reads."""
+        """Splits that the study reads."""
         return ("train", "val", "test")
 
     @property
     def identity(self) -> dict[str, Any]:
-        """See Plan; the ranges of the space do not matter, only which settings it searches."""
+        """See Plan; contains the names of the searched settings, without their ranges."""
         point = {"space": self.space.name, "settings": sorted(self.space.search)}
         return self.common_identity() | {"point": point}
 
@@ -115,13 +115,13 @@ class RepeatPlan(Plan):
 def make_plan(
     space_name: str, config: str, assignments: Mapping[str, Any], flags: Mapping[str, Any], study: str | None
 ) -> Plan:
-    """Resolve and check what was asked for, as far as that needs neither data nor a ledger.
+    """Build and check a plan without access to data, storage or ledger.
 
     Args:
-        space_name: an approach family.
-        config: path of a configuration file, below ./configs or the package's configs, or anywhere.
-        assignments: `--set` key by value.
-        flags: settings of the search given as flags; None where not given.
+        space_name: name of a family.
+        config: path of a configuration file; also below ./configs or the package's configs.
+        assignments: values of `--set` by dotted name.
+        flags: settings of the search by name; None for a flag that is not given.
         study: name of the study, or None for `<config>-<space>`.
 
     Raises:
@@ -131,15 +131,15 @@ def make_plan(
     content = read_yaml(path)
     search = read_search(content.pop("search", None) or {}, path, flags)
     settings = Layer(str(path), flatten_settings(content))
-    given = Layer("--set", {k: v for k, v in assignments.items() if not k.startswith("search.")})
-    build([settings, given], whole=False)
+    assigned = Layer("--set", {k: v for k, v in assignments.items() if not k.startswith("search.")})
+    build([settings, assigned], whole=False)
     space, plain = override(load_space(space_name), assignments)
     layers = (settings, Layer(f"space {space.name}", space.fixed), Layer("--set", plain))
     name = f"{path.stem}-{space.name}" if study is None else study
     location = resolve_location(search.storage, name, search.tracking_uri, search.ledger_url)
     if name.endswith(REPEATS) or name == COMPARISONS:
-        kept = f"{COMPARISONS} and names that end in {REPEATS}"
-        raise ConfigError(f"--study: got {name!r}, {kept} are kept for search.compare; choose another")
+        reserved = f"{COMPARISONS} and names that end in {REPEATS}"
+        raise ConfigError(f"--study: got {name!r}, {reserved} are reserved for search.compare; choose another")
     start = build([*layers, Layer(f"space {space.name}", space.start)])
     plan = Plan(space, layers, search, path.stem, start, location)
     check_trials(plan)
@@ -148,7 +148,7 @@ def make_plan(
 
 
 def check_trials(plan: Plan) -> None:
-    """Raise ConfigError where some trial could not be begun, whatever its point."""
+    """Raise ConfigError if the number of processes or the seed would make trials impossible, whatever their params."""
     check_processes(plan.settings, plan.search.processes)
     if plan.search.processes > 1 and "train.batch_size" in plan.space.search:
         raise ConfigError(
@@ -164,7 +164,11 @@ def check_trials(plan: Plan) -> None:
 
 
 def read_search(section: Any, path: Path, flags: Mapping[str, Any]) -> SearchConfig:
-    """The section `search` with the flags laid over it; raises ConfigError."""
+    """Validate the section `search` of a configuration file with flags that override it.
+
+    Raises:
+        ConfigError: not a mapping, an unknown name, a wrong type or a value out of range.
+    """
     if not isinstance(section, dict):
         raise ConfigError(f"{path}: search: got {section!r}, must be a mapping such as `trials: 20`")
     given = {key: value for key, value in flags.items() if value is not None}
@@ -179,9 +183,9 @@ def read_search(section: Any, path: Path, flags: Mapping[str, Any]) -> SearchCon
 
 
 def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between two identities of a study, in words; empty where nothing does.
+    """Describe the differences between two identities of a study in one line; empty if there are none.
 
-    Only what both name is compared, so that the data's fingerprint may be left out while it is unknown.
+    Only top-level keys in both are compared, since the data's fingerprint may not be known yet.
     """
     before, after = flatten_settings(recorded), flatten_settings(now)
     shared = recorded.keys() & now.keys()
@@ -192,7 +196,7 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def check_identity(recorded: Mapping[str, Any], now: Mapping[str, Any], plan: Plan) -> None:
-    """Raise ConfigError if a study was begun with another identity, unless --accept-changes was given."""
+    """Raise ConfigError if a study's recorded identity differs from this run's, unless --accept-changes is given."""
     changes = differences(recorded, now)
     if changes and not plan.search.accept_changes:
         raise ConfigError(
@@ -202,12 +206,12 @@ def check_identity(recorded: Mapping[str, Any], now: Mapping[str, Any], plan: Pl
 
 
 def absolute(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same settings with paths that hold in a worker, which has another current folder."""
+    """Return the settings with absolute paths, since a worker has another working directory."""
     paths = {}
     for key in ("data.root", "data.cache", "model.name"):
         path = Path(settings[key] or "").expanduser()
         if settings[key] in VARIANTS and key == "model.name":
             continue
-        if settings[key] and (path.exists() or key == "data.cache"):  # a hub id names no path
+        if settings[key] and (path.exists() or key == "data.cache"):  # a hub id is not a path
             paths[key] = str(path.resolve())
     return settings | paths

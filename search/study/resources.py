@@ -1,4 +1,4 @@
-"""What each trial gets of a machine or a cluster, and how many run at once.  Needs no Ray."""
+"""Divide the CPU cores and GPUs of a machine or a cluster among trials.  Does not import Ray."""
 
 import math
 import os
@@ -12,29 +12,33 @@ from fgseg.config.settings import RunConfig
 from search.study.config import SearchConfig
 
 PROBE_S = 5.0
-"""How long an address may take to answer before it counts as dead."""
+"""Seconds that an address may take to accept a connection before it counts as unreachable."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a trial gets, and how many run at once."""
+    """Resources of each trial, and the number of trials at once."""
 
     cpus: float
+    """CPU cores of one trial."""
     gpus: float
+    """GPUs of one trial; 0.25 is a quarter of one GPU."""
     concurrent: int
+    """Largest number of trials at once."""
     threads: int
-    """Of each process."""
+    """CPU threads of each process."""
     processes: int = 1
+    """Processes of one trial."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One machine of a cluster, or one of several raylets on a machine."""
+    """One node of a Ray cluster; a machine may run several."""
 
     id: str
     address: str
     port: int
-    """Where its raylet listens."""
+    """Port of the node's raylet."""
     host: str
     cpus: float
     gpus: float
@@ -43,45 +47,45 @@ class Node:
         return f"node {self.address} ({self.host}, {self.id[:8]})"
 
     def fitting(self, cpus: float, gpus: float) -> int:
-        """How many trials with these resources fit on it at once."""
-        fitting = math.floor(self.cpus / cpus + 1e-9)
-        return min(fitting, math.floor(self.gpus / gpus + 1e-9)) if gpus > 0 else fitting
+        """Return how many trials with these CPU cores and GPUs fit on the node at once."""
+        by_cpus = math.floor(self.cpus / cpus + 1e-9)
+        return min(by_cpus, math.floor(self.gpus / gpus + 1e-9)) if gpus > 0 else by_cpus
 
 
 def gpu_needed(run: RunConfig) -> str:
-    """The setting that needs a GPU, as messages begin; empty where none does."""
+    """Return the first setting that needs a GPU, as the beginning of a message; empty if there is none."""
     if run.train.precision == "fp16":
         return "train.precision: got fp16"
     return "data.device: got gpu" if run.data.device == "gpu" else ""
 
 
-def share(search: SearchConfig, cores: float, cards: float, needed: str = "") -> Resources:
-    """Divide processor cores and GPUs among trials.
+def share(search: SearchConfig, cores: float, gpu_count: float, needed: str = "") -> Resources:
+    """Divide the CPU cores and GPUs of this machine among trials.
 
     Args:
-        search: what a trial shall get.
-        cores: processor cores in all.
-        cards: GPUs in all.
+        search: requested resources of a trial.
+        cores: CPU cores of the machine.
+        gpu_count: GPUs of the machine.
         needed: see `gpu_needed`.
 
     Raises:
-        ConfigError: no trial fits, or a setting needs a GPU where a trial has none.
+        ConfigError: no trial fits, or a setting needs a GPU and trials have none.
     """
-    cpus, gpus = cpus_of_trial(search), gpus_of_trial(search, cards)
-    fitting = Node("", "", 0, "", cores, cards).fitting(cpus, gpus)
-    check_share(search, gpus, fitting, f"there are {cores:g} cores and {cards:g} GPUs", needed)
+    cpus, gpus = cpus_of_trial(search), gpus_of_trial(search, gpu_count)
+    fitting = Node("", "", 0, "", cores, gpu_count).fitting(cpus, gpus)
+    check_share(search, gpus, fitting, f"there are {cores:g} cores and {gpu_count:g} GPUs", needed)
     concurrent = min(fitting, search.trials, search.max_concurrent or fitting)
     threads = max(1, int(cores / concurrent / search.processes))
     return Resources(cpus, gpus, concurrent, threads, search.processes)
 
 
 def share_cluster(search: SearchConfig, nodes: Sequence[Node], needed: str = "") -> Resources:
-    """What a trial gets of a cluster, whose nodes may come and go: as many threads as cores, whoever else is there.
+    """Return the resources of a trial on a cluster, whose nodes may join and leave during a run.
 
-    `concurrent` is the most that may ever run at once; how many do is up to the nodes of the moment.
+    The threads of a trial equal its CPU cores.  `concurrent` is limited by the settings only, not by the present nodes.
 
     Raises:
-        ConfigError: no trial fits on any node, or a setting needs a GPU where a trial has none.
+        ConfigError: no trial fits on any node, or a setting needs a GPU and trials have none.
     """
     cpus, gpus = cpus_of_trial(search), gpus_of_trial(search, sum(node.gpus for node in nodes))
     fitting = sum(node.fitting(cpus, gpus) for node in nodes)
@@ -92,33 +96,40 @@ def share_cluster(search: SearchConfig, nodes: Sequence[Node], needed: str = "")
 
 
 def cpus_of_trial(search: SearchConfig) -> float:
-    """Processor cores of a trial: as asked for, and at least one for each of several processes."""
+    """Return the CPU cores of a trial: the setting, but at least one per process if there are several."""
     return search.cpus_per_trial if search.processes == 1 else max(search.cpus_per_trial, search.processes)
 
 
-def gpus_of_trial(search: SearchConfig, cards: float) -> float:
-    """GPUs of a trial: as asked for, or one for each process where there are any."""
-    return search.gpus_per_trial if search.gpus_per_trial is not None else min(1.0, cards) * search.processes
+def gpus_of_trial(search: SearchConfig, gpu_count: float) -> float:
+    """Return the GPUs of a trial: the setting, by default one per process if there are GPUs."""
+    return search.gpus_per_trial if search.gpus_per_trial is not None else min(1.0, gpu_count) * search.processes
 
 
-def check_share(search: SearchConfig, gpus: float, fitting: int, found: str, needed: str) -> None:
-    """Raise ConfigError if no trial fits, or a trial without a GPU has a setting that needs one."""
+def check_share(search: SearchConfig, gpus: float, fitting: int, available: str, needed: str) -> None:
+    """Raise ConfigError if no trial fits, or if a setting needs a GPU and trials have none.
+
+    Args:
+        search: requested resources of a trial.
+        gpus: GPUs of a trial.
+        fitting: number of trials that fit at once.
+        available: text about the existing resources, for the message.
+        needed: see `gpu_needed`.
+    """
     if fitting < 1:
         several = f", --processes-per-trial {search.processes}" if search.processes > 1 else ""
         raise ConfigError(
-            f"--cpus-per-trial {cpus_of_trial(search):g}, --gpus-per-trial {gpus:g}{several}: no trial fits, {found}; "
-            "lower them"
+            f"--cpus-per-trial {cpus_of_trial(search):g}, --gpus-per-trial {gpus:g}{several}: no trial fits, "
+            f"{available}; lower them"
         )
     if needed and gpus == 0:
         raise ConfigError(f"{needed}, which needs a GPU, and trials have none; use auto")
 
 
 def check_resources(search: SearchConfig, needed: str) -> None:
-    """Find out without starting anything whether a trial fits.
+    """Check that a trial fits on this machine, or that the cluster accepts connections, without starting Ray.
 
     Raises:
-        ConfigError: it does not fit this machine, nothing answers at the address of the cluster, or GPUs and processes
-            do not go together.
+        ConfigError: a trial does not fit, the cluster is unreachable, or GPUs and processes do not match.
     """
     check_gpus(search)
     if is_private(search):
@@ -128,7 +139,7 @@ def check_resources(search: SearchConfig, needed: str) -> None:
 
 
 def check_gpus(search: SearchConfig) -> None:
-    """Raise ConfigError unless a trial has no GPU, a part of one for its only process, or one for each process."""
+    """Raise ConfigError unless a trial has no GPU, part of one GPU for its only process, or one GPU per process."""
     gpus = search.gpus_per_trial or 0
     if gpus > 1 and gpus != int(gpus):
         raise ConfigError(
@@ -142,12 +153,12 @@ def check_gpus(search: SearchConfig) -> None:
 
 
 def is_private(search: SearchConfig) -> bool:
-    """Whether the run starts a cluster of its own on this machine."""
+    """Return whether the run starts its own Ray cluster on this machine."""
     return search.ray_address is None or search.ray_address == "local"
 
 
 def count_gpus() -> int:
-    """NVIDIA GPUs that a process started here may use."""
+    """Return the number of NVIDIA GPUs that a process on this machine may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
@@ -155,7 +166,7 @@ def count_gpus() -> int:
 
 
 def probe(address: str) -> None:
-    """Raise ConfigError unless something listens at `[ray://]host:port`; Ray itself would try for nine minutes."""
+    """Raise ConfigError unless `[ray://]host:port` accepts connections; Ray (2.60) would retry for nine minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not port.isdigit():
         raise ConfigError(f"--ray-address: got {address!r}, must be host:port, auto or local")
@@ -169,7 +180,7 @@ def probe(address: str) -> None:
 
 
 def answers(address: str) -> bool:
-    """Whether something at host:port takes connections; a frozen process does."""
+    """Return whether host:port accepts connections within PROBE_S; true also for a suspended process."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), PROBE_S).close()

@@ -1,4 +1,4 @@
-"""Approach families as data: configs/spaces/<family>.yaml -> Space -> the settings of a trial."""
+"""Read, change and check search spaces: configs/spaces/<family>.yaml -> Space."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,36 +17,36 @@ if TYPE_CHECKING:
 
 
 UNSEARCHABLE = ("train.epochs", "train.seed")
-"""Settings that must be alike in all trials of a study, beside the section `data`."""
+"""Settings that must be the same in all trials of a study, besides the section `data`."""
 
 
 class Range(Section):
-    """One searched setting: its interval, how it is drawn, and the source's own value."""
+    """Range of one searched setting."""
 
     low: float
-    """Smallest value."""
+    """Smallest value, inclusive."""
     high: float
-    """Largest value."""
+    """Largest value, inclusive."""
     log: bool = False
-    """Whether values are drawn evenly in the logarithm."""
+    """Whether values are sampled uniformly in the logarithm."""
     start: float
-    """The source's value; trial 0 has it."""
+    """Value of trial 0: the value of the family's source."""
 
 
 class SpaceFile(Section):
-    """The form of a file in configs/spaces/."""
+    """Schema of a file in configs/spaces/."""
 
     title: str
-    """What people read in tables."""
+    """Name of the family in tables."""
     fixed: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the family that are not searched."""
+    """Settings of the family that are not searched, by dotted name."""
     search: dict[str, Range] = Field(default_factory=dict)
-    """Searched settings."""
+    """Searched settings by dotted name."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """One approach family: what is fixed, what is searched."""
+    """Search space of one family: fixed settings, and ranges of searched settings, by dotted name."""
 
     name: str
     title: str
@@ -55,15 +55,15 @@ class Space:
 
     @property
     def start(self) -> dict[str, float | int]:
-        """The source's own point, which is trial 0."""
+        """Start point, which is trial 0, by dotted name."""
         return {key: self.value(key, r.start) for key, r in self.search.items()}
 
     def value(self, key: str, number: float) -> float | int:
-        """A number as the setting wants it: whole where the setting is whole."""
+        """Convert a number to int if the setting takes whole numbers only, else to float."""
         return int(number) if is_whole(key) else float(number)
 
     def distributions(self) -> "dict[str, BaseDistribution]":
-        """The searched settings as Optuna distributions, by dotted name."""
+        """Return the searched settings as Optuna distributions by dotted name."""
         from optuna.distributions import FloatDistribution, IntDistribution
 
         return {
@@ -74,7 +74,7 @@ class Space:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """The name and the ranges as JSON types, for the study's identity; what is fixed is among its settings."""
+        """Return name and ranges as JSON types for the study's identity, which contains fixed settings elsewhere."""
         return {
             "name": self.name,
             "search": {key: r.model_dump() for key, r in self.search.items()},
@@ -82,12 +82,12 @@ class Space:
 
 
 def is_whole(key: str) -> bool:
-    """Whether a setting takes whole numbers only."""
+    """Return whether a setting takes whole numbers only."""
     return isinstance(RunConfig().flat()[key], int)
 
 
 def list_spaces() -> dict[str, Path]:
-    """Every space by name: those of ./configs/spaces, then those that the package ships."""
+    """Return the file of every space by name; a file in ./configs/spaces overrides one in the package."""
     return list_configs("spaces")
 
 
@@ -95,7 +95,7 @@ def load_space(name: str) -> Space:
     """Read a space by name.
 
     Raises:
-        ConfigError: no such space, an unknown setting in it, or a range that does not hold together.
+        ConfigError: the space does not exist, or has an unknown setting or an invalid range.
     """
     check_name(name, list_spaces(), f"no search space {name!r} in configs/spaces")
     path = find_config(f"spaces/{name}.yaml")
@@ -113,7 +113,7 @@ def load_space(name: str) -> Space:
 
 
 def nest_ranges(ranges: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Bring `loss: {ssim: {low: ...}}` and `loss.ssim: {low: ...}` into the second form."""
+    """Convert nested ranges, `loss: {ssim: {low: ...}}`, to ranges by dotted name, `loss.ssim: {low: ...}`."""
     grouped: dict[str, dict[str, Any]] = {}
     for dotted, value in flatten(ranges).items():
         key, _, part = dotted.rpartition(".")
@@ -122,10 +122,17 @@ def nest_ranges(ranges: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def override(space: Space, assignments: Mapping[str, Any]) -> tuple[Space, dict[str, Any]]:
-    """Apply `--set`: a range is changed by search.<key>.<part>; a searched setting that is set leaves the search.
+    """Apply the assignments of `--set` to a space.
+
+    Args:
+        space: not changed.
+        assignments: values by dotted name.  `search.<key>.<part>` changes a range; a searched setting is fixed.
 
     Returns:
-        The changed space, and the assignments that concern plain settings.
+        The changed space, and the assignments of settings.
+
+    Raises:
+        ConfigError: the setting of a range is not searched, or a range becomes invalid.
     """
     ranges = {k.removeprefix("search."): v for k, v in assignments.items() if k.startswith("search.")}
     plain = {k: v for k, v in assignments.items() if not k.startswith("search.")}
@@ -144,7 +151,12 @@ def override(space: Space, assignments: Mapping[str, Any]) -> tuple[Space, dict[
 
 
 def check_space(space: Space, origin: str) -> Space:
-    """Return the space if its settings exist and its ranges hold together; raise ConfigError otherwise."""
+    """Return the space unchanged; raise ConfigError for an unknown setting or an invalid range.
+
+    Args:
+        space: to be checked.
+        origin: file or flag, for messages.
+    """
     known = RunConfig().flat()
     for key, r in space.search.items():
         where = f"{origin}: search.{key}"
