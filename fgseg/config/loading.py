@@ -74,7 +74,7 @@ def read_layer(path: Path, skip: str | None = None) -> Layer:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read the mapping in a YAML file; raises ConfigError if the file cannot be read or holds no mapping."""
+    """Read the mapping in a YAML file; raises ConfigError if the file cannot be read or is not a mapping."""
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -15,8 +15,8 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def mend_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
-        """Turn a truth value back into the word (`yes`, `on`, `no`, `off`) that YAML read, if the setting accepts it.
+    def restore_yaml_word(cls, value: Any, info: ValidationInfo) -> Any:
+        """Convert a bool back to the word that YAML read (`yes`, `on`, `no`, `off`), if the setting accepts the word.
 
         Raises ValueError if the setting accepts neither the word nor truth values.
         """

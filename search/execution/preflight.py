@@ -74,7 +74,7 @@ def make_folder(folder: str) -> None:
         store.delete(PROBE)
     except OSError as error:
         reason = error.strerror or error
-        raise ConfigError(f"--storage: {folder} cannot be made ({reason}); choose another --storage") from None
+        raise ConfigError(f"--storage: {folder} cannot be created ({reason}); choose another --storage") from None
 
 
 def recorded_identity(plan: Plan) -> dict[str, Any]:

@@ -153,10 +153,10 @@ def check_node(job: TrialJob) -> None:
         if value != actual.get(key)
     ]
     if mismatches and data_only:
-        raise NodeMismatchError(f"the data have changed since the study began ({mismatches[0]}); put them back")
+        raise NodeMismatchError(f"the data have changed since the study began ({mismatches[0]}); restore them")
     if mismatches:
         raise NodeMismatchError(
-            f"the node {socket.gethostname()} has {', '.join(mismatches)}; take it out of the cluster"
+            f"the node {socket.gethostname()} has {', '.join(mismatches)}; remove it from the cluster"
         )
 
 
@@ -180,7 +180,7 @@ def train_with_oom_retry(job: TrialJob, report: TrialReport, send: ReportFn, tra
             if smaller is None:
                 raise MemoryError(explain_oom(run, error, job.processes)) from None
             report.overrides = smaller
-            report.notes.append(f"memory ran out; going on with {smaller}")
+            report.notes.append(f"out of memory; continuing with {smaller}")
         gc.collect()
         torch.cuda.empty_cache()
 

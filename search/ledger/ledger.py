@@ -92,7 +92,7 @@ class Ledger(StudyMetadataRows):
     def lock(self) -> StudyLock:
         """Return the study's lock, a context manager; entering raises LockedError if another driver holds the lock.
 
-        While the lock is held, the study is read from memory.  Once it is lost or released, no trial can be written.
+        While the lock is held, the study is read from memory.  Trials cannot be written before or afterwards.
         """
         self._storage.lock = StudyLock(self._url, self._name)
         return self._storage.lock

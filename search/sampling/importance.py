@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from search.ledger.records import TrialRecord
 from search.study.space import Range
 
-FEWEST = 8
-"""Minimum of finished trials; with fewer no importance is computed."""
-FEW = 30
-"""Below this number of finished trials `caution` warns that the order may still change."""
+MIN_TRIALS = 8
+"""Number of finished trials below which no importance is computed."""
+RELIABLE_TRIALS = 30
+"""Number of finished trials below which `caution` warns that the order may still change."""
 
 
 def importance(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> dict[str, float]:
@@ -20,13 +20,13 @@ def importance(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> di
         ranges: the searched settings.
 
     Returns:
-        Empty if fewer than two settings are searched, fewer than FEWEST trials lie within the ranges, or all of these
-        trials have the same mIoU.
+        Empty if fewer than two settings are searched, fewer than MIN_TRIALS trials lie within the ranges, or all of
+        these trials have the same mIoU.
 
     Source: Hutter, Hoos and Leyton-Brown 2014, as Optuna computes it, over the trials' own ranges.
     """
     usable = [t for t in trials if t.value is not None and within(t.params, ranges)]
-    if len(usable) < FEWEST or len(ranges) < 2 or len({t.value for t in usable}) == 1:
+    if len(usable) < MIN_TRIALS or len(ranges) < 2 or len({t.value for t in usable}) == 1:
         return {}
     import optuna
     from optuna.distributions import FloatDistribution
@@ -53,7 +53,7 @@ def caution(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> str:
     count = sum(t.value is not None for t in trials)
     if len(ranges) < 2:
         return "Fewer than two settings are searched, so no importance can be computed."
-    if count < FEWEST:
-        return f"{count} finished trials are too few to compute importances; at least {FEWEST} are needed."
-    hint = f"; from {count} trials the order may still change" if count < FEW else ""
+    if count < MIN_TRIALS:
+        return f"{count} finished trials are too few to compute importances; at least {MIN_TRIALS} are needed."
+    hint = f"; from {count} trials the order may still change" if count < RELIABLE_TRIALS else ""
     return f"Share of the mIoU's variance that a setting explains (fANOVA){hint}."

@@ -145,7 +145,7 @@ def _hide_main_module() -> Iterator[None]:
     """Replace `__main__` by an empty module while a child is started.
 
     The child would import the parent's `__main__`, so that a script without a guard would run twice.  multiprocessing
-    (Python 3.12) has no option against it.
+    (Python 3.11) has no option against it.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

@@ -92,7 +92,7 @@ def find_location(
         if not folder.is_dir():
             raise ConfigError(f"--storage: no folder {folder}; name the folder of studies")
         if Path(location.folder).resolve() != Path(location.folder):
-            raise ConfigError(f"--study: {study} leads out of {folder}; give the storage where it really is")
+            raise ConfigError(f"--study: {study} is outside of {folder} once links are resolved; give its real storage")
     else:
         check_store(location.storage, "--storage")
     return location
@@ -108,7 +108,7 @@ def resolve_location(storage: str, study: str, tracking_uri: str | None, ledger_
             f"--study: got {study!r}, must be letters, digits, dots, dashes and underscores (it names a folder)"
         )
     if study in RESERVED_NAMES:
-        raise ConfigError(f"--study: got {study!r}, which is MLflow's in a storage; choose another")
+        raise ConfigError(f"--study: got {study!r}, which MLflow uses in a storage; choose another")
     try:
         folder, local = absolute(storage), is_local(storage)
     except ConfigError as error:

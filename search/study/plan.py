@@ -171,14 +171,14 @@ def read_search(section: Any, path: Path, flags: Mapping[str, Any]) -> SearchCon
     """
     if not isinstance(section, dict):
         raise ConfigError(f"{path}: search: got {section!r}, must be a mapping such as `trials: 20`")
-    given = {key: value for key, value in flags.items() if value is not None}
+    set_flags = {key: value for key, value in flags.items() if value is not None}
     try:
-        return SearchConfig.model_validate(section | given)
+        return SearchConfig.model_validate(section | set_flags)
     except ValidationError as error:
         key = str(error.errors()[0]["loc"][0])
         message = explain(error, SearchConfig, {})
         raise ConfigError(
-            f"--{message.replace('_', '-', key.count('_'))}" if key in given else f"{path}: search.{message}"
+            f"--{message.replace('_', '-', key.count('_'))}" if key in set_flags else f"{path}: search.{message}"
         ) from None
 
 
@@ -200,7 +200,7 @@ def check_identity(recorded: Mapping[str, Any], now: Mapping[str, Any], plan: Pl
     changes = differences(recorded, now)
     if changes and not plan.search.accept_changes:
         raise ConfigError(
-            f"study {plan.study} was begun with something else ({changes}); "
+            f"study {plan.study} was started with other settings, data or version ({changes}); "
             "choose another --study, give the same settings again, or accept the change with --accept-changes"
         )
 

@@ -121,7 +121,7 @@ def test_setting_that_is_given_twice_is_told(told, tmp_path: Path):
             "data.device: got gpu, which needs a GPU, and trials",
         ),
         (["--set=data.train=1000001"], "data.train: got 1000001, there are 1000000 streets for a split"),
-        (["--study=mlartifacts"], "--study: got 'mlartifacts', which is MLflow's in a storage"),
+        (["--study=mlartifacts"], "--study: got 'mlartifacts', which MLflow uses in a storage"),
         (["--storage=~nobody-of-this-name/runs"], "--storage: '~nobody-of-this-name/runs' is no path"),
         (
             ["--set=data.reader=folder", "--set=data.root=~nobody-of-this-name"],
@@ -189,7 +189,7 @@ def test_storage_that_cannot_be_an_address_is_told(capsys: pytest.CaptureFixture
 
 
 def test_storage_that_cannot_be_made_is_told():
-    with pytest.raises(ConfigError, match="--storage: /proc/nowhere cannot be made"):
+    with pytest.raises(ConfigError, match="--storage: /proc/nowhere cannot be created"):
         make_folder("/proc/nowhere")
 
 

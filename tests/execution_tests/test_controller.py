@@ -31,7 +31,10 @@ def test_study_that_another_driver_began_meanwhile_with_other_settings_is_refuse
     Path(plan.location.folder).mkdir(parents=True)
     ledger = Ledger.create(plan.location.ledger_url, "s")
     ledger.record_run(StudyMetadata(identity=plan.identity | {"data": "beef"}, budget=1))
-    with pytest.raises(ConfigError, match=r"study s was begun with something else \(data: 'beef' there, 'f00d' now\)"):
+    with pytest.raises(
+        ConfigError,
+        match=r"study s was started with other settings, data or version \(data: 'beef' there, 'f00d' now\)",
+    ):
         controller.run_study(plan, Signals())
     assert ledger.metadata.identity["data"] == "beef"
 

@@ -259,7 +259,7 @@ def test_memory_that_runs_out_under_a_trial_and_another_that_raises(environment:
     changed, raised, best = trials(storage)
     halved = {"train.batch_size": 1, "train.accumulation": 2}
     assert (changed.state, changed.overrides, changed.attempt) == (State.COMPLETE, halved, 2)
-    assert driver.output.count("note: memory ran out; going on with") == 1
+    assert driver.output.count("note: out of memory; continuing with") == 1
     assert (raised.state, raised.reason) == (State.FAIL, "ValueError: the third epoch is not to be")
     assert (best.state, best.value, len(raised.epochs)) == (State.COMPLETE, best.value, 2)
     assert Ledger(f"sqlite:///{storage}/small/study.db", "small").best() == best

@@ -23,7 +23,7 @@ from search.report.charts import position, ticks
 from search.report.content import Content, build_content
 from search.report.frames import Frames, ShownFrame, choose_frames, difference
 from search.report.summary import Baseline, Summary, find_baseline, summarise
-from search.sampling.importance import FEWEST, caution, importance
+from search.sampling.importance import MIN_TRIALS, caution, importance
 from search.study.location import StudyLocation
 from search.study.space import Range
 
@@ -109,7 +109,7 @@ def test_report_of_a_study_without_a_finished_trial_says_so():
     assert all(b"No trial has finished yet" in data for data in bare.values())
 
 
-@pytest.mark.parametrize("count", [1, 2, FEWEST - 1])
+@pytest.mark.parametrize("count", [1, 2, MIN_TRIALS - 1])
 def test_report_of_few_trials_has_no_importance_and_says_why(count: int):
     few = report_files(content(*(make_trial(k) for k in range(count))))
     assert "importance.png" not in few and "parallel.png" in few
@@ -136,8 +136,8 @@ def test_importance_finds_the_setting_that_decides():
 
 def test_points_of_before_a_range_was_narrowed_have_no_part_in_the_importance():
     ranges = {key: Range(low=0, high=1, start=0.5) for key in ("a", "b")}
-    inside = [make_trial(n, params={"a": n / 10, "b": 0.5 + n / 30}, value=n / 10) for n in range(FEWEST)]
-    outside = make_trial(FEWEST, params={"a": 4.0, "b": 0.5}, value=0.9)
+    inside = [make_trial(n, params={"a": n / 10, "b": 0.5 + n / 30}, value=n / 10) for n in range(MIN_TRIALS)]
+    outside = make_trial(MIN_TRIALS, params={"a": 4.0, "b": 0.5}, value=0.9)
     assert importance([*inside, outside], ranges) == importance(inside, ranges) != {}
     assert importance([*inside[1:], outside], ranges) == {}
     assert position(4.0, ranges["a"]) == 1 and position(0.0, Range(low=0.1, high=1, log=True, start=0.5)) == 0

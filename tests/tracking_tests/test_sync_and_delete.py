@@ -256,7 +256,7 @@ def test_deleting_does_not_follow_links_out_of_the_storage(location: StudyLocati
 def test_study_whose_folder_is_a_link_is_refused(location: StudyLocation, tmp_path: Path):
     Path(location.folder).rename(tmp_path / "elsewhere")
     Path(location.folder).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ConfigError, match="--study: s leads out of"):
+    with pytest.raises(ConfigError, match="--study: s is outside of"):
         find_location(location.storage, "s")
 
 
