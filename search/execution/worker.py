@@ -82,7 +82,7 @@ def train_trial(job: TrialJob, run: RunConfig, report: TrialReport, send: Report
 
 
 def configure_process(job: TrialJob) -> None:
-    """Set the number of CPU threads and the GPU memory limit of this process."""
+    """Set the CPU threads and the GPU memory limit of this process, or hide all GPUs if the job has none."""
     import torch
 
     from fgseg.devices import hide_gpus, limit_gpu_memory

@@ -37,7 +37,7 @@ START_TRIES = 600
 """Attempts of Ray Train to start the processes, of one minute each; then the trial's process counts as dead.  High
 since other searches may occupy the cluster."""
 STOP_S = 20.0
-"""Seconds that the end of a trial waits for its processes to exit; afterwards they end with the trial's own process."""
+"""Seconds to wait for the processes to exit at the end of a trial; then they end with the trial's own process."""
 RAY_TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # seconds until the death of a process is noticed
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # saves a process; the ledger reschedules the trial of a dead node
@@ -110,7 +110,7 @@ def train_group(job: TrialJob, report: str, channel: Any, end: "Future[None]") -
     class Trainer(TorchTrainer):
         """Without Ray Train's cleaner, an extra process on the head node: the driver removes placement groups."""
 
-        # Ray 2.60 has no option for it.
+        # Ray 2.60 has no option to leave the cleaner out.
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = super()._create_default_callbacks()
             return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
@@ -144,7 +144,7 @@ def train_group(job: TrialJob, report: str, channel: Any, end: "Future[None]") -
 
 
 class RaisedError(Exception):
-    """Wraps an exception of the training, which tells it from the death of a process."""
+    """Wraps an exception of the training, to distinguish it from the death of a process."""
 
 
 def worker_main(config: dict[str, Any]) -> None:

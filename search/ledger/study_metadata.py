@@ -65,9 +65,12 @@ class StudyMetadataRows:
     @property
     @retry
     def metadata(self) -> StudyMetadata:
-        """Read the metadata, from memory while this process holds the lock, else from the database."""
+        """Metadata, read from memory while this process holds the lock, else from the database.
+
+        Raises LedgerError for a study of an older version of fgsearch.
+        """
         stored = self._study.user_attrs
-        if "card" in stored:
+        if "card" in stored:  # the attribute that older versions wrote in place of `info`
             name = self._study.study_name
             raise LedgerError(f"study {name} was written by an older version of fgsearch; begin a new study")
         own_keys = ("identity", "uid", "budget", "resources", "changes")

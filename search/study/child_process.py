@@ -167,9 +167,10 @@ def _block_interrupts() -> Iterator[None]:
 
 @contextmanager
 def _quiet_resource_tracker() -> Iterator[None]:
-    """Silence the tracker process that the first child starts: it warns about a semaphore of each killed child.
+    """Suppress warnings of the resource tracker, a process that the first child starts.
 
-    The semaphore is the lock of tqdm's progress bars (seen with Python 3.11 and tqdm 4.70).
+    Work-around for Python 3.11 with tqdm 4.70: the tracker warns about a leaked semaphore, the lock of tqdm's progress
+    bars, for each killed child.
     """
     before = os.environ.get("PYTHONWARNINGS")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (before, "ignore:resource_tracker:UserWarning")))
