@@ -39,6 +39,7 @@ class Study:
 
     @property
     def name(self) -> str:
+        """Name of the study."""
         return self.location.study
 
     @property

@@ -75,7 +75,7 @@ def local_studies(storage: str) -> list[str]:
 def find_location(
     storage: str | Path, study: str, tracking_uri: str | None = None, ledger_url: str | None = None
 ) -> StudyLocation:
-    """Return the location of an existing study.
+    """Return the location of a study in an existing storage; the study itself is not looked for.
 
     Args:
         storage: address of the folder of studies.
@@ -99,9 +99,9 @@ def find_location(
 
 
 def resolve_location(storage: str, study: str, tracking_uri: str | None, ledger_url: str | None) -> StudyLocation:
-    """Return the location of a study that need not exist, without access to storage or databases.
+    """Return the location of a study without access to storage or databases.
 
-    Arguments and errors are those of `find_location`.
+    Arguments are those of `find_location`; raises ConfigError for a name or address that is not valid.
     """
     if not PATH_NAME.fullmatch(study):
         raise ConfigError(
