@@ -122,7 +122,7 @@ def test_setting_that_is_given_twice_is_told(told, tmp_path: Path):
         ),
         (["--set=data.train=1000001"], "data.train: got 1000001, there are 1000000 streets for a split"),
         (["--study=mlartifacts"], "--study: got 'mlartifacts', which MLflow uses in a storage"),
-        (["--storage=~nobody-of-this-name/runs"], "--storage: '~nobody-of-this-name/runs' is no path"),
+        (["--storage=~nobody-of-this-name/runs"], "--storage: '~nobody-of-this-name/runs' is not a path"),
         (
             ["--set=data.reader=folder", "--set=data.root=~nobody-of-this-name"],
             "data.root: '~nobody-of-this-name' cannot",
@@ -141,7 +141,10 @@ def test_batch_size_is_not_searched_by_several_processes():
 
 
 def test_terms_of_a_family_without_cross_entropy_are_a_search():
-    assert make_plan("bas", "configs/quickstart.yaml", {"loss.cross_entropy": 0}, {}, None).run.loss.cross_entropy == 0
+    assert (
+        make_plan("bas", "configs/quickstart.yaml", {"loss.cross_entropy": 0}, {}, None).settings.loss.cross_entropy
+        == 0
+    )
     with pytest.raises(ConfigError, match="loss: every weight is 0"):
         make_plan("baseline", "configs/quickstart.yaml", {"loss.cross_entropy": 0}, {}, None)
 
@@ -247,11 +250,12 @@ def test_help_and_mistakes_answer_fast_without_torch_or_ray(tmp_path: Path, argu
         [sys.executable, "-c", code, *arguments, f"--storage={tmp_path}"], cwd=ROOT, capture_output=True
     )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 1.5 * patience()
+    assert time.monotonic() - started < 3 * seconds_of_the_libraries()
 
 
-def patience() -> float:
-    """How much slower than an idle machine this one is now: the time of a bare interpreter over its usual 30 ms."""
+def seconds_of_the_libraries() -> float:
+    """The time that this machine needs now to import the light libraries, which every command imports."""
     started = time.monotonic()
-    subprocess.run([sys.executable, "-c", ""], check=True)
-    return max(1.0, (time.monotonic() - started) / 0.03)
+    code = "import numpy, optuna, pydantic, rich.console, sqlalchemy.orm"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return time.monotonic() - started

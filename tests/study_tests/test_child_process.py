@@ -116,11 +116,12 @@ def test_child_ends_when_its_parent_exits_without_closing_it(tmp_path: Path):
 
 
 def test_ctrl_c_on_the_terminal_interrupts_the_parent_only(tmp_path: Path):
-    rest = "try: child.receive(60)\nexcept KeyboardInterrupt: print(os.waitpid(-1, os.WNOHANG)[0], flush=True)"
+    wait = "    print('waiting', flush=True)\n    child.receive(60)"
+    rest = f"try:\n{wait}\nexcept KeyboardInterrupt: print(os.waitpid(-1, os.WNOHANG)[0], flush=True)"
     with start_script(tmp_path, "sleep", rest) as script:
         assert script.stdout is not None
-        pid = int([script.stdout.readline() for _ in range(2)][1])
+        _, pid, _ = (script.stdout.readline() for _ in range(3))
         os.killpg(script.pid, signal.SIGINT)
         assert script.stdout.readline() == "0\n"  # the child has not ended
         assert script.wait(30) == 0
-    wait_for_exit(pid)
+    wait_for_exit(int(pid))

@@ -32,7 +32,10 @@ TRACKING = "--tracking-uri=http://127.0.0.1:9"
         ([BUCKET, TRACKING], "--storage: s3:// holds files only, so --ledger-url must be given"),
         ([BUCKET, LEDGER], "--storage: s3:// holds files only, so --tracking-uri must be given"),
         ([BUCKET, LEDGER, "--tracking-uri=postgresql://h/db"], "--tracking-uri: with an s3:// storage give an MLflow"),
-        (["--storage=gs://b/runs"], "--storage: gs:// is no storage that is known; give a path or s3://bucket/prefix"),
+        (
+            ["--storage=gs://b/runs"],
+            "--storage: gs:// is an unknown kind of storage; give a path or s3://bucket/prefix",
+        ),
         (["--ledger-url=mysql://user:secret@h/db"], "--ledger-url: must be postgresql://USER@HOST/DATABASE or sqlite"),
         (["--ledger-url=postgresql://user:sec/ret@h/db"], "--ledger-url: must be postgresql://USER@HOST/DATABASE or"),
         (

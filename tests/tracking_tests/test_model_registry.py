@@ -49,7 +49,7 @@ def test_model_hangs_at_the_study_s_run_with_its_scores(location: StudyLocation)
     logged, parent = client.get_logged_model(model_id(version)), client.get_run(version.run_id)
     assert parent.data.tags["fgseg.kind"] == "study"
     assert (parent.info.status, logged.experiment_id) == ("FINISHED", parent.info.experiment_id)
-    assert (logged.tags["fgseg.trial"], logged.tags["fgseg.results"]) == ("0", "3")
+    assert (logged.tags["fgseg.trial"], logged.tags["fgseg.epoch"]) == ("0", "3")
     assert {m.key: m.value for m in logged.metrics}["val/miou"] == parent.data.metrics["val/miou"]
 
 
