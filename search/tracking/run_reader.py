@@ -63,7 +63,7 @@ def delete_runs(uri: str, study: str, uid: str) -> int:
     """Delete every run of a study; returns their number.  MLflow keeps deleted runs until `mlflow gc` is run.
 
     Raises:
-        TrackingError: the server could not be reached or refused a request; the call may be repeated and deletes the rest.
+        TrackingError: the server could not be reached or refused a request; repeating the call deletes the rest.
     """
     with open_client(uri) as client:
         runs = list(find_runs(client, study, uid)) if client else []

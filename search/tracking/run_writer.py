@@ -235,7 +235,7 @@ class StudyRunWriter:
 
 
 OVERLAY_COUNT = "fgseg.overlays"
-"""Tag with the number of overlays of a trial's run.  Set after the overlays are logged, so that none is logged twice."""
+"""Tag with the number of overlays of a trial's run.  Set after they are logged, so that none is logged twice."""
 
 
 def log_bytes(client: Any, run_id: str, name: str, data: bytes) -> None:
