@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--rebuild",
         action="store_true",
-        help="rebuild MLflow from the ledger: in a SQLite database every study of the storage, on a server the runs of this study",
+        help="rebuild MLflow: in a SQLite database every study of the storage, on a server the runs of this study",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask before runs on a server are deleted")
     return parser.parse_args(arguments)

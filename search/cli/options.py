@@ -81,7 +81,7 @@ def add_search_options(
 
 
 def flag_options(name: str, field: FieldInfo) -> dict[str, Any]:
-    """Return the keyword arguments of `add_argument` for a setting; a setting that defaults to True gets an off switch."""
+    """Return the keyword arguments of `add_argument` for a setting; if it defaults to True, an off switch."""
     text = help_text(field)
     if field.annotation is bool:
         action, prefix = ("store_false", "do not ") if field.default else ("store_true", "")
@@ -124,7 +124,7 @@ def location_from(options: Namespace) -> StudyLocation:
 
 
 def confirm(question: str, yes: bool) -> bool:
-    """Ask a yes-or-no question on the terminal; returns True at once if `yes`, raises ConfigError without a terminal."""
+    """Ask a yes-or-no question; returns True without asking if `yes`.  Raises ConfigError without a terminal."""
     if yes:
         return True
     if not sys.stdin.isatty():

@@ -44,7 +44,7 @@ class Family:
 
     @property
     def counts(self) -> Array:
-        """Concatenate the counts of each image: (S, N, 63) float64, 49 of the confusion matrix and 14 of the boundary."""
+        """All counts of each image: (S, N, 63) float64, 49 of the confusion matrix and 14 of the boundary."""
         seeds, images = self.confusion.shape[:2]
         parts = (self.confusion, self.boundary)
         return np.concatenate([part.reshape(seeds, images, -1) for part in parts], -1).astype(float)
