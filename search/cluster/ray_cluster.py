@@ -166,7 +166,7 @@ class NodeMonitor:
         self.refreshed_at = time.monotonic()
 
     def refresh(self) -> None:
-        """Query Ray for the nodes and report changes; skipped while the head does not answer, since Ray would block."""
+        """Query Ray for the nodes and record changes; skipped while the head does not answer, since Ray would block."""
         self.refreshed_at = time.monotonic()
         if not answers(self.head):
             return
