@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Start a tracking server for a team.  See README.md beside this file, or --help.
+# Start an MLflow tracking server for a team.  See README.md in this folder, or --help.
 set -euo pipefail
 
 usage() {
@@ -44,7 +44,7 @@ case "$host" in
     *)
         [ -n "$auth" ] || refuse "--host: got $host, an address that others reach needs --auth; or tunnel to 127.0.0.1 by ssh"
         [[ ${#names[@]} -gt 0 || ( $host != 0.0.0.0 && $host != :: ) ]] ||
-            refuse "--host: got $host, which is every address; say by --name NAME:$port which one is in browsers' address bars"
+            refuse "--host: got $host, which is every address; give the one that browsers use by --name NAME:$port"
         [ ${#names[@]} -gt 0 ] || names=("$host:$port")
         ;;
 esac

@@ -1,1 +1,1 @@
-"""Programs of a checkout, run as `python -m scripts.NAME` from its top folder; never installed."""
+"""Programs of the repository, run as `python -m scripts.NAME` from its top folder; not installed."""

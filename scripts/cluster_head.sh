@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Make this machine the head of a Ray cluster, until Ctrl-C.  See --help; the README tells the whole way.
+# Start the head of a Ray cluster on this machine; runs until Ctrl-C.  See --help, and README.md for the whole procedure.
 set -euo pipefail
 
 usage() {
     cat <<'TEXT'
 usage: scripts/cluster_head.sh [--host ADDRESS] [--port N] [--cpus N] [--gpus N] [--dashboard-port N] [--temp-dir DIR]
 
-  --host ADDRESS       address by which the other machines reach this one (default: its first)
+  --host ADDRESS       address by which the other machines reach this one (default: its first address)
   --port N             port of the cluster, outside 10002-19999, which Ray gives to its workers (default: 6379)
-  --cpus N, --gpus N   what trials may use of this machine (default: all; 0 and 0 for a head that runs none)
+  --cpus N, --gpus N   resources of this machine for trials (default: all; 0 and 0 for a head that runs none)
   --dashboard-port N   port of the dashboard, which needs ray[default], on 127.0.0.1 (default: 8265)
   --temp-dir DIR       Ray's own files, a short path (default: Ray's, /tmp/ray)
 
-The token that lets machines into the cluster is in RAY_AUTH_TOKEN, or in the file RAY_AUTH_TOKEN_PATH (default:
-~/.ray/auth_token), which is made where it is missing.  The script stays in the foreground and ends its node with it.
+The cluster's authentication token is in RAY_AUTH_TOKEN, or in the file RAY_AUTH_TOKEN_PATH (default:
+~/.ray/auth_token), which is created if missing.  The script stays in the foreground; its node ends with it.
 TEXT
 }
 
@@ -46,8 +46,8 @@ command -v ray >/dev/null || refuse "there is no command ray; activate the envir
 (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && refuse "--port: something listens on $port already; choose another"
 host=${host:-$(hostname -I | cut -d' ' -f1)}
 
-options+=(--dashboard-agent-listen-port 0) # any free one: several nodes may be on one machine
-export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # trials lose no more than their epoch: nothing to wait for
+options+=(--dashboard-agent-listen-port 0) # any free port: several nodes may run on one machine
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # a trial loses at most its current epoch, so Ray need not wait for it
 export RAY_worker_niceness=${RAY_worker_niceness:-0} # with Ray's 15, any busy process of the machine starves the trials
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 token=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
@@ -57,7 +57,7 @@ if [ -z "${RAY_AUTH_TOKEN:-}" ]; then
         mkdir -p "$(dirname "$token")"
         (umask 077 && head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >"$token")
     fi
-    chmod 600 "$token" || refuse "$token: must be ours alone (chmod 600)"
+    chmod 600 "$token" || refuse "$token: must be owned by this user (chmod 600 failed)"
 fi
 
 log=$(mktemp)
@@ -83,7 +83,7 @@ search:  python -m search.run --space bas_cp --storage /shared/runs --ray-addres
 TEXT
 status=0
 wait "$node" || status=$?
-while [ -n "$stopped" ] && kill -0 "$node" 2>/dev/null; do wait "$node" || true; done # a signal ends a wait
+while [ -n "$stopped" ] && kill -0 "$node" 2>/dev/null; do wait "$node" || true; done # a signal interrupts `wait`
 [ -z "$stopped" ] || exit 0
 echo "error: this node has ended by itself (exit code $status); its logs are in ${temp:-/tmp/ray}/session_latest/logs" >&2
 exit 1

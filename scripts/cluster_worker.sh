@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Give this machine to a Ray cluster, until Ctrl-C.  See --help; the README tells the whole way.
+# Add this machine to a Ray cluster as a worker; runs until Ctrl-C.  See --help, and README.md for the whole procedure.
 set -euo pipefail
 
 usage() {
@@ -8,11 +8,11 @@ usage: scripts/cluster_worker.sh --address HOST:PORT [--host ADDRESS] [--cpus N]
 
   --address HOST:PORT  the cluster's head, as cluster_head.sh printed it
   --host ADDRESS       address by which the other machines reach this one (default: Ray's choice)
-  --cpus N, --gpus N   what trials may use of this machine (default: all)
+  --cpus N, --gpus N   resources of this machine for trials (default: all)
   --temp-dir DIR       Ray's own files, a short path (default: Ray's, /tmp/ray)
 
 Needs the cluster's token, in RAY_AUTH_TOKEN or in the file RAY_AUTH_TOKEN_PATH (default: ~/.ray/auth_token).
-The script stays in the foreground and ends its node with it.
+The script stays in the foreground; its node ends with it.
 TEXT
 }
 
@@ -43,13 +43,13 @@ command -v ray >/dev/null || refuse "there is no command ray; activate the envir
 timeout 5 bash -c "exec 3<>/dev/tcp/${address%:*}/${address##*:}" 2>/dev/null ||
     refuse "--address: nothing answers at $address; start scripts/cluster_head.sh there, or open the port"
 
-options+=(--dashboard-agent-listen-port 0) # any free one: several nodes may be on one machine
-export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # trials lose no more than their epoch: nothing to wait for
+options+=(--dashboard-agent-listen-port 0) # any free port: several nodes may run on one machine
+export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # a trial loses at most its current epoch, so Ray need not wait for it
 export RAY_worker_niceness=${RAY_worker_niceness:-0} # with Ray's 15, any busy process of the machine starves the trials
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_NUM_REDIS_GET_RETRIES=2
 if [ -z "${RAY_AUTH_TOKEN:-}" ]; then
     export RAY_AUTH_TOKEN_PATH=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}
-    [ -s "$RAY_AUTH_TOKEN_PATH" ] || refuse "$RAY_AUTH_TOKEN_PATH: no token there; copy the head's (scp -p), it lets machines in"
+    [ -s "$RAY_AUTH_TOKEN_PATH" ] || refuse "$RAY_AUTH_TOKEN_PATH: no token in this file; copy the head's (scp -p), without which the cluster refuses this machine"
 fi
 
 log=$(mktemp)
@@ -67,12 +67,12 @@ until grep -q "Ray runtime started" "$log"; do
     sleep 0.2
 done
 cat <<TEXT
-worker:  this machine is a node of $address, Ctrl-C takes it out
+worker:  this machine is a node of $address, Ctrl-C removes it
 search:  python -m search.run --space bas_cp --storage /shared/runs --ray-address $address
 TEXT
 status=0
 wait "$node" || status=$?
-while [ -n "$stopped" ] && kill -0 "$node" 2>/dev/null; do wait "$node" || true; done # a signal ends a wait
+while [ -n "$stopped" ] && kill -0 "$node" 2>/dev/null; do wait "$node" || true; done # a signal interrupts `wait`
 [ -z "$stopped" ] || exit 0
 echo "error: this node has ended by itself (exit code $status); its logs are in ${temp:-/tmp/ray}/session_latest/logs" >&2
 exit 1

@@ -1,4 +1,4 @@
-"""Draw street scenes, each above its labels: python scripts/draw_streets.py OUT.png [INDEX ...]"""
+"""Draw procedural street scenes above their labels: python scripts/draw_streets.py OUT.png [INDEX ...]"""
 
 import sys
 from pathlib import Path
@@ -10,10 +10,11 @@ from fgseg.data.streets.scene import render
 from fgseg.visual.label_images import colour
 
 GAP = 8
+"""Pixels between two images."""
 
 
 def tile(index: int, height: int = 256) -> np.ndarray:
-    """A scene above its labels blended over it: (2 * height + GAP, 2 * height, 3) uint8."""
+    """Draw a scene, and below it the scene blended with its labels: (2 * height + GAP, 2 * height, 3) uint8."""
     image, labels = render(0, index, 2 * height, 4 * height)
     blended = np.where(labels[..., None] > 0, 0.25 * image + 0.75 * colour(labels), 0.45 * image).astype(np.uint8)
     small = [
@@ -23,7 +24,7 @@ def tile(index: int, height: int = 256) -> np.ndarray:
 
 
 def main(out: Path, indices: list[int]) -> None:
-    """Write the sheet."""
+    """Write an image of the scenes side by side."""
     tiles = [tile(index) for index in indices]
     gap = np.full((tiles[0].shape[0], GAP, 3), 255, np.uint8)
     row = [part for t in tiles for part in (t, gap)][:-1]

@@ -1,4 +1,4 @@
-"""Write configs/README.md, every setting with its range and default, from the code: python scripts/write_settings.py"""
+"""Generate configs/README.md, a table of every setting, from the code: python scripts/write_settings.py"""
 
 import sys
 from pathlib import Path
@@ -51,7 +51,7 @@ searches the other weights relative to it.
 
 
 def text() -> str:
-    """The whole file."""
+    """Return the content of configs/README.md."""
     sections = [f"### {name}\n\n{table(name, field.annotation)}" for name, field in RunConfig.model_fields.items()]
     search = table("", SearchConfig)
     space = table("", SpaceFile) + "\n" + table("search.KEY", Range)
@@ -59,7 +59,7 @@ def text() -> str:
 
 
 def table(section: str, model: type[BaseModel] | None) -> str:
-    """The settings of a section as a Markdown table."""
+    """Return the settings of a section as a Markdown table."""
     assert model is not None
     prefix = f"{section}." if section else ""
     rows = [row(f"{prefix}{name}", field) for name, field in model.model_fields.items()]
@@ -67,7 +67,7 @@ def table(section: str, model: type[BaseModel] | None) -> str:
 
 
 def row(name: str, field: FieldInfo) -> str:
-    """One setting: name, range, default and unit, and meaning."""
+    """Return the table row of a setting: name, accepted values, default and meaning."""
     meaning = " ".join((field.description or "").split()).replace("<", "&lt;")
     assert meaning, f"{name} has no docstring"
     cells = (f"`{name}`", accepts(field), default(field), meaning)
@@ -75,14 +75,14 @@ def row(name: str, field: FieldInfo) -> str:
 
 
 def accepts(field: FieldInfo) -> str:
-    """The values that a setting takes, in words."""
+    """Describe the values that a setting accepts."""
     words = {dict: "a mapping", bool: "true or false"}
     kind = getattr(field.annotation, "__origin__", field.annotation)
     return words.get(kind) or accepted_values(field)
 
 
 def default(field: FieldInfo) -> str:
-    """What holds where a setting is left out."""
+    """Describe the default of a setting."""
     if field.default_factory is not None:
         return "empty"
     if field.default is PydanticUndefined:

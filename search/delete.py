@@ -48,11 +48,11 @@ def delete(location: StudyLocation, tracking: bool = True) -> None:
     """Delete a study: its MLflow runs, its folder, and its ledger last, so that an interrupted call can be repeated.
 
     Args:
-        location: of a study that no driver holds.
+        location: of a study that no driver runs.
         tracking: whether its MLflow runs are deleted as well.
 
     Raises:
-        ConfigError: there is no such study, a driver holds it, or its folder holds the files of another study.
+        ConfigError: there is no such study, a driver runs it, or its folder contains the files of another study.
         TrackingError: MLflow could not be reached; nothing of the storage was deleted.
         LedgerError, OSError: the ledger or a file could not be deleted.
     """
@@ -69,7 +69,7 @@ def delete(location: StudyLocation, tracking: bool = True) -> None:
         if location.shared_ledger:
             ledger.delete_study()
     if not location.shared_ledger:
-        store.clear()  # the ledger's file, now that its lock, a row in it, is released
+        store.clear()  # the ledger's file last: the lock is a row in it
 
 
 def deletion_summary(location: StudyLocation, ledger: Ledger, tracking: bool) -> str:

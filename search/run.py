@@ -29,7 +29,7 @@ def search_or_list(options: argparse.Namespace, signals: Signals) -> int:
         from search.console.listings import print_plan
 
         return print_plan(plan)
-    from search.execution.controller import run_study  # takes seconds to import: mistakes are reported before
+    from search.execution.controller import run_study  # takes seconds to import: the settings are checked before
 
     return run_study(plan, signals)
 
@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def plan_from(options: argparse.Namespace) -> Plan:
-    """Resolve and check what the options ask for; raises ConfigError."""
+    """Make the plan of a run from the options; raises ConfigError for an invalid setting."""
     if options.space is None:
         raise ConfigError(f"--space: got nothing, must be one of: {', '.join(list_spaces())}")
     return make_plan(

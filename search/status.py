@@ -45,17 +45,17 @@ def show_study(options: argparse.Namespace) -> int:
 
 
 def study_view(ledger: Ledger, name: str, address: str) -> Group:
-    """Build what the command prints about a study.
+    """Build the printed state of a study: driver, progress, running trials, best trial, failures.
 
     Args:
         ledger: of the study; only read.
         name: of the study.
-        address: of its MLflow, without credentials.
+        address: of MLflow, without credentials.
     """
     records, holder = ledger.trials(), ledger.holder()
     status = StudyStatus(ledger.metadata, records)
     pace = recent_pace(records, time.time())
-    left = time_left(status.seconds_left(pace)) if holder else "nobody works on it"
+    left = time_left(status.seconds_left(pace)) if holder else "not running"
     driver = f"runs on {holder.name}, process {holder.pid}" if holder else "no driver runs"
     failures = [Text(f"trial {r.number:03d} FAILED: {r.reason}") for r in records if r.state is State.FAIL]
     return Group(

@@ -1,5 +1,5 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Send MLflow what it lacks of a study: `python -m search.sync --study NAME --storage DIR [--rebuild]`."""
+"""Update a study's MLflow runs from its ledger: `python -m search.sync --study NAME --storage DIR [--rebuild]`."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def sync_or_rebuild(options: argparse.Namespace) -> int:
-    """Send MLflow what it lacks, or write its runs again; raises ConfigError, FaultError, OSError."""
+    """Send missing data to MLflow, or rebuild its runs; raises ConfigError, FaultError, OSError."""
     location = location_from(options)
     if not options.rebuild:
         sync(location)
@@ -31,10 +31,10 @@ def sync_or_rebuild(options: argparse.Namespace) -> int:
 
 
 def may_delete_runs(location: StudyLocation, yes: bool) -> bool:
-    """Ask before runs on a server are deleted; a database is not deleted but renamed.
+    """Return whether the runs may be rebuilt: asks if runs on a server would be deleted; a database is only renamed.
 
     Raises:
-        ConfigError: there is no such study, a driver holds it, or nobody can answer.
+        ConfigError: there is no such study, a driver runs it, or standard input is no terminal.
     """
     if is_database(location):
         return True
@@ -50,7 +50,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--rebuild",
         action="store_true",
-        help="write MLflow anew: in a SQLite database every study of the storage, on a server the runs of this study",
+        help="rebuild MLflow: in a SQLite database every study of the storage, on a server the runs of this study",
     )
     parser.add_argument("--yes", action="store_true", help="do not ask before runs on a server are deleted")
     return parser.parse_args(arguments)

@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m scripts.bench.NAME`."""
+"""Benchmarks, run as `python -m scripts.bench.NAME`."""

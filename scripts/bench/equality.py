@@ -1,8 +1,8 @@
-"""Does the fast path reach the source's mIoU?  python -m scripts.bench.equality [--seeds 3] [--frames 208] [--epochs 5]
+"""Compare the mIoU of the fast path with the source's: python -m scripts.bench.equality [--seeds 3] [--epochs 5]
 
 Trains bas_cp on the same procedural scenes with the source's recipe (PNG files, PIL copy-paste, stock decode head,
-plain losses, HF Trainer) and with ours, once for each seed, and compares the last mIoU.  As many trainings
-run at once as there are cores, each on one.
+plain losses, HF Trainer) and with ours, once for each seed, and compares the last mIoU.  One training
+runs per core.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ FOLDERS = (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds"))
 
 @dataclass(frozen=True)
 class Task:
-    """One training: by which side, from which seed, where and for how long."""
+    """Settings of one training; `side` is "source" or "ours"."""
 
     side: str
     seed: int
@@ -48,26 +49,26 @@ class Task:
 
 
 def settings(task: Task) -> RunConfig:
-    """The quickstart's scenes and model, with the source's weights of bas_cp."""
-    values = {f"loss.{term}": weight for term, weight in FAMILIES["bas"][0].items()}
+    """Return settings of the quickstart's scenes and model, with the source's loss weights of bas_cp."""
+    values: dict[str, Any] = {f"loss.{term}": weight for term, weight in FAMILIES["bas"][0].items()}
     values |= {"train.epochs": task.epochs, "train.lr": task.lr, "train.batch_size": BATCH, "train.seed": task.seed}
     values |= {"copy_paste.prob": 0.5, "data.train": task.frames, "data.cache": f"{task.folder}/cache"}
     return build([Layer("equality", values)])
 
 
-def carry_out(task: Task) -> float:
-    """mIoU of the last epoch."""
+def run_task(task: Task) -> float:
+    """Train on one thread; returns the validation mIoU of the last epoch."""
     torch.set_num_threads(1)
     return ours(task) if task.side == "ours" else theirs(task)
 
 
 def ours(task: Task) -> float:
-    """The fast path as every trial takes it."""
+    """Train with the fast path, as a trial does; returns the mIoU of the last epoch."""
     return train(settings(task), f"{task.folder}/ours-{task.seed}")[-1].miou
 
 
 def theirs(task: Task) -> float:
-    """The source's recipe on files of the same frames."""
+    """Train with the source's recipe on PNG files of the same frames; returns the final mIoU."""
     run = settings(task)
     random.seed(task.seed)
     torch.manual_seed(task.seed)
@@ -81,12 +82,12 @@ def theirs(task: Task) -> float:
         trainer = source.HybridTrainer(model=model, args=arguments, train_dataset=data, criterion=source.Hybrid())
         trainer.remove_callback(source.PrinterCallback)
         trainer.train()
-    return judged(model, load_splits(run.data, ("val",))["val"])
+    return mean_iou(model, load_splits(run.data, ("val",))["val"])
 
 
 @torch.no_grad()
-def judged(model: nn.Module, frames: FrameSet) -> float:
-    """Mean IoU of the foreground classes, one frame at a time."""
+def mean_iou(model: nn.Module, frames: FrameSet) -> float:
+    """Return the mean IoU of the foreground classes in [0, 1], with a batch size of 1."""
     model.eval()
     device = next(model.parameters()).device
     counts = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
@@ -102,7 +103,7 @@ def judged(model: nn.Module, frames: FrameSet) -> float:
 
 
 def write_files(frames: FrameSet, root: Path) -> None:
-    """The frames as PNG files in the layout of Cityscapes."""
+    """Write frames as PNG files in the layout of Cityscapes."""
     ids = np.array([7 if c.cityscapes_id is None else c.cityscapes_id for c in CLASSES], np.uint8)
     for index, (image, labels) in enumerate(zip(frames.images, frames.labels, strict=True)):
         for (folder, ending), array in zip(FOLDERS, (np.asarray(image), ids[labels]), strict=True):
@@ -112,7 +113,7 @@ def write_files(frames: FrameSet, root: Path) -> None:
 
 
 def table(scores: dict[str, list[float]]) -> list[str]:
-    """mIoU of either side by seed; mean and standard deviation; the difference and its standard error."""
+    """Format the mIoU of both sides by seed, mean, standard deviation, and the difference with its standard error."""
     lines = ["| seed | source | ours | difference |", "|---|---|---|---|"]
     pairs = list(zip(scores["source"], scores["ours"], strict=True))
     lines += [f"| {seed} | {a:.4f} | {b:.4f} | {b - a:+.4f} |" for seed, (a, b) in enumerate(pairs)]
@@ -128,9 +129,9 @@ def table(scores: dict[str, list[float]]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train all, and print the table."""
+    """Run all trainings, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each side, at least 2")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings per side, at least 2")
     parser.add_argument("--frames", type=int, default=208, metavar="N", help="scenes of 128x256 to train on")
     parser.add_argument("--epochs", type=int, default=5, metavar="N")
     parser.add_argument("--lr", type=float, default=5e-3, metavar="X")
@@ -144,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
         ]
         write_files(load_splits(settings(tasks[0]).data, ("train", "val"))["train"], Path(folder) / "files")
         with get_context("spawn").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
-            values = pool.map(carry_out, tasks, chunksize=1)
+            values = pool.map(run_task, tasks, chunksize=1)
         scores = {
             side: [v for task, v in zip(tasks, values, strict=True) if task.side == side] for side in ("source", "ours")
         }

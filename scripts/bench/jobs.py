@@ -1,4 +1,4 @@
-"""What the benchmark measures: for each job, the source's recipe and ours, prepared once, then run sample by sample."""
+"""Jobs of scripts.bench.train: the source's recipe and ours, each prepared once and then measured repeatedly."""
 
 import math
 import os
@@ -27,37 +27,37 @@ FAMILIES = {
     "bas": ({"cross_entropy": 1.0, "ssim": 0.4, "soft_iou": 0.5}, (1,) * 7, source.Hybrid),
     "slc": ({"cross_entropy": 1.1, "ssim": 0.5, "lovasz": 0.5}, (1, 5, 1, 1, 5, 5, 2), source.Ultimate),
 }
-"""Weights of the terms, class weights, and the source's loss."""
+"""By family: weights of the loss terms, class weights, and the source's loss."""
 EVALUATED = 250
-"""Frames of the source's validation split."""
+"""Frames of the evaluation, as many as in the source's validation split."""
 GRAPHED = 20
-"""Runs of a loss in one CUDA graph, so that the start of the graph does not count."""
+"""Runs of a loss in one CUDA graph, so that the launch of the graph is negligible."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a measurement works on."""
+    """Data, model and device of a measurement."""
 
     root: Path
-    """Cityscapes layout."""
+    """Folder in the layout of Cityscapes."""
     cache: Path
     size: tuple[int, int]
-    """Height and width after resizing."""
+    """Height and width in pixels after resizing."""
     frames: int
     """Frames in the folder."""
     batch: int
     seconds: float
-    """Length of a sample."""
+    """Duration of a sample."""
     model: str
     threads: int
-    """Processor threads; 0: as many as torch takes."""
+    """Threads of torch; 0: torch's default."""
     device: str
     share: float = 1.0
-    """Part of the GPU's memory."""
+    """Fraction of the GPU's memory."""
 
 
 class Endless:
-    """Few frames as if they were many, so that epochs are as long as in earnest."""
+    """Repeats a few frames up to `length`, so that epochs are as long as with the full data set."""
 
     def __init__(self, frames: Frames, length: int):
         self.frames, self.length = frames, length
@@ -66,12 +66,13 @@ class Endless:
     def __len__(self) -> int:
         return self.length
 
-    def take(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images and labels, see `fgseg.data.device_frames.Frames`; indices wrap around."""
         return self.frames.batch(index % len(self.frames))
 
 
 def settings(setup: Setup) -> RunConfig:
-    """The source's protocol of bas_cp on this setup's frames."""
+    """Return the source's settings of bas_cp for the frames of a setup."""
     height, width = setup.size
     weights = {f"loss.{term}": weight for term, weight in FAMILIES["bas"][0].items()}
     data = {
@@ -94,7 +95,7 @@ def settings(setup: Setup) -> RunConfig:
 
 
 def our_training(setup: Setup) -> Callable[[], float]:
-    """Images per second of training."""
+    """Prepare our training; a sample is in images per second."""
     if setup.device == "cuda":
         limit_gpu_memory(setup.share)
     run = settings(setup)
@@ -115,34 +116,35 @@ def our_training(setup: Setup) -> Callable[[], float]:
 
 
 def steps_s(state: TrainingState, batches: Any, count: int) -> float:
-    """Seconds that each of `count` steps takes."""
-    started = source.settled()
+    """Return the mean seconds of `count` training steps."""
+    started = source.synchronized_time()
     for batch in islice(batches, count):
         state.step([batch])
-    return (source.settled() - started) / count
+    return (source.synchronized_time() - started) / count
 
 
 def their_training(setup: Setup) -> Callable[[], float]:
-    """Images per second of training, its files decoded by at most eight workers as in the source."""
+    """Prepare the source's training, with at most eight loader workers; a sample is in images per second."""
     model, data = their_model(setup), source.Streets(setup.root, *setup.size)
     workers = min(8, os.cpu_count() or 1)
     return lambda: source.train(model, data, setup.batch, workers, setup.seconds)
 
 
 def their_model(setup: Setup) -> torch.nn.Module:
+    """Build the source's model."""
     variant = VARIANTS[setup.model]
     return source.build_model(variant.widths, variant.depths, variant.heads, variant.decoder)
 
 
 def their_step(setup: Setup) -> Callable[[], float]:
-    """Seconds of a step on a batch in memory, on the CPU."""
+    """Prepare the source's step on a batch in memory, on the CPU; a sample is in seconds."""
     images, labels = batch_of(setup)
     step = source.step_of(their_model(setup), source.Hybrid(), images, labels.long())
     return timed(step)
 
 
 def our_step(setup: Setup) -> Callable[[], float]:
-    """The same of ours; normalising the images counts as well."""
+    """Prepare our step on a batch in memory, including normalisation; a sample is in seconds."""
     _, labels = batch_of(setup)
     images = torch.randint(0, 256, (setup.batch, 3, *setup.size), dtype=torch.uint8)
     state = build_training_state(settings(setup), 10**5)
@@ -151,22 +153,22 @@ def our_step(setup: Setup) -> Callable[[], float]:
 
 
 def our_evaluation(setup: Setup) -> Callable[[], float]:
-    """Seconds to judge 250 frames: predictions, upsampling, counts."""
+    """Prepare the evaluation of 250 frames: predictions, upsampling, counts; a sample is in seconds."""
     run = settings(setup)
     state = build_training_state(run, 10**5)
     device = state.accelerator.device
     train = load_splits(run.data, ("train",))["train"]
     frames = Endless(load_to_device({"train": train}, run.data.device, device)["train"], EVALUATED)
 
-    def judge() -> None:
+    def run_evaluation() -> None:
         with state.accelerator.autocast():
             evaluate(state.model, frames)
 
-    return timed(judge)
+    return timed(run_evaluation)
 
 
 def their_loss(setup: Setup, family: str) -> Callable[[], float]:
-    """Seconds per image of the source's loss, forward and backward."""
+    """Prepare the source's loss, forward and backward; a sample is in seconds per image."""
     logits, labels = logits_of(setup)
     criterion = FAMILIES[family][2]().to(setup.device)
     labels = labels.long()
@@ -175,7 +177,7 @@ def their_loss(setup: Setup, family: str) -> Callable[[], float]:
 
 
 def our_loss(setup: Setup, family: str) -> Callable[[], float]:
-    """The same of ours; on a GPU compiled and in a CUDA graph, as it is in a step."""
+    """Prepare our loss; on a GPU compiled and in a CUDA graph, as in training.  A sample is in seconds per image."""
     tune_malloc()
     logits, labels = logits_of(setup)
     weights, class_weights, _ = FAMILIES[family]
@@ -189,7 +191,7 @@ def our_loss(setup: Setup, family: str) -> Callable[[], float]:
 
 
 def graphed(run: Callable[[], object]) -> Callable[[], None]:
-    """`GRAPHED` runs as one CUDA graph."""
+    """Capture `GRAPHED` runs in one CUDA graph; returns its replay."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -204,14 +206,14 @@ def graphed(run: Callable[[], object]) -> Callable[[], None]:
 
 
 def bandwidth(setup: Setup) -> Callable[[], float]:
-    """Bytes per second of a copy on the GPU, read and written."""
+    """Prepare a copy on the GPU; a sample is in bytes per second, read and written."""
     into, out = (torch.empty(2**28, dtype=torch.float32, device=setup.device) for _ in range(2))
     run = timed(lambda: into.copy_(out))
     return lambda: 2 * into.nbytes / run()
 
 
 def logits_of(setup: Setup) -> tuple[Tensor, Tensor]:
-    """Random logits at a quarter of the size, and blocky labels as uint8."""
+    """Return random logits (B, 7, H/4, W/4) float32 and labels (B, H, W) uint8 on the device."""
     height, width = setup.size
     torch.manual_seed(0)
     logits = torch.randn(setup.batch, 7, height // 4, width // 4, device=setup.device).requires_grad_()
@@ -219,7 +221,7 @@ def logits_of(setup: Setup) -> tuple[Tensor, Tensor]:
 
 
 def batch_of(setup: Setup) -> tuple[Tensor, Tensor]:
-    """Random images (B, 3, H, W) float32 and labels (B, H, W) uint8 in blocks of 16 pixels."""
+    """Return random images (B, 3, H, W) float32 and labels (B, H, W) uint8 in blocks of 16 pixels, on the CPU."""
     height, width = setup.size
     generator = torch.Generator().manual_seed(0)
     blocks = torch.randint(0, 7, (setup.batch, -(-height // 16), -(-width // 16)), generator=generator)
@@ -228,14 +230,14 @@ def batch_of(setup: Setup) -> tuple[Tensor, Tensor]:
 
 
 def timed(run: Callable[[], object]) -> Callable[[], float]:
-    """A sample: seconds of one run, the device waited for."""
+    """Return a sample: the seconds of one run, including its work on the device."""
     for _ in range(3):
         run()
 
     def sample() -> float:
-        started = source.settled()
+        started = source.synchronized_time()
         run()
-        return source.settled() - started
+        return source.synchronized_time() - started
 
     return sample
 
@@ -248,4 +250,4 @@ JOBS: dict[str, dict[str, Callable[[Setup], Callable[[], float]]]] = {
     "evaluation": {"ours": our_evaluation},
     "bandwidth": {"ours": bandwidth},
 }
-"""Each job's two sides; a side prepares itself and gives what takes one sample."""
+"""Preparing function of each side by job; the function that it returns takes one sample."""

@@ -1,6 +1,6 @@
-"""What the ledger alone takes with many trials open: python -m scripts.bench.ledger [--open 64 1000] [--ended 1000]
+"""Measure the ledger alone with many open trials: python -m scripts.bench.ledger [--open 64 1000] [--ended 1000]
 
-One process asks, reports and ends trials as the driver does; Ray and MLflow do not run.  `--ledger-url` measures an
+One process suggests, reports and ends trials as the driver does, without Ray and MLflow.  `--ledger-url` measures an
 empty database on a server instead of an SQLite file.
 """
 
@@ -18,7 +18,7 @@ from optuna.trial import create_trial
 
 from fgseg.results import EpochResult
 from scripts.bench.orchestration import machine
-from scripts.bench.replay import made_up_epoch
+from scripts.bench.replay import synthetic_epoch
 from search.execution.messages import TrialJob
 from search.ledger.ledger import Ledger
 from search.ledger.records import TrialAttempt
@@ -26,11 +26,11 @@ from search.study.space import Space, load_space
 
 EPOCHS = 15
 SAMPLE = 30
-"""Trials over which a figure is taken."""
+"""Number of trials over which each median is taken."""
 
 
 def timed(seconds: list[float], call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call, and note how long it took."""
+    """Call, append the seconds that it took to `seconds`, and return its result."""
     started = time.perf_counter()
     result = call(*arguments)
     seconds.append(time.perf_counter() - started)
@@ -38,29 +38,37 @@ def timed(seconds: list[float], call: Callable[..., Any], *arguments: Any) -> An
 
 
 def fill(ledger: Ledger, space: Space, ended: int) -> None:
-    """Add trials that have ended, with all their epochs."""
+    """Add ended trials with all their epochs."""
     sampler, drawn = RandomSampler(seed=1), space.distributions()
     for number in range(ended):
         params = {name: sampler.sample_independent(ledger._study, None, name, d) for name, d in drawn.items()}
         epochs = history(TrialAttempt(number, 1, params), EPOCHS)
-        facts = {f"epoch/{e.epoch}": e.to_json() for e in epochs} | {"attempt": 1, "length": EPOCHS, "selected": EPOCHS}
+        attributes = {f"epoch/{e.epoch}": e.to_json() for e in epochs} | {
+            "attempt": 1,
+            "length": EPOCHS,
+            "selected": EPOCHS,
+        }
         values = {e.epoch: e.miou for e in epochs}
         ledger._study.add_trial(
             create_trial(
-                params=params, distributions=drawn, value=epochs[-1].miou, user_attrs=facts, intermediate_values=values
+                params=params,
+                distributions=drawn,
+                value=epochs[-1].miou,
+                user_attrs=attributes,
+                intermediate_values=values,
             )
         )
 
 
-def history(ask: TrialAttempt, count: int) -> list[EpochResult]:
-    """The first epochs of a trial."""
-    job = TrialJob(ask.number, ask.attempt, ask.params, folder="", threads=1, gpus=0, on_oom="fail")
-    return [made_up_epoch(job, number, time.time()) for number in range(1, count + 1)]
+def history(attempt: TrialAttempt, count: int) -> list[EpochResult]:
+    """Return the first `count` epochs of a trial."""
+    job = TrialJob(attempt.number, attempt.attempt, attempt.params, folder="", threads=1, gpus=0, on_oom="fail")
+    return [synthetic_epoch(job, number, time.time()) for number in range(1, count + 1)]
 
 
 def measure(ledger: Ledger, space: Space, opened: int, trials: int) -> str:
-    """Ask for so many trials, then end and replace some of them; returns the row of the table."""
-    ask_s: list[float] = []
+    """Start `opened` trials, then end and replace SAMPLE of them; returns the row of the table."""
+    suggest_s: list[float] = []
     report_s: list[float] = []
     end_s: list[float] = []
     with ledger.lock():
@@ -68,26 +76,26 @@ def measure(ledger: Ledger, space: Space, opened: int, trials: int) -> str:
             space.distributions(), space.start, trials=trials, sampler="auto", pruner="none", epochs=EPOCHS, seed=1,
             select="last",
         )  # fmt: skip
-        asks = [ledger.next_attempt() for _ in range(opened)]
-        for ask in asks:
-            ledger.report(ask.number, ask.attempt, history(ask, EPOCHS - 3))
-        for ask in asks[:SAMPLE]:
+        started = [attempt for _ in range(opened) if (attempt := ledger.next_attempt())]
+        for attempt in started:
+            ledger.report(attempt.number, attempt.attempt, history(attempt, EPOCHS - 3))
+        for attempt in started[:SAMPLE]:
             for count in (EPOCHS - 2, EPOCHS - 1, EPOCHS):
-                timed(report_s, ledger.report, ask.number, ask.attempt, history(ask, count))
-            timed(end_s, ledger.complete, ask.number, ask.attempt)
-            timed(ask_s, ledger.next_attempt)
-    figures = " | ".join(f"{1000 * median(seconds):.1f} ms" for seconds in (ask_s, report_s, end_s))
+                timed(report_s, ledger.report, attempt.number, attempt.attempt, history(attempt, count))
+            timed(end_s, ledger.complete, attempt.number, attempt.attempt)
+            timed(suggest_s, ledger.next_attempt)
+    figures = " | ".join(f"{1000 * median(seconds):.1f} ms" for seconds in (suggest_s, report_s, end_s))
     return f"| {opened} | {trials} | {figures} |"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure with few and with many trials open, and print the table."""
+    """Measure with each number of open trials, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--open", type=int, nargs="+", default=[64, 1000], metavar="N", help="open trials")
     parser.add_argument("--ended", type=int, default=1000, metavar="N", help="trials that have ended before")
     parser.add_argument("--ledger-url", metavar="URL", help="a database server instead of an SQLite file")
     options = parser.parse_args(arguments)
-    print(machine(), "| open | trials | ask | epoch | end |\n|---|---|---|---|---|", sep="\n", flush=True)
+    print(machine(), "| open | trials | suggest | epoch | end |\n|---|---|---|---|---|", sep="\n", flush=True)
     space = load_space("slc")
     with tempfile.TemporaryDirectory() as folder:
         url = options.ledger_url or f"sqlite:///{Path(folder, 'study.db')}"

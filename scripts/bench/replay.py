@@ -1,4 +1,7 @@
-"""What the workers of the orchestration benchmark do instead of training; without torch, so that 64 of them fit."""
+"""Trials of the orchestration benchmark, which replay a formula instead of training.
+
+Imports no torch, so that the memory of one machine suffices for 64 workers.
+"""
 
 import math
 import os
@@ -16,37 +19,39 @@ from search.execution.messages import TrialJob, TrialReport
 from search.execution.worker import send_to_driver
 
 GATE_S = 600
-"""How long the processes may take to start."""
+"""Seconds until all worker processes must have started; then TimeoutError."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Holds the first trials back until the processes of all are up.
+    """Delays the first trials until the worker processes of all concurrent trials have started.
 
-    Two cores start 64 processes in minutes, on a cluster every node starts its own; and a trial that ends before lends
-    its process to one that waits, whose own is ended half started: with short trials they would never all be up.
+    Two cores need minutes to start 64 processes.  Without the gate, Ray Tune would give the process of an ended trial
+    to a waiting one and end the process started for it, so that short trials would never use all processes.
     """
 
     folder: str
+    """Folder in which each process creates a file."""
     processes: int
+    """Number of worker processes to wait for."""
     spread_s: float = 0.0
-    """Over how long the first trials then begin, one after the other; 0: all at once."""
+    """Seconds over which the first trials then start, one after the other; 0: all at once."""
 
     def wait(self) -> None:
-        """Return once so many processes have been here; raises TimeoutError after `GATE_S`."""
-        mark, began = Path(self.folder, str(os.getpid())), time.monotonic()
-        if mark.exists():
+        """Wait until all processes have called this method; raises TimeoutError after `GATE_S`.  May be repeated."""
+        marker, began = Path(self.folder, str(os.getpid())), time.monotonic()
+        if marker.exists():
             return
-        mark.touch()
-        while len(here := sorted(os.listdir(self.folder))) < self.processes:
+        marker.touch()
+        while len(arrived := sorted(os.listdir(self.folder))) < self.processes:
             if time.monotonic() - began > GATE_S:
-                raise TimeoutError(f"{len(here)} of {self.processes} processes came up")
+                raise TimeoutError(f"{len(arrived)} of {self.processes} processes have started")
             time.sleep(0.5)
-        time.sleep(self.spread_s * here.index(mark.name) / self.processes)
+        time.sleep(self.spread_s * arrived.index(marker.name) / self.processes)
 
 
 def replay(epoch_s: float, gate: Gate) -> Callable[[dict[str, Any]], None]:
-    """A stand-in for the worker's `run_trial`: every epoch lasts `epoch_s` seconds, and IoU comes from a formula."""
+    """Return a replacement of the worker's `run_trial` whose epochs last `epoch_s` seconds, with IoU from a formula."""
 
     def run_trial(config: dict[str, Any]) -> None:
         gate.wait()
@@ -55,16 +60,21 @@ def replay(epoch_s: float, gate: Gate) -> Callable[[dict[str, Any]], None]:
         for number in range(1, job.settings["train.epochs"] + 1):
             started = time.time()
             time.sleep(epoch_s)
-            report.epochs.append(made_up_epoch(job, number, started))
+            report.epochs.append(synthetic_epoch(job, number, started))
             send_to_driver(report)
 
     return run_trial
 
 
-def made_up_epoch(job: TrialJob, number: int, started: float) -> EpochResult:
-    """An epoch on a saturating learning curve, whose height falls with the distance from a point of the space slc.
+def synthetic_epoch(job: TrialJob, number: int, started: float) -> EpochResult:
+    """Return an epoch of a saturating learning curve, which is lower the farther the trial is from a point of `slc`.
 
-    `seconds` and `wall_time` are real, so that the ledger knows when the worker was busy.
+    `seconds` and `wall_time` are measured, so that the ledger contains the worker's busy time.
+
+    Args:
+        job: of the trial.
+        number: of the epoch, from 1.
+        started: start of the epoch, seconds since 1970.
     """
     off = [math.log10(value / 2) ** 2 for key, value in job.settings.items() if key.startswith("class_weights.")]
     top = 0.6 - 0.02 * sum(off) - 0.05 * math.log10(job.settings["loss.ssim"]) ** 2
@@ -76,7 +86,7 @@ def made_up_epoch(job: TrialJob, number: int, started: float) -> EpochResult:
 
 
 def no_op(gate: Gate) -> Callable[[dict[str, Any]], None]:
-    """The least that a trial of Ray Tune can do."""
+    """Return a trial of Ray Tune that reports once and ends."""
 
     def run_trial(config: dict[str, Any]) -> None:
         gate.wait()

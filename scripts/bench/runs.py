@@ -1,6 +1,6 @@
-"""The runs of the orchestration benchmark: `search.run` under stop watches, and Ray Tune alone.
+"""Runs of the orchestration benchmark: `search.run` with timed events, and Ray Tune alone.
 
-Ray reads its environment when it is imported, so that is left to the functions.
+Functions import Ray themselves, since Ray 2 reads its environment variables at import.
 """
 
 import json
@@ -22,49 +22,53 @@ from search.run import main as run_search
 from search.tracking.run_writer import StudyRunWriter
 
 RECENT = 50
-"""Trials over which a figure "at the Nth trial" is taken."""
+"""Number of latest trials over which the medians of a row are taken."""
 TINY = ("data.height=64", "data.width=128", "data.train=4", "data.val=2", "data.test=2")
 
 
 @dataclass
-class Watches:
-    """What the driver spends on each event, in order: for asks, epochs and ends of trials."""
+class Timings:
+    """Seconds that the driver spends on each event, in order: suggestions, epochs and ends of trials."""
 
-    ask_s: list[float] = field(default_factory=list)
+    suggest_s: list[float] = field(default_factory=list)
     epoch_s: list[float] = field(default_factory=list)
     end_s: list[float] = field(default_factory=list)
     moments: list[float] = field(default_factory=list)
-    """When each trial ended, in seconds."""
+    """End of each trial on the monotonic clock, in seconds."""
     written: list[tuple[float, float]] = field(default_factory=list)
-    """When MLflow's thread had written something, and how many seconds that took."""
+    """End of each write of MLflow's thread on the monotonic clock, and its duration; seconds."""
     rows: list["Row"] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Row:
-    """Where the driver stands after so many trials."""
+    """Measurements after `ended` trials."""
 
     ended: int
     driver_mib: float
     worker_mib: float
-    """Of the median worker, what it shares with others divided among them."""
+    """Proportional set size (PSS) of the median worker."""
     epoch_ms: float
     tracking_ms: float
-    """What MLflow's thread, beside the driver's, takes for an epoch, waiting for its turn included."""
-    ask_s: float
+    """Time of MLflow's thread per epoch, including its waits for the interpreter lock."""
+    suggest_s: float
     end_ms: float
     trial_s: float
-    """Seconds from one trial's end to the next one's, before the last trials come to their ends."""
+    """Seconds from the end of one trial to the end of the next, while trials still start."""
 
 
 @contextmanager
 def watching(
-    watches: Watches, rows_at: tuple[int, ...], epochs: int, at_once: int, show: Callable[[Row], None]
+    timings: Timings, rows_at: tuple[int, ...], epochs: int, at_once: int, show: Callable[[Row], None]
 ) -> Iterator[None]:
-    """Time every event that the desk enters into the books, tracking and display included.
+    """Time every event of `TrialEventHandler`, including ledger, tracking and display.
 
-    A row is taken, and shown, when as many trials have ended as `rows_at` says; `epochs` are a trial's, of which
-    `at_once` run.
+    Args:
+        timings: receives the measurements.
+        rows_at: numbers of ended trials at which a row is computed and shown.
+        epochs: of a trial.
+        at_once: number of concurrent trials.
+        show: called with each row.
     """
     write = StudyRunWriter.write_changes
     plain = {name: getattr(TrialEventHandler, name) for name in ("next_attempt", "on_report", "on_trial_end")}
@@ -72,61 +76,63 @@ def watching(
     def timed(call: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
         def wrapper(*arguments: Any, **named: Any) -> Any:
             started = time.perf_counter()
-            answer = call(*arguments, **named)
-            if call is not plain["next_attempt"] or answer is not None:  # at the end, there is nothing to be asked for
+            result = call(*arguments, **named)
+            if call is not plain["next_attempt"] or result is not None:  # None: no trial is left
                 seconds.append(time.perf_counter() - started)
-            return answer
+            return result
 
         return wrapper
 
-    timed_close = timed(plain["on_trial_end"], watches.end_s)
+    timed_end = timed(plain["on_trial_end"], timings.end_s)
 
-    def close(*arguments: Any, **named: Any) -> None:
-        timed_close(*arguments, **named)
-        watches.moments.append(time.monotonic())
-        if len(watches.moments) in rows_at:
-            watches.rows.append(take_row(watches, epochs, at_once))
-            show(watches.rows[-1])
+    def on_trial_end(*arguments: Any, **named: Any) -> None:
+        timed_end(*arguments, **named)
+        timings.moments.append(time.monotonic())
+        if len(timings.moments) in rows_at:
+            timings.rows.append(take_row(timings, epochs, at_once))
+            show(timings.rows[-1])
 
     def write_changes(*arguments: Any) -> None:
         started = time.monotonic()
         write(*arguments)
-        watches.written.append((time.monotonic(), time.monotonic() - started))
+        timings.written.append((time.monotonic(), time.monotonic() - started))
 
-    StudyRunWriter.write_changes = write_changes
-    TrialEventHandler.next_attempt, TrialEventHandler.on_report, TrialEventHandler.on_trial_end = (
-        timed(plain["next_attempt"], watches.ask_s),
-        timed(plain["on_report"], watches.epoch_s),
-        close,
-    )
+    replacements: dict[str, Callable[..., Any]] = {
+        "next_attempt": timed(plain["next_attempt"], timings.suggest_s),
+        "on_report": timed(plain["on_report"], timings.epoch_s),
+        "on_trial_end": on_trial_end,
+    }
+    StudyRunWriter.write_changes = write_changes  # type: ignore[method-assign, assignment]
+    for name, call in replacements.items():
+        setattr(TrialEventHandler, name, call)
     try:
         yield
     finally:
-        StudyRunWriter.write_changes = write
+        StudyRunWriter.write_changes = write  # type: ignore[method-assign]
         for name, call in plain.items():
             setattr(TrialEventHandler, name, call)
 
 
-def take_row(watches: Watches, epochs: int, at_once: int) -> Row:
-    """The figures of the last `RECENT` trials; their pace while others were still to begin."""
+def take_row(timings: Timings, epochs: int, at_once: int) -> Row:
+    """Compute the medians of the last `RECENT` trials; excludes the last `at_once` ends from the pace."""
     driver = psutil.Process()
     workers = [mib for process in driver.children(recursive=True) if (mib := worker_mib(process))]
-    moments = watches.moments[: max(2, len(watches.moments) - at_once)][-RECENT:]
-    recent = sum(seconds for moment, seconds in watches.written if moments[0] < moment <= moments[-1])
+    moments = timings.moments[: max(2, len(timings.moments) - at_once)][-RECENT:]
+    recent = sum(seconds for moment, seconds in timings.written if moments[0] < moment <= moments[-1])
     return Row(
-        len(watches.moments),
+        len(timings.moments),
         driver.memory_info().rss / 2**20,
         median(workers or [0]),
-        1000 * median(watches.epoch_s[-RECENT * epochs :]),
+        1000 * median(timings.epoch_s[-RECENT * epochs :]),
         1000 * recent / (epochs * max(1, len(moments) - 1)),
-        median(watches.ask_s[-RECENT:]),
-        1000 * median(watches.end_s[-RECENT:]),
+        median(timings.suggest_s[-RECENT:]),
+        1000 * median(timings.end_s[-RECENT:]),
         (moments[-1] - moments[0]) / max(1, len(moments) - 1),
     )
 
 
 def worker_mib(process: psutil.Process) -> float:
-    """Memory of a worker's process, 0 if it is none or has just gone."""
+    """Return the memory of a worker process in MiB; 0 if the process is no worker or has ended."""
     try:
         is_worker = "ray::" in " ".join(process.cmdline()[:1])
         return float(process.memory_full_info().pss / 2**20) if is_worker else 0.0
@@ -137,16 +143,19 @@ def worker_mib(process: psutil.Process) -> float:
 def search_once(
     folder: Path, *, trials: int, at_once: int, epochs: int, epoch_s: float, sampler: str, spread_s: float = 0.0
 ) -> float:
-    """A whole `search.run` on `at_once` simulated GPUs, with replaying workers; returns its seconds.
+    """Run `search.run` on `at_once` simulated GPUs with replayed trials; returns its seconds.
 
     Args:
         folder: the storage.
         trials: the budget.
-        at_once: trials at a time.
+        at_once: number of concurrent trials.
         epochs: of a trial.
-        epoch_s: what one lasts, seconds.
-        sampler: the setting of that name.
-        spread_s: over how long the first trials begin.
+        epoch_s: duration of an epoch in seconds.
+        sampler: value of --sampler.
+        spread_s: seconds over which the first trials start.
+
+    Raises:
+        SystemExit: the search failed.
     """
     import search.execution.ray_tune
     from scripts.bench.replay import Gate, replay
@@ -155,7 +164,8 @@ def search_once(
     os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"CPU": at_once, "GPU": at_once})
     gate = folder / "gate"
     gate.mkdir()
-    search.execution.ray_tune.run_trial = replay(epoch_s, Gate(str(gate), min(at_once, trials), spread_s))
+    trial = replay(epoch_s, Gate(str(gate), min(at_once, trials), spread_s))
+    search.execution.ray_tune.run_trial = trial  # type: ignore[assignment]
     sets = [*TINY, f"train.epochs={epochs}", f"data.cache={folder / 'cache'}"]
     arguments = ["--space", "slc", "--study", "load", "--storage", str(folder), "--trials", str(trials)]
     arguments += ["--sampler", sampler]
@@ -168,12 +178,12 @@ def search_once(
 
 
 def tail(path: Path) -> str:
-    """The last lines of a text file."""
+    """Return the last five lines of a text file."""
     return "\n".join(path.read_text().splitlines()[-5:])
 
 
 def time_no_op(trials: int, at_once: int) -> float:
-    """Seconds from one end to the next of Ray Tune's own trials that do nothing, once all workers are up."""
+    """Return the seconds between the ends of Ray Tune's no-op trials, after all workers have started."""
     import ray
     from ray import tune
 
@@ -181,7 +191,7 @@ def time_no_op(trials: int, at_once: int) -> float:
 
     moments: list[float] = []
 
-    class Note(tune.Callback):
+    class RecordEnds(tune.Callback):
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             moments.append(time.monotonic())
 
@@ -191,7 +201,7 @@ def time_no_op(trials: int, at_once: int) -> float:
             tune.Tuner(
                 tune.with_resources(no_op(Gate(gate, min(at_once, trials))), {"cpu": 1}),
                 tune_config=tune.TuneConfig(num_samples=trials, max_concurrent_trials=at_once, reuse_actors=True),
-                run_config=tune.RunConfig(name="no-op", storage_path=scratch, verbose=0, callbacks=[Note()]),
+                run_config=tune.RunConfig(name="no-op", storage_path=scratch, verbose=0, callbacks=[RecordEnds()]),
             ).fit()
     finally:
         ray.shutdown()

@@ -1,6 +1,6 @@
-"""The source's recipe, written anew and plainly, to measure against: PNG files, PIL copy-paste, HF Trainer.
+"""Plain reimplementation of the source's recipe for the benchmarks: PNG files, PIL copy-paste, HF Trainer.
 
-It computes what `fgseg` computes, in the order and with the costs of the source's notebook.
+The results equal those of `fgseg`; order and cost of the operations are those of the source's notebook.
 """
 
 import random
@@ -22,14 +22,14 @@ from transformers.trainer_callback import PrinterCallback
 CLASSES = 7
 IGNORED = 255
 IDS = {13: 1, 26: 2, 21: 3, 17: 4, 20: 5, 19: 6}
-"""Cityscapes' id of each class; every other id is background."""
+"""Cityscapes ID -> label; every other ID is background."""
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 WARM_UP = 5
-"""Steps that are not timed: loaders fill, kernels are chosen."""
+"""Steps that are not timed, while loaders fill and kernels are selected."""
 
 
 class Ssim(nn.Module):
-    """One minus the structural similarity, by an 11x11 convolution for each of five moments."""
+    """Loss 1 - SSIM, with an 11x11 convolution for each of five moments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Ssim(nn.Module):
 
 
 class Hybrid(nn.Module):
-    """The loss of approaches 1 and 2: cross-entropy + 0.4 SSIM + 0.5 soft IoU, with its three reads of the device."""
+    """Loss of approaches 1 and 2: cross-entropy + 0.4 SSIM + 0.5 soft IoU, with three synchronising `item` calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Hybrid(nn.Module):
 
 
 class Ultimate(nn.Module):
-    """The loss of approach 3: 1.1 weighted cross-entropy + 0.5 SSIM + 0.5 Lovász, one sort for each class."""
+    """Loss of approach 3: 1.1 weighted cross-entropy + 0.5 SSIM + 0.5 Lovász, which sorts once per class."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,12 @@ class Ultimate(nn.Module):
 
 
 def prepared(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of the labels' size, their softmax and the one-hot labels, both zero where labels are ignored."""
+    """Return upsampled logits, probabilities and one-hot labels, all (B, 7, H, W) float32; both zero at ignored pixels.
+
+    Args:
+        logits: (B, 7, h, w).
+        labels: (B, H, W) int64, IGNORED where unlabelled.
+    """
     logits = logits.float()
     if logits.shape[-2:] != labels.shape[-2:]:
         logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
@@ -101,7 +106,7 @@ def prepared(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def lovasz(probs: Tensor, labels: Tensor) -> Tensor:
-    """Lovász-Softmax over (P, 7) probabilities and (P,) labels."""
+    """Return the Lovász-Softmax loss of (P, 7) probabilities and (P,) labels, a scalar."""
     valid = labels != IGNORED
     if valid.sum() == 0:
         return probs.sum() * 0
@@ -121,7 +126,7 @@ def lovasz(probs: Tensor, labels: Tensor) -> Tensor:
 
 
 def remap(ids: np.ndarray) -> np.ndarray:
-    """Cityscapes ids as labels 0-6."""
+    """Convert Cityscapes IDs to labels 0 to 6, uint8."""
     labels = np.zeros_like(ids, dtype=np.uint8)
     for identity, label in IDS.items():
         labels[ids == identity] = label
@@ -129,7 +134,7 @@ def remap(ids: np.ndarray) -> np.ndarray:
 
 
 class Streets(Dataset):
-    """PNG files decoded, resized and copy-pasted one at a time; as long as the measurement needs."""
+    """Decodes, resizes and copy-pastes PNG files one at a time; repeats them up to `length`."""
 
     def __init__(self, root: Path, height: int, width: int):
         self.size = (width, height)
@@ -141,8 +146,8 @@ class Streets(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         image, ids = self.files(index)
-        image = image.resize(self.size, Image.BILINEAR)
-        labels = remap(np.array(ids.resize(self.size, Image.NEAREST)))
+        image = image.resize(self.size, Image.Resampling.BILINEAR)
+        labels = remap(np.array(ids.resize(self.size, Image.Resampling.NEAREST)))
         image, labels = self.copy_paste(image, labels)
         pixels = (np.asarray(image).astype(np.float32) / 255 - MEAN) / STD
         return {
@@ -151,19 +156,21 @@ class Streets(Dataset):
         }
 
     def files(self, index: int) -> tuple[Image.Image, Image.Image]:
+        """Open the image and the label IDs of a frame."""
         path = self.images[index % len(self.images)]
         name = path.name.split("_leftImg8bit")[0] + "_gtFine_labelIds.png"
         label = path.parents[3] / "gtFine" / "train" / path.parent.name / name
         return Image.open(path).convert("RGB"), Image.open(label)
 
     def copy_paste(self, image: Image.Image, labels: np.ndarray) -> tuple[Image.Image, np.ndarray]:
+        """Paste random classes of a random frame, with probability 0.5; labels are (H, W) uint8."""
         if random.random() > 0.5:
             return image, labels
         source, ids = self.files(random.randrange(len(self.images)))
-        source = source.resize(self.size, Image.BILINEAR)
-        source_labels = np.array(Image.fromarray(remap(np.array(ids))).resize(self.size, Image.NEAREST))
+        source = source.resize(self.size, Image.Resampling.BILINEAR)
+        source_labels = np.array(Image.fromarray(remap(np.array(ids))).resize(self.size, Image.Resampling.NEAREST))
         if random.random() > 0.5:
-            source, source_labels = source.transpose(Image.FLIP_LEFT_RIGHT), np.fliplr(source_labels).copy()
+            source, source_labels = source.transpose(Image.Transpose.FLIP_LEFT_RIGHT), np.fliplr(source_labels).copy()
         present = [c for c in range(1, CLASSES) if c in source_labels]
         if not present:
             return image, labels
@@ -175,7 +182,7 @@ class Streets(Dataset):
 
 
 def build_model(widths: tuple[int, ...], depths: tuple[int, ...], heads: tuple[int, ...], decoder: int) -> nn.Module:
-    """A SegFormer from random weights with the stock decode head."""
+    """Build a SegFormer with random weights and the decode head of Transformers."""
     config = SegformerConfig(
         hidden_sizes=list(widths),
         depths=list(depths),
@@ -201,18 +208,18 @@ class HybridTrainer(Trainer):
 
 
 class Watch(TrainerCallback):
-    """Times the steps after the warm-up, and ends the training after `seconds` of them."""
+    """Times the steps after the warm-up, and stops the training after `seconds`."""
 
     def __init__(self, seconds: float):
         self.seconds, self.steps, self.started, self.taken = seconds, 0, 0.0, 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == WARM_UP:
-            self.started = settled()
+            self.started = synchronized_time()
         elif state.global_step > WARM_UP:
             self.steps += 1
             if time.perf_counter() - self.started >= self.seconds:
-                self.taken = settled() - self.started
+                self.taken = synchronized_time() - self.started
                 control.should_training_stop = True
 
     @property
@@ -220,15 +227,15 @@ class Watch(TrainerCallback):
         return self.steps / self.taken
 
 
-def settled() -> float:
-    """The time when the device has done what it was given."""
+def synchronized_time() -> float:
+    """Wait for the GPU if there is one; returns the time of `time.perf_counter` in seconds."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def protocol(folder: str, batch: int, workers: int, **others: Any) -> TrainingArguments:
-    """The source's arguments for HF Trainer; `others` take their place."""
+    """Return the source's arguments for HF Trainer, overridden by `others`."""
     arguments = {
         "learning_rate": 6e-5,
         "num_train_epochs": 15,
@@ -257,7 +264,7 @@ def train(model: nn.Module, data: Streets, batch: int, workers: int, seconds: fl
 
 
 def step_of(model: nn.Module, criterion: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
-    """One step on a batch that is already there: model, loss, AdamW as the Trainer makes it, clipping at 1."""
+    """Return a training step on a batch in memory: model, loss, AdamW as in HF Trainer, clipping at norm 1."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-5, weight_decay=0.0, fused=True)
 
     def step() -> None:

@@ -1,7 +1,7 @@
-"""The source's recipe and ours side by side: python -m scripts.bench.train [--data CITYSCAPES] [--share 4]
+"""Compare the speed of the source's recipe with ours: python -m scripts.bench.train [--data CITYSCAPES] [--share 4]
 
-Needs torch, transformers and accelerate, and of the project only fgseg.  Each side runs in a process of its own, one
-at a time and in turn; a figure is the median of its samples.
+Imports fgseg but not search, so torch, transformers and accelerate suffice.  Each side runs in its own process; samples
+of the sides alternate, and each result is the median of its samples.
 """
 
 import argparse
@@ -30,33 +30,33 @@ from scripts.bench.jobs import EVALUATED, JOBS, Setup
 CPU_SIZE = (256, 512)
 PROCESSES = get_context("spawn")
 ELSEWHERE = "| driver held up per reported epoch | | | see scripts/bench/orchestration.py | 10 ms |"
-"""The goal that needs a whole search to be measured."""
+"""Row of the goal that only a whole search can measure."""
 FLOOR_BYTES = 2e9
-"""What forward and backward of SegFormer-B0 must move for a 512x1024 image in 16 bits; an estimate by counting."""
+"""Minimum bytes that forward and backward of SegFormer-B0 move for a 512x1024 image in 16 bits; an estimate."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: what is measured, in which unit, and what to reach."""
+    """One row of the table: job, setup, unit and goal."""
 
     name: str
     job: str
     setup: Setup
     unit: str
     goal: float
-    """Least ratio to the source; for a job without a source, most seconds."""
+    """Minimum ratio to the source; for a job without a source, maximum seconds."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Medians of either side; none where there is nothing to compare with."""
+    """Median of each side; `source` is None for a job without a source."""
 
     ours: float
     source: float | None
 
 
 def rows(options: argparse.Namespace, base: Setup) -> list[Row]:
-    """The lines of the goals' table."""
+    """Return the rows of the table."""
     large = replace(base, batch=8)
     cpu = replace(base, size=options.cpu_size, device="cpu", threads=min(2, os.cpu_count() or 1))
     shape, small = "x".join(map(str, base.size)), "x".join(map(str, cpu.size))
@@ -80,20 +80,20 @@ def rows(options: argparse.Namespace, base: Setup) -> list[Row]:
 
 
 def measure(row: Row, seconds: float) -> Figures:
-    """Take samples of both sides in turn, for at least `seconds` and three rounds."""
+    """Take alternating samples of both sides, for at least `seconds` and three rounds; returns the medians."""
     with sides(row) as connections:
         samples: dict[str, list[float]] = {side: [] for side in connections}
         started = time.monotonic()
         while len(samples["ours"]) < 3 or time.monotonic() - started < seconds:
             for side, connection in connections.items():
-                samples[side].append(ask(connection))
+                samples[side].append(take_sample(connection))
     medians = {side: statistics.median(values) for side, values in samples.items()}
     return Figures(medians["ours"], medians.get("source"))
 
 
 @contextmanager
 def sides(row: Row) -> Iterator[dict[str, Connection]]:
-    """A process for each side of a row's job, prepared one after the other."""
+    """Start a process for each side of a row's job, one after the other; yields the connections by side."""
     processes, connections = [], {}
     try:
         for side in JOBS[row.job]:
@@ -113,13 +113,13 @@ def sides(row: Row) -> Iterator[dict[str, Connection]]:
 
 
 def serve(connection: Connection, job: str, side: str, setup: Setup) -> None:
-    """Prepare a side, and give a sample whenever asked, until the connection closes."""
+    """Prepare a side, then send one sample per request until the connection closes; runs in the child."""
     if setup.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if setup.threads:
         torch.set_num_threads(setup.threads)
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("fgseg.training.compiled_step").setLevel(logging.INFO)  # tells what compilation took
+    logging.getLogger("fgseg.training.compiled_step").setLevel(logging.INFO)  # logs the time of compilation
     sample = JOBS[job][side](setup)
     connection.send("ready")
     try:
@@ -129,16 +129,16 @@ def serve(connection: Connection, job: str, side: str, setup: Setup) -> None:
         return
 
 
-def ask(connection: Connection) -> float:
-    """Take one sample."""
-    time.sleep(0.02)  # the threads of the side before go on spinning for a while
+def take_sample(connection: Connection) -> float:
+    """Request one sample and wait for it."""
+    time.sleep(0.02)  # threads of the other side go on spinning for a while after its sample
     connection.send("sample")
     value: float = connection.recv()
     return value
 
 
 def share(row: Row, count: int) -> float:
-    """Images per second of `count` trainings at once, each with its share of the device."""
+    """Return the total images per second of `count` concurrent trainings, each with its share of the device."""
     threads = max(1, (os.cpu_count() or 1) // count) if row.setup.device == "cpu" else row.setup.threads
     part = replace(row.setup, share=1 / count, threads=threads)
     pairs = [PROCESSES.Pipe() for _ in range(count)]
@@ -159,7 +159,7 @@ def share(row: Row, count: int) -> float:
 
 
 def write_scenes(root: Path, count: int, height: int, width: int) -> None:
-    """Procedural streets as PNG files in the layout of Cityscapes, one more than `count` (for validation)."""
+    """Write `count` + 1 procedural scenes (one for validation) as PNG files in the layout of Cityscapes."""
     ids = np.array([7 if c.cityscapes_id is None else c.cityscapes_id for c in CLASSES], np.uint8)
     for index in range(count + 1):
         image, labels = render(0, index, height, width)
@@ -173,7 +173,7 @@ def write_scenes(root: Path, count: int, height: int, width: int) -> None:
 
 
 def machine() -> str:
-    """Processor, cores and how busy they are, GPU and versions, in a line."""
+    """Describe processor, cores, load, GPU and versions in one line."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
@@ -184,7 +184,7 @@ def machine() -> str:
 
 
 def line(row: Row, figures: Figures | None) -> str:
-    """A row of the table."""
+    """Format a row of the table; `figures` is None if not measured."""
     goal = f"{row.goal:g}x" if "source" in JOBS[row.job] else f"{row.goal:g} {row.unit}"
     if figures is None:
         return f"| {row.name} | | | not measured here: needs a GPU | {goal} |"
@@ -198,9 +198,9 @@ def line(row: Row, figures: Figures | None) -> str:
 
 
 def floor(base: Setup, figures: Figures) -> str:
-    """How far training is from the time that moving its bytes takes."""
+    """Compare the time per image with the minimum time to move its bytes, in a sentence."""
     with sides(Row("", "bandwidth", base, "B/s", 0)) as connections:
-        rate = max(ask(connections["ours"]) for _ in range(5))
+        rate = max(take_sample(connections["ours"]) for _ in range(5))
     pixels = base.size[0] * base.size[1] / (512 * 1024)
     least, taken = FLOOR_BYTES * pixels / rate, 1 / figures.ours
     moved = f"{FLOOR_BYTES * pixels / 1e9:.1f} GB"
@@ -211,13 +211,13 @@ def floor(base: Setup, figures: Figures) -> str:
 
 
 def size(text: str) -> tuple[int, int]:
-    """Read HEIGHTxWIDTH."""
+    """Parse HEIGHTxWIDTH."""
     height, width = map(int, text.split("x"))
     return height, width
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -227,10 +227,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--png", type=size, default=(1024, 2048), metavar="HxW", help="size of the synthetic files")
     parser.add_argument("--size", type=size, default=(512, 1024), metavar="HxW", help="training size on a GPU")
     parser.add_argument("--cpu-size", type=size, default=CPU_SIZE, metavar="HxW", help="training size on the CPU")
-    parser.add_argument("--seconds", type=float, default=10, metavar="S", help="length of each measurement")
+    parser.add_argument("--seconds", type=float, default=10, metavar="S", help="duration of each measurement")
     parser.add_argument("--model", default="b0", help="small or b0..b5 (default: b0)")
-    parser.add_argument("--share", type=int, default=0, metavar="N", help="also train N models at once")
-    parser.add_argument("--only", default="", metavar="TEXT", help="rows whose name holds this text")
+    parser.add_argument("--share", type=int, default=0, metavar="N", help="also train N models concurrently")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only rows whose name contains this text")
     return parser.parse_args(arguments)
 
 
@@ -266,7 +266,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def print_more(options: argparse.Namespace, base: Setup, table: list[Row], results: dict[str, Any]) -> None:
-    """What follows the table: the floor on a GPU, and sharing."""
+    """Print the results below the table: the minimum time on a GPU, and concurrent trainings."""
     measured = [row for row in table if row.job == "training" and results[row.name] is not None]
     if measured and base.device == "cuda":
         print(floor(base, results[measured[0].name]))

@@ -1,7 +1,7 @@
-"""What a trial costs beside its training: python -m scripts.bench.trial [--trials 4] [--model b0]
+"""Measure the overhead of a trial: python -m scripts.bench.trial [--trials 4] [--model b0]
 
-Runs a small study under Ray, one trial at a time, on procedural scenes, and notes when things happen in the driver and
-in the worker.  Each cost is to stay under 5 % of a trial of two minutes.
+Runs a small study under Ray, one trial at a time, on procedural scenes, and records the times of events in the driver
+and in the worker.  Goal: each cost is under 5 % of a trial of two minutes.
 """
 
 import argparse
@@ -18,18 +18,20 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 GOAL_S = 0.05 * 120
+"""Maximum seconds of each cost: 5 % of two minutes."""
 WARM_GOAL_S = 1.0
-"""From ask to the first step on a worker that has trained before."""
+"""Maximum seconds from suggestion to first step on a worker that has trained before."""
 
 
 @dataclass(frozen=True)
 class Events:
-    """When things happened, in seconds since 1970: `times[event][trial]`, each in order."""
+    """Times of events in seconds since 1970, as `times[event][trial]` in order."""
 
     times: dict[str, dict[int, list[float]]]
 
     @classmethod
     def read(cls, path: Path) -> "Events":
+        """Read the file written by `record_event`."""
         times: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         for line in path.read_text().splitlines():
             event, number, when = line.split()
@@ -37,52 +39,52 @@ class Events:
         return cls(times)
 
     def span(self, number: int, begin: str, end: str) -> float:
-        """From the first `begin` of a trial to its first `end`."""
+        """Return the seconds from the first `begin` of a trial to its first `end`."""
         return self.times[end][number][0] - self.times[begin][number][0]
 
     def sums(self, number: int, begin: str, end: str) -> list[float]:
-        """Every stretch from a `begin` of a trial to the `end` that follows it."""
+        """Return the seconds from each `begin` of a trial to the next `end`."""
         return [b - a for a, b in zip(self.times[begin][number], self.times[end][number], strict=True)]
 
     def until_next_ask(self, number: int) -> float:
-        """From the end of a trial's last step to the moment when the next trial is asked for."""
+        """Return the seconds from the end of a trial's last step to the start of the next suggestion."""
         last = self.times["stepped"][number][-1]
         return min(when for when in self.times["asking"][-1] if when > last) - last
 
 
-def mark(path: str, event: str, number: int) -> None:
-    """Note that something happens now; several processes may write at once."""
+def record_event(path: str, event: str, number: int) -> None:
+    """Append an event with the current time; several processes may write at once."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(f"{event} {number} {time.time()}\n")
 
 
 def traced_trial(path: str) -> Callable[[dict[str, Any]], None]:
-    """What a worker does, with notes of its steps and checkpoints."""
+    """Return a replacement of the worker's `run_trial` that records its steps and checkpoints."""
 
     def run_trial(config: dict[str, Any]) -> None:
         from fgseg.checkpoints.checkpoint import Checkpoints
         from fgseg.training.compiled_step import CompiledStep
         from fgseg.training.step import Step
-        from search.execution import worker as trial
+        from search.execution import worker
 
-        def noted(call: Callable, begin: str, end: str) -> Callable:
-            def noting(*arguments: Any) -> Any:
-                mark(path, begin, config["number"])
+        def recorded(call: Callable, begin: str, end: str) -> Callable:
+            def wrapper(*arguments: Any) -> Any:
+                record_event(path, begin, config["number"])
                 result = call(*arguments)
-                mark(path, end, config["number"])
+                record_event(path, end, config["number"])
                 return result
 
-            return noting
+            return wrapper
 
-        mark(path, "start", config["number"])
+        record_event(path, "start", config["number"])
         parts = [(Step, "__call__", "step", "stepped"), (CompiledStep, "__call__", "step", "stepped")]
         parts += [(Checkpoints, "save", "save", "saved")]
         before = [getattr(owner, name) for owner, name, *_ in parts]
         for (owner, name, *events), call in zip(parts, before, strict=True):
-            setattr(owner, name, noted(call, *events))
+            setattr(owner, name, recorded(call, *events))
         try:
-            trial.run_trial(config)
-        finally:  # the worker serves the next trial as well
+            worker.run_trial(config)
+        finally:  # Ray Tune reuses the process for the next trial
             for (owner, name, *_), call in zip(parts, before, strict=True):
                 setattr(owner, name, call)
 
@@ -90,25 +92,25 @@ def traced_trial(path: str) -> Callable[[dict[str, Any]], None]:
 
 
 def trace(path: str) -> None:
-    """Note when this process asks for trials, and give workers the traced trial."""
+    """Record suggestions of this process, and replace the trial of its workers by `traced_trial`."""
     import search.execution.ray_tune
     from search.ledger.ledger import Ledger
 
-    ask = Ledger.next_attempt
+    next_attempt = Ledger.next_attempt
 
-    def noted_ask(ledger: Ledger) -> Any:
-        mark(path, "asking", -1)
-        answer = ask(ledger)
-        if answer is not None:
-            mark(path, "asked", answer.number)
-        return answer
+    def recorded_next_attempt(ledger: Ledger) -> Any:
+        record_event(path, "asking", -1)
+        attempt = next_attempt(ledger)
+        if attempt is not None:
+            record_event(path, "asked", attempt.number)
+        return attempt
 
-    Ledger.next_attempt = noted_ask  # type: ignore[method-assign]
-    search.execution.ray_tune.run_trial = traced_trial(path)
+    Ledger.next_attempt = recorded_next_attempt  # type: ignore[method-assign, assignment]
+    search.execution.ray_tune.run_trial = traced_trial(path)  # type: ignore[assignment]
 
 
 def load_s(storage: Path, rounds: int = 3) -> float:
-    """Seconds to find, read and verify the newest checkpoint of a trial."""
+    """Return the median seconds to find, read and verify the newest checkpoint of a trial."""
     from fgseg.checkpoints.checkpoint import newest_checkpoint
     from fgseg.storage.store import LocalStore
 
@@ -122,7 +124,7 @@ def load_s(storage: Path, rounds: int = 3) -> float:
 
 
 def table(events: Events, trials: int, load: float) -> list[str]:
-    """The rows: the first trial, the median of the later ones, and the goal."""
+    """Format the table: the first trial, the median of the later trials, and the goal."""
     first, *later = range(trials)
 
     def row(name: str, of: Callable[[int], float], goal: str) -> str:
@@ -133,11 +135,13 @@ def table(events: Events, trials: int, load: float) -> list[str]:
         "| what | first trial | later ones | goal |",
         "|---|---|---|---|",
         row(
-            "from ask to the first step", lambda n: events.span(n, "asked", "step"), f"{goal}, later {WARM_GOAL_S:g} s"
+            "from suggestion to first step",
+            lambda n: events.span(n, "asked", "step"),
+            f"{goal}, later {WARM_GOAL_S:g} s",
         ),
-        row("- until the worker begins", lambda n: events.span(n, "asked", "start"), ""),
-        row("- until model and data are there", lambda n: events.span(n, "start", "step"), ""),
-        row("from the last step to the next ask", events.until_next_ask, goal),
+        row("- until the worker starts", lambda n: events.span(n, "asked", "start"), ""),
+        row("- until model and data are loaded", lambda n: events.span(n, "start", "step"), ""),
+        row("from last step to next suggestion", events.until_next_ask, goal),
         row("- after the last checkpoint", lambda n: events.until_next_ask(n) - saved_after(events, n), ""),
         row("checkpoint write", lambda n: statistics.median(events.sums(n, "save", "saved")), goal),
         f"| checkpoint load | {load:.2f} s | {load:.2f} s | {goal} |",
@@ -145,12 +149,12 @@ def table(events: Events, trials: int, load: float) -> list[str]:
 
 
 def saved_after(events: Events, number: int) -> float:
-    """From a trial's last step to its last checkpoint: the validation and the writing."""
+    """Return the seconds from a trial's last step to its last checkpoint: validation and write."""
     return events.times["saved"][number][-1] - events.times["stepped"][number][-1]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the study, and print the table; returns the exit code of the search."""
+    """Run a study and print the table; returns the exit code of the search."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=4, metavar="N", help="trials of the study, at least 2")
     parser.add_argument("--model", default="b0", help="small or b0..b5 (default: b0)")
@@ -159,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     from search.cluster.ray_cluster import ray_environment
     from search.run import main as search
 
-    os.environ.update(ray_environment())  # Ray reads them when it is imported
+    os.environ.update(ray_environment())  # before the import of Ray, which reads them
     with tempfile.TemporaryDirectory() as folder:
         notes, storage = Path(folder) / "events", Path(folder) / "runs"
         trace(str(notes))

@@ -1,1 +1,1 @@
-"""Fault injection: `python -m scripts.chaos --kills 20`."""
+"""Inject faults into a search: `python -m scripts.chaos --kills 20`."""

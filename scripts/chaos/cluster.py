@@ -1,4 +1,4 @@
-"""Ray clusters of several nodes on one machine, each node started by its script and broken by its own processes."""
+"""Run a Ray cluster of several nodes on one machine; each node is started by its script and can be killed."""
 
 import os
 import random
@@ -18,10 +18,17 @@ import psutil
 from scripts.chaos.rig import ROOT, end, family, wait_until
 
 START_LIMIT_S = 90.0
+"""Seconds until a node must be up; then RuntimeError."""
 
 
 class Node:
-    """A head or a worker: scripts/cluster_head.sh or cluster_worker.sh in the foreground, and all that it started."""
+    """A head or worker node: the process of scripts/cluster_head.sh or cluster_worker.sh, and its descendants.
+
+    Args:
+        arguments: command line of the script.
+        environment: variables of its process.
+        folder: working directory; the output goes to `node.log` in it.
+    """
 
     def __init__(self, arguments: Sequence[str], environment: dict[str, str], folder: Path):
         self.folder = folder
@@ -37,34 +44,34 @@ class Node:
         self.members: list[psutil.Process] = []
 
     @property
-    def said(self) -> str:
-        """What the script has printed."""
+    def output(self) -> str:
+        """Output of the script so far."""
         return (self.folder / "node.log").read_text()
 
     def wait(self) -> None:
-        """Return once it is up; raises RuntimeError where it does not come up."""
-        up = wait_until(lambda: "search: " in self.said or self.process.poll() is not None, START_LIMIT_S)
-        if not up or "search: " not in self.said:
-            raise RuntimeError(f"a node did not start: {self.said}")
+        """Wait until the node is up; raises RuntimeError after START_LIMIT_S or if the script ends."""
+        up = wait_until(lambda: "search: " in self.output or self.process.poll() is not None, START_LIMIT_S)
+        if not up or "search: " not in self.output:
+            raise RuntimeError(f"a node did not start: {self.output}")
 
     def processes(self) -> list[psutil.Process]:
-        """Every process of the node that was ever seen: a child whose parent died is a child no more."""
+        """Return every process of the node seen so far; psutil does not find the children of a dead parent."""
         known = {process.pid for process in self.members}
         self.members += [process for process in family(self.process.pid) if process.pid not in known]
         return self.members
 
     def kill_raylet(self) -> None:
-        """kill -9 of the raylet alone; what it leaves behind has to notice by itself."""
+        """Kill the raylet only (kill -9); the other processes of the node have to detect its death."""
         end(process for process in self.processes() if is_raylet(process))
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the node's processes, such as SIGSTOP to freeze it as a whole."""
+        """Send a signal to all processes of the node, e.g. SIGSTOP to freeze the node."""
         for process in self.processes():
             if process.is_running():
                 process.send_signal(number)
 
     def kill(self) -> None:
-        """kill -9 of everything at once, as when the power fails."""
+        """Kill all processes of the node (kill -9), as in a power failure."""
         self.processes()
         self.process.kill()
         end(self.members)
@@ -72,7 +79,7 @@ class Node:
 
 
 def is_raylet(process: psutil.Process) -> bool:
-    """Whether it is the process that manages a node."""
+    """Return whether a process is a raylet, which manages a node."""
     try:
         return process.name() == "raylet"
     except psutil.Error:
@@ -80,16 +87,18 @@ def is_raylet(process: psutil.Process) -> bool:
 
 
 class Cluster:
-    """A head that runs no trials, and workers of one core each.
+    """A cluster of a head that runs no trials, and workers of one core each.
 
     Args:
         environment: variables of every node; a token and its folder are added.
-        workers: how many it starts with.
-        host: address of the head; by default the machine's own.
+        workers: number of workers at the start.
+        host: address of the head; by default that of this machine.
     """
 
     def __init__(self, environment: dict[str, str], workers: int, host: str | None = None):
-        self.folder = Path(tempfile.mkdtemp(prefix="fg-", dir="/tmp"))  # a socket's path may have 107 characters only
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="fg-", dir="/tmp")
+        )  # Linux limits the path of a socket to 107 characters
         token = self.folder / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
@@ -112,7 +121,7 @@ class Cluster:
             raise
 
     def start(self, kind: str, *arguments: str, before: Sequence[str] = (), **environment: str) -> Node:
-        """Start a node without waiting for it; `before` is a command that runs the script, such as `ip netns exec`."""
+        """Start a node without waiting for it; `before` is a command prefix such as `ip netns exec`."""
         folder = self.folder / str(len(self.nodes))
         folder.mkdir()
         dashboard = ["--dashboard-port", str(free_port())] if kind == "head" else []
@@ -127,18 +136,18 @@ class Cluster:
         return self.start("worker", *where, *arguments, before=before, **environment)
 
     def workers(self) -> list[Node]:
-        """The workers whose script still runs; it ends with its raylet."""
+        """Return the workers whose script still runs; a script ends with its raylet."""
         return [node for node in self.nodes if node is not self.head and node.process.poll() is None]
 
     def close(self) -> None:
-        """End every process of every node, and remove their files."""
+        """Kill every process of every node, and remove their files."""
         for node in self.nodes:
             node.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def free_port() -> int:
-    """A port that nobody listens on, above those that Ray gives to workers and below those that the system gives."""
+    """Return a free port, above the range that Ray gives to workers and below the system's ephemeral range."""
     while True:
         port = random.randint(20000, 32000)
         with socket.socket() as probe, suppress(OSError):

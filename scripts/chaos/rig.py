@@ -1,4 +1,4 @@
-"""The processes of scripts.chaos: a run of the search with its Ray cluster, and an MLflow server."""
+"""Start, observe and kill the processes of scripts.chaos: runs of the search, and an MLflow server."""
 
 import os
 import signal
@@ -17,7 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Driver:
-    """One call of `python -m search.run`, its output as it comes, and every process that belongs to it."""
+    """A process of `python -m search.run`, with its output and its descendants.
+
+    Args:
+        arguments: of search.run.
+        environment: variables of the process.
+        log: file to which the output is appended; its folder is the working directory.
+    """
 
     def __init__(self, arguments: list[str], environment: dict[str, str], log: Path):
         self.started = time.monotonic()
@@ -29,13 +35,13 @@ class Driver:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,  # a Ctrl-C for us is none for it
+            start_new_session=True,  # Ctrl-C in the terminal must not reach the run
         )
         self.reader = threading.Thread(target=self.read, args=(log,), daemon=True)
         self.reader.start()
 
     def read(self, log: Path) -> None:
-        """Collect the output until it ends."""
+        """Read the output until it ends; runs in a thread."""
         assert self.process.stdout is not None
         with log.open("a", encoding="utf-8") as file:
             for line in self.process.stdout:
@@ -45,42 +51,44 @@ class Driver:
 
     @property
     def alive(self) -> bool:
+        """Whether the process runs."""
         return self.process.poll() is None
 
     @property
     def age_s(self) -> float:
+        """Seconds since the start."""
         return time.monotonic() - self.started
 
     def count(self, text: str) -> int:
-        """How many lines of the output so far hold this text."""
+        """Return the number of lines of the output so far that contain a text."""
         return sum(text in line for line in list(self.lines))
 
     def family(self) -> list[psutil.Process]:
-        """Every process that it started, Ray's workers included."""
+        """Return all descendants of the process, including Ray's workers."""
         return family(self.process.pid)
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that train."""
+        """Return the processes that train."""
         return [process for process in self.family() if is_worker(process)]
 
     def wait(self, limit_s: float) -> int | None:
-        """Its exit code, or None if it takes longer."""
+        """Wait for the end of the process; returns the exit code, or None after `limit_s` seconds."""
         try:
             code = self.process.wait(limit_s)
         except subprocess.TimeoutExpired:
             return None
-        self.reader.join(2)  # orphans hold the pipe open for a while
+        self.reader.join(2)  # orphaned children keep the pipe open for a while
         return code
 
     def send(self, number: signal.Signals) -> list[psutil.Process]:
-        """Send a signal; returns the processes that it may leave behind."""
+        """Send a signal to the process; returns its descendants, which may outlive it."""
         members = self.family()
         self.process.send_signal(number)
         return members
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """The processes below one."""
+    """Return all descendants of a process; empty if the process is gone."""
     try:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -88,7 +96,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def is_worker(process: psutil.Process) -> bool:
-    """Whether it is one of Ray's workers that has been given something to do."""
+    """Return whether a process is a Ray worker that runs a task or actor."""
     try:
         name = " ".join(process.cmdline())
     except psutil.Error:
@@ -97,7 +105,7 @@ def is_worker(process: psutil.Process) -> bool:
 
 
 def end(processes: Iterable[psutil.Process]) -> None:
-    """Kill processes, whichever of them are still there."""
+    """Kill processes; ignores those that are gone."""
     for process in processes:
         try:
             process.kill()
@@ -106,7 +114,7 @@ def end(processes: Iterable[psutil.Process]) -> None:
 
 
 class Server:
-    """An MLflow tracking server on a free port of this machine, that can be killed and started again."""
+    """An MLflow tracking server on a free port of this machine; may be killed and started again."""
 
     def __init__(self, folder: Path, environment: dict[str, str]):
         self.folder, self.environment = folder, environment
@@ -117,10 +125,11 @@ class Server:
 
     @property
     def uri(self) -> str:
+        """Address of the server."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it, and return when it answers."""
+        """Start the server and wait until it answers; raises TimeoutError after 120 s."""
         options = {
             "--host": "127.0.0.1",
             "--port": str(self.port),
@@ -141,7 +150,7 @@ class Server:
             raise TimeoutError(f"the MLflow server does not answer; see {self.folder / 'server.log'}")
 
     def answers(self) -> bool:
-        """Whether it is up."""
+        """Return whether the server answers."""
         try:
             with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as response:
                 return bool(response.status == 200)
@@ -149,7 +158,7 @@ class Server:
             return False
 
     def kill(self) -> None:
-        """kill -9 of the server and its workers."""
+        """Kill the server and its workers (kill -9)."""
         if self.process is not None:
             members = family(self.process.pid)
             os.kill(self.process.pid, signal.SIGKILL)
@@ -159,7 +168,7 @@ class Server:
 
 
 def wait_until(condition: Callable[[], bool], limit_s: float, pause_s: float = 0.05) -> bool:
-    """Wait until something holds; returns whether it does."""
+    """Wait until a condition is true; returns False after `limit_s` seconds.  Checks it every `pause_s` seconds."""
     deadline = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The study of scripts.chaos: start and continue it, inject faults, and audit it after each."""
+"""Run the study of scripts.chaos: start and continue runs, inject faults, check the study after each."""
 
 import os
 import signal
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import psutil
 
-from scripts.chaos.books import STUDY, Books
 from scripts.chaos.cluster import Cluster
+from scripts.chaos.ledger_checks import STUDY, LedgerChecks
 from scripts.chaos.rig import ROOT, Driver, Server, end, is_worker, wait_until
 from search.tracking.run_reader import read_runs
 
 EPOCHS = 3
 FIRST_TRIALS, MORE_TRIALS = 4, 4
-"""The budget, and what is added when a study is complete before its time."""
+"""First budget in trials, and trials added when the study ends before the fault."""
 SETTINGS = {
     "data.height": 64,
     "data.width": 128,
@@ -28,39 +28,40 @@ SETTINGS = {
     "train.epochs": EPOCHS,
 }
 STOP_LIMIT_S = 10.0
-"""How long a run may take to stop when it is asked to."""
-NEWS_LIMIT_S = 60.0
-"""How long a run may take to notice that a raylet was killed."""
+"""Seconds that a run may take to stop after a signal."""
+DETECTION_LIMIT_S = 60.0
+"""Seconds that a run may take to detect a killed raylet."""
 RUN_LIMIT_S = 240.0
-"""A run of a few tiny trials that takes longer hangs."""
+"""Seconds after which a run of a few tiny trials counts as hanging."""
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-LENGTHS_S = {"starting": 8.0, "asking": 0.3, "training": 6.0, "writing": 0.03, "reporting": 0.1, "telling": 0.05}
-"""How long a moment may last; one second where nothing is said."""
+LENGTHS_S = {"starting": 8.0, "suggesting": 0.3, "training": 6.0, "writing": 0.03, "reporting": 0.1, "finishing": 0.05}
+"""Seconds within which a fault is injected after the beginning of its phase; 1 s for other phases."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is to happen, and when; drawn from the seed before anything runs."""
+    """One fault to inject: kind and time, drawn from the seed in advance."""
 
     kind: str
     """driver, worker, stop, tracker, node or head."""
     moment: str
+    """Phase of the run, see `MOMENTS`."""
     nth: int
-    """Which one of several such moments, from 1."""
+    """Number of the phase's occurrence, from 1."""
     part: float
-    """In [0, 1): how far into the moment."""
+    """Position in the phase, in [0, 1)."""
     pick: float
-    """In [0, 1): which of several victims, signals or lengths."""
+    """Choice among several processes, signals or durations, in [0, 1)."""
 
 
 class Chaos:
-    """A study that is broken again and again.
+    """A study into which faults are injected.
 
     Args:
-        folder: everything is written below it; must be empty or new.
-        ray: a folder of Ray's own with a short path.
+        folder: new or empty folder of all files.
+        ray: folder of Ray's temporary files, with a short path.
         served: whether MLflow is a server instead of a database.
-        clustered: whether it runs on a cluster of a head and two workers instead of a private one.
+        clustered: whether to use a cluster of a head and two workers instead of a private one.
     """
 
     def __init__(self, folder: Path, ray: Path, served: bool, clustered: bool):
@@ -75,17 +76,17 @@ class Chaos:
         self.budget = FIRST_TRIALS
         self.driver: Driver | None = None
         self.orphans: list[psutil.Process] = []
-        self.left: list[Cluster] = []  # without a head
+        self.left: list[Cluster] = []  # clusters without a head
         self.ended = False
-        """Whether the run that was last at work was ended by us."""
+        """Whether the last run was ended by a fault, not by itself."""
         self.crashes: list[str] = []
-        self.books = Books(self.storage, self.uri)
+        self.checks = LedgerChecks(self.storage, self.uri)
 
     def start(self) -> Driver:
-        """The run at work, started if there is none."""
+        """Return the current run; starts one if none is alive."""
         if self.driver is None or not self.driver.alive:
             code = 0 if self.driver is None or self.ended else self.driver.wait(0)
-            self.crashes += [f"the run before ended by itself with exit code {code}"] if code else []
+            self.crashes += [f"the previous run ended by itself with exit code {code}"] if code else []
             self.ended = False
             arguments = ["--space", "bas_cp", "--study", STUDY, "--storage", str(self.storage), "--sampler", "random"]
             arguments += ["--trials", str(self.budget), "--max-concurrent", "2", "--tracking-uri", self.uri]
@@ -96,10 +97,10 @@ class Chaos:
         return self.driver
 
     def strike(self, fault: Fault) -> tuple[float, list[str]]:
-        """Let one fault happen, in a larger study if this one is complete before.
+        """Inject one fault; if the study ends before, extends its budget and tries again.
 
         Returns:
-            Seconds from the start of the run to the fault, and what was not as it must be.
+            Seconds from the start of the run to the fault, and one line per problem.
         """
         strikes = {
             "driver": self.kill_driver,
@@ -120,23 +121,23 @@ class Chaos:
             code = driver.wait(STOP_LIMIT_S)
             if code is None:
                 self.kill(driver)
-                return moment_s, [f"nothing happened for {RUN_LIMIT_S:.0f} s"]
+                return moment_s, [f"no progress for {RUN_LIMIT_S:.0f} s"]
             if code != 0:
                 return moment_s, [f"the run ended by itself with exit code {code}"]
             self.budget += MORE_TRIALS
 
     def wait_for(self, driver: Driver, fault: Fault) -> bool:
-        """Wait for a fault's moment; False where the run ends before, or nothing happens for too long."""
+        """Wait for the time of a fault; returns False if the run ends before or hangs."""
         trials = self.storage / STUDY / "trials"
         models = {path.name for path in trials.glob("*/model-*")}
-        reported, told = driver.count("  mIoU "), driver.count(f"epoch {EPOCHS}/{EPOCHS}  mIoU ")
+        reported, finished = driver.count("  mIoU "), driver.count(f"epoch {EPOCHS}/{EPOCHS}  mIoU ")
         conditions: dict[str, Callable[[], bool]] = {
             "starting": lambda: True,
-            "asking": lambda: driver.count("started") + driver.count("continued") >= min(2, fault.nth),
+            "suggesting": lambda: driver.count("started") + driver.count("continued") >= min(2, fault.nth),
             "training": lambda: driver.count("started") + driver.count("continued") > 0,
             "writing": lambda: sum(path.name not in models for path in trials.glob("*/model-*")) >= fault.nth,
             "reporting": lambda: driver.count("  mIoU ") >= reported + fault.nth,
-            "telling": lambda: driver.count(f"epoch {EPOCHS}/{EPOCHS}  mIoU ") >= told + min(2, fault.nth),
+            "finishing": lambda: driver.count(f"epoch {EPOCHS}/{EPOCHS}  mIoU ") >= finished + min(2, fault.nth),
             "ending": lambda: driver.count(f"{self.budget}/{self.budget} trials") > 0,
         }
         condition = conditions[fault.moment]
@@ -147,33 +148,36 @@ class Chaos:
         return driver.alive
 
     def kill(self, driver: Driver) -> None:
-        """kill -9 of the driver; what it leaves behind is noted, and what an earlier one left is ended."""
+        """Kill the driver (kill -9) and record its orphaned processes; kills those of the previous driver."""
         end(self.orphans)
         self.ended = True
         self.orphans = driver.send(signal.SIGKILL)
         driver.wait(STOP_LIMIT_S)
 
     def kill_driver(self, driver: Driver, fault: Fault) -> list[str]:
-        """kill -9 of the driver; the next run waits for the end of its workers in one case of two."""
+        """Kill the driver (kill -9); in half of the cases wait until its workers have ended."""
         self.kill(driver)
         workers = [process for process in self.orphans if is_worker(process)]
         left = psutil.wait_procs(workers, timeout=30)[1] if fault.pick < 0.5 else []
-        return [f"a worker was still there after 30 s: {process}" for process in left]
+        return [f"a worker was still alive after 30 s: {process}" for process in left]
 
     def kill_worker(self, driver: Driver, fault: Fault) -> list[str] | None:
-        """kill -9 of one of the processes that train; None if the run ends before there is one."""
+        """Kill a process that trains (kill -9); returns None if the run ends before there is one."""
         wait_until(lambda: bool(driver.workers()) or not driver.alive, RUN_LIMIT_S)
         workers = driver.workers()
         if not workers:
             return None
-        before = self.books.deaths()
+        before = self.checks.deaths()
         end([workers[int(fault.pick * len(workers))]])
-        # One that had just ended its trial is not missed, which is why waiting in vain is no problem.
-        wait_until(lambda: self.books.deaths() > before or not driver.alive, 10)
+        # A timeout is no problem: the death of a worker that has just ended its trial is not recorded.
+        wait_until(lambda: self.checks.deaths() > before or not driver.alive, 10)
         return []
 
     def stop(self, driver: Driver, fault: Fault) -> list[str] | None:
-        """Ctrl-C or SIGTERM, which must end the run in time, with its exit code and nothing open in MLflow."""
+        """Send SIGINT or SIGTERM; the run must stop in time, with the right exit code and no RUNNING run in MLflow.
+
+        Returns None if the run had already finished.
+        """
         number = signal.SIGINT if fault.pick < 0.5 else signal.SIGTERM
         self.ended = True
         self.orphans += driver.send(number)
@@ -182,25 +186,25 @@ class Chaos:
         took_s = time.monotonic() - began
         if code is None:
             self.kill(driver)
-            return [f"{number.name}: still there after {took_s:.0f} s"]
+            return [f"{number.name}: still alive after {took_s:.0f} s"]
         if code == 0:
-            return None  # it was done already
+            return None  # the run had already finished
         if code == -number and not driver.lines:
-            return []  # Python was still loading the command: it had begun nothing that could be put in order
+            return []  # Python was still importing the command, so the default handler ended the process
         problems = [f"{number.name}: took {took_s:.1f} s to stop"] if took_s > STOP_LIMIT_S else []
         if code != EXIT_CODES[number]:
             problems.append(f"{number.name}: exit code {code}, must be {EXIT_CODES[number]}")
         return problems + self.left_running(driver)
 
     def left_running(self, driver: Driver) -> list[str]:
-        """Runs that a stopped driver left RUNNING in MLflow without a word."""
-        if not self.books.records() or driver.count("warning: MLflow at") or driver.count("before a trial ran"):
+        """Return one line per MLflow run left RUNNING by a stopped driver that printed no warning."""
+        if not self.checks.records() or driver.count("warning: MLflow at") or driver.count("before a trial ran"):
             return []
-        runs = read_runs(self.uri, STUDY, self.books.ledger().metadata.uid)
+        runs = read_runs(self.uri, STUDY, self.checks.ledger().metadata.uid)
         return [f"MLflow: the run of trial {run.number} is still RUNNING" for run in runs if run.status == "RUNNING"]
 
     def kill_tracker(self, driver: Driver, fault: Fault) -> list[str]:
-        """kill -9 of the MLflow server, which comes back after up to five seconds and its own start."""
+        """Kill the MLflow server (kill -9), and start it again after up to five seconds."""
         assert self.server is not None
         self.server.kill()
         time.sleep(5 * fault.pick)
@@ -208,22 +212,22 @@ class Chaos:
         return []
 
     def kill_node(self, driver: Driver, fault: Fault) -> list[str]:
-        """kill -9 of a worker's raylet; once the run has told that, another node joins."""
+        """Kill the raylet of a worker node (kill -9), and add a node after the run has reported the loss."""
         assert self.cluster is not None
-        told = driver.count(" is lost; ")
+        reported = driver.count(" is lost; ")
         workers = self.cluster.workers()
         workers[int(fault.pick * len(workers))].kill_raylet()
 
         def noticed() -> bool:
-            over = driver.count(f"{self.budget}/{self.budget} trials") > 0  # it needs no node any more
-            return driver.count(" is lost; ") > told or over or not driver.alive
+            over = driver.count(f"{self.budget}/{self.budget} trials") > 0  # a finished run needs no node
+            return driver.count(" is lost; ") > reported or over or not driver.alive
 
-        in_time = wait_until(noticed, NEWS_LIMIT_S)
+        in_time = wait_until(noticed, DETECTION_LIMIT_S)
         self.cluster.add_worker().wait()
-        return [] if in_time else [f"the run has not noticed the loss of a node after {NEWS_LIMIT_S:.0f} s"]
+        return [] if in_time else [f"the run has not reported the loss of a node after {DETECTION_LIMIT_S:.0f} s"]
 
     def kill_head(self, driver: Driver, fault: Fault) -> list[str]:
-        """kill -9 of head and driver; the workers stay behind, while the next run has another cluster."""
+        """Kill head and driver (kill -9); the workers stay, and the next run uses a new cluster."""
         assert self.cluster is not None
         for cluster in self.left:
             cluster.close()
@@ -234,12 +238,12 @@ class Chaos:
         return []
 
     def check(self) -> list[str]:
-        """What is wrong after a fault."""
+        """Return one line per problem after a fault."""
         crashes, self.crashes = self.crashes, []
-        return self.books.check(self.budget) + crashes
+        return self.checks.check(self.budget) + crashes
 
     def finish(self) -> list[str]:
-        """Let the study come to its end, and audit it as a person would."""
+        """Finish the study, and check it with `search.audit`; returns one line per problem."""
         driver = self.start()
         code = driver.wait(RUN_LIMIT_S)
         if code != 0:
@@ -249,11 +253,11 @@ class Chaos:
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
         )
-        said = (done.stdout + done.stderr).strip().splitlines()
-        return self.crashes + self.books.done_again(self.books.records()) + (said if done.returncode else [])
+        output = (done.stdout + done.stderr).strip().splitlines()
+        return self.crashes + self.checks.lost_epochs(self.checks.records()) + (output if done.returncode else [])
 
     def close(self) -> None:
-        """End every process that was started."""
+        """Kill every process that was started."""
         if self.driver is not None and self.driver.alive:
             self.kill(self.driver)
         end(self.orphans)

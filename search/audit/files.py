@@ -81,7 +81,7 @@ def audit_history(manifests: Sequence[Manifest], record: TrialRecord) -> Iterato
     if finished and len(newest.history) > len(record.epochs):
         yield f"trial {record.number}: {newest.name} holds an epoch that the ledger lacks"
     if record.selected is not None and all(manifest.epoch != record.selected for manifest in manifests):
-        yield f"trial {record.number}: no checkpoint is of epoch {record.selected}, which stands for the trial"
+        yield f"trial {record.number}: no checkpoint is of its selected epoch {record.selected}"
 
 
 def audit_test_result(store: Store, record: TrialRecord) -> Iterator[str]:

@@ -49,7 +49,7 @@ def audit_location(location: StudyLocation, trials: int | None, interrupted: boo
     try:
         records = ledger.trials()
     except (KeyError, TypeError, ValueError) as error:
-        yield f"the ledger holds something that is no epoch or trial: {error!r}"
+        yield f"the ledger contains an invalid epoch or trial: {error!r}"
         return
     yield from audit_numbers(records)
     yield from audit_budget(records, ledger.metadata.budget, trials, open_allowed)
@@ -103,7 +103,7 @@ def audit_budget(
     if (ended < budget and not open_allowed) or (trials and ended > trials):
         yield f"{ended} trials have ended, the budget says {budget}"
     if not budget and not open_allowed:
-        yield "the ledger holds no budget: its driver died before it had written one down"
+        yield "the ledger contains no budget: its driver died before it recorded one"
 
 
 def audit_trial(record: TrialRecord) -> Iterator[str]:
@@ -114,10 +114,11 @@ def audit_trial(record: TrialRecord) -> Iterator[str]:
         f"has {len(epochs)} epochs, its settings say {total}": len(epochs) > total,
         f"COMPLETE with {len(epochs)} of {total} epochs": record.state is State.COMPLETE and len(epochs) != total,
         f"PRUNED after its last epoch, {total}": record.state is State.PRUNED and len(epochs) == total,
-        "COMPLETE without having been judged on the test split": record.state is State.COMPLETE
+        "COMPLETE without a result on the test split": record.state is State.COMPLETE
         and record.kind is Kind.REPEAT
         and record.test is None,
-        "has seen the test split, which no search may": record.kind is Kind.SEARCH and record.test is not None,
+        "evaluated on the test split, which a search must not use": record.kind is Kind.SEARCH
+        and record.test is not None,
         f"{record.state.name} without a reason": record.state in (State.PRUNED, State.FAIL) and not record.reason,
         f"ended as {record.state.name} without ever being started": record.ended is not None and record.attempt == 0,
     }
@@ -125,7 +126,7 @@ def audit_trial(record: TrialRecord) -> Iterator[str]:
     yield from (f"trial {record.number}: {text}" for text in audit_attempts(record))
     chosen = record.chosen
     if chosen is None and record.state is State.COMPLETE:
-        yield f"trial {record.number}: epoch {record.selected} stands for it, which the ledger lacks"
+        yield f"trial {record.number}: its selected epoch {record.selected} is not in the ledger"
     if chosen is not None and record.value != chosen.miou:
         yield f"trial {record.number}: its value is {record.value}, that of epoch {chosen.epoch} is {chosen.miou}"
 

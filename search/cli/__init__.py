@@ -1,1 +1,1 @@
-"""What the commands share: options, exit codes, one-line errors, signals."""
+"""Options and signal handling shared by the search commands."""

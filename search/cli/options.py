@@ -1,4 +1,4 @@
-"""Options of the search commands: flags generated from the settings, the study's location, and their completion."""
+"""Options of the search commands: flags generated from the settings, flags that locate a study, and completion."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -40,7 +40,7 @@ def fixed_choices(*words: str) -> Completer:
 
 
 def study_choices(prefix: str, parsed_args: Namespace, **context: Any) -> list[str]:
-    """List the studies of the storage that the command line names so far."""
+    """List the studies of the local storage in the parsed options; empty for s3://."""
     storage = getattr(parsed_args, "storage", None) or SearchConfig().storage
     return local_studies(absolute(storage)) if is_local(storage) else []
 
@@ -81,7 +81,7 @@ def add_search_options(
 
 
 def flag_options(name: str, field: FieldInfo) -> dict[str, Any]:
-    """Return the keyword arguments of `add_argument` for a setting; the flag of one that is on switches it off."""
+    """Return the keyword arguments of `add_argument` for a setting; if it defaults to True, an off switch."""
     text = help_text(field)
     if field.annotation is bool:
         action, prefix = ("store_false", "do not ") if field.default else ("store_true", "")
@@ -112,19 +112,19 @@ def search_settings(options: Namespace) -> dict[str, Any]:
 
 
 def add_location_options(parser: ArgumentParser) -> None:
-    """Add --study and the flags that locate it."""
+    """Add --study, --storage, --tracking-uri and --ledger-url."""
     parser.add_argument("--study", metavar="NAME", required=True, help="name of the study")
     add_search_options(parser, SearchConfig, only=LOCATION)
 
 
 def location_from(options: Namespace) -> StudyLocation:
-    """Return the location that the flags of `add_location_options` name; raises ConfigError."""
+    """Return the study's location from the flags of `add_location_options`; raises ConfigError."""
     storage = SearchConfig().storage if options.storage is None else options.storage
     return find_location(storage, options.study, options.tracking_uri, options.ledger_url)
 
 
 def confirm(question: str, yes: bool) -> bool:
-    """Ask on the terminal, unless --yes was given; raises ConfigError if standard input is no terminal."""
+    """Ask a yes-or-no question; returns True without asking if `yes`.  Raises ConfigError without a terminal."""
     if yes:
         return True
     if not sys.stdin.isatty():

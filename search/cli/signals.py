@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: they stop a command at once while nothing is written; later they are only recorded."""
+"""Handle SIGINT and SIGTERM: stop a command at once before anything is written, only record the signal later."""
 
 import signal
 import sys
@@ -10,11 +10,11 @@ from typing import Any
 from fgseg.cli import INTERRUPTED, TERMINATED, Parse, run_command
 
 CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
-"""The exit code of a command that a signal stopped."""
+"""Exit code of a command by the signal that stopped it."""
 
 
 class Interrupted(BaseException):
-    """A signal stops the run. Not an Exception, so that Ray Tune does not catch it."""
+    """Raised by the handler of a signal.  Not an Exception, so that Ray Tune does not catch it."""
 
 
 class Signals:
@@ -41,7 +41,7 @@ class Signals:
             signal.signal(number, handler)
 
     def install(self) -> None:
-        """Set the handlers. Call it again after Ray may have set its own."""
+        """Set the handlers; may be repeated.  Ray 2 replaces them when it starts and when it ends."""
         for number in CODES:
             signal.signal(number, self.handle)
 
@@ -53,14 +53,14 @@ class Signals:
 
     @property
     def code(self) -> int:
-        """The exit code of the received signal."""
+        """Exit code of the received signal; that of SIGTERM if none was received."""
         return CODES[self.received or signal.SIGTERM]
 
 
 def run_with_signals(
     parse: Parse, command: Callable[[Namespace, Signals], int], arguments: Sequence[str] | None
 ) -> int:
-    """Run a command that trains as `run_command` does, with SIGINT and SIGTERM handled by `Signals`."""
+    """Run a command that trains, with `Signals` installed; arguments and exit codes as in `run_command`."""
     with Signals() as signals:
         try:
             return run_command(parse, lambda options: command(options, signals), arguments)

@@ -1,1 +1,1 @@
-"""Start, join, check and watch a Ray cluster."""
+"""Start, join, check and monitor a Ray cluster."""

@@ -1,6 +1,6 @@
 """Check a cluster before the first trial: every node must meet the requirements of a trial and match the driver.
 
-A child process talks to Ray (node_probe.py), because Ray's client tries an address without a cluster for nine minutes.
+A child process connects to Ray (node_probe.py), because Ray 2 retries an address without a cluster for nine minutes.
 """
 
 import uuid
@@ -17,10 +17,10 @@ from search.study.config import SearchConfig
 from search.study.resources import Node, is_private, share_cluster
 
 CONNECT_LIMIT_S = 20.0
-"""Seconds that a cluster may take to accept the connection and list its nodes; it is refused then."""
+"""Seconds until a cluster must have accepted the connection and listed its nodes; else ConfigError."""
 MIN_GPU_MEMORY_RATIO = 0.8
-"""A node is refused if a GPU has less than this part of the memory of the cluster's largest: trials that fit on the
-largest would run out of memory."""
+"""Minimum memory of a GPU as a fraction of the cluster's largest; below it, trials that fit on the largest would run
+out of memory, so the node is rejected."""
 
 
 @contextmanager
@@ -66,7 +66,7 @@ class ClusterCheck:
         self.address, self.nodes, self.child = address, nodes, child
 
     def check_nodes(self, fingerprint: str, splits: tuple[str, ...], settings: dict[str, Any], storage: str) -> None:
-        """Check on every node all that a trial needs; may be called once.
+        """Check on every node the requirements of a trial; may be called once.
 
         Args:
             fingerprint: of the driver's data, in these splits.
@@ -96,7 +96,7 @@ class ClusterCheck:
             self.child.send((required, [node.id for node in self.nodes]))
             reports = self.child.receive()
         except ChildError:
-            pass  # Ray's client has ended the process
+            pass  # Ray's client has ended the child process
         found = {node: report for node in self.nodes if (report := reports.get(node.id)) is not None}
         if not found:
             raise ConfigError(f"--ray-address: the cluster at {self.address} was lost while its nodes were checked")
@@ -113,11 +113,11 @@ def check_written(store: Store, name: str, report: NodeReport) -> None:
 
 
 def connection_error(address: str, output: str) -> str:
-    """Describe why there is no connection.
+    """Describe why the connection failed.
 
     Args:
         address: of the cluster.
-        output: of the process that tried to connect; Ray raises one error class for all causes.
+        output: stdout and stderr of the child; Ray raises the same error class for all causes.
     """
     if "InvalidAuthToken" in output or "Unauthenticated" in output or "no authentication token was found" in output:
         return (
@@ -136,8 +136,10 @@ def connection_error(address: str, output: str) -> str:
 
 
 def describe_differences(expected: NodeReport, reports: dict[Node, NodeReport]) -> list[str]:
-    """Describe in one line per node the faults and the differences: versions and data from the driver's, GPUs from the
-    largest of the cluster; empty where nothing differs."""
+    """Return one line per node that differs; empty if none does.
+
+    Compares versions and data with the driver, GPU memory with the largest GPU of the cluster.
+    """
     found = []
     largest = max((mib for report in reports.values() for mib in report.gpu_mib), default=0)
     for node, report in reports.items():

@@ -1,6 +1,7 @@
 """Inspect the nodes of a cluster before the first trial, from a child process of the driver.
 
-Ray's client has no time limit, and ends its process when the cluster is lost; see node_checks.py.
+A child process, since Ray 2's client has no time limit and ends its process when the cluster is lost; see
+node_checks.py.
 """
 
 import logging
@@ -14,7 +15,7 @@ from search.study.resources import Node
 
 @dataclass(frozen=True)
 class NodeRequirements:
-    """What a trial needs of its node."""
+    """Requirements of a trial for its node."""
 
     settings: dict[str, Any]
     """Every dotted setting of the model, paths absolute."""
@@ -29,7 +30,7 @@ class NodeRequirements:
 
 @dataclass
 class NodeReport:
-    """Versions, GPUs and data of a node, and which requirements it does not meet."""
+    """Versions, GPUs and data of a node, and the requirements that it does not meet."""
 
     versions: dict[str, str] = field(default_factory=dict)
     gpu_mib: list[int] = field(default_factory=list)
@@ -41,7 +42,7 @@ class NodeReport:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that must agree on all nodes: of fgsearch in full, of torch and transformers major.minor."""
+    """Return the versions that must be equal on all nodes: fgsearch in full, torch and transformers as major.minor."""
     from importlib.metadata import version
 
     import fgseg
@@ -63,10 +64,10 @@ def gpu_memory() -> list[int]:
 
 
 def inspect_node(requirements: dict[str, Any]) -> dict[str, Any]:
-    """Run on a node: check what a trial needs.
+    """Check the requirements of a trial; runs on a node as a Ray task.
 
     Args:
-        requirements: the fields of NodeRequirements, as a dict because the node may have another version of fgsearch.
+        requirements: the fields of NodeRequirements, as a dict since the node may have another version of fgsearch.
 
     Returns:
         The fields of NodeReport.
@@ -81,7 +82,7 @@ def inspect_node(requirements: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_storage(required: NodeRequirements, report: NodeReport) -> None:
-    """Read the driver's blob, and write one for the driver to read; add a fault where it cannot be seen."""
+    """Read the driver's blob and write one for the driver; adds a fault if the driver's blob cannot be read."""
     import ray
 
     from fgseg.storage.store import open_store
@@ -94,13 +95,11 @@ def check_storage(required: NodeRequirements, report: NodeReport) -> None:
     if same:
         store.put(f"{required.blob}-{ray.get_runtime_context().get_node_id()}", required.text.encode())
     else:
-        report.faults.append(
-            f"does not see what the driver writes to the storage {required.storage}; it must be shared"
-        )
+        report.faults.append(f"cannot read the driver's files in the storage {required.storage}; it must be shared")
 
 
 def read_data(required: NodeRequirements, report: NodeReport) -> None:
-    """Open the data, decoding what the node's cache lacks, and fetch the weights: every trial needs both."""
+    """Open the data, decoding frames missing in the node's cache, and fetch the pretrained weights."""
     from fgseg.config.loading import Layer, build
     from fgseg.data import fingerprint, load_splits
     from fgseg.model.pretrained import fetch_weights
@@ -111,7 +110,7 @@ def read_data(required: NodeRequirements, report: NodeReport) -> None:
 
 
 def alive_nodes() -> list[Node]:
-    """Return the nodes that Ray lists as alive; a dead node may be listed for some 15 s more."""
+    """Return the nodes that Ray lists as alive; Ray needs about 15 s to remove a dead node."""
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
@@ -160,7 +159,7 @@ def explain(error: Exception) -> str:
 
 
 def probe(connection: Connection, address: str) -> None:
-    """Run in the child: connect, send the cluster's nodes, receive requirements and node IDs, send the reports."""
+    """Connect, send the cluster's nodes, receive requirements and node IDs, send the reports; runs in the child."""
     import ray
 
     ray.init(address, logging_level=logging.ERROR, log_to_driver=False)

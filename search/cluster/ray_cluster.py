@@ -1,4 +1,4 @@
-"""The Ray cluster of a run: a private one on this machine, or one that runs already."""
+"""Start a private Ray cluster on this machine, or join a running one; monitor its nodes."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from search.study.config import SearchConfig
 from search.study.resources import Node, Resources, answers, is_private, share, share_cluster
 
 RAY_SETTINGS = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box even with verbose=0
+    "RAY_AIR_NEW_OUTPUT": "0",  # Ray 2's new output prints a box even with verbose=0
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # trials without a GPU keep the machine's CUDA_VISIBLE_DEVICES
     "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # else Ray restarts a trial of a drained node without an event
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -26,10 +26,11 @@ RAY_SETTINGS = {
     "TUNE_WARN_THRESHOLD_S": "5",
     "RAY_worker_niceness": "0",  # with Ray's 15, any busy process of the machine starves the trials
 }
+"""Variables for Ray 2; a value that the user has set is kept."""
 REFRESH_S = 5.0
 """Seconds between two checks of the cluster's nodes."""
 UNREACHABLE_S = 20.0
-"""Seconds that the cluster's head may be silent; this process exits then."""
+"""Seconds without an answer of the cluster's head until this process exits."""
 
 
 def ray_environment() -> dict[str, str]:
@@ -46,7 +47,7 @@ def ray_environment() -> dict[str, str]:
 def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], None]) -> Iterator[Resources]:
     """Start or join a cluster; yields the resources of each trial, and leaves or ends the cluster at the end.
 
-    `ray_environment` must be in os.environ before anything imports Ray, which reads it then.
+    `ray_environment` must be in os.environ before Ray is imported, since Ray reads the variables at import.
 
     Args:
         search: address of the cluster, and resources of a trial.
@@ -72,14 +73,14 @@ def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], No
                 yield share_cluster(search, alive_nodes(), needed)
         finally:
             if is_private(search):
-                ended.set()  # its head is about to go
+                ended.set()  # `ray.shutdown` ends the head
             wait_keeping_signal_handlers(thread.submit(ray.shutdown), install_handlers)
             ended.set()
 
 
 @contextmanager
 def on_loopback() -> Iterator[None]:
-    """Make Ray's servers listen on 127.0.0.1 only, as on Windows and macOS; by default they listen on the network.
+    """Make Ray's servers listen on 127.0.0.1 only, as on Windows and macOS; by default Ray 2 listens on the network.
 
     Creates the authentication token if there is none, readable by its owner only; Ray would make it readable by all.
     """
@@ -100,7 +101,7 @@ def on_loopback() -> Iterator[None]:
 
 
 def start(search: SearchConfig) -> None:
-    """Start or join the cluster, quietly."""
+    """Start or join the cluster, without Ray's own messages."""
     import ray
 
     ray.init(
@@ -110,7 +111,7 @@ def start(search: SearchConfig) -> None:
         log_to_driver=False,
         _temp_dir=os.environ.get("RAY_TMPDIR") if search.ray_address is None else None,
     )
-    ray._private.worker._worker_logs_enabled = False  # Ray would print the last log lines of a node that dies
+    ray._private.worker._worker_logs_enabled = False  # else Ray 2 prints the last log lines of a dead node
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # this package prints failures, without traceback
 
@@ -118,8 +119,8 @@ def start(search: SearchConfig) -> None:
 def wait_keeping_signal_handlers(done: "Future[None]", install_handlers: Callable[[], None]) -> None:
     """Wait until Ray has started or ended in another thread, reinstalling the command's signal handlers every 2 ms.
 
-    Ray replaces the handler of SIGTERM when it starts, and removes it a second before it has ended.  A signal would
-    then kill the command before its last writes.
+    Ray 2 replaces the handler of SIGTERM when it starts, and removes it a second before it has ended.  A signal would
+    then kill the command before its last writes.  For the main thread only.
     """
     while not done.done():
         wait([done], timeout=0.002)
@@ -128,10 +129,10 @@ def wait_keeping_signal_handlers(done: "Future[None]", install_handlers: Callabl
 
 
 def watch_head(address: str, ended: threading.Event) -> None:
-    """Exit this process once the head has been silent for `UNREACHABLE_S`; runs in a thread until `ended` is set.
+    """Exit this process if the head does not answer for `UNREACHABLE_S`; runs in a thread until `ended` is set.
 
-    Ray's calls then block and ignore signals, and after 60 s Ray exits the process without a message.  As after a
-    kill, the same command resumes the study.
+    Without a head, Ray 2's calls block and ignore signals, and after 60 s Ray exits the process without a message.  The
+    same command resumes the study.
     """
     last_answer = time.monotonic()
     while not ended.wait(REFRESH_S):
@@ -148,7 +149,7 @@ def watch_head(address: str, ended: threading.Event) -> None:
 
 
 class NodeMonitor:
-    """Track the nodes of the cluster, asking Ray every `REFRESH_S`.
+    """Track the nodes of the cluster, querying Ray every `REFRESH_S`.  Not thread-safe.
 
     Args:
         resources: of a trial.
@@ -162,11 +163,11 @@ class NodeMonitor:
         self.head = ray.get_runtime_context().gcs_address
         self.dead: set[str] = set()
         self.known = {node.id: node for node in alive_nodes()}
-        self.asked = time.monotonic()
+        self.refreshed_at = time.monotonic()
 
     def refresh(self) -> None:
-        """Ask Ray for the nodes and report changes; does nothing while the head is silent, since Ray would block."""
-        self.asked = time.monotonic()
+        """Query Ray for the nodes and record changes; skipped while the head does not answer, since Ray would block."""
+        self.refreshed_at = time.monotonic()
         if not answers(self.head):
             return
         now = {node.id: node for node in alive_nodes() if node.id not in self.dead}
@@ -177,7 +178,7 @@ class NodeMonitor:
         self.known = now
 
     def mark_dead(self, node: str) -> None:
-        """Count a node as dead from now on: a node that Ray has declared dead never returns."""
+        """Remove a known node permanently and record the loss: Ray never revives a dead node."""
         self.messages.append(
             f"{self.known.pop(node)} is lost; its trials start again elsewhere, from their checkpoints"
         )
@@ -185,8 +186,8 @@ class NodeMonitor:
 
     @property
     def nodes(self) -> list[Node]:
-        """Return the nodes that are alive, at most `REFRESH_S` old."""
-        if time.monotonic() - self.asked > REFRESH_S:
+        """The nodes that are alive, as of at most `REFRESH_S` ago."""
+        if time.monotonic() - self.refreshed_at > REFRESH_S:
             self.refresh()
         return list(self.known.values())
 
@@ -196,16 +197,16 @@ class NodeMonitor:
         return taken
 
     def all_dead(self) -> bool:
-        """Return whether no node of the cluster is alive; trials would wait forever."""
+        """Return whether no node of the cluster is alive, so that trials would wait forever."""
         return not self.nodes
 
     def capacity(self) -> int:
-        """Return how many trials may run at once; at least one, which waits inside Ray for a node on which it fits."""
+        """Return the number of concurrent trials; at least one, which Ray queues until a node has room."""
         fitting = sum(node.fitting(self.resources.cpus, self.resources.gpus) for node in self.nodes)
         return max(1, min(fitting, self.resources.concurrent))
 
     def is_dead(self, node: str) -> bool:
-        """Return whether a node has died: Ray needs some 15 s to detect it, a connection to its port fails at once."""
+        """Return whether a node has died, by connecting to its port: Ray needs about 15 s to detect a dead node."""
         self.refresh()
         if node in self.known and not answers(f"{self.known[node].address}:{self.known[node].port}"):
             self.mark_dead(node)

@@ -1,1 +1,1 @@
-"""Families side by side: repeated over seeds, judged on the test split."""
+"""Compare approach families: trained with several seeds, evaluated on the test split."""

@@ -32,7 +32,7 @@ def compare_or_print(options: argparse.Namespace, signals: Signals) -> int:
         from search.compare.runner import print_plans
 
         return print_plans(plans)
-    from search.compare.runner import run_comparison  # takes seconds to import: mistakes are reported before
+    from search.compare.runner import run_comparison  # takes seconds to import: the settings are checked before
 
     return run_comparison(plans, name_of(options.name, plans, options.point), options.point, signals)
 

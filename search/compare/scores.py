@@ -23,7 +23,7 @@ from search.compare.statistics import (
 BASELINE = "baseline"
 """The family to which every other one is compared."""
 ROWS = (*(c.key for c in FOREGROUND), "mean")
-"""The rows of every table; `mean` of IoU is the mIoU."""
+"""Rows of every table; the `mean` of IoU is the mIoU."""
 MEASURES = ("iou", "boundary_iou")
 ALPHA = 0.05
 """Significance level: a difference with a lower corrected p-value is called higher or lower."""
@@ -31,7 +31,7 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Family:
-    """The counts of one family's repeats."""
+    """Pixel counts of one family's repeats."""
 
     space: str
     title: str
@@ -44,7 +44,7 @@ class Family:
 
     @property
     def counts(self) -> Array:
-        """All counts of an image in one row: (S, N, 63) float64, 49 of the confusion matrix and 14 of the boundary."""
+        """All counts of each image: (S, N, 63) float64, 49 of the confusion matrix and 14 of the boundary."""
         seeds, images = self.confusion.shape[:2]
         parts = (self.confusion, self.boundary)
         return np.concatenate([part.reshape(seeds, images, -1) for part in parts], -1).astype(float)
@@ -91,7 +91,7 @@ def compare(families: Sequence[Family], seeds: Sequence[int], resamples: int = R
     """
     shapes = {family.confusion.shape[:2] for family in families}
     if len(shapes) > 1:
-        raise ValueError(f"families were judged on different seeds or images: {sorted(shapes)}")
+        raise ValueError(f"families were evaluated on different seeds or images: {sorted(shapes)}")
     by_seed = [scores(family.counts.sum(1)) for family in families]
     resampled = bootstrap([family.counts for family in families], scores, resamples)
     values = [scores_table(each) for each in by_seed]

@@ -67,7 +67,7 @@ def introduction(comparison: dict[str, Any]) -> list[str]:
     point = "the start of its space" if comparison["point"] == "start" else "the best point of its study"
     lines = [
         f"Every family at {point}, trained with {count(len(seeds), 'seed')} ({numbers}) "
-        f"and judged on {count(comparison['images'], 'test frame')} that no search has seen.",
+        f"and evaluated on {count(comparison['images'], 'test frame')} that no search has seen.",
         "Settings: " + ", ".join(f"{key}={settings[key]}" for key in SHOWN if key in settings) + ".",
         f"Command: `{comparison['command']}`",
         *([f"Best points: {'; '.join(comparison['origins'])}."] if comparison["origins"] else []),

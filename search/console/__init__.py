@@ -1,1 +1,1 @@
-"""What a terminal shows: progress, status, the end of a run, listings."""
+"""Print on the terminal: progress, status, the summary of a run, listings."""

@@ -1,4 +1,4 @@
-"""The run as a person follows it: a live table on a terminal, plain lines elsewhere."""
+"""Show the progress of a run: a live table on a terminal, plain lines elsewhere."""
 
 import time
 from types import TracebackType
@@ -13,13 +13,15 @@ from search.ledger.study_metadata import StudyMetadata
 
 
 class Progress:
-    """Shows every epoch and every end of a trial, and how much time is left.
+    """Shows every epoch and every end of a trial, and an estimate of the time left.
+
+    A context manager and a `TrialListener`; for the driver's main thread only.
 
     Args:
-        console: where to show it.
-        metadata: the study's budget, and the length of its trials.
-        records: every trial that the ledger holds at the start.
-        look: where the study can be looked at meanwhile.
+        console: prints the lines, or the live table if it is a terminal.
+        metadata: the study's budget, and the epochs of a trial.
+        records: every trial of the ledger at the start.
+        look: address or command to view the study in MLflow.
     """
 
     def __init__(self, console: Console, metadata: StudyMetadata, records: list[TrialRecord], look: str):
@@ -35,7 +37,7 @@ class Progress:
         if self.live:
             self.live.start()
         else:
-            self.say(f"look: {self.look}")
+            self._print_line(f"look: {self.look}")
         return self
 
     def __exit__(
@@ -45,48 +47,50 @@ class Progress:
             self.live.stop()
 
     def on_attempt(self, record: TrialRecord) -> None:
-        """Show that a trial has started."""
+        """Print the start or continuation of a trial."""
         self._update(record)
 
     def on_epoch(self, record: TrialRecord) -> None:
-        """Show a new epoch."""
+        """Print a new epoch; a live table shows the epoch without a line of its own."""
         self._update(record)
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """Show how a trial ended."""
+        """Print the end of a trial."""
         self._update(record)
 
     def on_note(self, number: int | None, text: str) -> None:
-        """Print what a trial, or with None the run, reports."""
+        """Print a note of a trial, or with None of the run, such as a warning of a worker."""
         about = "" if number is None else f"trial {number:03d}  note: "
-        self.say(f"{self.now()}  {about}{text}")
+        self._print_line(f"{self.elapsed()}  {about}{text}")
 
     def _update(self, record: TrialRecord) -> None:
-        """Show what has changed since the last record of a trial."""
+        """Print the changes since the last record of a trial, and a new best trial."""
         best = self.status.best
         before = self.status.update(record)
         text = event(before, record, self.status.metadata.epochs)
         if text and (not self.live or record.state is not State.RUNNING):
-            self.say(f"{self.now()}  trial {record.number:03d}  {text}  |  {self.line()}")
+            self._print_line(f"{self.elapsed()}  trial {record.number:03d}  {text}  |  {self.line()}")
         if not self.live and self.status.best is not best:
-            self.say(f"{self.now()}  " + "  ".join(f"{k} {v}" for k, v in self.status.best_classes().items()))
+            self._print_line(
+                f"{self.elapsed()}  " + "  ".join(f"{k} {v}" for k, v in self.status.best_classes().items())
+            )
 
-    def say(self, text: str) -> None:
-        """Print one line as it stands."""
+    def _print_line(self, text: str) -> None:
+        """Print one line unchanged: no markup, no line break."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def now(self) -> str:
-        """Time since the run began."""
+    def elapsed(self) -> str:
+        """Return the time since the start of the run, e.g. "1:05"."""
         return clock(time.monotonic() - self.started)
 
     def line(self) -> str:
-        """How far the study is, and how long it takes at this run's own pace."""
+        """Return the study's progress, and the time left at the mean pace of this run."""
         new = self.status.epochs_done - self.done_before
         pace = (time.monotonic() - self.started) / new if new else None
         return f"{self.status.summary_line()}, {time_left(self.status.seconds_left(pace))}"
 
     def view(self) -> Group:
-        """What a terminal shows: the study's standing, its running trials, its best trial, where to look."""
+        """Build the live view: progress, running trials, best trial by class, and the address of MLflow."""
         return Group(
             Text(self.line(), style="bold"),
             self.status.running_table(),
@@ -96,18 +100,24 @@ class Progress:
 
 
 def event(before: TrialRecord | None, now: TrialRecord, epochs: int) -> str:
-    """What has happened to a trial, in words; empty where nothing has."""
+    """Describe the change between two records of a trial; empty if nothing changed.
+
+    Args:
+        before: previous record; None for a new trial.
+        now: current record.
+        epochs: of a whole trial.
+    """
     if now.state is not State.RUNNING:
         return "" if before and before.state is now.state else ending(now)
     if before is None or before.attempt != now.attempt:
-        return "started" if now.attempt == 1 else f"continued (start number {now.attempt})"
+        return "started" if now.attempt == 1 else f"continued (attempt {now.attempt})"
     if len(before.epochs) == len(now.epochs):
         return ""
     return f"epoch {len(now.epochs)}/{epochs}  mIoU {now.epochs[-1].miou:.4f}"
 
 
 def ending(record: TrialRecord) -> str:
-    """How a trial ended, in words."""
+    """Describe the end of a trial: its mIoU, or the reason."""
     if record.state is State.COMPLETE:
         return f"finished  mIoU {record.value:.4f}"
     return f"{'stopped early' if record.state is State.PRUNED else 'FAILED'}: {record.reason}"

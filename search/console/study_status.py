@@ -1,4 +1,4 @@
-"""Where a study stands, from its records: for the live view of a run and for `search.status` in another shell."""
+"""Progress of a study, computed from its trials: for the live view of a run and for `search.status`."""
 
 from collections.abc import Iterable
 
@@ -10,15 +10,15 @@ from search.ledger.records import State, TrialRecord, best_trial
 from search.ledger.study_metadata import StudyMetadata
 
 RECENT_EPOCHS = 20
-"""Epochs from which the pace of a study is taken."""
+"""Number of latest epochs over which `recent_pace` averages."""
 
 
 class StudyStatus:
-    """How far a study is: kept up record by record, so that no news costs more the more trials there are.
+    """Progress of a study, updated incrementally: the cost of an update does not grow with the number of trials.
 
     Args:
-        metadata: the study's budget, and the length of its trials.
-        records: what its ledger holds.
+        metadata: the study's budget, and the epochs of a trial.
+        records: all trials of the ledger.
     """
 
     def __init__(self, metadata: StudyMetadata, records: Iterable[TrialRecord]) -> None:
@@ -31,7 +31,7 @@ class StudyStatus:
             self.update(record)
 
     def update(self, record: TrialRecord) -> TrialRecord | None:
-        """Take in what the ledger now holds about a trial; returns what it held before.  An ended trial stays ended."""
+        """Replace the record of a trial; returns the previous one, or None.  Ignores updates of an ended trial."""
         if record.number in self.ended:
             return self.ended[record.number]
         before = self.running.pop(record.number, None)
@@ -46,30 +46,34 @@ class StudyStatus:
         return before
 
     def epochs_accounted(self, record: TrialRecord) -> int:
-        """Epochs that need not be trained any more; a trial that ended early counts as whole."""
+        """Return the epochs of a trial that are done; an ended trial counts as whole, even if stopped early."""
         return len(record.epochs) if record.state is State.RUNNING else self.metadata.epochs
 
     def seconds_left(self, pace: float | None) -> float | None:
-        """Time left at a pace of so many seconds an epoch; None where there is no pace yet."""
+        """Estimate the seconds until the budget is used up.
+
+        Args:
+            pace: seconds per epoch of the study; None if unknown, which gives None.
+        """
         missing = max(0, self.metadata.budget * self.metadata.epochs - self.epochs_done)
         return None if pace is None else missing * pace
 
     def summary_line(self) -> str:
-        """How far the study is: trials, the best so far, failures."""
+        """Return the number of ended trials, the best trial and the number of failures in one line."""
         parts = [f"{len(self.ended)}/{self.metadata.budget} trials"]
         parts += [f"best {self.best.value:.4f} (trial {self.best.number:03d})"] if self.best else []
         parts += [f"{self.failed} failed"] if self.failed else []
         return ", ".join(parts)
 
     def best_classes(self) -> dict[str, str]:
-        """Number and IoU by class of the best trial, as texts; empty while no trial has finished."""
+        """Return number and IoU by class name of the best trial as texts; empty while no trial has finished."""
         if self.best is None or self.best.chosen is None:
             return {}
         iou = self.best.chosen.iou
         return {"best trial": f"{self.best.number:03d}"} | {c.name: format_iou(iou[c.key]) for c in FOREGROUND}
 
     def running_table(self) -> Table:
-        """The trials that have not ended, each with its latest epoch and its highest mIoU so far."""
+        """List the open trials with their latest epoch and their highest mIoU so far."""
         table = Table(box=None, pad_edge=False)
         for column in ("trial", "epoch", "val mIoU", "its best", "train loss", "images/s"):
             table.add_column(column, justify="right")
@@ -78,7 +82,7 @@ class StudyStatus:
         return table
 
     def class_table(self) -> Table:
-        """The best trial class by class; without rows while no trial has finished."""
+        """Show the best trial's IoU by class; no rows while no trial has finished."""
         table = Table(box=None, pad_edge=False)
         if classes := self.best_classes():
             for name in classes:
@@ -88,7 +92,7 @@ class StudyStatus:
 
 
 def latest(epochs: list[EpochResult]) -> list[str]:
-    """The cells of a running trial: mIoU of its latest epoch, its highest mIoU, loss, speed."""
+    """Format the cells of a running trial: latest mIoU, highest mIoU, train loss, images per second."""
     if not epochs:
         return ["-"] * 4
     last, best = epochs[-1], select_epoch(epochs, "best")
@@ -96,22 +100,22 @@ def latest(epochs: list[EpochResult]) -> list[str]:
 
 
 def recent_pace(records: Iterable[TrialRecord], now: float) -> float | None:
-    """Seconds from one finished epoch of the study to the next, lately; None before the second.
+    """Return the mean seconds between epochs of the study over the last RECENT_EPOCHS; None before the second epoch.
 
     Args:
-        records: of the study.
-        now: unix seconds; an epoch that is long in coming slows the pace.
+        records: all trials of the study.
+        now: seconds since 1970; counts as the end of the current interval if no epoch has ended since.
     """
     moments = sorted(e.wall_time for r in records for e in r.epochs)[-RECENT_EPOCHS:]
     return (max(now, moments[-1]) - moments[0]) / len(moments) if len(moments) > 1 else None
 
 
 def time_left(seconds: float | None) -> str:
-    """Time left, in words."""
+    """Format the time left in seconds; None if unknown."""
     return "time left unknown yet" if seconds is None else f"about {clock(seconds)} left"
 
 
 def clock(seconds: float) -> str:
-    """Seconds as minutes and seconds, or hours, minutes and seconds."""
+    """Format seconds as m:ss or h:mm:ss."""
     hours, rest = divmod(int(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

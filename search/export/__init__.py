@@ -1,1 +1,1 @@
-"""A trained trial as a finished model: an ordinary Transformers folder, and a version in MLflow's registry."""
+"""Export a trial's model as a Transformers folder, and register it in MLflow."""

@@ -26,7 +26,7 @@ from search.tracking.model_registry import REGISTER_S, register
 from search.tracking.sync import started_metadata
 
 ORIGIN = "origin.json"
-"""File that records study, trial and epoch of an exported model; an equal one is not exported again."""
+"""File with study, trial and epoch of an exported model; a folder with equal content is not written again."""
 
 
 def export(
@@ -45,7 +45,7 @@ def export(
         The address of the folder, and whether it was written.
 
     Raises:
-        ConfigError: no such trial, its weights were not kept, or the folder holds something else than a model.
+        ConfigError: no such trial, its weights were not kept, or the folder contains something else than a model.
         OSError: the folder cannot be written.
         ValueError: the weights are damaged.
     """
@@ -117,7 +117,7 @@ def trial_folder(location: StudyLocation, record: TrialRecord) -> str:
 
 
 def read_origin(folder: str) -> dict[str, Any]:
-    """Read ORIGIN of an exported model; empty if the folder is empty, ConfigError if it holds something else."""
+    """Read ORIGIN of an exported model; empty if the folder is empty.  Raises ConfigError for other content."""
     store = open_store(folder)
     if not store.list() and not store.folders() and not (is_local(folder) and Path(folder).is_file()):
         return {}
@@ -129,7 +129,7 @@ def read_origin(folder: str) -> dict[str, Any]:
 
 
 def headline(metadata: StudyMetadata, record: TrialRecord, result: EpochResult) -> tuple[str, str]:
-    """Return title and origin of a model, for its card."""
+    """Return title and origin of a model for its Hugging Face model card."""
     origin = (
         f"It is epoch {result.epoch} of trial {record.number} of the study `{metadata.study}`, of the family "
         f"{metadata.title} (`{metadata.space}`), searched by fgsearch {fgseg.__version__}."
@@ -138,13 +138,13 @@ def headline(metadata: StudyMetadata, record: TrialRecord, result: EpochResult) 
 
 
 def export_best_trial(plan: Plan, ledger: Ledger, console: Console, stop: Callable[[], bool]) -> None:
-    """Export the best trial's model if it changed, and register it.
+    """Export the best trial's model if it changed, and register it in MLflow.
 
     Args:
         plan: of a study with a finished trial.
         ledger: of the study.
-        console: shows what is waited for.
-        stop: checked while MLflow is waited for; True ends the wait.
+        console: shows a status line during the registration.
+        stop: called several times a second during the registration; True cancels it.
 
     Raises:
         ConfigError, OSError, ValueError: as `export`.

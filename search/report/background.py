@@ -16,8 +16,9 @@ log = logging.getLogger(__name__)
 EVERY_S = 60.0
 """Minimum seconds between the starts of two reports while trials run; a report takes some seconds of one core."""
 FRAMES_S = 180.0
-"""Seconds that the last report may take, which predicts frames; it is given up then."""
+"""Seconds until the last report, which predicts frames, is cancelled."""
 LOWEST_PRIORITY = 19
+"""Niceness of a report while trials run."""
 
 
 class ReportWriter:
@@ -45,7 +46,7 @@ class ReportWriter:
         self.on_trial_update(changed=False)
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """See `on_trial_update`: the report is out of date."""
+        """Mark the report as out of date; see `on_trial_update`."""
         self.on_trial_update(changed=True)
 
     def on_note(self, number: int | None, text: str) -> None:
@@ -70,10 +71,10 @@ class ReportWriter:
         """Write the report with frames, unless nothing has changed since the last one.
 
         Args:
-            must_stop: called several times a second; true gives the report up, which is no failure.
+            must_stop: called several times a second; True cancels the report, which is no failure.
 
         Returns:
-            In one line why the report could not be written; empty if it was.
+            Empty, or in one line why the report could not be written.
         """
         self.stop()
         if not self.changed and PAGE in self.store.list():
@@ -85,7 +86,7 @@ class ReportWriter:
         return ""
 
     def stop(self) -> None:
-        """End a report in progress; the files of the last finished report stay."""
+        """Cancel a report in progress; the files of the last finished report are kept.  May be repeated."""
         if self.child is not None:
             self.child.close()
             self.child = None
@@ -110,7 +111,7 @@ class ReportWriter:
 
 
 def send_report(connection: Connection, location: StudyLocation, frames: bool) -> None:
-    """Run in the child: write the report, then send None."""
+    """Write the report, then send None; runs in the child."""
     from search.report.build import write_report
 
     try:

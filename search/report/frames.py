@@ -128,12 +128,12 @@ def difference(truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.n
     Returns:
         (N,) float64 in [0, 6]; every class has the same weight, however few pixels it has.
     """
-    judged = truth != VOID
+    labelled = truth != VOID
     total = np.zeros(len(truth))
     for c in FOREGROUND:
         real = truth == c.label
         iou = [
-            ratio((real & hit).sum((1, 2)), ((real | hit) & judged).sum((1, 2)))
+            ratio((real & hit).sum((1, 2)), ((real | hit) & labelled).sum((1, 2)))
             for hit in (before == c.label, after == c.label)
         ]
         total += abs(iou[1] - iou[0])

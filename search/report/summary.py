@@ -44,7 +44,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Summary:
-    """A study as its ledger holds it now.
+    """State of a study, read from its ledger.
 
     `start` is trial 0, the start point of the space, and `best` the first of `ranked`; both are None until finished.
     """

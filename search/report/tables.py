@@ -65,7 +65,7 @@ def searched_table(summary: Summary) -> Table:
 
 
 def fixed_table(summary: Summary) -> Table:
-    """List the most asked-for settings that all trials share."""
+    """List the main settings that all trials share: data, model, epochs and others."""
     s = summary.settings
     values = {
         "data": (

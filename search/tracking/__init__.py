@@ -1,1 +1,1 @@
-"""MLflow as a view of the ledger: runs, metrics, images, the registered model."""
+"""Write a study to MLflow from its ledger: runs, metrics, images, the registered model."""

@@ -1,4 +1,4 @@
-"""What must be in place before MLflow's client is used, and the client itself: limits, a SQLite file that is whole."""
+"""MLflow's client: its environment variables, a complete SQLite database, and one error class."""
 
 import logging
 import os
@@ -16,18 +16,19 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    # The thread tries again by itself; a retry inside the client could create a run twice.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
+    # The tracker's thread retries; a retry inside the client could create a run twice.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    # Closing a run would print the server's address, password and all.
+    # MLflow 3 prints the server's address, including its password, when a run is closed.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+"""Variables for MLflow's client; a value that the user has set is kept."""
 
 
 @contextmanager
 def environment() -> Iterator[None]:
-    """Set the variables that MLflow's client reads where the user has not, and take them back at the end."""
+    """Set the variables of `ENVIRONMENT` that the user has not set; removes them at the end.  Changes os.environ."""
     missing = {key: value for key, value in ENVIRONMENT.items() if key not in os.environ}
     os.environ.update(missing)
     try:
@@ -38,13 +39,15 @@ def environment() -> Iterator[None]:
 
 
 def create_database(uri: str, fill: Callable[[str], None]) -> None:
-    """Create the folder and the file of a SQLite address; what is there is left alone, as is any other address.
+    """Create the folder and the file of a SQLite address.  Does nothing if the file exists, or for other addresses.
 
     Args:
-        fill: makes the tables in an empty file whose address it is given, and closes it.
+        uri: address of the database.
+        fill: creates the tables in the empty database whose address it receives, and closes it.
 
-    The tables are made in a file of their own that takes its place when whole: killed half-way, MLflow's migrations
-    (1.4 s) leave a file that no later start can open, and two processes at once get in each other's way.
+    The tables are created in a temporary file, which is renamed when complete.  MLflow 3's migrations take 1.4 s: if
+    killed half-way, they leave a database that no later start can open, and two processes at once fail.  May be called
+    by several processes; a file lock serialises them.
     """
     from filelock import FileLock
     from sqlalchemy.engine import make_url
@@ -64,7 +67,7 @@ def create_database(uri: str, fill: Callable[[str], None]) -> None:
 
 
 def load_client() -> "type[MlflowClient]":
-    """Import MLflow, and keep its own messages off the screen: failures are told once, by us."""
+    """Import MLflow (1.1 s) and silence its loggers, since the tracker reports failures itself; returns the class."""
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
@@ -73,29 +76,33 @@ def load_client() -> "type[MlflowClient]":
 
 
 def fill_database(uri: str, artifacts: str) -> None:
-    """Make MLflow's tables in an empty SQLite file, and close it."""
+    """Create MLflow's tables in an empty SQLite database, and close it."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     SqlAlchemyStore(uri, artifacts).engine.dispose()
 
 
 class TrackingError(FaultError):
-    """MLflow could not be read or written; the message is one line: address and cause, without credentials."""
+    """A read from or write to MLflow failed; the message is one line: address and cause, without credentials."""
 
 
 @contextmanager
 def open_client(uri: str) -> Iterator[Any]:
-    """A client, or None where the address is that of a SQLite file that is not there: reading shall not create it."""
+    """Yield a client, or None for a SQLite file that does not exist, since reading must not create it.
+
+    Raises:
+        TrackingError: for any exception inside the context.
+    """
     with environment():
         try:
             yield load_client()(tracking_uri=uri) if has_database(uri) else None
         except Exception as error:
-            # `from None`, since MLflow's own message may hold the address with its password.
+            # `from None`: MLflow's own message may contain the address with its password.
             raise TrackingError(f"MLflow at {public_address(uri)}: {explain(error)}") from None
 
 
 def pages(search: Any, *arguments: Any) -> Iterator[Any]:
-    """Everything that one of MLflow's searches finds."""
+    """Yield every result of one of MLflow's paged searches, such as `client.search_runs`."""
     token = None
     while True:
         page = search(*arguments, page_token=token)

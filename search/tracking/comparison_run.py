@@ -1,4 +1,4 @@
-"""A comparison as a run in MLflow: its figures as metrics, its pages as files."""
+"""Log a comparison of families as one MLflow run: means as metrics, tables as files."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,22 +12,22 @@ from search.tracking.run_schema import SOURCE, explain
 def write_comparison(
     location: StudyLocation, metadata: StudyMetadata, comparison: dict[str, Any], files: Mapping[str, str]
 ) -> None:
-    """Write a comparison into its run, which is created if it is not there; repeating it changes nothing.
+    """Write a comparison into its MLflow run, creating the run if needed.  May be repeated.
 
     Args:
         location: of the first family's study, whose MLflow is used.
-        metadata: of that study: its experiment, and its uid, which tells comparisons of one name apart.
+        metadata: of the same study; its experiment receives the run, its uid tags the run.
         comparison: as from `search.compare.scores.compare`.
-        files: text by name, kept with the run.
+        files: text by name, logged to the run.
 
     Raises:
-        TrackingError: MLflow could not be reached or refused a request.
+        TrackingError: MLflow could not be reached or refused a request; the call may be repeated.
     """
     with environment():
         try:
             log_comparison(load_client()(tracking_uri=location.tracking_uri), location, metadata, comparison, files)
         except Exception as error:
-            # `from None`, since MLflow's own message may hold the address with its password.
+            # `from None`: MLflow's own message may contain the address with its password.
             address = public_address(location.tracking_uri)
             raise TrackingError(f"MLflow at {address}: {explain(error)}") from None
 
@@ -39,7 +39,7 @@ def log_comparison(
     comparison: dict[str, Any],
     files: Mapping[str, str],
 ) -> None:
-    """Log a comparison; raises whatever MLflow raises."""
+    """Create or update the run of a comparison; raises MLflow's errors.  See `write_comparison` for the arguments."""
     tags = {"fgseg.kind": "comparison", "fgseg.comparison": comparison["name"], "fgseg.uid": metadata.uid}
     found = client.get_experiment_by_name(metadata.experiment)
     folder = None if location.tracking_uri.startswith("http") else location.artifacts
@@ -48,7 +48,7 @@ def log_comparison(
     shown = figures(comparison)
     run = next(pages(client.search_runs, [number], query), None)
     if run is not None and run.data.metrics != shown:
-        client.delete_run(run.info.run_id)  # a metric can neither be taken back nor lose its last step
+        client.delete_run(run.info.run_id)  # MLflow can neither delete nor overwrite a logged metric
         run = None
     if run is None:
         run = client.create_run(number, tags=tags | SOURCE, run_name=f"comparison {comparison['name']}")
@@ -60,9 +60,9 @@ def log_comparison(
 
 
 def figures(comparison: dict[str, Any]) -> dict[str, float]:
-    """The mIoU of every family and its gain over the baseline, as metrics; the classes are in the files.
+    """Return the mean test mIoU of each family, and its gain over the baseline, by metric name.
 
-    More of them would fill the columns of MLflow's table of runs, where every repeat has its own.
+    IoU by class is in the files only: each metric adds a column to MLflow's table of runs.
     """
     named = {f"test/miou/{family['space']}": family["iou"]["mean"]["value"] for family in comparison["families"]}
     named |= {f"test/gain/{d['approach']}": d["iou"]["mean"]["value"] for d in comparison["against_baseline"]}

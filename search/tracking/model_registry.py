@@ -22,24 +22,25 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 REQUIREMENTS = ("torch", "transformers", "pillow")
-"""Packages that the model needs, logged with their installed versions; without this list MLflow loads the model to
-find out."""
+"""Packages that the model needs, logged with their installed versions; without this list MLflow 3 loads the model to
+infer them."""
 ALIAS = "best"
+"""Alias of the newest version in the registry."""
 REGISTER_S = 120.0
-"""Seconds that a registration may take; it takes about 10 s on two idle cores, most of them for imports."""
+"""Seconds until a registration is cancelled; it takes about 10 s on two idle cores, most of them for imports."""
 
 
 def register(
     uri: str, origin: dict[str, Any], folder: str, limit_s: float, stop: Callable[[], bool] = lambda: False
 ) -> int:
-    """Log an exported model on its study's run and register it under the study's name, unless it is registered.
+    """Log an exported model on its study's run and register it under the study's name, unless registered already.
 
     Args:
         uri: address of MLflow.
-        origin: study, uid, trial, epoch and weights of the model (`search.export.describe`).
+        origin: study, uid, trial, epoch and weights of the model (`search.export.model.model_origin`).
         folder: the address of the exported model.
-        limit_s: seconds to wait; the registration is given up then.
-        stop: called several times a second; true gives the registration up.
+        limit_s: seconds until the registration is cancelled.
+        stop: called several times a second; True cancels the registration.
 
     Returns:
         The version in the registry.
@@ -64,7 +65,7 @@ def send_version(connection: Connection, uri: str, origin: dict[str, Any], folde
 
 
 def register_here(uri: str, origin: dict[str, Any], folder: str) -> int:
-    """Do what `register` describes in this process; raises the errors of MLflow and Transformers."""
+    """Register the model in this process, see `register`; raises the errors of MLflow and Transformers."""
     client: MlflowClient = load_client()(tracking_uri=uri)
     name = origin["study"]
     tags = {f"fgseg.{key}": str(origin[key]) for key in ("uid", "trial", "epoch", "weights")}
@@ -89,12 +90,12 @@ def own_versions(client: Any, name: str, uid: str) -> list[Any]:
 
 
 def model_id(found: Any) -> str:
-    """Return the ID of the logged model behind a registered version (its own `model_id` is empty in a database)."""
+    """Return the ID of the logged model of a registered version; MLflow 3's `model_id` is empty with a database."""
     return str(found.source).removeprefix("models:/")
 
 
 def log(client: "MlflowClient", uri: str, name: str, tags: dict[str, str], folder: str) -> int:
-    """Log the model on the study's run, in its experiment, and register it; returns the version."""
+    """Log the model on the study's parent run, and register it; returns the version."""
     import mlflow.transformers
     from huggingface_hub import ModelCard
     from transformers import pipeline

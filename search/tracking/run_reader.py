@@ -1,4 +1,4 @@
-"""What MLflow holds about a study, read back; and the removal of its runs."""
+"""Read the MLflow runs of a study, and delete them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,26 +13,26 @@ class TrackedRun:
 
     run_id: str
     number: int | None
-    """The trial; None for the run of the study."""
+    """Number of the trial; None for the parent run of the study."""
     status: str
     tags: dict[str, str]
     params: set[str]
     """Names of the logged params."""
     has_dataset: bool
     has_params: bool = False
-    """Whether all of its params are known to be logged."""
+    """Whether all params are known to be logged and need no further comparison."""
     points: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    """Step and value of every logged point, by metric; only of the metrics that were read."""
+    """(step, value) of every logged point, by metric; contains only metrics that were read."""
 
 
 def trial_number(run: Any) -> int | None:
-    """Return the trial that an MLflow run belongs to; None for the run of the study."""
+    """Return the trial number of an MLflow run; None for the parent run of the study."""
     tags = run.data.tags
     return None if tags.get("fgseg.kind") == "study" else int(tags["fgseg.trial"])
 
 
 def tracked_run(run: Any) -> TrackedRun:
-    """Convert an MLflow run, without its points."""
+    """Convert an MLflow run; its metrics are not read."""
     data, inputs = run.data, run.inputs
     return TrackedRun(
         run.info.run_id,
@@ -45,12 +45,12 @@ def tracked_run(run: Any) -> TrackedRun:
 
 
 def read_points(client: Any, run_id: str, metric: str) -> list[tuple[int, float]]:
-    """Read the step and value of every point of a metric."""
+    """Read (step, value) of every logged point of a metric."""
     return [(point.step, point.value) for point in client.get_metric_history(run_id, metric)]
 
 
 def read_runs(uri: str, study: str, uid: str) -> list[TrackedRun]:
-    """Every run of a study in any experiment, with all of its points; an address without a database has none.
+    """Return every run of a study in any experiment, with all metrics; empty if the SQLite file does not exist.
 
     Raises:
         TrackingError: the server could not be reached or refused a request.
@@ -60,10 +60,10 @@ def read_runs(uri: str, study: str, uid: str) -> list[TrackedRun]:
 
 
 def delete_runs(uri: str, study: str, uid: str) -> int:
-    """Delete every run of a study, and return how many; MLflow keeps deleted runs until its `mlflow gc` is called.
+    """Delete every run of a study; returns their number.  MLflow keeps deleted runs until `mlflow gc` is run.
 
     Raises:
-        TrackingError: the server could not be reached or refused a request; calling again deletes the rest.
+        TrackingError: the server could not be reached or refused a request; repeating the call deletes the rest.
     """
     with open_client(uri) as client:
         runs = list(find_runs(client, study, uid)) if client else []
@@ -73,7 +73,7 @@ def delete_runs(uri: str, study: str, uid: str) -> int:
 
 
 def find_runs(client: Any, study: str, uid: str) -> Iterator[Any]:
-    """The runs that carry the study's tags, page by page."""
+    """Yield the runs with the tags of a study, in any experiment; an empty `uid` matches all studies of the name."""
     experiments = [e.experiment_id for e in pages(client.search_experiments)]
     query = f"tags.`fgseg.study` = '{study}'" + (f" AND tags.`fgseg.uid` = '{uid}'" if uid else "")
     if experiments:
@@ -81,7 +81,7 @@ def find_runs(client: Any, study: str, uid: str) -> Iterator[Any]:
 
 
 def read_run(client: Any, run: Any) -> TrackedRun:
-    """Convert an MLflow run, and read the points of all its metrics."""
+    """Convert an MLflow run, and read the history of all its metrics."""
     found = tracked_run(run)
     found.points = {metric: read_points(client, found.run_id, metric) for metric in run.data.metrics}
     return found

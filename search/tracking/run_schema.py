@@ -1,4 +1,4 @@
-"""The schema of MLflow's runs, as pure functions of the ledger's records: names, tags, points, states."""
+"""Schema of the MLflow runs: names, tags, metrics and status.  Pure functions of the ledger's records."""
 
 import json
 import math
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
     from search.ledger.study_metadata import StudyMetadata
 
 Phase = Literal["running", "finished", "interrupted"]
-"""Whether a driver is at work on the study, or how the last one left it."""
+"""State of the study: a driver runs it, or its last run finished or was interrupted."""
 STATUS = {"running": "RUNNING", "complete": "FINISHED", "pruned": "KILLED", "fail": "FAILED"}
-"""State in the ledger -> status of the run; MLflow has none for a trial that was stopped early."""
+"""State in the ledger -> status of the run; MLflow has no status for a pruned trial."""
 ENDING_TAGS = ("fgseg.reason", "fgseg.pruned", "fgseg.interrupted")
-"""Tags that say how a run ended, and go when it goes on."""
-LONGEST_TAG = 5000
-"""What every kind of MLflow store takes."""
+"""Tags that explain the status of an ended run; deleted when the run continues."""
+MAX_TAG_CHARS = 5000
+"""Characters of a tag's value; the rest is cut off.  The smallest limit of MLflow's stores."""
 SOURCE = {"mlflow.source.name": "fgsearch", "mlflow.source.type": "LOCAL"}
-"""For MLflow's column *Source*."""
+"""Tags of MLflow's column *Source*."""
 DIGEST_LENGTH = 12
-"""Hexadecimal digits of the data's fingerprint that are shown; MLflow takes 36."""
+"""Leading hexadecimal digits of the data's fingerprint that are logged; MLflow accepts at most 36."""
 
 
 class LedgerReader(Protocol):
-    """What is read of search.ledger.ledger.Ledger, from the tracker's own thread."""
+    """The methods of `search.ledger.ledger.Ledger` that the tracker calls, from its own thread."""
 
     def trial(self, number: int) -> "TrialRecord": ...
 
@@ -39,28 +39,28 @@ class LedgerReader(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """The data that runs read, for MLflow's column *Dataset*."""
+    """Data set of a run, for MLflow's column *Dataset*."""
 
     name: str
-    """The reader, and the last part of its folder where it reads one."""
+    """Name of the reader, and the last part of its folder if it reads one."""
     digest: str
     """First DIGEST_LENGTH digits of the fingerprint."""
     settings: dict[str, Any]
-    """The `data.*` settings, without that prefix."""
+    """Settings of the section `data`, without the prefix `data.`."""
 
 
 def identity_tags(metadata: "StudyMetadata") -> dict[str, str]:
-    """Return the tags by which a study's runs are found."""
+    """Return the tags that identify the runs of a study."""
     return {"fgseg.study": metadata.study} | ({"fgseg.uid": metadata.uid} if metadata.uid else {})
 
 
 def parent_tags(metadata: "StudyMetadata") -> dict[str, str]:
-    """Return the tags of the study's own run, without ENDING_TAGS."""
+    """Return the tags of the study's parent run, without ENDING_TAGS."""
     note = f"Study {metadata.study}: {metadata.title}. Shows the best trial's metrics, one step per finished trial."
     own = {"fgseg.space": metadata.space, "fgseg.kind": "study", "mlflow.note.content": note}
-    known = metadata.identity  # repeats have no sampler
-    facts = {f"fgseg.{key}": str(known[key]) for key in ("version", "data", "sampler") if key in known}
-    return identity_tags(metadata) | own | SOURCE | facts
+    identity = metadata.identity  # repeats have no sampler
+    origin = {f"fgseg.{key}": str(identity[key]) for key in ("version", "data", "sampler") if key in identity}
+    return identity_tags(metadata) | own | SOURCE | origin
 
 
 def trial_tags(metadata: "StudyMetadata", record: "TrialRecord", parent_id: str) -> dict[str, str]:
@@ -87,7 +87,7 @@ def run_name(metadata: "StudyMetadata", number: int) -> str:
 
 
 def dataset_of(metadata: "StudyMetadata") -> Dataset | None:
-    """Return the data on which the study's trials train and validate; None before its fingerprint is known."""
+    """Return the data set of the study's trials; None before its fingerprint is recorded."""
     settings = {k.removeprefix("data."): v for k, v in metadata.settings.items() if k.startswith("data.")}
     if "data" not in metadata.identity or not settings:
         return None
@@ -98,51 +98,51 @@ def dataset_of(metadata: "StudyMetadata") -> Dataset | None:
 
 @dataclass(frozen=True)
 class MetricPoint:
-    """The values of some metrics at one step."""
+    """Values of several metrics at one step."""
 
     step: int
     seconds: float
-    """When they were taken, since 1970."""
+    """Time of the measurement in seconds since 1970."""
     values: dict[str, float]
 
     @property
     def marker(self) -> str:
-        """The metric whose steps say whether a run has the point."""
+        """The first metric: a run that has it at this step has the whole point."""
         return next(iter(self.values))
 
     def rows(self) -> list[tuple[str, float, int, int]]:
-        """Metric, value, time and step as MLflow takes them; it takes finite values only."""
+        """Return (metric, value, milliseconds, step) of every finite value, as MLflow's `Metric` takes them."""
         moment = milliseconds(self.seconds)
         return [(key, value, moment, self.step) for key, value in self.values.items() if math.isfinite(value)]
 
 
 def epoch_points(record: "TrialRecord") -> list[MetricPoint]:
-    """A trial's curves."""
+    """Return the training and validation metrics of a trial, one point per epoch."""
     return [MetricPoint(epoch.epoch, epoch.wall_time, epoch.metrics()) for epoch in record.epochs]
 
 
 def test_points(record: "TrialRecord") -> list[MetricPoint]:
-    """What the test split said, at the epoch that was judged; nothing as long as it has not been asked."""
+    """Return the test metrics of a trial, at the step of the evaluated epoch; empty before the evaluation."""
     if record.test is None:
         return []
-    judged = record.epochs[record.test.epoch - 1]
-    return [MetricPoint(judged.epoch, judged.wall_time, record.test.metrics())]
+    evaluated = record.epochs[record.test.epoch - 1]
+    return [MetricPoint(evaluated.epoch, evaluated.wall_time, record.test.metrics())]
 
 
 def trial_ending(record: "TrialRecord", phase: Phase) -> tuple[str, dict[str, str]]:
-    """Status of a trial's run and the tags that say how it ended; without a driver no trial is left RUNNING."""
+    """Return status and ENDING_TAGS of a trial's run; an open trial is KILLED unless a driver runs the study."""
     if record.state == "running" and phase != "running":
         return "KILLED", {"fgseg.interrupted": "true"}
     tags = {}
     if record.state == "fail":
-        tags["fgseg.reason"] = public_address(record.reason or "unknown")[:LONGEST_TAG]
+        tags["fgseg.reason"] = public_address(record.reason or "unknown")[:MAX_TAG_CHARS]
     if record.state == "pruned":
         tags["fgseg.pruned"] = f"epoch {record.epochs[-1].epoch if record.epochs else 0}"
     return STATUS[record.state], tags
 
 
 def study_ending(records: "Iterable[TrialRecord]", phase: Phase) -> tuple[str, dict[str, str]]:
-    """The same of the parent; a study that was left with open trials counts as interrupted."""
+    """Return status and ENDING_TAGS of the parent run; a study with open trials and no driver is interrupted."""
     if phase == "running":
         return "RUNNING", {}
     if phase == "interrupted" or any(record.state == "running" for record in records):
@@ -151,17 +151,17 @@ def study_ending(records: "Iterable[TrialRecord]", phase: Phase) -> tuple[str, d
 
 
 def last_moment(record: "TrialRecord") -> float:
-    """When a trial ended, or when it was last heard of, in seconds since 1970."""
+    """Return the time of a trial's end, last epoch or start, the first known; seconds since 1970."""
     return record.ended or (record.epochs[-1].wall_time if record.epochs else record.started)
 
 
 def milliseconds(seconds: float) -> int:
-    """MLflow's time; the same seconds always give the same number, or repeated points would be doubled."""
+    """Convert seconds to the milliseconds of MLflow; equal input gives equal output, so that points are not doubled."""
     return round(seconds * 1000)
 
 
 def as_text(value: Any) -> str:
-    """A setting as a param: text as it is, everything else as in JSON (null, true, 6e-05)."""
+    """Format a setting as a param: text unchanged, other values as JSON (null, true, 6e-05)."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -1,4 +1,4 @@
-"""Write the runs of a study on one MLflow server, from its ledger; see tracker.py and sync.py."""
+"""Write the MLflow runs of a study from its ledger; used by tracker.py and sync.py."""
 
 import json
 import time
@@ -42,14 +42,23 @@ if TYPE_CHECKING:
     from search.study.location import StudyLocation
 
 PARAMS_PER_REQUEST = 100
+"""MLflow's limit of params in one `log_batch`."""
 POINTS_PER_REQUEST = 20
-"""Epochs in a request, which may hold 1000 values."""
+"""Epochs in one `log_batch`, whose limit is 1000 values."""
 MARKER_METRICS = ("val/miou", "test/miou")
-"""The metrics whose steps say which points a run has."""
+"""First metric of each kind of point; its logged steps tell which points a run has."""
 
 
 class StudyRunWriter:
-    """The study's runs on one server, and what was read of them.  Its methods raise whatever MLflow raises."""
+    """Creates and updates the runs of a study on one MLflow server.  Not thread-safe; methods raise MLflow's errors.
+
+    Every method may be repeated: it compares the ledger with the runs as last read or written, and sends the rest.
+
+    Args:
+        ledger: of the study; only read.
+        location: of the study; its MLflow is written, its storage read for overlays.
+        metadata: of the study.
+    """
 
     def __init__(self, ledger: LedgerReader, location: "StudyLocation", metadata: "StudyMetadata"):
         client, uri = load_client(), location.tracking_uri
@@ -61,7 +70,7 @@ class StudyRunWriter:
         self.has_settings = False
 
     def find_experiment(self, artifacts: str | None) -> str:
-        """Return the id of the study's experiment; creates or restores it where needed."""
+        """Return the ID of the study's experiment; creates it if missing, restores it if deleted."""
         found = self.client.get_experiment_by_name(self.metadata.experiment)
         if found is None:
             return str(self.client.create_experiment(self.metadata.experiment, artifact_location=artifacts))
@@ -70,9 +79,9 @@ class StudyRunWriter:
         return str(found.experiment_id)
 
     def find_runs(self) -> dict[int | None, TrackedRun]:
-        """The study's runs by trial number, the parent under None; a second run for one trial is deleted.
+        """Return the study's runs by trial number, the parent under None; deletes duplicates of a trial's run.
 
-        A second one can arise when the server carries out a request after the client gave up on it.
+        A duplicate arises when the server executes a request after the client's timeout.
         """
         known: dict[int | None, TrackedRun] = {}
         for run in sorted(self.search_runs(), key=lambda r: (r.info.start_time, r.info.run_id)):
@@ -84,7 +93,7 @@ class StudyRunWriter:
         return known
 
     def search_runs(self) -> "Iterator[Run]":
-        """Every run that carries the study's tags, page by page."""
+        """Yield every run of the experiment with the study's tags."""
         query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in identity_tags(self.metadata).items())
         token = None
         while True:
@@ -95,7 +104,7 @@ class StudyRunWriter:
                 return
 
     def write_all(self, phase: Phase) -> None:
-        """Bring every run in line with the ledger: the parent is opened first and closed last."""
+        """Update every run from the ledger; opens the parent first and closes it last."""
         records = self.ledger.trials()
         self.open_study(records)
         for record in records:
@@ -104,7 +113,7 @@ class StudyRunWriter:
         self.write_settings()
 
     def write_changes(self, numbers: set[int | None]) -> None:
-        """Bring some trials in line with the ledger, and the parent if one of them has ended or None is among them."""
+        """Update the runs of some trials, and the parent if one of them has ended or `numbers` contains None."""
         records = [self.ledger.trial(number) for number in numbers if number is not None]
         for record in records:
             self.write_trial(record, "running")
@@ -112,12 +121,12 @@ class StudyRunWriter:
             self.write_study("running")
 
     def open_study(self, records: "Sequence[TrialRecord]") -> TrackedRun:
-        """The parent run; a new one begins with the first trial."""
+        """Return the parent run; creates it with the start time of the first trial."""
         started = min((r.started for r in records), default=time.time())
         return self.open_run(None, self.metadata.study, parent_tags(self.metadata), started)
 
     def open_run(self, number: int | None, name: str, tags: dict[str, str], started: float) -> TrackedRun:
-        """The run of a trial (or the parent) with these tags, created if it is not there yet."""
+        """Return the run of a trial (None: the parent); creates it with these tags and start time if missing."""
         if number not in self.runs:
             created = self.client.create_run(self.experiment_id, milliseconds(started), tags, name)
             self.runs[number] = tracked_run(created)
@@ -125,7 +134,7 @@ class StudyRunWriter:
         return self.runs[number]
 
     def write_study(self, phase: Phase) -> None:
-        """The parent: settings, validation metrics of the best trial (step: trials finished so far), and its state."""
+        """Update the parent: settings, validation metrics of the best trial (step: number of ended trials), status."""
         records = self.ledger.trials()
         best = self.ledger.best(records)
         run = self.open_study(records)
@@ -140,27 +149,27 @@ class StudyRunWriter:
         self.write_status(run, status, ending, max(map(last_moment, records), default=time.time()))
 
     def write_trial(self, record: "TrialRecord", phase: Phase) -> None:
-        """One trial: tags, params, the epochs that are missing, and its state, in this order."""
+        """Update the run of a trial: tags, params, missing epochs, overlays and status, in this order."""
         tags = trial_tags(self.metadata, record, self.runs[None].run_id)
         run = self.open_run(record.number, run_name(self.metadata, record.number), tags, record.started)
         status, ending = trial_ending(record, phase)
-        # A driver killed while asking leaves a trial without all of its params, and params can never be corrected.
-        asked = record.attempt > 0 or record.state != "running"
+        # A driver killed while suggesting leaves a trial without some params, and MLflow cannot change a logged param.
+        has_all = record.attempt > 0 or record.state != "running"
         self.log_tags_and_params(
-            run, tags | ending, self.metadata.trial_settings(record) if asked and not run.has_params else {}
+            run, tags | ending, self.metadata.trial_settings(record) if has_all and not run.has_params else {}
         )
-        run.has_params |= asked
+        run.has_params |= has_all
         self.log_dataset(run)
         self.log_metrics(run, epoch_points(record))
         self.log_metrics(run, test_points(record))
-        if record.state == "complete" and SHOWN not in run.tags:
+        if record.state == "complete" and OVERLAY_COUNT not in run.tags:
             store = self.location.trial_store(record.number)
             if count := log_overlays(self.client, run.run_id, store):
-                self.log_tags_and_params(run, {SHOWN: str(count)}, {})
+                self.log_tags_and_params(run, {OVERLAY_COUNT: str(count)}, {})
         self.write_status(run, status, ending, last_moment(record))
 
     def log_tags_and_params(self, run: TrackedRun, tags: Mapping[str, str], params: Mapping[str, Any]) -> None:
-        """Set the tags that differ and the params that are missing; a param that is there stays as it is."""
+        """Set tags that differ and params that are missing; a logged param is never changed."""
         from mlflow.entities import Param, RunTag
 
         new_tags = [RunTag(key, value) for key, value in tags.items() if run.tags.get(key) != value]
@@ -173,7 +182,7 @@ class StudyRunWriter:
         run.params |= {param.key for param in new_params}
 
     def log_dataset(self, run: TrackedRun) -> None:
-        """Name what a run reads, as a dataset of MLflow's."""
+        """Log the study's data set as the input of a run, once."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         data = dataset_of(self.metadata)
@@ -184,7 +193,7 @@ class StudyRunWriter:
             run.has_dataset = True
 
     def log_metrics(self, run: TrackedRun, points: Sequence[MetricPoint]) -> None:
-        """Log points of the same metrics, leaving out those whose step the run has of the first of them."""
+        """Log points of the same metrics, skipping steps at which the run has the marker metric."""
         from mlflow.entities import Metric
 
         if not points:
@@ -200,7 +209,7 @@ class StudyRunWriter:
             run.points[marker] += [(point.step, point.values[marker]) for point in batch]
 
     def write_status(self, run: TrackedRun, status: str, ending: Mapping[str, str], ended: float) -> None:
-        """Close or reopen a run, and take away the tags of an ending that no longer holds."""
+        """Close or reopen a run, and delete ENDING_TAGS that no longer apply; `ended` in seconds since 1970."""
         for key in ENDING_TAGS:
             if key in run.tags and key not in ending:
                 self.client.delete_tag(run.run_id, key)
@@ -214,23 +223,26 @@ class StudyRunWriter:
         run.status = status
 
     def write_settings(self) -> None:
-        """Keep the resolved settings with the parent as `settings.yaml`, once per connection."""
+        """Log the resolved settings to the parent as `settings.yaml`, once per writer."""
         if not self.has_settings:
             text = yaml.safe_dump(nest(self.metadata.settings), sort_keys=False, allow_unicode=True)
             self.client.log_text(self.runs[None].run_id, text, "settings.yaml")
             self.has_settings = True
 
     def write_file(self, name: str, data: bytes) -> None:
-        """Keep a file, such as `report/report.html`, with the parent."""
+        """Log a file, such as `report/report.html`, to the parent; replaces one of the same name."""
         log_bytes(self.client, self.runs[None].run_id, name, data)
 
 
-SHOWN = "fgseg.overlays"
-"""Tag of a trial's run: how many overlays it has.  Set after they are written, so that none is written twice."""
+OVERLAY_COUNT = "fgseg.overlays"
+"""Tag with the number of overlays of a trial's run.  Set after they are logged, so that none is logged twice."""
 
 
 def log_bytes(client: Any, run_id: str, name: str, data: bytes) -> None:
-    """Keep a file with a run under a name such as `report/report.html`; MLflow takes files from a folder only."""
+    """Log bytes as a file of a run, e.g. `report/report.html`.
+
+    MLflow 3's `log_artifact` accepts local files only, hence the temporary folder.
+    """
     location = PurePosixPath(name)
     with TemporaryDirectory(prefix="fgsearch-") as folder:
         path = Path(folder, location.name)

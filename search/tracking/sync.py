@@ -1,4 +1,4 @@
-"""Bring MLflow in line with the ledger, or build it anew."""
+"""Update MLflow from the ledger, or rebuild it."""
 
 import uuid
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from search.tracking.run_writer import StudyRunWriter
 
 
 def sync(location: StudyLocation) -> None:
-    """Bring MLflow in line with one study that no driver works on; repeating it changes nothing.
+    """Update MLflow from the ledger of one study that no driver runs.  May be repeated.
 
     Raises:
-        ConfigError: there is no such study, or a driver holds it.
-        TrackingError: MLflow could not be reached or refused a request; calling again sends the rest.
+        ConfigError: there is no such study, or a driver runs it.
+        TrackingError: MLflow could not be reached or refused a request; repeating the call sends the rest.
     """
     ledger = open_ledger(location)
     with hold(ledger):
@@ -32,15 +32,15 @@ def sync(location: StudyLocation) -> None:
 
 
 def is_database(location: StudyLocation) -> bool:
-    """Return whether MLflow is a SQLite file, and not a server."""
+    """Return whether MLflow is a SQLite file rather than a server."""
     return location.tracking_uri.startswith("sqlite:///")
 
 
 def rebuild(location: StudyLocation) -> str:
-    """Write MLflow again from the ledger; returns a summary in one line.
+    """Rebuild MLflow from the ledger; returns a summary in one line.
 
     A SQLite database is renamed, and every study of the storage is written into a new one; the next run of each study
-    registers its model there.  On a server, the runs of this study alone are deleted and written again.
+    registers its model there.  On a server, only the runs of this study are deleted and written again.
 
     Raises:
         ConfigError, TrackingError: as `sync`; databases are unchanged if a study of the storage is in use.
@@ -63,48 +63,48 @@ def rebuild_database(location: StudyLocation) -> str:
     open_ledger(location)
     stored = open_store(location.storage).folders()  # a shared ledger may know studies of other storages
     path = Path(make_url(location.tracking_uri).database or "").absolute()
-    # A name of its own each time: within a process, MLflow keeps connections to a file it once had under an address.
+    # A new name for each call: MLflow 3 caches connections by address, also to a file that has been renamed.
     unfinished = path.with_name(f"{path.name}.rebuild-{uuid.uuid4().hex}")
     uri = f"sqlite:///{unfinished}"
-    places = [
+    locations = [
         replace(location, study=name, tracking_uri=uri)
         for name in study_names(location.storage, location.shared_ledger)
         if name in stored
     ]
     with ExitStack() as stack:
-        ledgers = [open_ledger(other) for other in places]
+        ledgers = [open_ledger(other) for other in locations]
         for ledger in ledgers:
             stack.enter_context(hold(ledger))
             started_metadata(location, ledger)
         for leftover in (*path.parent.glob(f"{path.name}.rebuild-*"), *path.parent.glob(f".{path.name}.rebuild-*")):
-            leftover.unlink()  # of a call that was killed
-        for other, ledger in zip(places, ledgers, strict=True):
+            leftover.unlink()  # from a call that was killed
+        for other, ledger in zip(locations, ledgers, strict=True):
             write_runs(other, ledger)
             open_store(join(other.folder, MODEL)).delete(REGISTERED)
         backup = move_aside(path)
         unfinished.rename(path)
         unfinished.with_name(f".{unfinished.name}.lock").unlink(missing_ok=True)
     kept = f"; the old database is now {backup}" if backup else ""
-    studies = "1 study" if len(places) == 1 else f"{len(places)} studies"
+    studies = "1 study" if len(locations) == 1 else f"{len(locations)} studies"
     return f"{studies} written into a new {path}{kept}"
 
 
 def move_aside(path: Path) -> Path | None:
-    """Rename a SQLite file, and what SQLite keeps beside it, to the first free `<name>.bak<n>`."""
+    """Rename a SQLite file and its journal files to the first free `<name>.bak<n>`; returns the new path, or None."""
     if not path.exists():
         return None
     number = 1
     while (backup := path.with_name(f"{path.name}.bak{number}")).exists():
         number += 1
-    for companion in ("-journal", "-wal", "-shm"):  # without its journal, a file that was cut short stays so
-        beside = path.with_name(path.name + companion)
-        if beside.exists():
-            beside.rename(f"{backup}{companion}")
+    for suffix in ("-journal", "-wal", "-shm"):  # SQLite needs the journal to recover an interrupted write
+        journal = path.with_name(path.name + suffix)
+        if journal.exists():
+            journal.rename(f"{backup}{suffix}")
     return path.rename(backup)
 
 
 def hold(ledger: Ledger) -> ExitStack:
-    """The study's lock, entered; a context.  Raises ConfigError where a driver holds it."""
+    """Acquire the study's lock; returns a context that releases it.  Raises ConfigError if a driver holds the lock."""
     stack = ExitStack()
     try:
         stack.enter_context(ledger.lock())
@@ -114,14 +114,14 @@ def hold(ledger: Ledger) -> ExitStack:
 
 
 def write_runs(location: StudyLocation, ledger: Ledger) -> None:
-    """Bring MLflow in line with a study whose lock is held."""
+    """Write the runs and report files of a study; the caller must hold its lock."""
     metadata = started_metadata(location, ledger)
     files = {f"report/{name}": location.report_store.get(name) for name in location.report_store.list()}
     reconcile(ledger, location, metadata, files=files)
 
 
 def started_metadata(location: StudyLocation, ledger: Ledger) -> StudyMetadata:
-    """Return a study's metadata as its last run recorded them; raises ConfigError where no run did."""
+    """Return the metadata recorded by the study's last run; raises ConfigError if the study was never run."""
     metadata = ledger.metadata
     if not metadata.study:
         raise ConfigError(
@@ -138,11 +138,14 @@ def reconcile(
     phase: Phase = "finished",
     files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
-    """Bring MLflow in line with the ledger, in this thread; repeating it changes nothing.
+    """Update MLflow from the ledger, in this thread.  May be repeated.
 
     Args:
-        phase: "running" leaves open trials RUNNING, the others close them as KILLED.
-        files: contents by name, logged to the study's run.
+        ledger: of the study; only read.
+        location: of the study.
+        metadata: of the study.
+        phase: "running" leaves open trials RUNNING, other phases close them as KILLED.
+        files: content by name, logged to the parent run.
 
     Raises:
         TrackingError: the server could not be reached or refused a request.
@@ -154,6 +157,6 @@ def reconcile(
             for name, data in files.items():
                 writer.write_file(name, data)
         except Exception as error:
-            # `from None`, since MLflow's own message may hold the address with its password.
+            # `from None`: MLflow's own message may contain the address with its password.
             address = public_address(location.tracking_uri)
             raise TrackingError(f"MLflow at {address}: {explain(error)}") from None

@@ -1,7 +1,6 @@
-"""MLflow as a projection of the ledger: written for people, and rebuilt from it at any time.
+"""Write a study to MLflow in a background thread while trials run: scheduling and retries; run_writer.py sends.
 
-When that happens, and what becomes of faults; mirror.py does it.  Importing this file is cheap: MLflow itself (1.1 s)
-is imported by `Tracker()` and `reconcile`.
+MLflow itself (1.1 s) is imported by `Tracker()`, not by this module.
 """
 
 import logging
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("search.tracking.tracker")
 
-
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
+"""Seconds until the first retry, and between later ones at most; the delay doubles with each failure in a row."""
 LAST_TRIES = 3
-"""How often the closing pass may fail before the thread gives up."""
+"""Failures of the closing pass until the thread ends without having written everything."""
 
 
 class Writer(Protocol):
-    """Something that mirrors the ledger; it may raise anything at any time and is then replaced by a fresh one."""
+    """Writes the ledger to MLflow; a writer that has raised any error is replaced by a new one."""
 
     def write_all(self, phase: Phase) -> None: ...
 
@@ -38,9 +37,13 @@ class Writer(Protocol):
 
 
 class BackgroundWriter:
-    """Feeds a writer from one daemon thread.
+    """Calls a writer from one daemon thread.  Public methods may be called from any thread.
 
-    A failure loses nothing: the writer is dropped, and after a pause a fresh one makes a full pass over the ledger.
+    After a failure, a new writer makes a full pass over the ledger, so that nothing is lost.
+
+    Args:
+        open_writer: creates a writer; called in the thread.
+        on_failure: called in the thread with every error of the writer.
     """
 
     def __init__(self, open_writer: Callable[[], Writer], on_failure: Callable[[Exception], None]):
@@ -50,31 +53,35 @@ class BackgroundWriter:
         self._numbers: set[int | None] = set()
         self._files: dict[str, bytes] = {}
         self._closing: Phase | None = None
-        self._written = self._left = False
+        self._written = self._abandoned = False
         self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
 
     def start(self) -> None:
-        """Start the thread, which begins with a full pass; returns at once."""
+        """Start the thread, which begins with a full pass over the ledger; returns at once.  May be called once."""
         self._thread.start()
 
     def notify(self, number: int | None = None) -> None:
-        """Say that a trial, or with None the study, has changed in the ledger.  Returns within microseconds."""
+        """Schedule the update of a trial's run, or with None of the parent run.  Returns within microseconds."""
         with self._changed:
             self._numbers.add(number)
             self._changed.notify()
 
     def publish(self, name: str, data: bytes) -> None:
-        """Ask for a file to be kept with the study, in place of one of that name such as `report/report.html`."""
+        """Schedule a file such as `report/report.html` for the parent run; replaces one of the same name."""
         with self._changed:
             self._files[name] = data
             self._changed.notify()
 
     def stop(self, timeout_s: float, interrupted: bool = False) -> bool:
-        """Make a last full pass that closes the study, as interrupted if it was or if trials are open.
+        """Make a last full pass that closes the study, and wait for it.
+
+        Args:
+            timeout_s: maximum seconds to wait.
+            interrupted: whether the run was interrupted; a study with open trials counts as interrupted in any case.
 
         Returns:
-            Whether everything is written.  False at the latest after `timeout_s` seconds, and at once if the writer
-            never started or fails three more times.
+            Whether everything is written.  False after `timeout_s` seconds, or earlier if the thread was never
+            started or the pass fails `LAST_TRIES` times.
         """
         with self._changed:
             self._closing = "interrupted" if interrupted else "finished"
@@ -84,14 +91,14 @@ class BackgroundWriter:
         return self._written
 
     def abandon(self) -> None:
-        """End without a last pass: the mirror is another driver's now.  Returns at once."""
+        """End the thread without a last pass, because another driver now writes the study.  Returns at once."""
         with self._changed:
-            self._left = True
+            self._abandoned = True
             self._changed.notify()
 
     @property
     def running(self) -> bool:
-        """Whether the thread is at work; after `stop` only if it is still waiting for an answer."""
+        """Whether the thread is alive; after `stop` only if a request has not returned yet."""
         return self._thread.is_alive()
 
     def _run(self) -> None:
@@ -99,12 +106,12 @@ class BackgroundWriter:
         failures = closing_failures = 0
         while not self._written and closing_failures < LAST_TRIES:
             numbers, files, closing = self._take(wait=writer is not None)
-            if self._left:
+            if self._abandoned:
                 return
             try:
                 writer = self._write(writer, numbers, files, closing)
                 failures, self._written = 0, closing is not None
-            except Exception as error:  # whatever it is, it must neither end the thread nor reach the driver
+            except Exception as error:  # no error may end the thread or reach the driver
                 writer, failures = None, failures + 1
                 closing_failures += closing is not None
                 self._on_failure(error)
@@ -113,7 +120,7 @@ class BackgroundWriter:
     def _take(self, wait: bool) -> tuple[set[int | None], dict[str, bytes], Phase | None]:
         with self._changed:
             if wait:
-                self._changed.wait_for(lambda: self._numbers or self._files or self._closing or self._left)
+                self._changed.wait_for(lambda: self._numbers or self._files or self._closing or self._abandoned)
             taken = self._numbers, self._files, self._closing
             self._numbers, self._files = set(), {}
             return taken
@@ -137,19 +144,24 @@ class BackgroundWriter:
             if self._closing is not None:
                 self._changed.wait(FIRST_RETRY_S)
             else:
-                self._changed.wait_for(lambda: self._closing is not None or self._left, delay_s)
+                self._changed.wait_for(lambda: self._closing is not None or self._abandoned, delay_s)
 
 
 class Tracker(BackgroundWriter):
     """Writes a study to MLflow from one background thread, so that training never waits for a server.
 
-    `start`, `notify`, `publish` and `stop` neither raise nor print what the server answers; the first failure is logged
-    once, as a warning of the logger `search.tracking.tracker`.  The ledger is read from the thread.
+    Methods do not raise the server's errors; the first one is logged as a warning of the logger
+    `search.tracking.tracker`.
+
+    Args:
+        ledger: of the study; read from the thread.
+        location: of the study.
+        metadata: of the study.
     """
 
     def __init__(self, ledger: LedgerReader, location: StudyLocation, metadata: "StudyMetadata"):
         with environment():
-            # Here and not in the thread: two threads that import the same libraries at once can see halves of them.
+            # Imported here, since two threads that import the same library at once can see a half-initialised module.
             load_client()
         self._address = public_address(location.tracking_uri)
         self._warned = False
@@ -157,31 +169,29 @@ class Tracker(BackgroundWriter):
         super().__init__(lambda: StudyRunWriter(ledger, location, metadata), self._warn)
 
     def on_attempt(self, record: "TrialRecord") -> None:
-        """Create or reopen the trial's run."""
+        """Schedule the creation or reopening of the trial's run."""
         self.notify(record.number)
 
     def on_epoch(self, record: "TrialRecord") -> None:
-        """Log the new points of a trial."""
+        """Schedule the metrics of a trial's new epoch."""
         self.notify(record.number)
 
     def on_trial_end(self, record: "TrialRecord") -> None:
-        """Close the trial's run, and update the study's."""
+        """Schedule the end of the trial's run and the update of the parent run."""
         self.notify(record.number)
 
     def on_note(self, number: int | None, text: str) -> None:
         """Do nothing: MLflow does not show notes."""
 
     def start(self) -> None:
-        """Start the thread, which begins with a full pass; returns at once."""
+        """Start the thread, which begins with a full pass over the ledger; returns at once.  May be called once."""
         self._scope.enter_context(environment())
         super().start()
 
     def stop(self, timeout_s: float, interrupted: bool = False) -> bool:
-        """Write what is missing and close the study's run: FINISHED, or KILLED if interrupted or trials are open.
+        """Write the rest and close the parent run: FINISHED, or KILLED if interrupted or trials are open.
 
-        Returns:
-            Whether MLflow holds everything.  False at the latest after `timeout_s` seconds, sooner if the server
-            refuses three more times; the next run of the study writes the rest then.
+        Args and result as in `BackgroundWriter.stop`; after False, the next run of the study writes the rest.
         """
         written = super().stop(timeout_s, interrupted)
         if not self.running:
@@ -191,5 +201,7 @@ class Tracker(BackgroundWriter):
     def _warn(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            advice = "the search goes on; what MLflow misses is sent once it answers, or by running the command again"
+            advice = (
+                "the search continues; the missing data is sent when MLflow answers, or by running the command again"
+            )
             LOG.warning("MLflow at %s: %s; %s", self._address, explain(error), advice)

@@ -155,7 +155,7 @@ def test_best_trial_must_have_its_weights_and_others_need_none(location: StudyLo
 
 def test_weights_of_the_epoch_that_stands_for_a_trial_must_be_there(location: StudyLocation):
     (Path(location.folder) / "trials" / "0" / "checkpoint-000001-000003.json").unlink()
-    assert lines(location) == ["trial 0: no checkpoint is of epoch 3, which stands for the trial"]
+    assert lines(location) == ["trial 0: no checkpoint is of its selected epoch 3"]
 
 
 def test_folder_of_a_trial_that_was_never_asked_is_named(location: StudyLocation):

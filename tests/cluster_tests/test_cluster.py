@@ -122,7 +122,7 @@ def story(make_cluster, second: Cluster, tmp_path_factory: pytest.TempPathFactor
     began = time.monotonic()
     driver.wait_for(r"is lost", LIMIT_S)
     noticed_s = time.monotonic() - began
-    moved = int(driver.wait_for(r"trial (\d+)  continued \(start number 2\)", LIMIT_S)[1])
+    moved = int(driver.wait_for(r"trial (\d+)  continued \(attempt 2\)", LIMIT_S)[1])
     driver.wait_for(rf"continued[\s\S]*trial {moved:03d}  epoch ", LIMIT_S)
     cluster.head.kill()
     driver.kill()
@@ -183,7 +183,7 @@ def test_nodes_that_differ_are_named_and_nothing_starts(second: Cluster, tmp_pat
         driver = start(storage, second, 1)
         assert driver.finish(LIMIT_S) == 2, driver.output
         assert "has fgsearch 0.0.1, here it is" in driver.output
-        assert not blind or f"does not see what the driver writes to the storage {storage}" in driver.output
+        assert not blind or f"cannot read the driver's files in the storage {storage}" in driver.output
         assert list(storage.iterdir()) == []
     finally:
         for node in nodes:
@@ -205,7 +205,7 @@ def test_worker_that_the_network_cuts_off_is_superseded_and_writes_no_more(
     worker.send_signal(signal.SIGSTOP)
     cluster.add_worker().wait()  # only now, so that the trial began on the far one
     link.turn("down")
-    driver.wait_for(r"trial 000  continued \(start number 2\)[\s\S]*trial 000  epoch ", LIMIT_S)
+    driver.wait_for(r"trial 000  continued \(attempt 2\)[\s\S]*trial 000  epoch ", LIMIT_S)
     folder = storage / "small" / "trials" / "0"
     before = {path.name for path in folder.glob("*-000001-*")}
     worker.send_signal(signal.SIGCONT)

@@ -55,7 +55,7 @@ def test_worker_without_a_token_is_told_to_copy_it(tmp_path: Path):
         missing = {"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
         done = start("worker", "--address", address, **missing)
     assert done.returncode == 2
-    assert f"{tmp_path / 'token'}: no token there; copy the head's" in done.stderr
+    assert f"{tmp_path / 'token'}: no token in this file; copy the head's" in done.stderr
 
 
 def test_ray_up_file_passes_the_schema_of_ray():

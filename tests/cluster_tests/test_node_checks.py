@@ -52,9 +52,7 @@ def test_node_without_our_package_is_told_as_such():
 def test_node_that_does_not_see_the_storage_says_so(tmp_path: Path):
     told = NodeReport()
     check_storage(NodeRequirements({}, (), str(tmp_path / "another"), "blob", "text"), told)
-    assert told.faults == [
-        f"does not see what the driver writes to the storage {tmp_path / 'another'}; it must be shared"
-    ]
+    assert told.faults == [f"cannot read the driver's files in the storage {tmp_path / 'another'}; it must be shared"]
 
 
 def test_node_that_writes_to_a_place_of_its_own_is_found_out(tmp_path: Path):

@@ -232,7 +232,7 @@ def test_comparison_that_was_killed_is_continued_and_the_books_are_clean(tmp_pat
     first.kill()
     again = Driver(storage, environment, command=line_of)
     assert again.finish() == 0, again.output
-    assert "judged on 3 test frames" in " ".join(again.output.split())
+    assert "evaluated on 3 test frames" in " ".join(again.output.split())
     for study in ("quickstart-baseline-repeats", "quickstart-bas-repeats"):
         assert audit(storage, study, trials=2) == []
         seeds = [(t.seed, t.test.images) for t in open_ledger(find_location(storage, study)).trials()]

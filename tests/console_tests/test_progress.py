@@ -26,7 +26,7 @@ DONE = replace(BEGUN, state=State.COMPLETE, value=0.25, ended=2.0, selected=1)
         (None, NEW, "started"),
         (NEW, BEGUN, "epoch 1/5  mIoU 0.2500"),
         (BEGUN, BEGUN, ""),
-        (BEGUN, replace(BEGUN, attempt=2), "continued (start number 2)"),
+        (BEGUN, replace(BEGUN, attempt=2), "continued (attempt 2)"),
         (BEGUN, DONE, "finished  mIoU 0.2500"),
         (DONE, DONE, ""),
         (BEGUN, replace(BEGUN, state=State.PRUNED, reason="pruned at epoch 1"), "stopped early: pruned at epoch 1"),

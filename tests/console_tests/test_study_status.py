@@ -18,7 +18,7 @@ def test_status_of_a_finished_study_shows_the_best_by_class_and_why_others_faile
     assert status.main(["--study", "s", "--storage", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "s: no driver runs" in shown
-    assert "3/3 trials, best 0.3000 (trial 000), 1 failed, nobody works on it" in shown
+    assert "3/3 trials, best 0.3000 (trial 000), 1 failed, not running" in shown
     assert re.search(r"best trial +fence .*\n +000 +0\.3000", shown)
     assert "trial 002 FAILED: the loss is nan in epoch 3" in shown
 

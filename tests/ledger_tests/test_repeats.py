@@ -132,7 +132,7 @@ def test_repeat_that_was_never_judged_is_named(location: StudyLocation):
     change(Path(location.folder) / "study.db", "DELETE FROM trial_user_attributes WHERE key = 'test' AND trial_id = 1")
     lines = audit(location.storage, location.study, tracking=False)
     assert lines == [
-        "trial 0: COMPLETE without having been judged on the test split",
+        "trial 0: COMPLETE without a result on the test split",
         "trial 0: its folder holds a test result that the ledger lacks",
     ]
 
@@ -141,7 +141,7 @@ def test_trial_of_a_search_that_saw_the_test_split_is_named(location: StudyLocat
     change(
         Path(location.folder) / "study.db", "DELETE FROM trial_user_attributes WHERE key = 'repeat' AND trial_id = 1"
     )
-    assert "trial 0: has seen the test split, which no search may" in audit(
+    assert "trial 0: evaluated on the test split, which a search must not use" in audit(
         location.storage, location.study, tracking=False
     )
 

@@ -141,7 +141,7 @@ def test_second_driver_is_refused_in_one_line_and_a_killed_worker_starts_again(s
         f"study small is in use by process {first.process.pid} on host {socket.gethostname()} (last heartbeat" in line
     )
     assert first.finish() == 0, first.output
-    assert "continued (start number 2)" in first.output
+    assert "continued (attempt 2)" in first.output
     assert max(t.failures for t in trials(storage)) == 1
     clean(storage)
 

@@ -255,7 +255,7 @@ def test_trial_that_loses_a_process_ends_whole_and_continues_from_its_checkpoint
     killed: list[list[psutil.Process]] = []
     try:
         for kind, count in (("ray::RayTrainWorker", 2), ("ray::TrainController", 1), ("ray::ResourceTrainable", 1)):
-            start = rf"continued \(start number {len(killed) + 1}\)" if killed else "started"
+            start = rf"continued \(attempt {len(killed) + 1}\)" if killed else "started"
             driver.wait_for(rf"{start}[\s\S]*epoch \d+/60", 200)
             processes = driver.processes(kind)
             assert len(processes) == count, driver.processes("ray::")
