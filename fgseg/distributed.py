@@ -110,7 +110,7 @@ def current_world() -> World:
 def joined_world() -> Iterator[None]:
     """Join the processes that `torchrun` or `accelerate launch` started, by NCCL on GPUs and by gloo elsewhere.
 
-    Accelerate alone joins CPU processes only if it is told to use the CPU.  Does nothing for a single process, and
+    Accelerate alone joins CPU processes only with `cpu=True`.  Does nothing for a single process, and
     where a group is initialised already.
 
     Raises:

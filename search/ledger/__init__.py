@@ -1,1 +1,1 @@
-"""The books of a study: what was asked, every epoch, and how each trial ended."""
+"""The ledger: the database of a study, with its trials, epochs, lock and fencing."""
