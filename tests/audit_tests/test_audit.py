@@ -25,6 +25,8 @@ from search.ledger.catalog import open_ledger
 from search.study.location import StudyLocation, find_location
 from search.tracking.sync import sync
 
+pytestmark = pytest.mark.slow
+
 
 def test_finished_study_that_was_moved_is_clean(location: StudyLocation):
     assert lines(location) == []

@@ -10,6 +10,8 @@ from search.ledger.catalog import open_ledger
 from search.study.location import StudyLocation
 from search.tracking.sync import sync
 
+pytestmark = pytest.mark.slow
+
 OF_TRIAL = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.trial' AND value = '0')"
 OF_STUDY = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.kind' AND value = 'study')"
 MLFLOW_FAULTS = {

@@ -196,6 +196,7 @@ def test_storage_that_cannot_be_made_is_told():
         make_folder("/proc/nowhere")
 
 
+@pytest.mark.slow
 def test_damaged_ledger_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "quickstart-bas").mkdir()
     (tmp_path / "quickstart-bas" / "study.db").write_bytes(b"not a database" * 100)
@@ -239,6 +240,7 @@ def test_another_identity_passes_where_it_is_accepted():
     "arguments",
     [["--help"], ["--space=bascp"], ["--space=bas", "--set=train.lr=x"], ["--space=bas", "--set=model.name=b9"]],
 )
+@pytest.mark.slow
 def test_help_and_mistakes_answer_fast_without_torch_or_ray(tmp_path: Path, arguments: list[str]):
     code = (
         "import sys\nfrom search.run import main\n"

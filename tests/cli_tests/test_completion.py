@@ -37,6 +37,7 @@ def test_tab_offers_spaces_settings_words_and_options(line: str, words: set[str]
     assert set(offered(line, tmp_path)) == words
 
 
+@pytest.mark.slow
 def test_tab_offers_the_studies_of_the_storage_that_the_line_names(tmp_path: Path):
     finished_study(tmp_path / "mine", "street-one")
     assert offered("python -m search.status --storage mine --study ", tmp_path) == ["street-one"]

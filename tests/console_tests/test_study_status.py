@@ -11,6 +11,7 @@ from kept_study import begin, finished_study, train
 from search import status
 
 
+@pytest.mark.slow
 def test_status_of_a_finished_study_shows_the_best_by_class_and_why_others_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -34,12 +35,14 @@ def test_status_names_the_driver_at_work_and_the_running_trials(tmp_path: Path, 
     assert "left" in shown
 
 
+@pytest.mark.slow
 def test_following_ends_with_the_driver(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     finished_study(tmp_path)
     assert status.main(["--study", "s", "--storage", str(tmp_path), "--follow"]) == 0
     assert "3/3 trials" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_unknown_study_is_a_mistake_that_names_those_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     finished_study(tmp_path)
     assert status.main(["--study", "t", "--storage", str(tmp_path)]) == 2

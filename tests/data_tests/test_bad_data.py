@@ -160,6 +160,7 @@ def test_a_truncated_hub_image_names_its_row(tmp_path):
     assert told.startswith(f"{tmp_path / 'data'}, split train, row ") and "column image: cannot be decoded (" in told
 
 
+@pytest.mark.slow
 def test_an_unreachable_hub_says_what_to_check(tmp_path):
     code = (
         "from fgseg import data; from fgseg.config.errors import ConfigError\n"

@@ -144,6 +144,7 @@ def wait_for_all(barrier: Barrier) -> None:
     barrier.wait(timeout=60)
 
 
+@pytest.mark.slow
 def test_processes_that_ask_at_once_build_once(cfg):
     context = multiprocessing.get_context("spawn")
     start = {"initializer": wait_for_all, "initargs": (context.Barrier(3),)}

@@ -143,6 +143,7 @@ def test_importing_and_checking_leave_torch_datasets_and_pil_alone(tmp_path):
     assert run_python(code) == "set() set()\n"
 
 
+@pytest.mark.slow
 def test_checking_a_hub_folder_does_not_import_torch(tmp_path):
     cfg = make("hub", tmp_path)
     code = (

@@ -15,6 +15,8 @@ from search.cluster.node_probe import versions
 from search.execution.messages import TrialJob, TrialReport
 from search.execution.worker import run_job
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def job(tiny, tmp_path: Path) -> TrialJob:

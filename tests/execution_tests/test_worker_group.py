@@ -13,6 +13,8 @@ from search.execution.messages import TrialJob, TrialReport
 from search.execution.worker import LostProcessError, run_job
 from search.execution.worker_group import RaisedError, ReportChannel, picklable_error, root_error
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def job(tiny, tmp_path: Path) -> TrialJob:

@@ -20,6 +20,8 @@ from search.study.location import StudyLocation
 if TYPE_CHECKING:
     from bucket_server import Bucket
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, cache: str) -> tuple[StudyLocation, Ledger]:

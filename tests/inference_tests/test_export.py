@@ -18,10 +18,13 @@ from fgseg.inference.export import replace_folder
 from fgseg.inference.trained_model import find_trained, load_trained
 from fgseg.labels import CLASSES
 from fgseg.metrics.evaluator import predict_labels
-from search.export.model import export, main
+from search.export.__main__ import main
+from search.export.model import export
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.study.location import StudyLocation
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

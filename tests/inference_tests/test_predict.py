@@ -22,6 +22,8 @@ from fgseg.inference.tiling import labels_at, tile_starts, tiled_logits, working
 from fgseg.predict import main
 from search.export.model import export
 
+pytestmark = pytest.mark.slow
+
 FRAME = (64, 128)
 
 

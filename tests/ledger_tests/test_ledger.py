@@ -366,6 +366,7 @@ def test_a_trial_never_asked_is_unknown(tmp_path):
     assert ledger.trials() == []
 
 
+@pytest.mark.slow
 def test_another_thread_may_read_while_trials_are_written(tmp_path):
     ledger, done, seen = drive(tmp_path), threading.Event(), [0]
 

@@ -71,6 +71,7 @@ def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
+@pytest.mark.slow
 def test_memory_says_after_every_write_what_the_database_says(ledger, far_east):
     with ledger.lock():
         for _ in story(ledger):

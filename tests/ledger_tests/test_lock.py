@@ -103,6 +103,7 @@ def test_a_second_process_is_refused_in_one_line(ledger, other):
     )
 
 
+@pytest.mark.slow
 def test_of_drivers_that_begin_a_study_at_once_one_holds_it_and_the_others_are_refused(url):
     at = time.time() + 2
     command = [sys.executable, "-c", RACE, url, str(at)]

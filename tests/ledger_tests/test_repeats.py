@@ -23,6 +23,8 @@ from search.study.plan import Repeat, make_plan
 from search.tracking.run_reader import read_runs
 from search.tracking.sync import sync
 
+pytestmark = pytest.mark.slow
+
 POINT = {"loss.ssim": 0.4, "train.accumulation": 2}
 
 

@@ -33,6 +33,7 @@ def test_the_example_of_the_readme_runs_as_it_stands(environment: dict[str, str]
     assert (tmp_path / "runs" / "tried" / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_study_in_python_gives_its_trials_as_rows(tmp_path: Path):
     finished_study(tmp_path)
     study = open_study("s", tmp_path)
@@ -60,6 +61,7 @@ def test_mistakes_of_a_comparison_are_those_of_its_command(tmp_path: Path):
         compare_families(["bas"], point="best", storage=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_report_of_a_study_is_written_anew(tmp_path: Path):
     finished_study(tmp_path)
     assert "0.3000" in Path(open_study("s", tmp_path).report()).read_text(encoding="utf-8")

@@ -12,6 +12,8 @@ from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialAttempt
 from search.ledger.sampling import GP_TRIALS
 
+pytestmark = pytest.mark.slow
+
 
 def finish(ledger: Ledger) -> dict[str, float | int]:
     """Ask a trial and complete it with a value that depends on its point."""

@@ -19,6 +19,8 @@ from search.tracking.client import TrackingError, load_client
 from search.tracking.model_registry import model_id, register, register_here
 from search.tracking.sync import sync
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def location(tmp_path_factory: pytest.TempPathFactory, cache: str) -> StudyLocation:

@@ -21,6 +21,8 @@ from search.study.plan import make_plan
 from search.tracking.client import TrackingError
 from search.tracking.run_reader import read_runs
 
+pytestmark = pytest.mark.slow
+
 CLOSED = "http://127.0.0.1:9"
 """The discard port, on which nothing listens."""
 

@@ -31,6 +31,8 @@ from search.audit.trials import audit
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FAMILIES = ("baseline", "bas", "bas_cp", "slc")
 

@@ -36,6 +36,8 @@ from fgseg.training.step import Step
 from fgseg.training.trainer import TrainingState, build_training_state
 from scripts.bench.trial import Events, table
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 

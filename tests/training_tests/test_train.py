@@ -53,6 +53,7 @@ def uninterrupted(whole: list, tiny, tmp_path: Path) -> list[tuple[object, ...]]
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.slow
 def test_continued_training_gives_the_epochs_of_an_uninterrupted_one(tiny, tmp_path: Path, whole: list, epoch: int):
     expected = uninterrupted(whole, tiny, tmp_path)
     with pytest.raises(PowerCut):
@@ -182,6 +183,7 @@ def test_command_tells_a_folder_that_cannot_be_written(tmp_path: Path, cache: st
     assert "is a file; name a folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_fgseg_imports_none_of_the_search_libraries():
     heavy = "{'ray', 'optuna', 'mlflow', 'datasets', 'search'}"
     code = f"import sys, fgseg.train, fgseg.training.trainer, fgseg.data.folder; print({heavy} & set(sys.modules))"

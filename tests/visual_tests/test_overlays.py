@@ -51,6 +51,7 @@ def test_training_leaves_overlays_after_its_last_epoch_only(tiny, tmp_path: Path
     assert seen == [0, 4]
 
 
+@pytest.mark.slow
 def test_audit_names_an_overlay_that_is_cut_short(tmp_path: Path):
     location = finished_study(tmp_path)
     ledger, store = open_ledger(location), location.trial_store(0)
@@ -59,6 +60,7 @@ def test_audit_names_an_overlay_that_is_cut_short(tmp_path: Path):
     assert faults == ["trial 0: the overlay of town.png is damaged"]
 
 
+@pytest.mark.slow
 def test_mlflow_shows_overlays_with_their_trial_once(kept: LocalStore, tmp_path: Path):
     uri, trials = f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "s" / "trials"
     shutil.copytree(kept.folder.parent, trials)
