@@ -88,13 +88,13 @@ class CompiledStep(Step):
             trouble = self.difference(first, self.dry_run_step(lambda: self.update(group), seed=1), fast)
         except Exception as error:  # a compiler may raise anything, and the plain step needs none
             trouble = error_and_root(error)
-        self.seconds = time.perf_counter() - started
+        self.compile_s = time.perf_counter() - started
         if trouble:
             self.fast, self.graph, self.inputs = [], None, []
             self.release_failed_capture()
             log.warning("train.compile: the compiled step is not used, the plain one trains instead: %s", trouble)
         else:
-            log.info("compiling the step took %.1f s", self.seconds)
+            log.info("compiling the step took %.1f s", self.compile_s)
         return not trouble
 
     def compile_and_check(self, group: MicroBatches) -> list[float]:

@@ -32,7 +32,7 @@ class Step:
         loss_sums: (1 + terms,) float32, the loss and its unweighted terms times images, summed until they are zeroed;
             with several processes this rank's part.
         grad_norm: () float32, the gradient's norm in the last step, before clipping.
-        seconds: time that compiling took; None where nothing was compiled.
+        compile_s: seconds that compiling took; None without compiling.
     """
 
     def __init__(  # noqa: PLR0917  what a step consists of
@@ -69,7 +69,7 @@ class Step:
         self.scaler = accelerator.scaler or GradScaler(self.device.type, enabled=False)
         self.loss_sums = torch.zeros(1 + len(criterion.terms), device=self.device)
         self.grad_norm = torch.zeros((), device=self.device)
-        self.seconds: float | None = None
+        self.compile_s: float | None = None
 
     def __call__(self, group: MicroBatches) -> None:
         """Train on the batches of one step."""

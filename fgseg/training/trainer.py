@@ -153,11 +153,11 @@ def run_epoch(state: TrainingState, splits: dict[str, FrameSet], epoch: int, att
     device = state.accelerator.device
     frames = load_to_device(splits, state.run.data.device, device)
     reset_peak(device)
-    prepared = state.step.seconds
+    prepared = state.step.compile_s
     started = time.perf_counter()
     loss, terms = train_one_epoch(state, frames["train"], epoch)
     trained = time.perf_counter()
-    compile_s = state.step.seconds if prepared is None else None
+    compile_s = state.step.compile_s if prepared is None else None
     check_finite(epoch, {**terms, "loss": loss})
     counts = validate(state, frames["val"])
     iou = class_iou(counts)
