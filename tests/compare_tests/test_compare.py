@@ -28,6 +28,8 @@ from search.study.location import find_location
 from search.study.plan import make_plan
 from search.tracking.client import open_client
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "configs/quickstart.yaml"
 
 

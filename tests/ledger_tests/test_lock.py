@@ -20,6 +20,8 @@ from search.ledger.database import open_engine
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LockedError
 
+pytestmark = pytest.mark.slow
+
 HOLD = """
 import sys, time
 from search.ledger.ledger import Ledger

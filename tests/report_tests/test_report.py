@@ -27,6 +27,8 @@ from search.sampling.importance import MIN_TRIALS, caution, importance
 from search.study.location import StudyLocation
 from search.study.space import Range
 
+pytestmark = pytest.mark.slow
+
 RANGES = {
     "loss.ssim": Range(low=0.05, high=5, log=True, start=0.25),
     "copy_paste.prob": Range(low=0, high=1, start=0.5),

@@ -39,7 +39,7 @@ def test_the_list_has_every_setting_once(script: ModuleType):
         "| `data.root` | text or nothing | none | Folder of the data set",
         "| `train.select` | one of: last, best | `last` | ",
         "| `accept_changes` | true or false | false | ",
-        "| `search.KEY.low` | a number | must be given | Smallest value. |",
+        "| `search.KEY.low` | a number | must be given | Smallest value, inclusive. |",
     ],
 )
 def test_a_setting_is_told_with_range_default_and_meaning(script: ModuleType, line: str):

@@ -12,6 +12,8 @@ from search.study.location import StudyLocation
 from search.tracking.client import load_client
 from search.tracking.sync import reconcile
 
+pytestmark = pytest.mark.slow
+
 README = (Path(__file__).parents[2] / "mlflow" / "README.md").read_text(encoding="utf-8")
 QUERIES = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)[0].splitlines()
 FOUND = {

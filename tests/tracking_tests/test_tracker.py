@@ -22,6 +22,8 @@ from search.tracking.run_schema import STATUS, trial_tags
 from search.tracking.sync import reconcile
 from search.tracking.tracker import Tracker
 
+pytestmark = pytest.mark.slow
+
 READ = {"data.reader": "folder", "data.root": "s3://me:secret@bucket/streets/", "data.train": 8}
 
 

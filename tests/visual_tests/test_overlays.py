@@ -23,6 +23,8 @@ from search.study.location import StudyLocation
 from search.tracking.client import load_client
 from search.tracking.sync import reconcile
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
