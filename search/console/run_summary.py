@@ -73,6 +73,8 @@ def study_command(plan: Plan, module: str) -> str:
 def current_command() -> list[str]:
     """Return the words of this process's command line, without passwords."""
     program = Path(sys.argv[0])
+    if program.name == "__main__.py":  # of a command that is a package, such as search.compare
+        program = program.parent
     ours = program.parent.name == "search"
     start = ["python", "-m", f"search.{program.stem}"] if ours else ["python", str(program)]
     return [*start, *map(public_address, sys.argv[1:])]
