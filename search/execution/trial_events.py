@@ -117,8 +117,8 @@ class TrialEventHandler:
                     self.ledger.process_died(trial.number, trial.attempt, reason, self.max_failures)
                 elif report is not None:
                     self._finish_trial(trial, report)
-                self._count_failures(trial.number)
                 self._notify(trial.number)
+                self._count_failures(trial.number)
         except SupersededError as error:
             log.info("trial %d: %s", trial.number, error)
         except StopRunError:

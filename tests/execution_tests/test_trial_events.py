@@ -127,11 +127,14 @@ def test_full_disk_stops_the_run_and_leaves_the_trial_open(events: TrialEventHan
     assert events.ledger.trial(0).state is State.RUNNING
 
 
-def test_too_many_failures_in_a_row_stop_the_run(events: TrialEventHandler):
+def test_too_many_failures_in_a_row_stop_the_run_after_the_listeners_were_notified(tmp_path: Path):
+    listener = Listener()
+    events = make_handler(open_ledger(tmp_path), listener)
     first, second = take(events, "a"), take(events, "b")
     events.on_trial_end("a", report(first, 0, error="FileNotFoundError: frames are gone"), died=False)
     with pytest.raises(StopRunError, match=r"2 trials failed in a row.*frames are gone"):
         events.on_trial_end("b", report(second, 0, error="FileNotFoundError: frames are gone"), died=False)
+    assert listener.calls[-2:] == [("end", 0), ("end", 1)]
 
 
 def test_success_in_between_resets_the_count_of_failures(events: TrialEventHandler):
