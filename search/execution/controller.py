@@ -19,7 +19,7 @@ from search.console.run_summary import mlflow_command
 from search.execution.checkpoint_retention import CheckpointRetention
 from search.execution.jobs import TrialJobs
 from search.execution.preflight import make_folder, preflight
-from search.execution.stop_reason import BUDGET, StopReason
+from search.execution.stop_reason import BUDGET, StopReason, signal
 from search.execution.strategies import Strategy, strategy_of
 from search.execution.trial_events import TrialEventHandler
 from search.execution.views import StudyViews
@@ -123,8 +123,10 @@ def run_remaining_trials(plan: Plan, ledger: Ledger, views: StudyViews, signals:
         required = ({} if is_private(plan.search) else versions()) | {"data": ledger.metadata.identity["data"]}
         monitor = NodeMonitor(resources)
         reason = run_trials(events, TrialJobs(plan, resources, required), resources, monitor, signals)
-    if reason is not BUDGET:
-        views.print_line("stopping; the open trials can be continued")
+        if reason is not BUDGET:  # before Ray is shut down, which takes seconds
+            views.print_line("stopping; the open trials can be continued")
+    if signals.received:  # perhaps while Ray was shut down
+        return signal(signals.code)
     if reason.text:
         print(f"error: study {plan.study}: {reason.text}", file=sys.stderr)
     return reason

@@ -1,21 +1,29 @@
-"""What a driver does where another one is at work on the same study."""
+"""What a driver does where another one is at work on the same study, and after a late signal."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGTERM
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 from sqlalchemy import update
 from waiting import wait_for
 
-from fgseg.cli import FAULT
+from fgseg.cli import FAULT, TERMINATED
 from fgseg.config.errors import ConfigError
 from search.cli.signals import Signals
-from search.execution import controller
-from search.execution.stop_reason import LOCK_LOST, StopReason
+from search.cluster import ray_cluster
+from search.execution import controller, ray_tune
+from search.execution.stop_reason import BUDGET, LOCK_LOST, StopReason
+from search.execution.strategies import SearchStrategy
 from search.execution.views import StudyViews
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LOCKS
 from search.ledger.study_metadata import StudyMetadata
 from search.study.plan import Plan, make_plan
+from search.study.resources import Resources
 from search.tracking.run_reader import read_runs
 
 
@@ -54,3 +62,21 @@ def test_driver_that_lost_the_study_leaves_mlflow_report_and_model_to_the_other(
     assert (parent.status, parent.tags.get("fgseg.interrupted")) == ("RUNNING", None)
     assert not (Path(plan.location.folder) / "report").exists() and not (Path(plan.location.folder) / "model").exists()
     assert capsys.readouterr().out == ""
+
+
+def test_signal_while_ray_shuts_down_ends_the_run_like_one_before(plan: Plan, monkeypatch: pytest.MonkeyPatch):
+    signals = Signals()
+    signals.gentle = True
+
+    @contextmanager
+    def cluster(*arguments: object) -> Iterator[Resources]:
+        yield Resources(1, 0, 1, 1)
+        signals.handle(SIGTERM, None)
+
+    monkeypatch.setattr(ray_cluster, "cluster", cluster)
+    monkeypatch.setattr(ray_cluster, "NodeMonitor", lambda resources: None)
+    monkeypatch.setattr(ray_tune, "run_trials", lambda *arguments: BUDGET)
+    strategy = SearchStrategy(plan)
+    with controller.open_for_writing(strategy, {"data": "f00d"}) as ledger:
+        views = SimpleNamespace(console=Console(), listeners=[], print_line=print)
+        assert controller.run_remaining_trials(plan, ledger, views, signals).exit_code == TERMINATED
