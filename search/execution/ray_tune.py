@@ -32,10 +32,10 @@ T = TypeVar("T")
 
 
 class RunState:
-    """What the hooks of Ray Tune share: the event handler, the nodes, and the first reason to stop."""
+    """What the hooks of Ray Tune share: the event handler, the jobs, the nodes, and the first reason to stop."""
 
-    def __init__(self, events: TrialEventHandler, monitor: NodeMonitor, signals: Signals):
-        self.events, self.monitor, self.signals = events, monitor, signals
+    def __init__(self, events: TrialEventHandler, jobs: TrialJobs, monitor: NodeMonitor, signals: Signals):
+        self.events, self.jobs, self.monitor, self.signals = events, jobs, monitor, signals
         self.reason: StopReason | None = None
         self.step_began = time.monotonic()
 
@@ -75,7 +75,10 @@ class RunState:
         return not live or time.monotonic() - self.step_began < SUGGEST_BUDGET_S
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Ray pickles searcher, scheduler and callbacks for a restore that is never made."""
+        """Return nothing: Ray pickles searcher, scheduler and callbacks to a file, for a restore that is never made.
+
+        The plan's addresses may contain passwords, which a killed driver would leave in that file.
+        """
         return {}
 
 
@@ -94,9 +97,9 @@ class StopBetweenSteps(tune.Callback):
 class LedgerSearcher(Searcher):
     """Suggests what the ledger says is next, and forwards the ends of trials to the event handler."""
 
-    def __init__(self, state: RunState, jobs: TrialJobs):
+    def __init__(self, state: RunState):
         super().__init__(metric="epoch", mode="max")
-        self.state, self.jobs = state, jobs
+        self.state = state
         self.nodes_by_trial: dict[str, tuple[list[str], str | None]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -105,7 +108,7 @@ class LedgerSearcher(Searcher):
         events = self.state.events
         trial = self.state.call(events.next_attempt, trial_id, default=None)
         if trial is not None:
-            return asdict(self.jobs.job(trial))
+            return asdict(self.state.jobs.job(trial))
         return None if events.live else Searcher.FINISHED  # a live trial may die and have to be started again
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -181,12 +184,12 @@ def run_trials(
     Returns:
         BUDGET, or why the run stopped; the open trials then stay open.
     """
-    scratch, state = tempfile.mkdtemp(prefix="fgsearch-"), RunState(events, monitor, signals)
+    scratch, state = tempfile.mkdtemp(prefix="fgsearch-"), RunState(events, jobs, monitor, signals)
     try:
         tuner = tune.Tuner(
             trainable(resources),
             tune_config=tune.TuneConfig(
-                search_alg=LedgerSearcher(state, jobs),
+                search_alg=LedgerSearcher(state),
                 scheduler=LedgerScheduler(state),
                 num_samples=-1,
                 reuse_actors=resources.processes == 1,  # several processes must end with their trial

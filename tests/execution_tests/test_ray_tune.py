@@ -1,5 +1,6 @@
 """The hooks of Ray Tune, without running Ray."""
 
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from search.cli.signals import Interrupted
 from search.execution.messages import TrialJob
-from search.execution.ray_tune import SUGGEST_BUDGET_S, LedgerSearcher, RunState, StopBetweenSteps
+from search.execution.ray_tune import SUGGEST_BUDGET_S, LedgerScheduler, LedgerSearcher, RunState, StopBetweenSteps
 from search.execution.stop_reason import LOCK_LOST
 from search.execution.trial_events import StopRunError
 
@@ -23,12 +24,8 @@ def make_state(capacity: int = 3, locked: bool = True, next_attempt: Any = None)
     ledger = SimpleNamespace(is_locked=locked)
     events = SimpleNamespace(live=live, next_attempt=next_attempt or start, ledger=ledger)
     monitor = SimpleNamespace(capacity=lambda: capacity, all_dead=lambda: False, take_messages=lambda: [])
-    return RunState(events, monitor, SimpleNamespace(received=None))  # type: ignore[arg-type]
-
-
-def searcher_of(state: RunState) -> LedgerSearcher:
     jobs = SimpleNamespace(job=lambda number: TrialJob(number, 1, {}, "", 1, 0, "fail"))
-    return LedgerSearcher(state, jobs)  # type: ignore[arg-type]
+    return RunState(events, jobs, monitor, SimpleNamespace(received=None))  # type: ignore[arg-type]
 
 
 def suggest(searcher: LedgerSearcher, times: int) -> list[bool]:
@@ -37,12 +34,12 @@ def suggest(searcher: LedgerSearcher, times: int) -> list[bool]:
 
 
 def test_trials_are_suggested_as_long_as_they_fit():
-    assert suggest(searcher_of(make_state(capacity=3)), 5) == [True, True, True, False, False]
+    assert suggest(LedgerSearcher(make_state(capacity=3)), 5) == [True, True, True, False, False]
 
 
 def test_slow_suggestions_leave_time_for_events_between_them():
     state = make_state()
-    searcher = searcher_of(state)
+    searcher = LedgerSearcher(state)
     state.step_began -= SUGGEST_BUDGET_S
     assert suggest(searcher, 3) == [True, False, False]  # at least one, or no trial would ever start
     StopBetweenSteps(state).on_step_begin(0, [])
@@ -64,6 +61,13 @@ def test_after_a_fault_the_event_handler_is_not_called_again():
         raise StopRunError("the disk is full; mend that")
 
     state = make_state(next_attempt=broken)
-    assert suggest(searcher_of(state), 3) == [False, False, False]
+    assert suggest(LedgerSearcher(state), 3) == [False, False, False]
     assert calls == ["0"]
     assert (state.reason.exit_code, state.reason.text) == (1, "the disk is full; mend that")
+
+
+def test_plan_with_its_passwords_is_not_pickled_into_the_files_of_ray_tune():
+    state = make_state()
+    state.jobs.plan = "postgresql://user:secret@host/ledger"
+    for hook in (LedgerSearcher(state), LedgerScheduler(state), StopBetweenSteps(state)):
+        assert b"secret" not in pickle.dumps(hook)
