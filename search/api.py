@@ -1,7 +1,7 @@
 """Python API: `run_search`, `compare_families`, `open_study` and `Study`, exported by the package `search`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from fgseg.cli import DONE
 from fgseg.storage.store import join, open_store
 from search.audit.trials import audit_location
-from search.cli.signals import CODES, Signals
+from search.cli.signals import CODES, Interrupted, Signals
 from search.compare.plans import name_of, plans_from
 from search.compare.runner import run_comparison
 from search.delete import delete
@@ -121,9 +121,7 @@ def run_search(
         KeyboardInterrupt: Ctrl-C or SIGTERM; the same call resumes the run.
     """
     plan = make_plan(space, config, settings or {}, search, study)
-    with Signals() as signals:
-        code = run_study(plan, signals)
-    finish(code, f"study {plan.study}")
+    run_or_raise(lambda signals: run_study(plan, signals), f"study {plan.study}")
     return Study(plan.location)
 
 
@@ -171,16 +169,20 @@ def compare_families(
         spaces, studies=studies, point=point, seeds=seeds, config=config, assignments=settings or {}, search=search
     )
     name = name_of(name, plans, point)
-    with Signals() as signals:
-        finish(run_comparison(plans, name, point, signals), "the comparison")
+    run_or_raise(lambda signals: run_comparison(plans, name, point, signals), "the comparison")
     folder = join(plans[0].location.storage, COMPARISONS, name)
     content: dict[str, Any] = json.loads(open_store(folder).get("comparison.json"))
     return content
 
 
-def finish(code: int, what: str) -> None:
-    """Raise KeyboardInterrupt or SearchStoppedError for the exit code of a command, unless it is DONE."""
+def run_or_raise(command: Callable[[Signals], int], name: str) -> None:
+    """Run a command that trains; raises KeyboardInterrupt or SearchStoppedError unless it returns DONE."""
+    with Signals() as signals:
+        try:
+            code = command(signals)
+        except Interrupted:  # a signal before anything was written
+            raise KeyboardInterrupt from None
     if code in CODES.values():
         raise KeyboardInterrupt
     if code != DONE:
-        raise SearchStoppedError(f"{what} was stopped by a fault; the same call resumes it")
+        raise SearchStoppedError(f"{name} was stopped by a fault; the same call resumes it")

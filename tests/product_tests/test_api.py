@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from signal import SIGTERM
 
 import pytest
 from conftest import ROOT
@@ -11,7 +12,7 @@ from kept_study import finished_study
 
 import search
 from fgseg.config.errors import ConfigError
-from search import Study, compare_families, open_study, run_search
+from search import Study, api, compare_families, open_study, run_search
 
 
 def example() -> str:
@@ -52,6 +53,12 @@ def test_a_study_in_python_gives_its_trials_as_rows(tmp_path: Path):
 def test_mistakes_are_those_of_the_command(arguments: tuple, message: str):
     with pytest.raises(ConfigError, match=message):
         run_search(*arguments)
+
+
+def test_a_signal_before_anything_is_written_raises_keyboard_interrupt(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(api, "run_study", lambda plan, signals: signals.handle(SIGTERM, None))
+    with pytest.raises(KeyboardInterrupt):
+        run_search("bas", storage=str(tmp_path))
 
 
 def test_mistakes_of_a_comparison_are_those_of_its_command(tmp_path: Path):
