@@ -174,7 +174,7 @@ def read_counts(plan: RepeatPlan, record: TrialRecord) -> dict[str, Any]:
     """Read the counts per image of a repeat: confusion (N, 7, 7) int32, boundary (N, 7, 2) int32."""
     if record.test is None:
         raise ValueError(f"trial {record.number} has no test result")
-    return dict(load_safetensors(read_blob(open_store(plan.location.trial_folder(record.number)), record.test.blob)))
+    return dict(load_safetensors(read_blob(plan.location.trial_store(record.number), record.test.blob)))
 
 
 def facts(plans: Sequence[RepeatPlan], name: str, point: str, missing: list[str]) -> dict[str, Any]:

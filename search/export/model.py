@@ -53,7 +53,7 @@ def export(
     record = choose(location, ledger, number)
     result, manifest = selected(ledger, record), kept_weights(location, ledger, record)
     assert manifest is not None
-    store = open_store(trial_folder(location, record))
+    store = location.trial_store(record.number)
     folder = absolute(out) if out else join(location.folder, MODEL if number is None else f"{MODEL}-{number:03d}")
     origin = model_origin(metadata, record.number, manifest)
     if read_origin(folder) == origin:
@@ -95,7 +95,7 @@ def kept_weights(location: StudyLocation, ledger: Ledger, record: TrialRecord) -
     """Return the newest checkpoint of a finished trial's selected epoch; None if unfinished or not kept."""
     if record.state is not State.COMPLETE:
         return None
-    epoch, store = selected(ledger, record).epoch, open_store(trial_folder(location, record))
+    epoch, store = selected(ledger, record).epoch, location.trial_store(record.number)
     return checkpoints.find(store, epoch)
 
 
@@ -109,11 +109,6 @@ def model_origin(metadata: StudyMetadata, number: int, manifest: Manifest) -> di
         "weights": weights_blob(manifest).sha256,
         "version": fgseg.__version__,
     }
-
-
-def trial_folder(location: StudyLocation, record: TrialRecord) -> str:
-    """Return the address of a trial's checkpoints."""
-    return join(location.folder, "trials", str(record.number))
 
 
 def read_origin(folder: str) -> dict[str, Any]:
