@@ -70,7 +70,7 @@ def open_for_writing(strategy: Strategy, identity: dict[str, Any]) -> Iterator[L
     """Create or open the study, lock it, record what this run knows, and prepare it for `Ledger.next_attempt`.
 
     Raises:
-        ConfigError: the folder cannot be made, or another driver has begun the study with another identity meanwhile.
+        ConfigError: the folder cannot be made, or another driver has created the study with another identity meanwhile.
         LockedError: another driver works on the study.
     """
     plan = strategy.plan

@@ -1,4 +1,4 @@
-"""The message that a worker gets for each start of a trial."""
+"""The message that a worker gets for each attempt of a trial."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class TrialJobs:
     required_environment: dict[str, str]
 
     def job(self, trial: TrialAttempt) -> TrialJob:
-        """Return the job of one start of a trial; repeats are evaluated on the test split at their end."""
+        """Return the job of one attempt of a trial; repeats are evaluated on the test split at their end."""
         return TrialJob(
             number=trial.number,
             attempt=trial.attempt,

@@ -74,7 +74,7 @@ class TrialEventHandler:
         self.failed_in_a_row = 0
 
     def next_attempt(self, trial_id: str) -> TrialAttempt | None:
-        """Return the next start of a trial for Ray's `trial_id`, or None where there is none now."""
+        """Return the next attempt of a trial for Ray's `trial_id`, or None where there is none now."""
         try:
             with stopping_on_faults():
                 trial = self.ledger.next_attempt()
@@ -113,7 +113,7 @@ class TrialEventHandler:
         try:
             with stopping_on_faults():
                 if died:
-                    reason = f"its process died (start {trial.attempt})"
+                    reason = f"its process died (attempt {trial.attempt})"
                     self.ledger.process_died(trial.number, trial.attempt, reason, self.max_failures)
                 elif report is not None:
                     self._finish_trial(trial, report)
@@ -144,7 +144,7 @@ class TrialEventHandler:
             listener.on_note(None, text)
 
     def _lost_too_many_nodes(self, trial: TrialAttempt) -> bool:
-        """Count a start that ended through no fault of the trial; returns whether MAX_NODE_LOSSES is exceeded."""
+        """Count an attempt that ended through no fault of the trial; returns whether MAX_NODE_LOSSES is exceeded."""
         self.node_losses[trial.number] += 1
         return self.node_losses[trial.number] > MAX_NODE_LOSSES
 
@@ -163,7 +163,7 @@ class TrialEventHandler:
         elif self.ledger.should_prune(trial.number):
             self.ledger.prune(trial.number, trial.attempt)
         elif self._lost_too_many_nodes(trial):
-            reason = "its folder belongs to a later start"
+            reason = "its folder belongs to a later attempt"
             self.ledger.process_died(trial.number, trial.attempt, reason, self.max_failures)
         else:
             self.ledger.reschedule(trial.number, trial.attempt)

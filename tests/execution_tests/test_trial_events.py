@@ -100,7 +100,7 @@ def test_dead_process_is_asked_again_until_it_has_died_too_often(events: TrialEv
     assert second.params == first.params
     events.on_trial_end("b", None, died=True)
     assert events.ledger.trial(0).state is State.FAIL
-    assert events.ledger.trial(0).reason == "its process died (start 2)"
+    assert events.ledger.trial(0).reason == "its process died (attempt 2)"
 
 
 def test_trial_stopped_before_it_said_anything_stays_open(events: TrialEventHandler):

@@ -154,7 +154,7 @@ def test_worker_that_dies_too_often_fails_with_the_reason(start, tmp_path: Path)
         worker.kill()
     assert driver.finish() == 0, driver.output
     first, second = trials(storage)
-    assert (first.state, first.reason) == (State.FAIL, "its process died (start 1)")
+    assert (first.state, first.reason) == (State.FAIL, "its process died (attempt 1)")
     assert second.state is State.COMPLETE
     clean(storage)
 
