@@ -207,7 +207,7 @@ def run_trials(
         pass  # raised by StopBetweenSteps; the state has the reason
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    if reason := state.check():
-        return reason
     left = events.ledger.open_trials()
-    return fault(f"trials {left} are still open; run the same command again") if left else BUDGET
+    if left or state.reason or signals.received:
+        return state.check() or fault(f"trials {left} are still open; run the same command again")
+    return BUDGET
