@@ -70,6 +70,9 @@ class ChildProcess:
         except (OSError, AssertionError) as error:  # AssertionError: this is a daemonic process, e.g. of a Pool
             self.close()
             raise ChildError(f"cannot start a process: {error}") from None
+        except BaseException:  # arguments that cannot be pickled, or Ctrl-C
+            self.close()
+            raise
 
     def __enter__(self) -> "ChildProcess":
         return self

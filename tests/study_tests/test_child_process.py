@@ -1,9 +1,11 @@
 """Child processes: messages, errors, limits, priority, and an end with the parent."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -51,6 +53,16 @@ def test_objects_go_both_ways():
 def test_child_has_its_own_session_the_given_priority_and_environment():
     with ChildProcess(describe, environment={"FGSEARCH_TEST": "set"}, niceness=7) as child:
         assert child.receive(60) == (min(os.nice(0) + 7, 19), True, "set")
+
+
+def test_arguments_that_cannot_be_pickled_leave_no_process_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = multiprocessing.active_children()
+    with pytest.raises(Exception, match="pickle") as caught:
+        ChildProcess(echo, lambda: None)
+    assert caught.traceback  # keeps the object alive, so that only `close` can have ended the child
+    assert multiprocessing.active_children() == before
+    assert list(tmp_path.glob("fgsearch-*")) == []
 
 
 @pytest.mark.parametrize(
