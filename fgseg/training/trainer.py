@@ -106,6 +106,8 @@ def build_accelerator(run: RunConfig) -> Accelerator:
         # A model that was prepared for mixed precision refers to itself: its memory waits for the garbage collector.
         release_memory()
     precision = resolve_precision(run.train.precision, device)
+    if precision == "fp16" and device.type == "cpu":  # on a machine with a GPU, by `accelerate launch --cpu`
+        raise ConfigError("train.precision: got fp16, but training runs on the CPU; use auto, bf16 or no")
     return Accelerator(mixed_precision=precision, gradient_accumulation_steps=run.train.accumulation)
 
 
