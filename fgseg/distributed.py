@@ -88,7 +88,7 @@ def reset_accelerate(cpu: bool = False, **group: str) -> PartialState:
         ConfigError: a torch.distributed group was initialised that Accelerate does not see.
     """
     AcceleratorState._reset_state(True)
-    gloo = dist.is_initialized() and not torch.cuda.is_available()
+    gloo = dist.is_initialized() and dist.get_world_size() > 1 and not torch.cuda.is_available()
     state = PartialState(cpu=cpu or gloo or parse_flag_from_env("ACCELERATE_USE_CPU"), **group)
     if dist.is_initialized() and state.num_processes != dist.get_world_size():
         raise ConfigError(
@@ -110,22 +110,24 @@ def current_world() -> World:
 def joined_world() -> Iterator[None]:
     """Join the processes that `torchrun` or `accelerate launch` started, by NCCL on GPUs and by gloo elsewhere.
 
-    Accelerate alone joins CPU processes only with `cpu=True`.  Does nothing for a single process, and
-    where a group is initialised already.
+    Accelerate alone joins CPU processes only with `cpu=True`.  Does nothing where a group is initialised already.  A
+    single process of torchrun is joined by Accelerate during the training; its group is left at the end as well.
 
     Raises:
         ConfigError: there are fewer GPUs than processes on this machine.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if dist.is_initialized():
         yield
         return
-    on_gpus = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
-    if on_gpus:
-        check_gpus(torch.cuda.device_count())
-    # The backend is named since Accelerate would take MPI where torch was built with it.
-    state = reset_accelerate() if on_gpus else reset_accelerate(cpu=True, backend="gloo")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        on_gpus = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+        if on_gpus:
+            check_gpus(torch.cuda.device_count())
+        # The backend is named since Accelerate would take MPI where torch was built with it.
+        reset_accelerate() if on_gpus else reset_accelerate(cpu=True, backend="gloo")
     yield
-    state.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def check_gpus(count: int) -> None:

@@ -31,6 +31,7 @@ UNSUPPORTED = {
 }
 """Variables by which `accelerate launch` selects a library that cuts a model into parts, and the library's name."""
 LAUNCH = "start with torchrun, or with accelerate launch --config_file configs/accelerate.yaml"
+ALONE = "set WORLD_SIZE=1 to train in a single process"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     The processes of `torchrun` or `accelerate launch` train one model.  Only the main process prints.
     """
-    is_main = next((os.environ[name] for name in RANKS if name in os.environ), "0") == "0"
+    is_main = is_main_process(os.environ)
     say = print if is_main else silent
     try:
         options = parse(arguments)
@@ -75,6 +76,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def is_main_process(environment: Mapping[str, str]) -> bool:
+    """Return whether this process prints; also known where `launched_processes` refuses the variables.
+
+    A rank counts only beside a number of processes: a shell in a SLURM job may set one for a single process.
+    """
+    sizes = ("WORLD_SIZE",) if "WORLD_SIZE" in environment else MPI_SIZES
+    rank = next((environment[name] for name in RANKS if name in environment), "0")
+    return rank == "0" or all(environment.get(name, "1") == "1" for name in sizes)
+
+
 def launched_processes(environment: Mapping[str, str]) -> int:
     """Return the number of processes that a launcher's variables describe; 1 without a launcher.
 
@@ -94,15 +105,18 @@ def launched_processes(environment: Mapping[str, str]) -> int:
             if environment.get(name, "1") != "1":
                 raise ConfigError(
                     f"{name} is {environment[name]}, but WORLD_SIZE is not set: each MPI process would train a model "
-                    f"of its own; {LAUNCH}"
+                    f"of its own; {LAUNCH}; or {ALONE}"
                 )
         if "ACCELERATE_MIXED_PRECISION" in environment and "MASTER_ADDR" in environment:
-            raise ConfigError(f"accelerate launch was to start several processes and started one; {LAUNCH}")
-        return 1
-    world_size = int(environment["WORLD_SIZE"])
+            raise ConfigError(f"accelerate launch was to start several processes and started one; {LAUNCH}; or {ALONE}")
+    world_size = int(environment.get("WORLD_SIZE", "1"))
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
     if world_size > 1 and missing:
         raise ConfigError(f"WORLD_SIZE is {world_size}, but {', '.join(missing)} is not set; {LAUNCH}")
+    if "LOCAL_RANK" in environment and missing:  # Accelerate joins a group also for a single process
+        raise ConfigError(f"LOCAL_RANK is set, but {', '.join(missing)} is not; {LAUNCH}; or unset LOCAL_RANK")
+    if "WORLD_SIZE" not in environment:
+        return 1
     if int(environment.get("RANK", "0")) >= max(1, world_size):
         raise ConfigError(f"RANK: got {environment['RANK']}, must be below WORLD_SIZE, which is {world_size}; {LAUNCH}")
     return max(1, world_size)

@@ -1,6 +1,7 @@
 """Several processes train one model as one process would."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,15 +19,16 @@ from fgseg.checkpoints.manifest import list_manifests
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import check_processes
 from fgseg.data.device_frames import HostFrames
-from fgseg.distributed import SINGLE_PROCESS, World, check_gpus, local_batch
+from fgseg.distributed import SINGLE_PROCESS, World, check_gpus, current_world, joined_world, local_batch
 from fgseg.labels import VOID
 from fgseg.metrics.evaluator import evaluate
 from fgseg.model.segformer import build_model
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
-from fgseg.train import launched_processes
+from fgseg.train import is_main_process, launched_processes
 from fgseg.train import main as train_command
 from fgseg.training.loop import train
+from fgseg.training.trainer import build_accelerator
 from search.audit.trials import audit
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
@@ -194,6 +196,7 @@ def test_launcher_trains_and_resumes_in_two_processes(
         ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK: got 2, must be below WORLD"),
         # What `accelerate launch --cpu --num_processes 2` sets in the one process that it starts.
         ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}, "accelerate launch was to start several"),
+        ({"LOCAL_RANK": "0"}, "LOCAL_RANK is set, but RANK, MASTER_ADDR, MASTER_PORT is not; start with torchrun"),
         ({"ACCELERATE_USE_FSDP": "true"}, "FSDP: the processes cannot train one model this way; start with torchrun"),
     ],
 )
@@ -205,8 +208,50 @@ def test_variables_of_a_launch_that_cannot_work_are_named(variables: dict[str, s
 def test_variables_of_a_launcher_give_the_number_of_processes():
     assert launched_processes({}) == 1
     assert launched_processes({"WORLD_SIZE": "1", "PMI_SIZE": "1"}) == 1
+    # A shell of a SLURM or MPI job that trains in a single process.
+    assert launched_processes({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}) == 1
+    assert launched_processes({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}) == 1
+    assert launched_processes({"WORLD_SIZE": "1", "PMI_SIZE": "4", "PMI_RANK": "3"}) == 1
     torchrun = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "node", "MASTER_PORT": "29500"}
     assert launched_processes(torchrun | {"OMPI_COMM_WORLD_SIZE": "4"}) == 4
+
+
+@pytest.mark.parametrize(
+    ("variables", "prints"),
+    [
+        ({}, True),
+        ({"RANK": "1"}, True),
+        ({"WORLD_SIZE": "1", "PMI_SIZE": "4", "PMI_RANK": "3"}, True),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, True),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, False),
+        ({"PMI_SIZE": "4", "PMI_RANK": "3"}, False),
+    ],
+)
+def test_all_but_the_first_of_several_processes_are_silent(variables: dict[str, str], prints: bool):
+    assert is_main_process(variables) == prints
+
+
+def test_group_of_a_single_process_of_torchrun_is_left(monkeypatch: pytest.MonkeyPatch, recwarn):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    variables = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    threads = torch.get_num_threads()
+    with joined_world():
+        assert [current_world(), current_world()] == [SINGLE_PROCESS, SINGLE_PROCESS]
+    assert not torch.distributed.is_initialized()
+    assert torch.get_num_threads() == threads
+    assert not [str(warning.message) for warning in recwarn if "OMP_NUM_THREADS" in str(warning.message)]
+
+
+def test_fp16_is_refused_where_the_launcher_selects_the_cpu(tiny, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ConfigError, match=r"train\.precision: got fp16, but training runs on the CPU"):
+        build_accelerator(tiny(train__precision="fp16"))
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
