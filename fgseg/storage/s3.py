@@ -45,7 +45,7 @@ def as_object_store_error(call: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return call(*args, **kwargs)
-        except FileNotFoundError:
+        except (FileNotFoundError, ObjectStoreError):
             raise
         except OSError as error:
             raise ObjectStoreError(f"the object store fails: {pyarrow_message(error)}") from error

@@ -179,7 +179,10 @@ def test_bucket_that_is_forbidden_is_told_in_one_line(monkeypatch: pytest.Monkey
             check_store(address, "--storage")
         with pytest.raises(ObjectStoreError, match="ACCESS_DENIED"):
             open_store(address).put("a", b"1")
+        with pytest.raises(ObjectStoreError) as nested:
+            open_store(address).clear(keep="a")
     assert "\n" not in str(told.value)
+    assert str(nested.value).count("the object store fails") == 1
 
 
 def test_fault_of_the_server_that_passes_is_waited_for(monkeypatch: pytest.MonkeyPatch):
