@@ -1,3 +1,3 @@
-"""Train and judge one street-view segmentation model."""
+"""Train and evaluate one street-view segmentation model."""
 
 __version__ = "0.1.0"

@@ -58,7 +58,7 @@ class Step:
         self.accelerator, self.model, self.criterion = accelerator, model, criterion
         self.optimizer, self.schedule, self.clip = optimizer, schedule, clip
         self.device, self.world = accelerator.device, criterion.world
-        # Said of the depthwise convolutions; it costs a copy of a few kilobytes.
+        # torch warns of the depthwise convolutions; their copies take a few kilobytes.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         self.network, self.prepared_optimizer = accelerator.prepare(model, optimizer)
         if self.world.is_distributed:
