@@ -17,9 +17,8 @@ from search.ledger.records import State
 from search.run import main
 from search.study.location import StudyLocation, find_location
 
-pytestmark = [pytest.mark.ray, pytest.mark.server, pytest.mark.slow]
-
-pytestmark = pytest.mark.timeout(600)  # the fixture runs a search twice
+# The fixture runs a search twice.
+pytestmark = [pytest.mark.ray, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
 SECRETS = (PASSWORD.encode(), PASSWORD.replace("%", "%25").replace("@", "%40").encode())
 """The password of the ledger as it is, and as it stands in the address."""
 
