@@ -221,22 +221,22 @@ class Breaking:
         spec = PathFinder.find_spec(name, path) if name == "fgseg.training.trainer" else None
         if spec:
             load = spec.loader.exec_module
-            spec.loader.exec_module = lambda module: (load(module), break_fit(module))
+            spec.loader.exec_module = lambda module: (load(module), break_training(module))
         return spec
 
-def break_fit(module):
+def break_training(module):
     import torch
-    fit = module.fit
-    def broken(learner, frames, epoch):
-        number = learner.run.train.seed - 42
-        if number == 0 and epoch == 2 and learner.run.train.batch_size > 1:
+    train = module.train_one_epoch
+    def broken(state, frames, epoch):
+        number = state.run.train.seed - 42
+        if number == 0 and epoch == 2 and state.run.train.batch_size > 1:
             raise torch.OutOfMemoryError("Tried to allocate 2.00 GiB")
         if number == 0 and epoch == 3:
             time.sleep(2)  # to be killed in
         if number == 1 and epoch == 3:
             raise ValueError("the third epoch\\nis not to be")
-        return fit(learner, frames, epoch)
-    module.fit = broken
+        return train(state, frames, epoch)
+    module.train_one_epoch = broken
 
 sys.meta_path.insert(0, Breaking())
 """
