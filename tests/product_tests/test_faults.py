@@ -334,4 +334,4 @@ def test_changed_settings_are_refused_and_recorded_where_accepted(killed, start)
     assert "settings.train.lr: 0.005 there, 0.001 now" in refused.output
     accepted = start(storage, "--trials", "3", "--set", "train.lr=1e-3", "--accept-changes")
     assert accepted.finish() == 0, accepted.output
-    assert Ledger(f"sqlite:///{storage}/small/study.db", "small").identity["settings"]["train.lr"] == 0.001
+    assert Ledger(f"sqlite:///{storage}/small/study.db", "small").metadata.identity["settings"]["train.lr"] == 0.001
