@@ -28,7 +28,7 @@ class CityscapesReader:
         self.table = cityscapes_table(cfg.void)
 
     def splits(self) -> dict[str, list[Frame]]:
-        """See `Reader.splits`."""
+        """List the frames of each split (see `Reader.splits`)."""
         train, val = self.pool("train"), self.pool("val")
         if not train.frames:
             raise ConfigError(
@@ -43,5 +43,5 @@ class CityscapesReader:
         return Pool(str(images / part), pair(images, labels, part, FRAME_ENDINGS, LABEL_ENDING))
 
     def load(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-        """See `Reader.load`."""
+        """Decode a frame and its ids (see `Reader.load`)."""
         return read_pair(frame)

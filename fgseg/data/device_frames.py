@@ -60,7 +60,7 @@ class HostFrames:
         return len(self.frames)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Frames.batch`; the index is on the CPU."""
+        """Copy frames to the device (see `Frames.batch`); the index is on the CPU."""
         arrays = (self.frames.images, self.frames.labels)
         images, labels = (self._to_device(torch.from_numpy(np.asarray(array[index.numpy()]))) for array in arrays)
         return images.permute(0, 3, 1, 2), labels
@@ -93,7 +93,7 @@ class DeviceFrames:
         return len(self.images)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Frames.batch`; the index is on the device."""
+        """Select frames on the device (see `Frames.batch`); the index is on the device."""
         return self.images.index_select(0, index).permute(0, 3, 1, 2), self.labels.index_select(0, index)
 
 

@@ -40,7 +40,7 @@ class FolderReader:
         self.advice = f"add it to {self.root / 'labels.yaml'} or correct the label"
 
     def splits(self) -> dict[str, list[Frame]]:
-        """See `Reader.splits`."""
+        """List the frames of each split (see `Reader.splits`)."""
         official = (self.root / "images" / "train").is_dir()
         train = self.pool("train" if official else "")
         if not train.frames:
@@ -56,7 +56,7 @@ class FolderReader:
         return Pool(str(images / part), pair(images, labels, part, FRAME_ENDINGS, LABEL_ENDING))
 
     def load(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-        """See `Reader.load`."""
+        """Decode a frame and its ids (see `Reader.load`)."""
         return read_pair(frame)
 
 

@@ -66,7 +66,7 @@ class HubReader:
         raise ConfigError(f"data.root: {self.root} cannot be loaded ({reason}); write it again with save_to_disk")
 
     def splits(self) -> dict[str, list[Frame]]:
-        """See `Reader.splits`; downloads a hub id first."""
+        """List the frames of each split (see `Reader.splits`); downloads a hub id first."""
         heldout = next((name for name in ("validation", "val") if name in self.datasets_by_split), None)
         return draw(self.cfg, self.pool("train"), None if heldout is None else self.pool(heldout))
 
@@ -81,7 +81,7 @@ class HubReader:
         return Pool(location, frames)
 
     def load(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-        """See `Reader.load`."""
+        """Decode a frame and its ids (see `Reader.load`)."""
         split, _, row = frame.name.partition("/")
         rows = self.datasets_by_split[split]
         image = decode_cell(rows.select_columns(COLUMNS[0]), int(row), frame.image)

@@ -44,7 +44,7 @@ class CheckpointRetention:
         """Do nothing: a running trial keeps its own newest checkpoints."""
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """See `apply`: a new best trial displaces another one."""
+        """Apply the retention: a new best trial displaces another one."""
         self.apply()
 
     def on_note(self, number: int | None, text: str) -> None:

@@ -42,11 +42,11 @@ class SearchStrategy:
         self.plan = plan
 
     def budget(self, ledger: Ledger) -> int:
-        """See Strategy."""
+        """Return the number of trials asked for."""
         return self.plan.search.trials
 
     def prepare(self, ledger: Ledger) -> None:
-        """See Strategy."""
+        """Prepare the ledger with the space, the sampler and the pruner."""
         plan, train = self.plan, self.plan.settings.train
         ledger.start(
             plan.space.distributions(),
@@ -60,7 +60,7 @@ class SearchStrategy:
         )
 
     def present_results(self, ledger: Ledger, reason: StopReason, signals: Signals, console: Console) -> int:
-        """See Strategy.  A search without a finished trial is a fault."""
+        """Export the best trial and print the summary; a search without a finished trial is a fault."""
         summary = summarise(ledger)
         if summary.best is not None and not signals.received:
             self._export(ledger, signals, console)
@@ -86,17 +86,17 @@ class RepeatStrategy:
         self.repeats = plan.repeats
 
     def budget(self, ledger: Ledger) -> int:
-        """See Strategy.  Repeats that the study has stay, those that it lacks are added."""
+        """Count the repeats that the study has, and those that it lacks."""
         known = [(trial.params, trial.repeat) for trial in ledger.trials()]
         return len(known) + sum((repeat.params, repeat.seed) not in known for repeat in self.repeats)
 
     def prepare(self, ledger: Ledger) -> None:
-        """See Strategy."""
+        """Prepare the ledger with the fixed points."""
         train = self.plan.settings.train
         ledger.start_repeats(self.repeats, epochs=train.epochs, select=train.select)
 
     def present_results(self, ledger: Ledger, reason: StopReason, signals: Signals, console: Console) -> int:
-        """See Strategy."""
+        """Return the exit code; `search.compare` presents the results."""
         return reason.exit_code
 
 

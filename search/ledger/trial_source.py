@@ -46,12 +46,12 @@ class SampledTrials:
     trials: int
 
     def remaining(self, study: Study) -> int:
-        """See TrialSource."""
+        """Count the trials left in the budget."""
         started = sum(t.state != TrialState.WAITING for t in study.get_trials(deepcopy=False))
         return max(0, self.trials - started)
 
     def start_next(self, study: Study) -> int | None:
-        """See TrialSource; like `optuna.Study.ask`, but within the budget."""
+        """Start the next trial within the budget; otherwise as `optuna.Study.ask`."""
         trials, storage = study.get_trials(deepcopy=False), study._storage
         waiting = [t for t in trials if t.state == TrialState.WAITING]
         if len(trials) - len(waiting) >= self.trials:
@@ -62,7 +62,7 @@ class SampledTrials:
         return storage.get_trial(storage.create_new_trial(study._study_id)).number
 
     def suggest_params(self, study: Study, trial: FrozenTrial) -> TrialUpdate:
-        """See TrialSource."""
+        """Suggest the params that a trial lacks."""
         return suggest_params(study, trial, self.space) if self.space.keys() - trial.params.keys() else TrialUpdate()
 
 
@@ -73,7 +73,7 @@ class FixedTrials:
     repeats: Sequence[Repeat]
 
     def remaining(self, study: Study) -> int:
-        """See TrialSource."""
+        """Count the repeats that the study lacks."""
         return sum(1 for _ in self.missing(study))
 
     def missing(self, study: Study) -> Iterator[Repeat]:
@@ -83,7 +83,7 @@ class FixedTrials:
         return (repeat for repeat in self.repeats if repeat not in existing)
 
     def start_next(self, study: Study) -> int | None:
-        """See TrialSource; the trial is created with its params in one step, so that `suggest_params` adds none."""
+        """Create the next repeat with its params in one step, so that `suggest_params` adds none."""
         repeat = next(self.missing(study), None)
         if repeat is None:
             return None
@@ -97,7 +97,7 @@ class FixedTrials:
         return storage.get_trial(storage.create_new_trial(study._study_id, template_trial=template)).number
 
     def suggest_params(self, study: Study, trial: FrozenTrial) -> TrialUpdate:
-        """See TrialSource."""
+        """Return an empty update: a repeat is created with its params."""
         return TrialUpdate()
 
 

@@ -38,11 +38,11 @@ class ReportWriter:
         self.begun = -every_s
 
     def on_attempt(self, record: TrialRecord) -> None:
-        """See `on_trial_update`."""
+        """Publish a finished report (see `on_trial_update`)."""
         self.on_trial_update(changed=False)
 
     def on_epoch(self, record: TrialRecord) -> None:
-        """See `on_trial_update`."""
+        """Publish a finished report (see `on_trial_update`)."""
         self.on_trial_update(changed=False)
 
     def on_trial_end(self, record: TrialRecord) -> None:

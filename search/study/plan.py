@@ -107,7 +107,7 @@ class RepeatPlan(Plan):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """See Plan; contains the names of the searched settings, without their ranges."""
+        """What makes the study this study; has the names of the searched settings, without their ranges."""
         point = {"space": self.space.name, "settings": sorted(self.space.search)}
         return self.common_identity() | {"point": point}
 

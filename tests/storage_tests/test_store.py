@@ -201,8 +201,9 @@ def test_server_that_restarts_is_waited_for(monkeypatch: pytest.MonkeyPatch):
     with ThreadPoolExecutor(1) as thread:
         put = thread.submit(store.put, "a", b"1")
         time.sleep(2)  # nothing listens at the port
+        assert not put.done()
         with server_that_answers(forever(200), port):
-            put.result(timeout=60)
+            assert put.exception(timeout=60) is None
 
 
 def test_requests_are_retried_for_a_minute():

@@ -123,8 +123,9 @@ def test_child_ends_when_its_parent_is_killed(tmp_path: Path):
 
 def test_child_ends_when_its_parent_exits_without_closing_it(tmp_path: Path):
     with start_script(tmp_path, "sleep") as script:
-        words = script.communicate(timeout=60)[0].split()
-    wait_for_exit(int(words[-1]))
+        pid = int(script.communicate(timeout=60)[0].split()[-1])
+    wait_for_exit(pid)
+    assert not psutil.pid_exists(pid)
 
 
 def test_ctrl_c_on_the_terminal_interrupts_the_parent_only(tmp_path: Path):

@@ -28,7 +28,7 @@ class StreetsReader:
         self.cfg = cfg
 
     def splits(self) -> dict[str, list[Frame]]:
-        """See `Reader.splits`."""
+        """List the frames of each split (see `Reader.splits`)."""
         counts = {name: getattr(self.cfg, name) for name in FIRST_INDEX}
         for name, count in counts.items():
             if count > MAX_SCENES:
