@@ -2,12 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fgseg.checkpoints.trial_files import save_model_files
 from fgseg.config.loading import check_processes
 from fgseg.config.settings import RunConfig
+from fgseg.data import FrameSet
 from fgseg.results import EpochResult
 from fgseg.storage.store import open_store
+
+if TYPE_CHECKING:
+    from fgseg.checkpoints.checkpoint import Checkpoints
+    from fgseg.training.trainer import TrainingState
 
 
 def train(
@@ -49,8 +55,7 @@ def train(
     from fgseg.data import load_splits
     from fgseg.distributed import current_world
     from fgseg.model.segformer import architecture
-    from fgseg.training.trainer import build_training_state, load_checkpoint, run_epoch
-    from fgseg.visual.overlays import save_overlays
+    from fgseg.training.trainer import build_training_state, load_checkpoint
 
     world = current_world()
     check_processes(run, world.world_size)
@@ -69,11 +74,28 @@ def train(
         save_model_files(store, run, architecture(state.model))
     if checkpoint:
         load_checkpoint(state, checkpoint)
+    train_remaining_epochs(state, splits, history, checkpoints=checkpoints, on_epoch=on_epoch, attempt=attempt)
+    return history
+
+
+def train_remaining_epochs(
+    state: "TrainingState",
+    splits: dict[str, FrameSet],
+    history: list[EpochResult],
+    *,
+    checkpoints: "Checkpoints | None",
+    on_epoch: Callable[[EpochResult], None],
+    attempt: int,
+) -> None:
+    """Train up to the last epoch, appending to `history`; saves and reports each epoch where `checkpoints` is given."""
+    from fgseg.training.trainer import run_epoch
+    from fgseg.visual.overlays import save_overlays
+
+    run = state.run
     while len(history) < run.train.epochs:
         history.append(run_epoch(state, splits, len(history) + 1, attempt))
         if checkpoints:
             if len(history) == run.train.epochs:  # before the last checkpoint, after which nothing is done again
-                save_overlays(store, state.model, splits["val"])
+                save_overlays(checkpoints.store, state.model, splits["val"])
             checkpoints.save(*state.state_dict(), history, run.train.select)
             on_epoch(history[-1])
-    return history

@@ -15,14 +15,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from fgseg.checkpoints.test_results import TestResult
 from fgseg.results import EpochResult, SupersededError, select_epoch
-from search.ledger.database import LedgerError, has_study, retry
+from search.ledger.database import retry
 from search.ledger.fencing import check_attempt, fenced
-from search.ledger.lock import LockedError, LockHolder, StudyLock, read_holder
+from search.ledger.lock import StudyLock
 from search.ledger.records import (
     State,
     TrialAttempt,
-    TrialRecord,
-    best_trial,
     merge_epochs,
     read_attempt,
     read_deaths,
@@ -33,54 +31,24 @@ from search.ledger.records import (
 )
 from search.ledger.sampling import build_pruner, build_sampler, should_prune
 from search.ledger.storage import TrialUpdate, open_storage
-from search.ledger.study_metadata import StudyMetadataRows
+from search.ledger.study_reader import StudyReader
 from search.ledger.trial_source import FixedTrials, SampledTrials, TrialSettings
 from search.study.plan import Repeat
-
-__all__ = [
-    "Ledger",
-    "LedgerError",
-    "LockHolder",
-    "LockedError",
-    "State",
-    "SupersededError",
-    "TrialAttempt",
-    "TrialRecord",
-]
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-class Ledger(StudyMetadataRows):
-    """The ledger of one study.
+class Ledger(StudyReader):
+    """The ledger of one study, as its driver writes it.
 
     Its methods raise LedgerError if the database still fails after retries, and KeyError if a trial does not exist.
     """
 
     def __init__(self, url: str, study: str) -> None:
-        """Open an existing study for reading; call `start` or `start_repeats` before `next_attempt`.
-
-        Args:
-            url: SQLAlchemy address, such as sqlite:////abs/path/study.db.
-            study: name of the study.
-
-        Raises:
-            LookupError: the study does not exist.
-        """
-        if not self.exists(url, study):
-            raise LookupError(f"no study {study} in this storage")
-        self._url = url
-        self._name = study
-        self._storage = open_storage(url)
-        super().__init__(optuna.load_study(study_name=study, storage=self._storage))
+        """Open an existing study; call `start` or `start_repeats` before `next_attempt`.  See StudyReader."""
+        super().__init__(url, study)
         self._settings: TrialSettings | None = None
         self._attempted: set[int] = set()
-        self._records: dict[int, TrialRecord] = {}
-
-    @staticmethod
-    def exists(url: str, study: str) -> bool:
-        """Return whether the study exists; creates neither study nor file."""
-        return has_study(url, study)
 
     @classmethod
     def create(cls, url: str, study: str) -> "Ledger":
@@ -101,10 +69,6 @@ class Ledger(StudyMetadataRows):
     def is_locked(self) -> bool:
         """Return whether this process holds the study's lock; callable from any thread."""
         return self._storage.lock is not None and self._storage.lock.is_held()
-
-    def holder(self) -> LockHolder | None:
-        """Return the live driver that holds the study's lock; None if there is none."""
-        return read_holder(self._url, self._name)
 
     @retry
     def start(
@@ -167,11 +131,6 @@ class Ledger(StudyMetadataRows):
         if self._settings is None:
             raise RuntimeError("this ledger was opened for reading; call start() first")
         return self._settings
-
-    @retry
-    def open_trials(self) -> list[int]:
-        """Return the numbers of the trials that have not ended, ascending."""
-        return [t.number for t in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
 
     @retry
     def nothing_left(self) -> bool:
@@ -298,43 +257,6 @@ class Ledger(StudyMetadataRows):
     def _end(self, trial: FrozenTrial, state: TrialState, value: float | None = None, **user_attrs: Any) -> None:
         if not trial.state.is_finished():
             self._storage.write(trial._trial_id, TrialUpdate(user_attrs=user_attrs, ending=state, value=value))
-
-    @retry
-    def trial(self, number: int) -> TrialRecord:
-        """Return the record of a trial.
-
-        A record that this process has reported or that has ended comes from memory, which saves milliseconds per epoch.
-        """
-        return self._records.get(number) or self._record(self._read(number))
-
-    @retry
-    def trials(self) -> list[TrialRecord]:
-        """Return the records of all trials that were ever started, by number; see `trial`."""
-        return [self._record(t) for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
-
-    def _record(self, trial: FrozenTrial) -> TrialRecord:
-        """Return the record of a trial, and cache it if the trial has ended, since it cannot change any more."""
-        record = self._records.get(trial.number)
-        if record is None or record.state.name != trial.state.name:
-            record = read_record(trial)
-            if trial.state.is_finished():
-                self._records[trial.number] = record
-        return record
-
-    def best(self, among: Sequence[TrialRecord] | None = None) -> TrialRecord | None:
-        """Return the COMPLETE trial with the highest value, of equal ones the earliest; None if there is none.
-
-        Trials with overrides are excluded unless the study's metadata have `allow_changed_batch`.
-
-        Args:
-            among: the study's trials if already read; by default they are read.
-        """
-        return best_trial(self.trials() if among is None else among, self.metadata.allow_changed_batch)
-
-    def _read(self, number: int) -> FrozenTrial:
-        self._records.pop(number, None)  # the caller may change the trial, so that the cached record becomes outdated
-        study_id = self._study._study_id
-        return self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
     def _set(self, trial: FrozenTrial, key: str, value: Any) -> None:
         self._storage.set_trial_user_attr(trial._trial_id, key, value)
