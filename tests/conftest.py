@@ -40,15 +40,33 @@ TINY = {
     "train.compile": "off",  # where there is a GPU as well: compiling takes longer than these trainings
 }
 
+QUICKSTART_MODULES = ("test_quickstart.py", "test_browser.py")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of fixtures that start a server or Ray."""
+    """Mark the tests of fixtures that start a server or Ray; group and order the tests for pytest-xdist.
+
+    A group, which one process runs, is a module, or the modules that look at the quickstart, or the clusters of several
+    nodes, whose workers listen on the same ports.  The longest groups come first: the quickstart, then those with Ray.
+    """
     for item in items:
         names = set(getattr(item, "fixturenames", ()))
         if names & {"postgres", "bucket"}:
             item.add_marker("server")
         if "quickstart" in names:
             item.add_marker("ray")
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: (group_of(item) != "quickstart", item.path not in with_ray))
+
+
+def group_of(item: pytest.Item) -> str:
+    """Return the name of a test's group for pytest-xdist."""
+    if item.path.name in QUICKSTART_MODULES:
+        return "quickstart"
+    if item.path.parent.name == "cluster_tests" and item.get_closest_marker("ray"):
+        return "cluster"
+    return item.path.stem
 
 
 @pytest.fixture(scope="session", autouse=True)
