@@ -82,17 +82,17 @@ class Table:
         )
 
     def _is_text(self, column: int) -> bool:
-        """Whether a column holds text."""
+        """Return whether a column holds text."""
         return column == 0 or self.columns[column] in self.text_columns
 
     def _css(self, column: int) -> "Markup":
-        """The class attribute of a cell of text."""
+        """Return the class attribute of a cell of text."""
         from markupsafe import Markup
 
         return Markup(' class="text"' if self._is_text(column) else "")
 
     def _heading(self, column: int) -> "Markup":
-        """The name of a column; that of a number is broken after its first dot or space, to keep the column narrow."""
+        """Return the name of a column; that of a number is broken after its first dot or space."""
         from markupsafe import Markup, escape
 
         name = escape(self.columns[column])
@@ -101,7 +101,7 @@ class Table:
         return name.replace(".", Markup(".<br>"), 1).replace(" ", Markup("<br>"), 1)
 
     def _cell(self, column: int, text: str, swatches: Mapping[str, tuple[int, int, int]]) -> "Markup":
-        """One `<td>` element."""
+        """Return one `<td>` element."""
         from markupsafe import Markup, escape
 
         shown = escape(text)

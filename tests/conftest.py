@@ -82,6 +82,15 @@ def cpu_only() -> Iterator[None]:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: sums are taken in another order on another number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
     """A GPU; without one the test is skipped, whose CPU twin runs everywhere."""
     if not torch.cuda.is_initialized():

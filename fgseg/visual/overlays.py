@@ -52,5 +52,5 @@ def read_overlays(store: Store) -> dict[str, bytes]:
 
 
 def is_whole(png: bytes) -> bool:
-    """Whether the bytes start and end like a PNG file."""
+    """Return whether the bytes start and end like a PNG file."""
     return png.startswith(b"\x89PNG\r\n\x1a\n") and png.endswith(b"IEND\xaeB`\x82")

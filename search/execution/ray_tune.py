@@ -68,7 +68,7 @@ class RunState:
         return self.reason
 
     def may_suggest(self) -> bool:
-        """Whether another trial may start now: a place is free, and this step has time to suggest a point."""
+        """Return whether another trial may start now: a place is free, and this step has time to suggest a point."""
         live = len(self.events.live)
         if live >= self.monitor.capacity():
             return False

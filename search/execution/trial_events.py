@@ -41,16 +41,16 @@ class TrialListener(Protocol):
     """
 
     def on_attempt(self, record: TrialRecord) -> None:
-        """A trial was started, or started again."""
+        """Handle the start of an attempt of a trial."""
 
     def on_epoch(self, record: TrialRecord) -> None:
-        """An open trial has changed: an epoch, a test result, a death of its process."""
+        """Handle a change of an open trial: an epoch, a test result, a death of its process."""
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """A trial is complete, pruned or failed."""
+        """Handle the end of a trial: complete, pruned or failed."""
 
     def on_note(self, number: int | None, text: str) -> None:
-        """A trial, or with None the run, reports something that people should know."""
+        """Handle a message for people about a trial, or with None about the run."""
 
 
 class TrialEventHandler:

@@ -36,19 +36,10 @@ from fgseg.training.step import Step
 from fgseg.training.trainer import TrainingState, build_training_state
 from scripts.bench.trial import Events, table
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums are taken in another order on another number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def groups(count: int, size: int = 2, device: torch.device = CPU) -> list[list[tuple[Tensor, Tensor]]]:

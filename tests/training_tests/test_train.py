@@ -13,14 +13,7 @@ from fgseg.train import main
 from fgseg.training.loop import train
 from fgseg.training.trainer import build_training_state, check_finite
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums are taken in another order on another number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def numbers(history: list[EpochResult]) -> list[tuple[object, ...]]:
