@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -11,10 +11,6 @@ from fgseg.config.errors import ConfigError, check_name, explain
 from fgseg.config.files import find_config, list_configs
 from fgseg.config.loading import Layer, build, read_yaml
 from fgseg.config.settings import RunConfig, Section, flatten
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
 
 UNSEARCHABLE = ("train.epochs", "train.seed")
 """Settings that must be the same in all trials of a study, besides the section `data`."""
@@ -61,17 +57,6 @@ class Space:
     def value(self, key: str, number: float) -> float | int:
         """Convert a number to int if the setting takes whole numbers only, else to float."""
         return int(number) if is_whole(key) else float(number)
-
-    def distributions(self) -> "dict[str, BaseDistribution]":
-        """Return the searched settings as Optuna distributions by dotted name."""
-        from optuna.distributions import FloatDistribution, IntDistribution
-
-        return {
-            key: IntDistribution(int(r.low), int(r.high), log=r.log)
-            if is_whole(key)
-            else FloatDistribution(r.low, r.high, log=r.log)
-            for key, r in self.search.items()
-        }
 
     def to_json(self) -> dict[str, Any]:
         """Return name and ranges as JSON types for the study's identity, which contains fixed settings elsewhere."""

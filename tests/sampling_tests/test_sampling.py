@@ -6,11 +6,11 @@ import optuna
 import pytest
 from builders import make_history
 from optuna.distributions import IntDistribution
-from small_ledger import EPOCHS, SPACE, drive, kill_before
+from small_ledger import EPOCHS, SPACE, drive, kill_before, start_search
 
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialAttempt
-from search.ledger.sampling import GP_TRIALS
+from search.sampling.samplers import GP_TRIALS
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +76,7 @@ def test_setting_that_was_fixed_since_is_left_out_of_what_is_compared_with_faile
     ledger.fail(broken.number, broken.attempt, "out of memory")
     later = Ledger(ledger._url, "s")
     rest = {"b": SPACE["b"]}
-    later.start(rest, {"b": 0.5}, trials=12, sampler="gp", pruner="none", epochs=1, seed=7, select="last")
+    start_search(later, rest, {"b": 0.5}, trials=12, sampler="gp", pruner="none", epochs=1, seed=7)
     assert set(later.next_attempt().params) == {"b"}
 
 
@@ -124,12 +124,12 @@ def test_failed_trials_do_not_bring_tpe_nearer(tmp_path, monkeypatch):
 
 def test_whole_settings_are_drawn_whole_and_an_empty_space_is_searched_by_seed_alone(tmp_path):
     ledger = Ledger.create(f"sqlite:///{tmp_path}/study.db", "s")
-    rest = {"sampler": "gp", "pruner": "none", "epochs": 1, "seed": 0, "select": "last"}
-    ledger.start({"n": IntDistribution(1, 9)}, {"n": 2}, trials=3, **rest)
+    rest = {"sampler": "gp", "pruner": "none", "epochs": 1, "seed": 0}
+    start_search(ledger, {"n": IntDistribution(1, 9)}, {"n": 2}, trials=3, **rest)
     asks = [ledger.next_attempt() for _ in range(3)]
     assert all(type(ask.params["n"]) is int for ask in asks)
     empty = Ledger.create(f"sqlite:///{tmp_path}/study.db", "empty")
-    empty.start({}, {}, trials=2, **rest)
+    start_search(empty, {}, {}, trials=2, **rest)
     assert [empty.next_attempt() for _ in range(3)] == [TrialAttempt(0, 1, {}), TrialAttempt(1, 1, {}), None]
 
 
@@ -173,19 +173,18 @@ def test_a_driver_that_dies_before_every_call_prunes_the_same_trials(tmp_path, p
     assert run_study(tmp_path / "broken", pruner, restart=True) == whole
 
 
-def test_a_decision_and_the_pruners_notes_are_written_together_or_not_at_all(tmp_path, monkeypatch):
+def test_decision_that_was_not_recorded_is_made_again(tmp_path, monkeypatch):
     ledger = drive(tmp_path, "random", "asha", 8, EPOCHS)
     for number, miou in enumerate((0.5, 0.4)):
         ledger.next_attempt()
         ledger.report(number, 1, make_history(miou))
     assert ledger.should_prune(0) is False
     with monkeypatch.context() as killed:
-        kill_before(killed, "trial_system_attributes")
+        kill_before(killed, "update")
         with pytest.raises(KeyboardInterrupt):
             ledger.should_prune(1)
     again = drive(tmp_path, "random", "asha", 8, EPOCHS)
-    assert [t.system_attrs.get("completed_rung_0") for t in again._study.trials[:2]] == [0.5, None]
-    assert "stop/1" not in again._study.trials[1].user_attrs
+    assert [again.trial(number).epoch_events[0].stop for number in (0, 1)] == [False, None]
     assert again.should_prune(1) is True
 
 
