@@ -13,7 +13,8 @@ from search.export.model import export_best_trial
 from search.ledger.ledger import Ledger
 from search.ledger.trial_source import FixedTrials
 from search.report.summary import summarise
-from search.sampling.study_sampler import StudySampler, distributions
+from search.sampling.distributions import distributions
+from search.sampling.study_sampler import StudySampler
 from search.study.plan import Plan, RepeatPlan
 from search.tracking.client import TrackingError
 
@@ -51,7 +52,7 @@ class SearchStrategy:
         """Prepare the ledger with the space, the sampler and the pruner."""
         plan, train = self.plan, self.plan.settings.train
         source = StudySampler(
-            distributions(plan.space),
+            distributions(plan.space.search),
             plan.space.start,
             trials=plan.search.trials,
             sampler=plan.search.resolved_sampler,

@@ -263,6 +263,7 @@ def first_attempt(number: int, new: NewTrial, length: int, seq: int) -> TrialRec
         repeat=new.repeat,
         length=length,
         origin=new.origin,
+        context=new.context,
         seq=seq,
         asked_seq=seq,
     )

@@ -94,6 +94,8 @@ class TrialRecord:
     """Result of a repeat on the test split; None in a search, which never uses that split."""
     origin: str = ""
     """What chose the params: start, sobol, gp, tpe, random or repeat."""
+    context: dict[str, Any] = field(default_factory=dict)
+    """What the suggestion depends on besides the records and the study's identity; empty for a repeat."""
     seq: int = 0
     """Number of the latest write to the trial; the writes of a study are counted."""
     asked_seq: int = 0
@@ -155,7 +157,7 @@ def read_record(trial: "RowMapping", epochs: "Sequence[RowMapping]", failures: i
     """
     same = ("number", "params", "attempt", "value", "reason", "started", "ended", "overrides", "length", "selected")
     return TrialRecord(
-        **{name: trial[name] for name in (*same, "origin", "seq", "asked_seq", "ended_seq")},
+        **{name: trial[name] for name in (*same, "origin", "context", "seq", "asked_seq", "ended_seq")},
         state=State(trial["state"]),
         failures=failures,
         epochs=[EpochResult.from_json(row["result"]) for row in epochs],

@@ -66,6 +66,7 @@ TRIALS = Table(
     Column("number", Integer, primary_key=True),
     Column("origin", String(32), nullable=False),  # what chose the point: start, sobol, gp, tpe, random, repeat
     Column("params", JsonText, nullable=False),
+    Column("context", JsonText, nullable=False),  # what else the suggestion depends on, for search.audit --replay
     Column("repeat_seed", Integer),
     Column("state", String(16), nullable=False),
     Column("attempt", Integer, nullable=False),

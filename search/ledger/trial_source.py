@@ -1,8 +1,8 @@
 """Sources of a study's trials: what the next trial is, and whether a trial is stopped early."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from search.ledger.records import TrialRecord
 from search.study.plan import Repeat
@@ -16,6 +16,8 @@ class NewTrial:
     """Searched settings by dotted name."""
     origin: str
     """What chose them, see `TrialRecord.origin`."""
+    context: dict[str, Any] = field(default_factory=dict)
+    """See `TrialRecord.context`."""
     repeat: int | None = None
     """The seed of a repeat; None in a search."""
 
@@ -59,7 +61,7 @@ class FixedTrials:
     def next_trial(self, records: Sequence[TrialRecord]) -> NewTrial | None:
         """Return the first repeat that the study lacks."""
         repeat = next(self.missing(records), None)
-        return None if repeat is None else NewTrial(dict(repeat.params), "repeat", repeat.seed)
+        return None if repeat is None else NewTrial(dict(repeat.params), "repeat", repeat=repeat.seed)
 
     def should_prune(self, records: Sequence[TrialRecord], number: int) -> bool:
         """Return False: no repeat is stopped early."""

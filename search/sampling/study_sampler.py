@@ -1,13 +1,15 @@
 """Suggest the trials of a search: an Optuna study in memory, which repeats what the ledger has recorded."""
 
+import hashlib
+import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial, TrialState
 
@@ -15,7 +17,6 @@ from search.ledger.records import State, TrialRecord
 from search.ledger.trial_source import NewTrial
 from search.sampling.pruners import build_pruner
 from search.sampling.samplers import AvoidingGPSampler, build_sampler
-from search.study.space import Space, is_whole
 
 START_POINT = 0
 """Number of the trial at the space's start point; it is never pruned, since all others are compared with it."""
@@ -56,6 +57,11 @@ class StudySampler:
         sampler, pruner: the settings of the same name in SearchConfig; `sampler` resolved.
         epochs: full length of a trial.
         seed: of the study.
+
+    Attributes:
+        budget: number of trials; may be changed between calls.
+        sampler: its name; may be changed between calls.
+        versions: of space and Optuna, with another of which the suggestions would differ.
     """
 
     def __init__(
@@ -70,30 +76,36 @@ class StudySampler:
         seed: int,
     ) -> None:
         self._space, self._start_point = dict(space), dict(start_point)
-        self._budget, self._seed, self._name = trials, seed, sampler
+        self.budget, self.sampler, self._seed = trials, sampler, seed
         self._pruner = build_pruner(pruner, trials, epochs)
         self.prunes = pruner != "none"
-        self._begin()
+        self.versions = {"space": digest(self._space), "optuna": optuna.__version__}
+        self.begin()
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """What suggestions depend on besides the records, the start point and the seed."""
+        return {"sampler": self.sampler, "budget": self.budget, **self.versions}
 
     def remaining(self, records: Sequence[TrialRecord]) -> int:
         """Count the trials left in the budget."""
-        return max(0, self._budget - len(records))
+        return max(0, self.budget - len(records))
 
     def next_trial(self, records: Sequence[TrialRecord]) -> NewTrial | None:
         """Suggest the next trial within the budget."""
-        if len(records) >= self._budget:
+        if len(records) >= self.budget:
             return None
         self._catch_up(records)
         if len(records) == START_POINT:
-            return NewTrial(dict(self._start_point), "start")
+            return NewTrial(dict(self._start_point), "start", self.context)
         return self.suggest(records)
 
     def suggest(self, records: Sequence[TrialRecord]) -> NewTrial:
         """Suggest a point after these trials, which the study in memory repeats already."""
         origin, self._study.sampler = build_sampler(
-            self._name,
+            self.sampler,
             self._space,
-            trials=self._budget,
+            trials=self.budget,
             seed=self._seed,
             number=len(records),
             complete=sum(record.state is State.COMPLETE for record in records),
@@ -103,15 +115,15 @@ class StudySampler:
         if isinstance(self._study.sampler, AvoidingGPSampler) and self._study.sampler.used_instead:
             origin = "sobol"
         self._asked.append(trial)
-        return NewTrial(dict(trial.params), origin)
+        return NewTrial(dict(trial.params), origin, self.context)
 
     def should_prune(self, records: Sequence[TrialRecord], number: int) -> bool:
         """Return whether the pruner stops an open trial after its latest epoch; never trial 0."""
         self._catch_up(records)
         return self._decide(number, len(records[number].epochs))
 
-    def _begin(self) -> None:
-        """Begin an empty study."""
+    def begin(self) -> None:
+        """Forget everything; the next call repeats all events."""
         self._study = optuna.create_study(direction="maximize", pruner=self._pruner)
         self._asked: list[Trial] = []
         self._decisions: dict[tuple[int, int], bool] = {}
@@ -120,7 +132,7 @@ class StudySampler:
     def _catch_up(self, records: Sequence[TrialRecord]) -> None:
         """Repeat what was recorded since the last call."""
         if len(self._asked) > len(records):  # the write of the last suggestion has failed
-            self._begin()
+            self.begin()
         news = [event for record in records if record.seq > self._seq for event in events_of(record)]
         for event in sorted(news, key=lambda event: event.seq):  # a stable sort: events of one write stay in order
             if event.seq > self._seq:
@@ -175,11 +187,7 @@ def events_of(record: TrialRecord) -> Iterator[Event]:
         yield Event(record.ended_seq, Happening.ENDED, record)
 
 
-def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """Return the searched settings of a space as Optuna's distributions, by dotted name."""
-    return {
-        key: IntDistribution(int(r.low), int(r.high), log=r.log)
-        if is_whole(key)
-        else FloatDistribution(r.low, r.high, log=r.log)
-        for key, r in space.search.items()
-    }
+def digest(space: Mapping[str, BaseDistribution]) -> str:
+    """Return 12 hexadecimal digits that change with any range of a space."""
+    text = json.dumps({name: distribution_to_json(space[name]) for name in sorted(space)})
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -15,7 +15,7 @@ from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialAttempt, TrialRecord
 from search.ledger.study_metadata import StudyMetadata
 from search.ledger.tables import STUDIES
-from search.sampling.study_sampler import distributions
+from search.sampling.distributions import distributions
 from search.study.config import SearchConfig
 from search.study.space import load_space
 
@@ -26,7 +26,7 @@ def open_ledger(folder: Path, pruner: str = "none", trials: int = 6) -> Ledger:
     ledger = Ledger.create(f"sqlite:///{folder}/study.db", "s")
     space = load_space("bas")
     settings = {"trials": trials, "sampler": "random", "pruner": pruner, "epochs": EPOCHS, "seed": 0}
-    start_search(ledger, distributions(space), space.start, **settings)
+    start_search(ledger, distributions(space.search), space.start, **settings)
     return ledger
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import optuna
 import pytest
 from builders import make_history
 from optuna.distributions import IntDistribution
@@ -74,52 +73,43 @@ def test_setting_that_was_fixed_since_is_left_out_of_what_is_compared_with_faile
         finish(ledger)
     broken = ledger.next_attempt()
     ledger.fail(broken.number, broken.attempt, "out of memory")
-    later = Ledger(ledger._url, "s")
+    later = Ledger(f"sqlite:///{tmp_path}/study.db", "s")
     rest = {"b": SPACE["b"]}
     start_search(later, rest, {"b": 0.5}, trials=12, sampler="gp", pruner="none", epochs=1, seed=7)
     assert set(later.next_attempt().params) == {"b"}
 
 
-def who_proposes(monkeypatch: pytest.MonkeyPatch) -> list[type]:
-    """Grows by the class of each sampler that proposes a point."""
-    asked: list[type] = []
-    for sampler in (optuna.samplers.GPSampler, optuna.samplers.TPESampler):
-
-        def noted(self, *arguments, original=sampler.sample_relative, kind=sampler):
-            asked.append(kind)
-            return original(self, *arguments)
-
-        monkeypatch.setattr(sampler, "sample_relative", noted)
-    return asked
+def origins(ledger: Ledger) -> list[str]:
+    """What chose the point of every trial."""
+    return [record.origin for record in ledger.trials()]
 
 
-def test_auto_means_a_gaussian_process_without_a_pruner_and_tpe_with_one(tmp_path, monkeypatch):
-    asked = who_proposes(monkeypatch)
-    for pruner, sampler in (("none", optuna.samplers.GPSampler), ("asha", optuna.samplers.TPESampler)):
+def test_auto_means_a_gaussian_process_without_a_pruner_and_tpe_with_one(tmp_path):
+    for pruner, origin in (("none", "gp"), ("asha", "tpe")):
         (tmp_path / pruner).mkdir()
         ledger = drive(tmp_path / pruner, pruner=pruner)
-        for _ in range(2):  # the start point is nobody's proposal
-            ledger.next_attempt()
-        assert asked.pop() is sampler
+        for _ in range(5):
+            finish(ledger)
+        assert origins(ledger)[0] == "start"
+        assert origins(ledger)[-1] == origin
 
 
 @pytest.mark.parametrize("sampler", ["auto", "gp"])
 def test_tpe_goes_on_once_enough_trials_are_complete_also_after_a_restart(tmp_path, sampler, monkeypatch):
     monkeypatch.setitem(GP_TRIALS, sampler, 3)
-    asked = who_proposes(monkeypatch)
     ledger = drive(tmp_path, sampler)
     for _ in range(4):
         finish(ledger)
     drive(tmp_path, sampler).next_attempt()
-    assert asked == [optuna.samplers.GPSampler] * 2 + [optuna.samplers.TPESampler] * 2
+    assert origins(ledger) == ["start", "sobol", "sobol", "tpe", "tpe"]
 
 
 def test_failed_trials_do_not_bring_tpe_nearer(tmp_path, monkeypatch):
     monkeypatch.setitem(GP_TRIALS, "auto", 1)
-    asked, ledger = who_proposes(monkeypatch), drive(tmp_path)
-    for number in range(2):
+    ledger = drive(tmp_path)
+    for _ in range(3):
         ledger.fail(ledger.next_attempt().number, 1, "out of memory")
-        assert asked == [optuna.samplers.GPSampler] * number
+    assert origins(ledger) == ["start", "sobol", "sobol"]
 
 
 def test_whole_settings_are_drawn_whole_and_an_empty_space_is_searched_by_seed_alone(tmp_path):
