@@ -29,8 +29,8 @@ def test_main_job_ends_well(quickstart: Finished):
 def test_main_job_needs_no_more_than_twelve_minutes_of_two_cores(quickstart: Finished):
     """Bound the processor time, since other work on the machine stretches the wall time.
 
-    Training is bound by memory: on one machine the run took 10 minutes of processor time on idle cores, on another 16
-    beside other work, which shares the caches.
+    Training is bound by memory: beside other work, which shares the caches, the same steps took up to twice the
+    processor time.
     """
     assert quickstart.cpu_s < 2 * 720
 
