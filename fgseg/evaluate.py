@@ -17,8 +17,8 @@ from fgseg.config.loading import Layer, build, parse_assignments, read_layer
 from fgseg.config.settings import RunConfig
 from fgseg.data import check as check_data
 from fgseg.data import load_splits
-from fgseg.inference.trained_model import TrainedModel, open_trained_model
-from fgseg.labels import FOREGROUND
+from fgseg.inference.trained_model import TrainedModel, check_model_classes, open_trained_model
+from fgseg.labels import display_name
 from fgseg.results import format_iou
 from fgseg.tables import Row, Table
 
@@ -35,7 +35,7 @@ class Scores:
     classes: dict[str, dict[str, float]]
     """By class key: `iou`, `precision` and `recall` in [0, 1]; NaN where undefined."""
     confusion: list[list[int]]
-    """Pixel counts (7, 7); rows are the truth, columns the prediction, both in the order of labels.CLASSES."""
+    """Pixel counts (C, C); rows are the truth, columns the prediction, both in the order of the labels."""
 
 
 def score(found: TrainedModel, run: RunConfig, split: str = "val", device: str = "cpu") -> Scores:
@@ -63,10 +63,12 @@ def score(found: TrainedModel, run: RunConfig, split: str = "val", device: str =
     model = load_trained(found, device)
     with autocast(run.train.precision, device):
         confusion = evaluate(model, frames).sum(0)
-    iou, hits = class_iou(confusion), confusion.diagonal().double()
+    labels = run.label_set()
+    iou, hits = class_iou(confusion, labels), confusion.diagonal().double()
     precision, recall = (hits / confusion.sum(0)).tolist(), (hits / confusion.sum(1)).tolist()
     classes = {
-        c.key: {"iou": iou[c.key], "precision": precision[c.label], "recall": recall[c.label]} for c in FOREGROUND
+        c.key: {"iou": iou[c.key], "precision": precision[c.label], "recall": recall[c.label]}
+        for c in labels.foreground
     }
     return Scores(miou(iou), classes, confusion.tolist())
 
@@ -85,10 +87,9 @@ def autocast(precision: str, device: str) -> "torch.autocast":
 def class_table(scores: Scores, title: str) -> Table:
     """List the scores by class, the mIoU last; "-" where precision or recall is not defined."""
     rows = []
-    for c in FOREGROUND:
-        found = scores.classes[c.key]
+    for key, found in scores.classes.items():
         others = ("-" if math.isnan(found[name]) else format_iou(found[name]) for name in ("precision", "recall"))
-        rows.append(Row([c.name, format_iou(found["iou"]), *others]))
+        rows.append(Row([display_name(key), format_iou(found["iou"]), *others]))
     rows.append(Row(["mIoU", format_iou(scores.miou), "", ""], "strong"))
     return Table(title, ["class", "IoU", "precision", "recall"], rows)
 
@@ -113,6 +114,7 @@ def evaluate_model(options: argparse.Namespace) -> int:
         raise ConfigError("--split: there are no test frames; add --set data.test=N, or use --split val")
     check_data(run.data)
     with open_trained_model(options.model) as found:
+        check_model_classes(options.model, found, run.label_set())
         from fgseg.devices import find_device  # imports torch, which takes seconds: mistakes are reported before
 
         scores = score(found, run, options.split, find_device(options.device))

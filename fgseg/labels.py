@@ -1,44 +1,23 @@
-"""The table of the seven classes, and the mapping from data-set ids to labels."""
+"""Label sets, and the mapping from the ids of a data set to labels."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-VOID = 255
-"""Label of a pixel that is excluded from loss and metrics."""
+from fgseg.config.label_sets import VOID, LabelSet, SegClass, display_name, key_of, label_set_of, load_label_set
 
-
-@dataclass(frozen=True)
-class SegClass:
-    """One class."""
-
-    label: int
-    """0-6."""
-    name: str
-    """Name in texts."""
-    key: str
-    """Name in settings and metrics."""
-    colour: tuple[int, int, int]
-    """RGB in [0, 255]."""
-    cityscapes_id: int | None
-
-
-# Colours found by a search: under deuteranopia, protanopia and tritanopia every two differ by at least 25 in CIE Lab
-# (16 for the palette of Okabe and Ito), and the thin classes are the brightest. tests/visual_tests/ checks both.
-CLASSES = (
-    SegClass(0, "background", "background", (64, 64, 64), None),
-    SegClass(1, "fence", "fence", (255, 166, 196), 13),
-    SegClass(2, "car", "car", (20, 80, 210), 26),
-    SegClass(3, "vegetation", "vegetation", (16, 140, 84), 21),
-    SegClass(4, "pole", "pole", (146, 186, 255), 17),
-    SegClass(5, "traffic sign", "traffic_sign", (255, 244, 48), 20),
-    SegClass(6, "traffic light", "traffic_light", (244, 116, 20), 19),
-)
-FOREGROUND = CLASSES[1:]
-THIN = tuple(c for c in FOREGROUND if c.key in ("fence", "pole", "traffic_sign", "traffic_light"))
-"""Classes of thin objects, which cover few pixels and need bright colours in small figures."""
-NUM_CLASSES = len(CLASSES)
+__all__ = [
+    "VOID",
+    "LabelSet",
+    "SegClass",
+    "UnknownIdError",
+    "cityscapes_table",
+    "display_name",
+    "key_of",
+    "label_set_of",
+    "load_label_set",
+    "remap",
+]
 
 CITYSCAPES_IDS = range(-1, 34)
 CITYSCAPES_VOID = (-1, 0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
@@ -53,17 +32,18 @@ class UnknownIdError(ValueError):
         super().__init__(f"ids {', '.join(map(str, self.ids))} are not in the table")
 
 
-def cityscapes_table(void: str) -> dict[int, int]:
-    """Return the label (0-6 or VOID) of every Cityscapes id (-1..33).
+def cityscapes_table(classes: LabelSet, void: str) -> dict[int, int]:
+    """Return the label (a class's, or VOID) of every Cityscapes id (-1..33).
 
     Args:
-        void: "background" maps every id outside the six classes to 0, as in the source; "ignore" maps the ids that the
-            evaluation of Cityscapes excludes to VOID and the rest to 0.
+        classes: the label set; in a set without background every id without a class is VOID.
+        void: "background" maps every id without a class to the background, as in the source; "ignore" maps the ids
+            that the evaluation of Cityscapes excludes to VOID and the rest to the background.
     """
-    table = dict.fromkeys(CITYSCAPES_IDS, 0)
+    table = dict.fromkeys(CITYSCAPES_IDS, classes.rest)
     if void == "ignore":
         table |= dict.fromkeys(CITYSCAPES_VOID, VOID)
-    return table | {c.cityscapes_id: c.label for c in FOREGROUND if c.cityscapes_id is not None}
+    return table | {i: c.label for c in classes.classes for i in c.ids}
 
 
 def remap(ids: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
@@ -71,10 +51,10 @@ def remap(ids: np.ndarray, table: Mapping[int, int]) -> np.ndarray:
 
     Args:
         ids: (H, W) of any integer type.
-        table: label (0-6 or VOID) of each id.
+        table: label (a class's, or VOID) of each id.
 
     Returns:
-        (H, W) uint8, 0-6 or VOID.
+        (H, W) uint8 labels.
 
     Raises:
         UnknownIdError: an id of the image is not in the table.

@@ -13,8 +13,9 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.files import find_file
 from fgseg.config.loading import Layer, build, check_processes, parse_assignments, read_layer
 from fgseg.config.settings import RunConfig
+from fgseg.data import absent_notes, load_splits
 from fgseg.data import check as check_data
-from fgseg.labels import FOREGROUND
+from fgseg.labels import display_name
 from fgseg.model.pretrained import check_weights
 from fgseg.results import DivergedError, EpochResult, SupersededError, format_iou
 from fgseg.storage.store import absolute, check_store, open_store
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_settings(run, out)
         from fgseg.distributed import joined_world  # imports torch
 
+        for note in absent_notes(run.data, load_splits(run.data, ("val",))):
+            say(note, flush=True)
         with joined_world():
             history = train(run, out, lambda result: say(line(result, run.train.epochs), flush=True))
     except ConfigError as error:
@@ -145,7 +148,7 @@ def check_settings(run: RunConfig, folder: str) -> None:
 
 def line(result: EpochResult, epochs: int) -> str:
     """Format one epoch in one line: mIoU, the IoU of every class, loss, images/s, minutes left."""
-    classes = "  ".join(f"{c.name} {format_iou(result.iou[c.key])}" for c in FOREGROUND)
+    classes = "  ".join(f"{display_name(key)} {format_iou(value)}" for key, value in result.iou.items())
     left = (epochs - result.epoch) * result.seconds / 60
     return (
         f"epoch {result.epoch}/{epochs}  mIoU {result.miou:.4f}  ({classes})  loss {result.loss:.4f}  "

@@ -1,11 +1,12 @@
 """Every setting of one model: name, unit, range, default and meaning."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from fgseg.config.errors import ConfigError
+from fgseg.config.errors import ConfigError, check_name
+from fgseg.config.label_sets import LabelSet, load_label_set
 
 
 class Section(BaseModel):
@@ -34,6 +35,8 @@ class DataConfig(Section):
     """Where frames come from: procedural scenes, the Cityscapes layout, images/ + labels/, or a hub data set."""
     root: str | None = None
     """Folder of the data set; for the hub reader a hub id or a saved folder. The streets need none."""
+    labels: str = "thin_street"
+    """Label set: the name of a file in configs/labels/ (`thin_street`, `cityscapes19`, `streets`) or a path of one."""
     height: int = Field(128, ge=32, le=4096)
     """Height to which frames are resized, in pixels."""
     width: int = Field(256, ge=32, le=8192)
@@ -52,6 +55,10 @@ class DataConfig(Section):
     """Folder of decoded frames; by default the user's cache directory. Safe to delete."""
     device: Literal["auto", "gpu", "ram"] = "auto"
     """Memory that holds decoded frames during training; auto is the GPU if they fit into half of the trial's share."""
+
+    def label_set(self) -> LabelSet:
+        """Read the label set; raises ConfigError."""
+        return load_label_set(self.labels)
 
 
 class ModelConfig(Section):
@@ -91,23 +98,6 @@ class LossConfig(Section):
     """Weight of the Lovász-softmax loss."""
 
 
-class ClassWeightsConfig(Section):
-    background: float = Field(1.0, gt=0)
-    """Cross-entropy weight of background."""
-    fence: float = Field(1.0, gt=0)
-    """Cross-entropy weight of fence."""
-    car: float = Field(1.0, gt=0)
-    """Cross-entropy weight of car."""
-    vegetation: float = Field(1.0, gt=0)
-    """Cross-entropy weight of vegetation."""
-    pole: float = Field(1.0, gt=0)
-    """Cross-entropy weight of pole."""
-    traffic_sign: float = Field(1.0, gt=0)
-    """Cross-entropy weight of traffic sign."""
-    traffic_light: float = Field(1.0, gt=0)
-    """Cross-entropy weight of traffic light."""
-
-
 class CopyPasteConfig(Section):
     prob: float = Field(0.0, ge=0, le=1)
     """Probability that a training frame receives objects of another frame."""
@@ -125,9 +115,25 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     loss: LossConfig = LossConfig()
-    class_weights: ClassWeightsConfig = ClassWeightsConfig()
+    class_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict, validate_default=True)
+    """Cross-entropy weight of a class of the label set, by its key: `class_weights.traffic_sign`."""
     copy_paste: CopyPasteConfig = CopyPasteConfig()
     augment: AugmentConfig = AugmentConfig()
+
+    @field_validator("class_weights")
+    @classmethod
+    def weigh_every_class(cls, weights: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        """Give every class of the label set a weight; raises ConfigError for a class that the set lacks."""
+        if "data" not in info.data:  # has a mistake of its own
+            return weights
+        keys = [c.key for c in info.data["data"].label_set().classes]
+        for key in weights:
+            check_name(key, keys, f"class_weights.{key}: no such class in data.labels={info.data['data'].labels}")
+        return {key: weights.get(key, 1.0) for key in keys}
+
+    def label_set(self) -> LabelSet:
+        """Read the label set of the data; raises ConfigError."""
+        return self.data.label_set()
 
     def flat(self) -> dict[str, Any]:
         """Return every setting by dotted name."""

@@ -3,12 +3,8 @@
 import torch
 from torch import Generator, Tensor
 
-from fgseg.labels import FOREGROUND
-
 LABEL_VALUES = 256
 """Values of a uint8 label."""
-FIRST, LAST = FOREGROUND[0].label, FOREGROUND[-1].label
-"""Lowest and highest label that copy-paste may paste."""
 
 
 def copy_paste(  # noqa: PLR0917  two pairs, and how to mix them
@@ -16,6 +12,7 @@ def copy_paste(  # noqa: PLR0917  two pairs, and how to mix them
     labels: Tensor,
     source_images: Tensor,
     source_labels: Tensor,
+    foreground: range,
     prob: float,
     generator: Generator,
 ) -> tuple[Tensor, Tensor]:
@@ -27,23 +24,24 @@ def copy_paste(  # noqa: PLR0917  two pairs, and how to mix them
 
     Args:
         images: (B, 3, H, W), any dtype.
-        labels: (B, H, W) uint8, 0-6 or VOID.
+        labels: (B, H, W) uint8, a class or VOID.
         source_images: (B, 3, H, W) of the images' dtype; frame i is the source for image i.
-        source_labels: (B, H, W) uint8. Background and void are never pasted.
+        source_labels: (B, H, W) uint8.
+        foreground: the F labels that may be pasted, consecutive; background and void are not among them.
         prob: in [0, 1].
-        generator: on the tensors' device. Each call draws B x 9 numbers from it, also with prob 0.
+        generator: on the tensors' device. Each call draws B x (3 + F) numbers from it, also with prob 0.
 
     Returns:
         New images and labels of the same shapes and dtypes. The arguments are left as they are.
 
     Source: seed, approach 2; Ghiasi et al., "Simple Copy-Paste", CVPR 2021.
     """
-    draws = torch.rand(len(labels), 3 + len(FOREGROUND), generator=generator, device=labels.device)
+    draws = torch.rand(len(labels), 3 + len(foreground), generator=generator, device=labels.device)
     pasted, mirrored = draws[:, 0] < prob, draws[:, 1] < 0.5
     source_images, source_labels = _mirror(source_images, source_labels, mirrored)
-    chosen = _choose(source_labels, draws[:, 2], draws[:, 3:]) & pasted[:, None]
+    chosen = _choose(source_labels, foreground, draws[:, 2], draws[:, 3:]) & pasted[:, None]
     by_label = chosen.new_zeros(len(labels), LABEL_VALUES)
-    by_label[:, FIRST : LAST + 1] = chosen
+    by_label[:, foreground.start : foreground.stop] = chosen
     mask = by_label.gather(1, source_labels.flatten(1).long()).view_as(labels)
     return torch.where(mask[:, None], source_images, images), torch.where(mask, source_labels, labels)
 
@@ -71,18 +69,19 @@ def _mirror(images: Tensor, labels: Tensor, which: Tensor) -> tuple[Tensor, Tens
     )
 
 
-def _choose(labels: Tensor, amount: Tensor, order: Tensor) -> Tensor:
+def _choose(labels: Tensor, foreground: range, amount: Tensor, order: Tensor) -> Tensor:
     """Choose 1..k of the k foreground classes in each image.
 
     Args:
-        labels: (B, H, W) uint8, 0-6 or VOID.
+        labels: (B, H, W) uint8, a class or VOID.
+        foreground: the F labels.
         amount: (B,) float32 uniform in [0, 1), decides the number of classes.
-        order: (B, 6) float32 uniform in [0, 1), decides the classes: the present ones with the smallest values.
+        order: (B, F) float32 uniform in [0, 1), decides the classes: the present ones with the smallest values.
 
     Returns:
-        (B, 6) bool. Where k is 0 one class is chosen, which has no pixels to paste.
+        (B, F) bool. Where k is 0 one class is chosen, which has no pixels to paste.
     """
-    present = torch.stack([(labels == c.label).flatten(1).any(1) for c in FOREGROUND], 1)
+    present = torch.stack([(labels == label).flatten(1).any(1) for label in foreground], 1)
     number = (amount * present.sum(1)).floor() + 1
     # Absent classes rank last, behind any number below 1.
     rank = torch.where(present, order, 1.0).argsort(1).argsort(1)

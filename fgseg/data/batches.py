@@ -21,9 +21,10 @@ def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) ->
         generator: on the device of the batches; the only source of randomness.
 
     Yields:
-        images (B, 3, H, W) uint8 in [0, 255] and labels (B, H, W) uint8, 0-6 or VOID; the last batch may be smaller.
+        images (B, 3, H, W) uint8 in [0, 255] and labels (B, H, W) uint8; the last batch may be smaller.
     """
     count, size, device = len(frames), run.train.batch_size, generator.device
+    foreground = run.label_set().foreground_labels
     # Drawn once per epoch: with the frames on the host, copying the indices is the only synchronisation with the GPU.
     order = torch.randperm(count, generator=generator, device=device).to(frames.index_device)
     sources = torch.randint(count, (count,), generator=generator, device=device).to(frames.index_device)
@@ -33,7 +34,7 @@ def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) ->
             images, labels = flip(images, labels, run.augment.flip_prob, generator)
         if run.copy_paste.prob > 0:
             pasted = frames.batch(sources[start : start + size])
-            images, labels = copy_paste(images, labels, *pasted, run.copy_paste.prob, generator)
+            images, labels = copy_paste(images, labels, *pasted, foreground, run.copy_paste.prob, generator)
         yield images, labels
 
 
@@ -46,7 +47,7 @@ def eval_batches(frames: Frames, batch_size: int, world: World = SINGLE_PROCESS)
         world: the processes that share the split; rank r takes the frames r, r + world_size, ...
 
     Yields:
-        images (B, 3, H, W) uint8 in [0, 255] and labels (B, H, W) uint8, 0-6 or VOID; the last batch may be smaller.
+        images (B, 3, H, W) uint8 in [0, 255] and labels (B, H, W) uint8; the last batch may be smaller.
     """
     own = torch.arange(len(frames), device=frames.index_device)[world.rank :: world.world_size]
     for start in range(0, len(own), batch_size):

@@ -25,7 +25,7 @@ class CityscapesReader:
     def __init__(self, cfg: DataConfig):
         self.cfg = cfg
         self.root = root_folder(cfg)
-        self.table = cityscapes_table(cfg.void)
+        self.table = cityscapes_table(cfg.label_set(), cfg.void)
 
     def splits(self) -> dict[str, list[Frame]]:
         """List the frames of each split (see `Reader.splits`)."""

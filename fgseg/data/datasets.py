@@ -8,6 +8,7 @@ import numpy as np
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import DataConfig
+from fgseg.labels import LabelSet, SegClass
 
 Progress = Callable[[str, int, int], None]
 """Callback with the name of a split, the frames done and the frames in total."""
@@ -31,7 +32,7 @@ class Reader(Protocol):
     """Lists and decodes the frames of one data set; constructed from the section `data` of the settings."""
 
     table: Mapping[int, int]
-    """Maps each id of the data set to a label (0-6 or VOID)."""
+    """Maps each id of the data set to a label (a class's, or VOID)."""
     advice: str
     """Remedy for an id that is not in the table; the end of an error message."""
     remote: bool
@@ -58,11 +59,17 @@ class FrameSet:
     images: np.ndarray
     """(N, H, W, 3) uint8 RGB."""
     labels: np.ndarray
-    """(N, H, W) uint8, 0-6 or VOID."""
+    """(N, H, W) uint8, a class or VOID."""
     names: list[str]
     """The N values of `Frame.name`."""
     fingerprint: str
     """SHA-256 of images and labels, hex."""
+    pixels: tuple[int, ...] = ()
+    """Pixels of each class in all frames, in the order of the labels."""
+
+    def absent(self, classes: LabelSet) -> tuple[SegClass, ...]:
+        """Return the foreground classes without a pixel, which no mean over classes takes into account."""
+        return tuple(c for c in classes.foreground if self.pixels[c.label] == 0)
 
     def __len__(self) -> int:
         return len(self.names)

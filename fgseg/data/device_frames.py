@@ -37,7 +37,7 @@ class Frames(Protocol):
             index: (B,) int64 on `index_device`, each in [0, len(self)).
 
         Returns:
-            images (B, 3, H, W) uint8 in [0, 255] and labels (B, H, W) uint8, 0-6 or VOID, on `device`.
+            images (B, 3, H, W) uint8 in [0, 255] and labels (B, H, W) uint8, a class or VOID, on `device`.
         """
 
 
@@ -72,7 +72,7 @@ class HostFrames:
 
 @dataclass(frozen=True)
 class DeviceFrames:
-    """Frames in the memory of the device: images (N, H, W, 3) uint8 and labels (N, H, W) uint8, 0-6 or VOID."""
+    """Frames in the memory of the device: images (N, H, W, 3) uint8 and labels (N, H, W) uint8, a class or VOID."""
 
     images: Tensor
     labels: Tensor

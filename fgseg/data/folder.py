@@ -2,7 +2,7 @@
 
     ROOT/images/<name>.jpg       or .jpeg, .png, .webp, .bmp, .tif, .tiff; subfolders are allowed
     ROOT/labels/<name>.png       one channel with an id per pixel (or a palette index), in the same subfolders
-    ROOT/labels.yaml             maps each id to one of the seven classes, or to void: not trained, not counted
+    ROOT/labels.yaml             maps each id to a class of the label set, or to void: not trained, not counted
 
         ids: {0: background, 5: fence, 7: pole, 8: traffic_sign, 9: traffic light, 11: car, 12: vegetation, 255: void}
 
@@ -15,16 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from fgseg.config.errors import ConfigError, check_name
-from fgseg.config.loading import read_yaml
+from fgseg.config.files import read_yaml
 from fgseg.config.settings import DataConfig
 from fgseg.data.datasets import Frame, Pool, draw
 from fgseg.data.image_files import pair, read_pair, root_folder
-from fgseg.labels import CLASSES, FOREGROUND, VOID
+from fgseg.labels import VOID, LabelSet
 
 FRAME_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LABEL_ENDING = ".png"
-LABEL_OF = {c.name: c.label for c in CLASSES} | {c.key: c.label for c in CLASSES} | {"void": VOID}
-"""Label of each class name that an id table may use."""
 EXAMPLE = "`ids: {0: background, 5: fence, 7: pole, 8: traffic_sign, 9: traffic_light, 11: car, 12: vegetation}`"
 
 
@@ -36,7 +34,7 @@ class FolderReader:
     def __init__(self, cfg: DataConfig):
         self.cfg = cfg
         self.root = root_folder(cfg)
-        self.table = read_table(self.root / "labels.yaml")
+        self.table = read_table(self.root / "labels.yaml", cfg.label_set())
         self.advice = f"add it to {self.root / 'labels.yaml'} or correct the label"
 
     def splits(self) -> dict[str, list[Frame]]:
@@ -60,24 +58,25 @@ class FolderReader:
         return read_pair(frame)
 
 
-def read_table(path: Path) -> dict[int, int]:
-    """Read labels.yaml as a mapping from id to label (0-6 or VOID).
+def read_table(path: Path, classes: LabelSet) -> dict[int, int]:
+    """Read labels.yaml as a mapping from id to label (a class's, or VOID).
 
     Raises:
         ConfigError: the file or its `ids` are missing, an id is not a whole number, a class is unknown (the nearest
-            name is suggested), or one of the six classes has no id.
+            name is suggested), or no id means a class.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: is missing; write the class of each id into it, as in {EXAMPLE}")
     ids = read_yaml(path).get("ids")
     if not isinstance(ids, dict) or not ids:
         raise ConfigError(f"{path}: ids: got {ids!r}, must map each id to a class, as in {EXAMPLE}")
+    known = {name: c.label for c in classes.classes for name in (c.name, c.key)} | {"void": VOID}
     for number, name in ids.items():
         if isinstance(number, bool) or not isinstance(number, int):
             raise ConfigError(f"{path}: ids: got the id {number!r}, must be a whole number; correct it")
-        check_name(str(name), LABEL_OF, f"{path}: ids: {number}: {name} is not a class")
-    table = {number: LABEL_OF[str(name)] for number, name in ids.items()}
-    absent = [c.key for c in FOREGROUND if c.label not in table.values()]
-    if absent:
-        raise ConfigError(f"{path}: ids: no id means {', '.join(absent)}; every class but background needs one")
+        check_name(str(name), known, f"{path}: ids: {number}: {name} is not a class")
+    table = {number: known[str(name)] for number, name in ids.items()}
+    if not set(classes.foreground_labels) & set(table.values()):
+        keys = ", ".join(c.key for c in classes.foreground)
+        raise ConfigError(f"{path}: ids: no id means a class; name at least one of {keys}")
     return table

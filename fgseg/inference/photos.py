@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fgseg.config.errors import ConfigError
 from fgseg.data.folder import FRAME_ENDINGS
 from fgseg.inference.trained_model import TrainedModel
+from fgseg.labels import LabelSet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +27,7 @@ class Photo:
 
     path: Path
     mask: Path
-    """PNG with one channel: the label of each pixel, 0-6."""
+    """PNG with one channel: the label of each pixel."""
     overlay: Path
     """JPEG: the class colours blended over the photo."""
 
@@ -104,7 +105,8 @@ def predict(
             faults.append(str(error))
         else:
             try:
-                save_results(photo, image, labels_of(image, model, found.size, device, scale))
+                labels = labels_of(image, model, found.size, device, scale)
+                save_results(photo, image, labels, found.classes)
             except OSError as error:
                 if error.errno is not None:
                     raise
@@ -127,7 +129,7 @@ def open_upright(path: Path) -> "Image.Image":
 def labels_of(
     image: "Image.Image", model: "nn.Module", frame: tuple[int, int], device: str, scale: float
 ) -> "np.ndarray":
-    """Predict the labels of a picture at its own size: (H, W) uint8, 0-6."""
+    """Predict the labels of a picture at its own size: (H, W) uint8."""
     import numpy as np
     import torch
     from PIL import Image
@@ -141,7 +143,7 @@ def labels_of(
     return labels_at(logits, size).numpy()
 
 
-def save_results(photo: Photo, image: "Image.Image", labels: "np.ndarray") -> None:
+def save_results(photo: Photo, image: "Image.Image", labels: "np.ndarray", classes: LabelSet) -> None:
     """Write the overlay, then the mask, each atomically."""
     import numpy as np
     from PIL import Image
@@ -149,7 +151,7 @@ def save_results(photo: Photo, image: "Image.Image", labels: "np.ndarray") -> No
     from fgseg.visual.label_images import overlay
 
     photo.mask.parent.mkdir(parents=True, exist_ok=True)
-    save_atomically(Image.fromarray(overlay(np.asarray(image), labels)), photo.overlay)
+    save_atomically(Image.fromarray(overlay(np.asarray(image), labels, classes)), photo.overlay)
     save_atomically(Image.fromarray(labels), photo.mask)
 
 

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgseg.data.batches import normalise
-from fgseg.labels import NUM_CLASSES
 
 STRIDE_PX = 4
 """Side of the square of pixels for which a SegFormer computes one logit."""
@@ -76,16 +75,17 @@ def tiled_logits(model: nn.Module, image: Tensor, frame: tuple[int, int], device
         device: device of the model, such as `cuda:0`.
 
     Returns:
-        (7, h, w) float32 on the CPU; h and w are a quarter of H and W, rounded up.
+        (C, h, w) float32 on the CPU; h and w are a quarter of H and W, rounded up.
     """
     size = (image.shape[1], image.shape[2])
     if size == frame:
         return logits_of(model, image, device)
     tile = [min(round_to_stride(limit), side) for limit, side in zip(frame, size, strict=True)]
-    total = torch.zeros(NUM_CLASSES, size[0] // STRIDE_PX, size[1] // STRIDE_PX)
+    corners = list(itertools.product(tile_starts(size[0], tile[0]), tile_starts(size[1], tile[1])))
+    tiles = [logits_of(model, image[:, top : top + tile[0], left : left + tile[1]], device) for top, left in corners]
+    total = torch.zeros(len(tiles[0]), size[0] // STRIDE_PX, size[1] // STRIDE_PX)
     weights = torch.zeros_like(total[0])
-    for top, left in itertools.product(tile_starts(size[0], tile[0]), tile_starts(size[1], tile[1])):
-        logits = logits_of(model, image[:, top : top + tile[0], left : left + tile[1]], device)
+    for (top, left), logits in zip(corners, tiles, strict=True):
         weight = blend_weights(logits.shape[1], logits.shape[2])
         rows = slice(top // STRIDE_PX, top // STRIDE_PX + logits.shape[1])
         columns = slice(left // STRIDE_PX, left // STRIDE_PX + logits.shape[2])
@@ -95,7 +95,7 @@ def tiled_logits(model: nn.Module, image: Tensor, frame: tuple[int, int], device
 
 
 def logits_of(model: nn.Module, image: Tensor, device: str) -> Tensor:
-    """Compute the logits (7, h, w) float32 of one image or tile (3, H, W) uint8; returns them on the CPU."""
+    """Compute the logits (C, h, w) float32 of one image or tile (3, H, W) uint8; returns them on the CPU."""
     logits: Tensor = model(pixel_values=normalise(image[None].to(device))).logits
     return logits[0].float().cpu()
 
@@ -104,11 +104,11 @@ def labels_at(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the class with the highest logit at each pixel, with memory for one class at a time.
 
     Args:
-        logits: (7, h, w) float32 on the CPU; resized bilinearly to `size` (align_corners=False).
+        logits: (C, h, w) float32 on the CPU; resized bilinearly to `size` (align_corners=False).
         size: height and width in pixels.
 
     Returns:
-        (H, W) uint8, 0-6; the lowest class among equal logits.
+        (H, W) uint8, 0 to C - 1; the lowest class among equal logits.
     """
     best = torch.full(size, -torch.inf)
     labels = torch.zeros(size, dtype=torch.uint8)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fgseg.checkpoints.manifest import Manifest, find, list_manifests, read_weights
 from fgseg.checkpoints.trial_files import CONFIG, PROCESSOR, SETTINGS, WEIGHTS
 from fgseg.config.errors import ConfigError, one_line
-from fgseg.labels import CLASSES
+from fgseg.labels import LabelSet, label_set_of
 from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights
 from fgseg.results import select_epoch
 from fgseg.storage.store import REMOTE, LocalStore, local_files
@@ -34,6 +34,8 @@ class TrainedModel:
     """Height and width of the training frames in pixels; None if the folder does not record them."""
     manifest: Manifest | None
     """Manifest of the weights in a folder of checkpoints; None in an exported folder."""
+    classes: LabelSet
+    """The classes that its `config.json` names; colours are known for those of a shipped label set only."""
 
     def weights(self) -> bytes:
         """Read the weights, a safetensors file; raises ValueError or FileNotFoundError if damaged or missing."""
@@ -53,14 +55,14 @@ def open_trained_model(name: str) -> Iterator[TrainedModel]:
 
 
 def find_trained(name: str) -> TrainedModel:
-    """Find a trained model with the seven classes; a hub id is downloaded.
+    """Find a trained model; a hub id is downloaded.
 
     Args:
         name: an exported folder, a hub id, or a folder of checkpoints.  Of the latter the epoch selected by
             `train.select` is used, or the newest if the selected one has no checkpoint.
 
     Raises:
-        ConfigError: the name is none of these, or the model has other classes.
+        ConfigError: the name is none of these, or the model does not name its classes.
     """
     if name in VARIANTS and not Path(name).exists():
         raise ConfigError(f"{WHERE}: {name} is a model with random weights; {KINDS}")
@@ -70,10 +72,10 @@ def find_trained(name: str) -> TrainedModel:
         return find_checkpoint(folder, manifests)
     check_weights(name, WHERE)
     folder = fetch_weights(name, WHERE) or folder
-    check_model_classes(name, folder)
+    classes = model_classes(name, folder)
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(f"{WHERE}: {name} has no {WEIGHTS}; {KINDS}")
-    return TrainedModel(folder, frame_size(folder), None)
+    return TrainedModel(folder, frame_size(folder), None, classes)
 
 
 def find_checkpoint(folder: Path, manifests: list[Manifest]) -> TrainedModel:
@@ -83,20 +85,29 @@ def find_checkpoint(folder: Path, manifests: list[Manifest]) -> TrainedModel:
         folder: the folder.
         manifests: all manifests of the folder, newest first.
     """
-    check_model_classes(str(folder), folder)
+    classes = model_classes(str(folder), folder)
     settings = read_json(folder / SETTINGS)
     selected = select_epoch(manifests[0].history, settings["train.select"]).epoch
     manifest = find(LocalStore(folder), selected) or manifests[0]
-    return TrainedModel(folder, (settings["data.height"], settings["data.width"]), manifest)
+    return TrainedModel(folder, (settings["data.height"], settings["data.width"]), manifest, classes)
 
 
-def check_model_classes(name: str, folder: Path) -> None:
-    """Raise ConfigError unless the `config.json` in a folder lists the seven classes."""
-    found = read_json(folder / CONFIG).get("id2label", {})
-    if found != {str(c.label): c.name for c in CLASSES}:
-        required = ", ".join(c.name for c in CLASSES)
+def model_classes(name: str, folder: Path) -> LabelSet:
+    """Return the classes that the `config.json` in a folder lists; raises ConfigError if it lists none."""
+    found = read_json(folder / CONFIG).get("id2label") or {}
+    names = [found.get(str(label)) for label in range(len(found))]
+    if not names or not all(isinstance(each, str) for each in names):
+        raise ConfigError(f"{WHERE}: {name} names no classes in {CONFIG}, as id2label; {KINDS}")
+    return label_set_of(map(str, names))
+
+
+def check_model_classes(name: str, found: TrainedModel, classes: LabelSet) -> None:
+    """Raise ConfigError unless a model has the classes of a label set, in the same order."""
+    if found.classes.id2label != classes.id2label:
+        required = ", ".join(c.name for c in classes.classes)
         raise ConfigError(
-            f"{WHERE}: {name} has {len(found)} other classes, must have {required}; fine-tune it first, by model.name"
+            f"{WHERE}: {name} has {found.classes.num_classes} other classes, must have {required}; fine-tune it first, "
+            "by model.name"
         )
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgseg.distributed import SINGLE_PROCESS, World
-from fgseg.labels import NUM_CLASSES, VOID
+from fgseg.labels import VOID
 from fgseg.losses.cross_entropy import cross_entropy
 from fgseg.losses.lovasz import lovasz
 from fgseg.losses.soft_iou import soft_iou
@@ -21,9 +21,9 @@ class Batch:
     """The input of a loss term; `probs` and `target` are computed on first use and shared by the terms.
 
     Attributes:
-        logits: (N, 7, H, W) float32.
-        labels: (N, H, W) uint8 or int64, 0-6 or VOID.
-        class_weights: (7,) float32, or None if all are 1.
+        logits: (N, C, H, W) float32.
+        labels: (N, H, W) uint8 or int64, 0 to C - 1 or VOID.
+        class_weights: (C,) float32, or None if all are 1.
         world: the processes that share the batch, N frames each.
         share: N divided by the frames of the whole batch; void frames that pad the batch are not counted in the latter.
     """
@@ -39,16 +39,16 @@ class Batch:
 
     @property
     def probs(self) -> Tensor:
-        """Softmax of the logits, (N, 7, H, W) float32 in [0, 1]; zero where the pixel is void."""
+        """Softmax of the logits, (N, C, H, W) float32 in [0, 1]; zero where the pixel is void."""
         if self._probs is None:
             self._probs = self.logits.softmax(1) * (self.labels != VOID).unsqueeze(1)
         return self._probs
 
     @property
     def target(self) -> Tensor:
-        """One-hot labels, (N, 7, H, W) float32; zero where the pixel is void."""
+        """One-hot labels, (N, C, H, W) float32; zero where the pixel is void."""
         if self._target is None:
-            classes = torch.arange(NUM_CLASSES, device=self.labels.device).view(-1, 1, 1)
+            classes = torch.arange(self.logits.shape[1], device=self.labels.device).view(-1, 1, 1)
             self._target = (self.labels.unsqueeze(1) == classes).float()
         return self._target
 
@@ -74,7 +74,7 @@ class HybridLoss(nn.Module):
     Attributes:
         terms: names of the T terms that are computed.
         weights: (T,) float32, weights of these terms.
-        class_weights: (7,) float32, or None if all are 1.
+        class_weights: (C,) float32, or None if all are 1.
     """
 
     weights: Tensor
@@ -91,11 +91,11 @@ class HybridLoss(nn.Module):
         Args:
             weights: weight of each term, finite and not negative, at least one above 0; a term that is missing or has
                 weight 0 is not computed.
-            class_weights: weight of each of the seven classes in cross-entropy, finite and not negative; None: all 1.
+            class_weights: weight of each of the C classes in cross-entropy, finite and not negative; None: all 1.
             world: the processes that share each batch; each computes the loss of its own frames.
 
         Raises:
-            ValueError: an unknown term, a weight out of range, no weight above 0, or not seven class weights.
+            ValueError: an unknown term, a weight out of range, no weight above 0, or a wrong class weight.
         """
         super().__init__()
         _check_weights(weights)
@@ -112,8 +112,8 @@ class HybridLoss(nn.Module):
         """Compute the loss of predictions, in float32 even under autocast.
 
         Args:
-            logits: (N, 7, h, w), any floating type; resized bilinearly to H x W first (align_corners=False).
-            labels: (N, H, W) uint8 or int64, 0-6 or VOID; other values are not detected, since a check would
+            logits: (N, C, h, w), any floating type; resized bilinearly to H x W first (align_corners=False).
+            labels: (N, H, W) uint8 or int64, 0 to C - 1 or VOID; other values are not detected, since a check would
                 synchronise with the GPU.
             frames: frames of the whole batch if several processes share it, without those that pad it (see
                 `fgseg.distributed.local_batch`); None means N.
@@ -149,6 +149,6 @@ def _check_weights(weights: Mapping[str, float]) -> None:
 
 def _checked_class_weights(class_weights: Sequence[float]) -> list[float]:
     values = [float(weight) for weight in class_weights]
-    if len(values) != NUM_CLASSES or not all(math.isfinite(value) and value >= 0 for value in values):
-        raise ValueError(f"class_weights: got {values}, must be {NUM_CLASSES} finite numbers of at least 0")
+    if not all(math.isfinite(value) and value >= 0 for value in values):
+        raise ValueError(f"class_weights: got {values}, must be finite numbers of at least 0")
     return values

@@ -1,4 +1,4 @@
-"""Evaluate a model on a split, with one (7, 7) confusion matrix per image, and predict labels of images."""
+"""Evaluate a model on a split, with one (C, C) confusion matrix per image, and predict labels of images."""
 
 from collections.abc import Callable
 
@@ -21,12 +21,12 @@ def evaluate(model: nn.Module, frames: Frames, world: World = SINGLE_PROCESS) ->
     """Count the pixels of each image by true and predicted class.
 
     Args:
-        model: returns an output with `.logits` (B, 7, h, w); it is left in evaluation mode.
+        model: returns an output with `.logits` (B, C, h, w); it is left in evaluation mode.
         frames: the split, on the model's device.
         world: the processes that share the split; rank r evaluates the frames r, r + world_size, ..., at least one.
 
     Returns:
-        (N, 7, 7) int64 on the CPU for the N images of this process, rows truth, columns prediction. The sum over images
+        (N, C, C) int64 on the CPU for the N images of this process, rows truth, columns prediction. The sum over images
         and processes is the confusion matrix of the split.
     """
     return confusion_per_image(model, frames, confusion_counts, world=world)[0]
@@ -41,7 +41,7 @@ def confusion_per_image(
     Args:
         model: as for `evaluate`.
         frames: as for `evaluate`.
-        counters: functions of logits (B, 7, h, w) and labels (B, H, W) that return counts (B, ...).
+        counters: functions of logits (B, C, h, w) and labels (B, H, W) that return counts (B, ...).
         world: as for `evaluate`.
 
     Returns:
@@ -65,7 +65,7 @@ def predict_labels(model: nn.Module, images: Tensor) -> Tensor:
         images: (B, 3, H, W) uint8 in [0, 255] on any device, B >= 1; copied to the model's device batch by batch.
 
     Returns:
-        (B, H, W) uint8 on the CPU, 0-6.
+        (B, H, W) uint8 on the CPU, 0 to C - 1.
     """
     model.eval()
     device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""SegFormer with a seven-class head: from random weights, a folder or the hub."""
+"""SegFormer with a head for the classes of a label set: from random weights, a folder or the hub."""
 
 import json
 from collections.abc import Iterator
@@ -13,35 +13,31 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.utils import logging as transformers_logging
 
 from fgseg.config.errors import ConfigError, one_line
-from fgseg.labels import CLASSES
+from fgseg.labels import LabelSet
 from fgseg.model.decode_head import commute_head
 from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights, is_folder
 
-ID2LABEL = {c.label: c.name for c in CLASSES}
-LABEL2ID = {c.name: c.label for c in CLASSES}
 
-
-def build_model(name: str) -> SegformerForSemanticSegmentation:
-    """Build a SegFormer that maps normalised images (B, 3, H, W) float32 to logits (B, 7, H/4, W/4).
+def build_model(name: str, classes: LabelSet) -> SegformerForSemanticSegmentation:
+    """Build a SegFormer that maps normalised images (B, 3, H, W) float32 to logits (B, C, H/4, W/4).
 
     Args:
         name: a variant (random weights), a folder or a hub id.  A head with other classes is replaced by one with
             random weights, as in the source.
+        classes: the label set, of C classes.
 
     Raises:
         ConfigError: the name is none of these, its weights are not those of a SegFormer, or the hub cannot be reached.
     """
     check_weights(name)
     if name in VARIANTS:
-        return commute_head(SegformerForSemanticSegmentation(scratch_config(name)))
+        return commute_head(SegformerForSemanticSegmentation(scratch_config(name, classes)))
     fetch_weights(name)
     try:
         with quiet():
             model, loaded = SegformerForSemanticSegmentation.from_pretrained(
                 str(Path(name).expanduser()) if is_folder(name) else name,
-                num_labels=len(CLASSES),
-                id2label=ID2LABEL,
-                label2id=LABEL2ID,
+                **head_config(classes),
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 dtype=torch.float32,  # weights stored in half precision are trained in float32, too
@@ -87,15 +83,19 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def scratch_config(name: str) -> SegformerConfig:
-    """Return the configuration of a variant with a seven-class head."""
+def scratch_config(name: str, classes: LabelSet) -> SegformerConfig:
+    """Return the configuration of a variant with a head for the classes."""
     variant = VARIANTS[name]
     return SegformerConfig(
         hidden_sizes=list(variant.widths),
         depths=list(variant.depths),
         num_attention_heads=list(variant.heads),
         decoder_hidden_size=variant.decoder,
-        num_labels=len(CLASSES),
-        id2label=ID2LABEL,
-        label2id=LABEL2ID,
+        **head_config(classes),
     )
+
+
+def head_config(classes: LabelSet) -> dict[str, Any]:
+    """Return the entries of a SegFormer's configuration that describe its classes."""
+    label2id = {c.name: c.label for c in classes.classes}
+    return {"num_labels": classes.num_classes, "id2label": classes.id2label, "label2id": label2id}

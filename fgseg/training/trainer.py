@@ -25,7 +25,6 @@ from fgseg.data.batches import train_batches
 from fgseg.data.device_frames import Frames, load_to_device
 from fgseg.devices import peak_gib, peak_memory_gib, reset_peak, tune_malloc
 from fgseg.distributed import World, reset_accelerate
-from fgseg.labels import NUM_CLASSES
 from fgseg.losses import HybridLoss
 from fgseg.metrics.evaluator import evaluate
 from fgseg.metrics.iou import class_iou, miou
@@ -76,7 +75,7 @@ def build_training_state(run: RunConfig, frames: int) -> TrainingState:
     seed_epoch(run.train.seed, 0)
     accelerator = build_accelerator(run)
     device, world = accelerator.device, World(accelerator.process_index, accelerator.num_processes)
-    model = build_model(run.model.name).to(device)
+    model = build_model(run.model.name, run.label_set()).to(device)
     if device.type == "cuda" and world.is_distributed:  # Accelerate leaves batch norm as it is
         model = SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = AdamW(model.parameters(), lr=run.train.lr, weight_decay=0.0, fused=True)
@@ -84,7 +83,7 @@ def build_training_state(run: RunConfig, frames: int) -> TrainingState:
     steps = math.ceil(batches / run.train.accumulation) * run.train.epochs
     schedule = LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
     lr_to_device(optimizer, device)
-    class_weights = list(run.class_weights.model_dump().values())
+    class_weights = list(run.class_weights.values())
     criterion = HybridLoss(run.loss.model_dump(), class_weights, world).to(device)
     parts = (accelerator, model, criterion, optimizer, schedule, run.train.clip)
     if not world.is_distributed and wants_compiling(run.train.compile, device):
@@ -162,7 +161,8 @@ def run_epoch(state: TrainingState, splits: dict[str, FrameSet], epoch: int, att
     compile_s = state.step.compile_s if prepared is None else None
     check_finite(epoch, {**terms, "loss": loss})
     counts = validate(state, frames["val"])
-    iou = class_iou(counts)
+    classes = state.run.label_set()
+    iou = class_iou(counts, classes)
     return EpochResult(
         epoch=epoch,
         miou=miou(iou),
@@ -177,18 +177,20 @@ def run_epoch(state: TrainingState, splits: dict[str, FrameSet], epoch: int, att
         compile_s=compile_s,
         memory_gib=peak_memory_gib(),
         gpu_memory_gib=peak_gib(device),
+        thin=[c.key for c in classes.thin],
     )
 
 
 def validate(state: TrainingState, frames: Frames) -> Tensor:
-    """Return the confusion matrix (7, 7) int64 of a split, which the processes share; rows truth.
+    """Return the confusion matrix (C, C) int64 of a split, which the processes share; rows truth.
 
     The model is the unwrapped one: its forward has the precision that `prepare` gave it, and the frames of the
     processes may differ in number, which the distributed one does not allow.
     """
     world = state.step.world
     world.average_buffers(state.model)
-    counts = torch.zeros(NUM_CLASSES, NUM_CLASSES, dtype=torch.int64, device=frames.device)
+    classes = state.run.label_set().num_classes
+    counts = torch.zeros(classes, classes, dtype=torch.int64, device=frames.device)
     if world.rank < len(frames):
         counts += evaluate(state.model, frames, world).sum(0).to(frames.device)
     return world.all_reduce(counts).cpu()

@@ -16,6 +16,7 @@ from typing import Any
 from optuna.samplers import RandomSampler
 from optuna.trial import create_trial
 
+from fgseg.config.settings import DataConfig
 from fgseg.results import EpochResult
 from scripts.bench.orchestration import machine
 from scripts.bench.replay import synthetic_epoch
@@ -96,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ledger-url", metavar="URL", help="a database server instead of an SQLite file")
     options = parser.parse_args(arguments)
     print(machine(), "| open | trials | suggest | epoch | end |\n|---|---|---|---|---|", sep="\n", flush=True)
-    space = load_space("slc")
+    space = load_space("slc", DataConfig())
     with tempfile.TemporaryDirectory() as folder:
         url = options.ledger_url or f"sqlite:///{Path(folder, 'study.db')}"
         for opened in options.open:

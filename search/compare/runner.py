@@ -167,11 +167,12 @@ def family(plan: RepeatPlan, records: Sequence[TrialRecord]) -> Family:
         point=dict(plan.repeats[0].params),
         confusion=np.stack([each["confusion"] for each in counts]),
         boundary=np.stack([each["boundary"] for each in counts]),
+        classes=tuple(records[0].test.iou) if records[0].test else (),
     )
 
 
 def read_counts(plan: RepeatPlan, record: TrialRecord) -> dict[str, Any]:
-    """Read the counts per image of a repeat: confusion (N, 7, 7) int32, boundary (N, 7, 2) int32."""
+    """Read the counts per image of a repeat: confusion (N, C, C) int32, boundary (N, C, 2) int32."""
     if record.test is None:
         raise ValueError(f"trial {record.number} has no test result")
     return dict(load_safetensors(read_blob(plan.location.trial_store(record.number), record.test.blob)))

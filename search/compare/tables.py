@@ -6,11 +6,10 @@ from typing import Any
 
 from rich.console import Console
 
-from fgseg.labels import FOREGROUND
+from fgseg.labels import display_name
 from fgseg.tables import Row, Table
-from search.compare.scores import ALPHA, BASELINE
+from search.compare.scores import ALPHA, BASELINE, MEAN
 
-ROW_NAMES = {c.key: c.name for c in FOREGROUND}
 SHOWN = (
     *("data.reader", "data.height", "data.width", "data.train", "model.name"),
     *("train.epochs", "train.batch_size", "train.lr", "train.select"),
@@ -133,7 +132,7 @@ def method_note(comparison: dict[str, Any], tests: int) -> str:
 
 def significance_note(cells: dict[str, Any]) -> str:
     """Describe the difference in mIoU, and name the classes whose difference is significant."""
-    clear = [f"{row_name(row)} {signed(c['value'])}" for row, c in cells.items() if row in ROW_NAMES and star(c)]
+    clear = [f"{row_name(row)} {signed(c['value'])}" for row, c in cells.items() if row != MEAN and star(c)]
     classes = f"Of the classes, distinguishable from zero: {', '.join(clear) or 'none'}."
     return f"mIoU {verdict_text(cells['mean'])}. {classes if cells['mean']['p'] is not None else ''}".rstrip()
 
@@ -224,7 +223,7 @@ def star(cell: dict[str, Any]) -> str:
 
 def row_name(row: str) -> str:
     """Return the name of a class key; "mIoU" for the mean."""
-    return ROW_NAMES.get(row, "mIoU")
+    return "mIoU" if row == MEAN else display_name(row)
 
 
 def number(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from rich.console import Console
 
 from fgseg.config.errors import ConfigError
+from fgseg.config.settings import DataConfig
 from fgseg.storage.store import absolute, is_local
 from fgseg.tables import Row, Table
 from search.ledger.catalog import study_names
@@ -14,7 +15,7 @@ from search.study.space import Space, list_spaces, load_space
 
 def print_spaces() -> int:
     """Print name, title and searched settings of every search space; returns exit code 0."""
-    spaces = {name: load_space(name) for name in list_spaces()}
+    spaces = {name: load_space(name, DataConfig()) for name in list_spaces()}
     rows = [Row([name, space.title, ", ".join(space.search)]) for name, space in spaces.items()]
     Console().print(Table("", ["space", "title", "searches"], rows, text_columns=("title", "searches")).to_rich())
     return 0

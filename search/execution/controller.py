@@ -18,7 +18,7 @@ from search.console.progress import Progress
 from search.console.run_summary import mlflow_command
 from search.execution.checkpoint_retention import CheckpointRetention
 from search.execution.jobs import TrialJobs
-from search.execution.preflight import make_folder, preflight
+from search.execution.preflight import make_folder, preflight, print_absent_classes
 from search.execution.stop_reason import BUDGET, StopReason, signal
 from search.execution.strategies import Strategy, strategy_of
 from search.execution.trial_events import TrialEventHandler
@@ -44,6 +44,7 @@ def run_study(plan: Plan, signals: Signals) -> int:
     console, strategy = Console(), strategy_of(plan)
     try:
         identity = preflight(plan, console)
+        print_absent_classes(plan, console)
         signals.gentle = True  # from here on a signal is acted on between two writes
         with open_for_writing(strategy, identity) as ledger:
             views = StudyViews(strategy, ledger, console)

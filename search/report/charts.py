@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fgseg.labels import CLASSES, FOREGROUND
+from fgseg.labels import display_name
 from search.ledger.records import State, TrialRecord
 from search.report.summary import Summary
 from search.study.space import Range
@@ -40,6 +40,8 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 9.5,
     "savefig.dpi": 150,
 }
+CLASS_COLUMNS, CLASS_PANEL_IN = 3, 3.0
+"""Panels in a row of the chart of the classes, and the height of a row in inches."""
 HALF_IN, WHOLE_IN = (6.2, 3.7), (12.6, 4.4)
 """Width and height in inches of a chart of half and of full page width."""
 
@@ -201,21 +203,24 @@ def position(value: float, r: Range) -> float:
 
 def class_curves(summary: Summary, count: int = 5) -> Figure:
     """Plot IoU by epoch, one panel a class, for the best `count` trials and the start point."""
-    figure = Figure((WHOLE_IN[0], 6.0), layout="constrained")
-    panels = figure.subplots(2, 3, sharex=True)
+    rows = math.ceil(len(summary.foreground) / CLASS_COLUMNS)
+    figure = Figure((WHOLE_IN[0], CLASS_PANEL_IN * rows), layout="constrained")
+    panels = figure.subplots(rows, CLASS_COLUMNS, sharex=True, squeeze=False)
     others = [t for t in summary.ranked if t is not summary.best and t.number != 0][: count - 1]
     tones = ["#5b8fc9", "#93b1d1", "#a9b4bf", "#c3cad1"]
-    for axes, c in zip(panels.flat, FOREGROUND, strict=True):
+    for axes, key in zip(panels.flat, summary.foreground, strict=False):
         for t, tone in reversed(list(zip(others, tones, strict=False))):
-            curve(axes, t, c.key, color=tone, linewidth=1.6, label=f"trial {t.number:03d}")
+            curve(axes, t, key, color=tone, linewidth=1.6, label=f"trial {t.number:03d}")
         if summary.start is not None and summary.start.number != summary.ranked[0].number:
-            curve(axes, summary.start, c.key, color=INK, linewidth=1.4, linestyle="--", label="start (trial 000)")
+            curve(axes, summary.start, key, color=INK, linewidth=1.4, linestyle="--", label="start (trial 000)")
         best = summary.ranked[0]
-        curve(axes, best, c.key, color=BEST, linewidth=2.6, label=f"best (trial {best.number:03d})")
-        axes.set_title(c.name, loc="left", fontsize=11, fontweight="bold")
+        curve(axes, best, key, color=BEST, linewidth=2.6, label=f"best (trial {best.number:03d})")
+        axes.set_title(display_name(key), loc="left", fontsize=11, fontweight="bold")
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    for axes in panels[1]:
+    for axes in panels.flat[len(summary.foreground) :]:
+        axes.set_visible(False)
+    for axes in panels[-1]:
         axes.set_xlabel("epoch")
     figure.supylabel("validation IoU", fontsize=10.5)
     handles, labels = panels[0, 0].get_legend_handles_labels()
@@ -241,7 +246,7 @@ def confusion(summary: Summary) -> Figure:
         for column, share in enumerate(values):
             text = "" if math.isnan(share) else f"{share:.0f}" if share >= 0.5 else "·"
             axes.text(column, row, text, ha="center", va="center", color="white" if share > 55 else INK)
-    names = [c.name for c in CLASSES]
+    names = [display_name(key) for key in summary.classes]
     axes.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted", ylabel="true")

@@ -16,6 +16,9 @@ from search.study.space import Range
 ENDINGS = {State.COMPLETE: "finished", State.PRUNED: "stopped early", State.FAIL: "failed", State.RUNNING: "open"}
 """Words for the states of trials, as shown to users."""
 
+WEIGHT = "class_weights."
+"""Prefix of the settings of which there is one for each class."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -78,6 +81,16 @@ class Summary:
         """Return a trial's IoU by class key, and its `miou`; empty if it has no epoch."""
         epoch = self.epoch(record)
         return {**epoch.iou, "miou": epoch.miou} if epoch else {}
+
+    @property
+    def foreground(self) -> tuple[str, ...]:
+        """Keys of the classes of the mIoU, in the order of their labels; empty before the first epoch."""
+        return next((tuple(epoch.iou) for trial in self.trials for epoch in trial.epochs), ())
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Keys of all classes, in the order of their labels."""
+        return tuple(key.removeprefix(WEIGHT) for key in self.settings if key.startswith(WEIGHT))
 
     def point(self) -> list[tuple[str, float, float]]:
         """Return (searched setting, value of the start point, value of the best trial)."""

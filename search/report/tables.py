@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-from fgseg.labels import FOREGROUND
+from fgseg.labels import display_name
 from fgseg.results import format_iou
 from fgseg.tables import Row, Table
 from search.ledger.records import State, TrialRecord
@@ -40,7 +40,7 @@ def score_table(
         best_name: heading of the best trial's column.
     """
     best = summary.score(summary.best)
-    names = {c.key: c.name for c in FOREGROUND} | {"miou": "mIoU"}
+    names = {key: display_name(key) for key in summary.foreground} | {"miou": "mIoU"}
     rows = [
         Row([name, *score_cells(reference.get(key), best.get(key, math.nan))], "strong" if key == "miou" else "")
         for key, name in names.items()
@@ -88,7 +88,7 @@ def fixed_table(summary: Summary) -> Table:
 
 def trial_table(summary: Summary) -> Table:
     """List every trial's state, scores and minutes; the reasons too if any trial has one."""
-    columns = ["trial", "state", "epochs", "mIoU", *(c.name for c in FOREGROUND), "minutes"]
+    columns = ["trial", "state", "epochs", "mIoU", *map(display_name, summary.foreground), "minutes"]
     columns += ["reason"] if any(t.reason for t in summary.trials) else []
     rows = [Row(trial_cells(summary, t)[: len(columns)], row_style(summary, t)) for t in summary.trials]
     return Table("All trials: scores", columns, rows, text_columns=("state", "reason"))
@@ -97,7 +97,7 @@ def trial_table(summary: Summary) -> Table:
 def trial_cells(summary: Summary, trial: TrialRecord) -> list[str]:
     """Return the cells of one row of `trial_table`, the reason last."""
     score = summary.score(trial)
-    scores = [format_iou(score[key]) if key in score else "-" for key in ("miou", *(c.key for c in FOREGROUND))]
+    scores = [format_iou(score[key]) if key in score else "-" for key in ("miou", *summary.foreground)]
     minutes = f"{sum(e.seconds for e in trial.epochs) / 60:.1f}"
     return [f"{trial.number:03d}", ENDINGS[trial.state], str(len(trial.epochs)), *scores, minutes, trial.reason or ""]
 

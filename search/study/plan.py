@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 import fgseg
 from fgseg.config.errors import ConfigError, explain
-from fgseg.config.files import find_file
-from fgseg.config.loading import Layer, build, check_processes, read_yaml
+from fgseg.config.files import find_file, read_yaml
+from fgseg.config.label_sets import portable_name
+from fgseg.config.loading import Layer, build, check_processes
 from fgseg.config.settings import RunConfig
 from fgseg.config.settings import flatten as flatten_settings
 from fgseg.model.pretrained import VARIANTS
@@ -132,8 +133,8 @@ def make_plan(
     search = read_search(content.pop("search", None) or {}, path, flags)
     settings = Layer(str(path), flatten_settings(content))
     assigned = Layer("--set", {k: v for k, v in assignments.items() if not k.startswith("search.")})
-    build([settings, assigned], whole=False)
-    space, plain = override(load_space(space_name), assignments)
+    data = build([settings, assigned], whole=False).data
+    space, plain = override(load_space(space_name, data), assignments, data)
     layers = (settings, Layer(f"space {space.name}", space.fixed), Layer("--set", plain))
     name = f"{path.stem}-{space.name}" if study is None else study
     location = resolve_location(search.storage, name, search.tracking_uri, search.ledger_url)
@@ -207,7 +208,7 @@ def check_identity(recorded: Mapping[str, Any], now: Mapping[str, Any], plan: Pl
 
 def absolute(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings with absolute paths, since a worker has another working directory."""
-    paths = {}
+    paths = {"data.labels": portable_name(settings["data.labels"])}
     for key in ("data.root", "data.cache", "model.name"):
         path = Path(settings[key] or "").expanduser()
         if settings[key] in VARIANTS and key == "model.name":

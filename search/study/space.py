@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
 from fgseg.config.errors import ConfigError, check_name, explain
-from fgseg.config.files import find_config, list_configs
-from fgseg.config.loading import Layer, build, read_yaml
-from fgseg.config.settings import RunConfig, Section, flatten
+from fgseg.config.files import find_config, list_configs, read_yaml
+from fgseg.config.loading import Layer, build
+from fgseg.config.settings import DataConfig, RunConfig, Section, flatten
+from fgseg.labels import LabelSet, load_label_set
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 UNSEARCHABLE = ("train.epochs", "train.seed")
 """Settings that must be the same in all trials of a study, besides the section `data`."""
+
+WEIGHT, THIN = "class_weights.", "class_weights.<thin>"
+"""Prefix of the weights of classes, and the name that stands for those of all thin classes."""
+Value = TypeVar("Value")
 
 
 class Range(Section):
@@ -83,7 +88,7 @@ class Space:
 
 def is_whole(key: str) -> bool:
     """Return whether a setting takes whole numbers only."""
-    return isinstance(RunConfig().flat()[key], int)
+    return isinstance(RunConfig().flat().get(key), int)
 
 
 def list_spaces() -> dict[str, Path]:
@@ -91,8 +96,12 @@ def list_spaces() -> dict[str, Path]:
     return list_configs("spaces")
 
 
-def load_space(name: str) -> Space:
+def load_space(name: str, data: DataConfig) -> Space:
     """Read a space by name.
+
+    Args:
+        name: of the space.
+        data: the section `data` of the settings; its label set decides to which classes `class_weights.<thin>` refers.
 
     Raises:
         ConfigError: the space does not exist, or has an unknown setting or an invalid range.
@@ -108,8 +117,31 @@ def load_space(name: str) -> Space:
         parsed = SpaceFile.model_validate(content)
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain(error, SpaceFile, {})}") from None
-    space = Space(name, parsed.title, dict(parsed.fixed), dict(parsed.search))
-    return check_space(space, str(path))
+    classes = data.label_set()
+    fixed, search = (expand_thin(entries, classes) for entries in (parsed.fixed, parsed.search))
+    return check_space(Space(name, parsed.title, fixed, search), data, str(path))
+
+
+def expand_thin(entries: Mapping[str, Value], classes: LabelSet) -> dict[str, Value]:
+    """Replace `class_weights.<thin>` by an entry for each thin class.
+
+    Args:
+        entries: anything by the dotted name of a setting.  An entry of a single class overrides that of `<thin>`; it is
+            left out if the label set lacks the class and a shipped one has it, so that a family fits every label set.
+        classes: the label set.
+
+    Returns:
+        The entries, those of the thin classes in the order of the labels in place of `<thin>`.
+    """
+    own = {f"{WEIGHT}{c.key}" for c in classes.classes}
+    elsewhere = {f"{WEIGHT}{c.key}" for name in list_configs("labels") for c in load_label_set(name).classes} - own
+    expanded: dict[str, Value] = {}
+    for key, entry in entries.items():
+        if key == THIN:
+            expanded |= {f"{WEIGHT}{c.key}": entries.get(f"{WEIGHT}{c.key}", entry) for c in classes.thin}
+        elif key not in elsewhere:
+            expanded.setdefault(key, entry)
+    return expanded
 
 
 def nest_ranges(ranges: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -121,12 +153,13 @@ def nest_ranges(ranges: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return grouped
 
 
-def override(space: Space, assignments: Mapping[str, Any]) -> tuple[Space, dict[str, Any]]:
+def override(space: Space, assignments: Mapping[str, Any], data: DataConfig) -> tuple[Space, dict[str, Any]]:
     """Apply the assignments of `--set` to a space.
 
     Args:
         space: not changed.
         assignments: values by dotted name.  `search.<key>.<part>` changes a range; a searched setting is fixed.
+        data: the section `data` of the settings.
 
     Returns:
         The changed space, and the assignments of settings.
@@ -138,26 +171,28 @@ def override(space: Space, assignments: Mapping[str, Any]) -> tuple[Space, dict[
     plain = {k: v for k, v in assignments.items() if not k.startswith("search.")}
     search = {key: r.model_dump() for key, r in space.search.items() if key not in plain}
     for dotted, value in ranges.items():
-        key, _, part = dotted.rpartition(".")
-        check_name(key, search, f"--set search.{dotted}: {key or dotted} is not searched by {space.name}")
-        check_name(part, Range.model_fields, f"--set search.{dotted}: a range has no {part}")
-        search[key][part] = value
+        named, _, part = dotted.rpartition(".")
+        for key in expand_thin({named: part}, data.label_set()):
+            check_name(key, search, f"--set search.{dotted}: {key or dotted} is not searched by {space.name}")
+            check_name(part, Range.model_fields, f"--set search.{dotted}: a range has no {part}")
+            search[key][part] = value
     try:
         parsed = SpaceFile.model_validate({"title": space.title, "search": search})
     except ValidationError as error:
         raise ConfigError(f"--set {explain(error, SpaceFile, {})}") from None
     fixed = {key: value for key, value in space.fixed.items() if key not in plain}
-    return check_space(replace(space, fixed=fixed, search=dict(parsed.search)), f"space {space.name}"), plain
+    return check_space(replace(space, fixed=fixed, search=dict(parsed.search)), data, f"space {space.name}"), plain
 
 
-def check_space(space: Space, origin: str) -> Space:
+def check_space(space: Space, data: DataConfig, origin: str) -> Space:
     """Return the space unchanged; raise ConfigError for an unknown setting or an invalid range.
 
     Args:
         space: to be checked.
+        data: the section `data` of the settings.
         origin: file or flag, for messages.
     """
-    known = RunConfig().flat()
+    known = RunConfig(data=data).flat()
     for key, r in space.search.items():
         where = f"{origin}: search.{key}"
         check_name(key, known, f"{where}: no such setting")
@@ -173,7 +208,8 @@ def check_space(space: Space, origin: str) -> Space:
             raise ConfigError(f"{where}.low: got {r.low:g}, must be above 0 where log is true")
         if not r.low <= r.start <= r.high:
             raise ConfigError(f"{where}.start: got {r.start:g}, must be in [{r.low:g}, {r.high:g}]")
+    base = Layer("data", {f"data.{key}": value for key, value in data.model_dump().items()})
     for end in ("low", "high"):
         point = {key: space.value(key, getattr(r, end)) for key, r in space.search.items()}
-        build([Layer(f"{origin}: fixed", space.fixed), Layer(f"{origin}: search ({end})", point)])
+        build([base, Layer(f"{origin}: fixed", space.fixed), Layer(f"{origin}: search ({end})", point)])
     return space

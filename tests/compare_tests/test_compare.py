@@ -12,6 +12,7 @@ import torch
 from builders import make_epoch
 from kept_study import change
 from real_search import Driver
+from thin_street import THIN_STREET
 
 from fgseg.metrics.boundary_iou import boundary_iou
 from fgseg.metrics.iou import class_iou, miou
@@ -19,7 +20,7 @@ from search.audit.trials import audit
 from search.compare.__main__ import main
 from search.compare.plans import plans_from
 from search.compare.runner import budgets
-from search.compare.scores import ROWS, Family, compare, scores
+from search.compare.scores import MEAN, Family, Scorer, compare
 from search.compare.tables import render_comparison
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
@@ -31,6 +32,7 @@ from search.tracking.client import open_client
 pytestmark = pytest.mark.slow
 
 CONFIG = "configs/quickstart.yaml"
+KEYS = tuple(c.key for c in THIN_STREET.foreground)
 
 
 def family(space: str, quality: float = 0.5, seeds: int = 3, images: int = 12, noise: float = 0.01) -> Family:
@@ -43,7 +45,7 @@ def family(space: str, quality: float = 0.5, seeds: int = 3, images: int = 12, n
     confusion[..., range(6), [1, 2, 3, 4, 5, 0]] = 1000 - hits
     boundary = np.stack([np.pad(hits, ((0, 0), (0, 0), (0, 1))), np.full((seeds, images, 7), 1000.0)], -1)
     boundary[..., 6, :] = 0
-    return Family(space, space.upper(), f"e-{space}-repeats", {"loss.ssim": 0.4}, confusion, boundary)
+    return Family(space, space.upper(), f"e-{space}-repeats", {"loss.ssim": 0.4}, KEYS, confusion, boundary)
 
 
 def facts(families: list[Family], seeds: int = 3) -> dict[str, Any]:
@@ -56,9 +58,11 @@ def test_scores_from_sums_are_those_of_the_trainer():
     confusion = torch.randint(100, (7, 7), generator=generator)
     confusion[6], confusion[:, 6] = 0, 0
     rims = torch.stack([torch.arange(7), torch.arange(7) + 2], 1)
-    iou = class_iou(confusion)
-    expected = [*iou.values(), miou(iou), *(borders := boundary_iou(rims).tolist()[1:]), np.mean(borders)]
+    rims[6] = 0
+    iou = class_iou(confusion, THIN_STREET)
+    expected = [*iou.values(), miou(iou), *(borders := boundary_iou(rims).tolist()[1:]), np.nanmean(borders)]
     sums = torch.cat([confusion.flatten(), rims.flatten()]).numpy().astype(float)
+    scores = Scorer(7, (True,) * 5 + (False,))
     assert scores(sums) == pytest.approx(expected, nan_ok=True)
     assert math.isnan(scores(sums)[5])
 
@@ -129,7 +133,7 @@ def test_page_names_what_is_left_out_and_where_best_points_come_from():
 
 def test_comparison_is_plain_json():
     text = json.dumps(facts([family("baseline"), family("good", 0.7)]), allow_nan=False)
-    assert set(json.loads(text)["families"][0]["iou"]) == set(ROWS)
+    assert set(json.loads(text)["families"][0]["iou"]) == {*KEYS, MEAN}
 
 
 def mistake(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) -> str:

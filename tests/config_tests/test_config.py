@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from thin_street import CLASSES
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build, parse_assignments, read_layer
@@ -81,9 +82,17 @@ def test_loss_without_any_term_is_refused():
 
 
 def test_class_weights_stand_in_the_order_of_the_labels():
-    from fgseg.labels import CLASSES
 
-    assert list(RunConfig().class_weights.model_dump()) == [c.key for c in CLASSES]
+    assert list(RunConfig().class_weights) == [c.key for c in CLASSES]
+
+
+def test_class_weight_of_another_label_set_is_checked_against_it():
+    run = build([Layer("--set", {"data.labels": "cityscapes19", "class_weights.rider": 2})])
+    assert (run.class_weights["rider"], run.class_weights["road"], len(run.class_weights)) == (2, 1, 19)
+    assert told("class_weights.rider=2").startswith("--set: class_weights.rider: no such setting; ")
+    assert told("class_weights.pol=2") == "--set: class_weights.pol: no such setting; did you mean class_weights.pole?"
+    assert told("class_weights.pole=0") == "--set: class_weights.pole: got 0, must be above 0"
+    assert told("class_weights.pole=x") == "--set: class_weights.pole: got 'x', must be a number above 0"
 
 
 def test_loss_settings_are_the_loss_terms():

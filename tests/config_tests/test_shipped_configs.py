@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import absent
 
-from fgseg.config.files import list_configs
-from fgseg.config.loading import Layer, build, read_layer, read_yaml
+from fgseg.config.files import list_configs, read_yaml
+from fgseg.config.loading import Layer, build, read_layer
+from fgseg.config.settings import DataConfig
 from search.ledger.records import TrialAttempt
 from search.run import main
 from search.study.plan import make_plan
@@ -101,4 +102,4 @@ def test_dry_run_shows_what_would_run_and_masks_credentials(tmp_path: Path, caps
 def test_list_shows_every_space_with_its_title(capsys: pytest.CaptureFixture[str]):
     assert main(["--list"]) == 0
     shown = capsys.readouterr().out
-    assert all(load_space(name).title in shown for name in list_spaces())
+    assert all(load_space(name, DataConfig()).title in shown for name in list_spaces())

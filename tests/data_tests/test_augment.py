@@ -7,6 +7,8 @@ from torch import Generator, Tensor
 from fgseg.data.augment import copy_paste, flip
 from fgseg.labels import VOID
 
+CLASSES = range(1, 7)
+
 
 def seeded(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
@@ -29,25 +31,25 @@ def strip(*labels: int, batch: int) -> tuple[Tensor, Tensor]:
 def paste_strip(*labels: int, batch: int, prob: float = 1.0) -> tuple[Tensor, Tensor]:
     """Paste a strip onto void on zeros: images (batch, 3, 1, W) and labels (batch, 1, W)."""
     source = strip(*labels, batch=batch)
-    return copy_paste(torch.zeros_like(source[0]), torch.full_like(source[1], VOID), *source, prob, seeded())
+    return copy_paste(torch.zeros_like(source[0]), torch.full_like(source[1], VOID), *source, CLASSES, prob, seeded())
 
 
 def test_nothing_is_pasted_with_probability_zero():
     images, labels = frames(4, first=0, seed=1)
-    new_images, new_labels = copy_paste(images, labels, *frames(4, first=10_000, seed=2), 0.0, seeded())
+    new_images, new_labels = copy_paste(images, labels, *frames(4, first=10_000, seed=2), CLASSES, 0.0, seeded())
     assert torch.equal(new_images, images) and torch.equal(new_labels, labels)
 
 
 def test_something_is_pasted_on_every_image_with_probability_one():
     images, labels = frames(64, first=0, seed=1)
-    new_images, _ = copy_paste(images, labels, *frames(64, first=100_000, seed=2), 1.0, seeded())
+    new_images, _ = copy_paste(images, labels, *frames(64, first=100_000, seed=2), CLASSES, 1.0, seeded())
     assert (new_images != images).flatten(1).any(1).all()
 
 
 def test_pasted_pixels_come_from_the_source_with_their_labels_and_the_rest_is_untouched():
     images, labels = frames(32, first=0, seed=1)
     source_images, source_labels = frames(32, first=100_000, seed=2)
-    new_images, new_labels = copy_paste(images, labels, source_images, source_labels, 0.7, seeded())
+    new_images, new_labels = copy_paste(images, labels, source_images, source_labels, CLASSES, 0.7, seeded())
     pasted = new_images[:, 0] >= 100_000
     mirrored = new_images[:, 0] == source_images[:, 0].flip(-1)
     pixels = torch.where(mirrored[:, None], source_images.flip(-1), source_images)
@@ -76,7 +78,7 @@ def test_source_without_foreground_changes_nothing():
 
 def test_source_may_be_the_image_itself():
     images, labels = strip(0, 3, batch=40)
-    _, new_labels = copy_paste(images, labels, images, labels, 1.0, seeded())
+    _, new_labels = copy_paste(images, labels, images, labels, CLASSES, 1.0, seeded())
     assert {tuple(row) for row in new_labels[:, 0].tolist()} == {(0, 3), (3, 3)}
 
 
@@ -119,15 +121,15 @@ def test_decisions_do_not_depend_on_one_another():
 
 
 def test_same_seed_gives_the_same_result_and_another_seed_another():
-    arguments = *frames(8, first=0, seed=1), *frames(8, first=10_000, seed=2), 0.5
+    arguments = *frames(8, first=0, seed=1), *frames(8, first=10_000, seed=2), CLASSES, 0.5
     first, again, other = (copy_paste(*arguments, seeded(seed))[0] for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_generator_moves_on_by_the_same_amount_whatever_is_decided():
     target, generators = strip(0, 0, batch=5), [seeded(), seeded()]
-    copy_paste(*target, *strip(1, 2, batch=5), 1.0, generators[0])
-    copy_paste(*target, *strip(0, 0, batch=5), 0.0, generators[1])
+    copy_paste(*target, *strip(1, 2, batch=5), CLASSES, 1.0, generators[0])
+    copy_paste(*target, *strip(0, 0, batch=5), CLASSES, 0.0, generators[1])
     assert torch.equal(generators[0].get_state(), generators[1].get_state())
 
 
@@ -135,7 +137,7 @@ def test_generator_moves_on_by_the_same_amount_whatever_is_decided():
 def test_dtypes_and_inputs_are_kept(dtype: torch.dtype):
     inputs = [t.to(dtype if t.dim() == 4 else torch.uint8) for i in (0, 1) for t in frames(8, first=0, seed=i)]
     before = [t.clone() for t in inputs]
-    images, labels = copy_paste(*inputs, 1.0, seeded())
+    images, labels = copy_paste(*inputs, CLASSES, 1.0, seeded())
     assert images.dtype == dtype and labels.dtype == torch.uint8
     assert all(torch.equal(t, b) for t, b in zip(inputs, before, strict=True))
 

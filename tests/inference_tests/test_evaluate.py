@@ -8,11 +8,11 @@ import pytest
 import yaml
 from finished_model import tiny_run, trained_study
 from small_data import make, run_python
+from thin_street import FOREGROUND
 
 from fgseg.config.settings import nest
 from fgseg.evaluate import autocast, main, score
 from fgseg.inference.trained_model import find_trained
-from fgseg.labels import FOREGROUND
 from search.export.model import export
 from search.ledger.ledger import Ledger
 from search.study.location import StudyLocation

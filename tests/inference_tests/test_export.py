@@ -9,6 +9,7 @@ import pytest
 import torch
 from finished_model import labels_of, tiny_run, trained_study
 from PIL import Image
+from thin_street import CLASSES
 from transformers import SegformerForSemanticSegmentation, pipeline
 
 from fgseg.config.errors import ConfigError
@@ -16,7 +17,6 @@ from fgseg.data import load_splits
 from fgseg.data.batches import normalise
 from fgseg.inference.export import replace_folder
 from fgseg.inference.trained_model import find_trained, load_trained
-from fgseg.labels import CLASSES
 from fgseg.metrics.evaluator import predict_labels
 from search.export.__main__ import main
 from search.export.model import export

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from random_frames import some_frames
+from thin_street import NUM_CLASSES, THIN_STREET
 
 from fgseg.data.device_frames import HostFrames
-from fgseg.labels import NUM_CLASSES, VOID
+from fgseg.labels import VOID
 from fgseg.metrics import evaluator as judge
 from fgseg.metrics.evaluator import evaluate, predict_labels
 from fgseg.model.segformer import build_model
@@ -15,7 +16,7 @@ from fgseg.model.segformer import build_model
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
     torch.manual_seed(0)
-    return build_model("small")
+    return build_model("small", THIN_STREET)
 
 
 def test_predicted_labels_are_those_that_evaluation_counts(model: torch.nn.Module):

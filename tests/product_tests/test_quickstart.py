@@ -6,8 +6,9 @@ import sqlite3
 
 import pytest
 from conftest import LIMIT_S, Finished
+from thin_street import FOREGROUND
 
-from fgseg.labels import FOREGROUND
+from fgseg.config.settings import DataConfig
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
 from search.report.frames import PANELS
@@ -46,7 +47,7 @@ def test_all_eight_trials_are_complete_with_every_epoch_once(trials: list[TrialR
 
 
 def test_trial_zero_is_the_start_point_and_the_best_is_not_below_it(trials: list[TrialRecord]):
-    assert trials[0].params == load_space("bas_cp").start
+    assert trials[0].params == load_space("bas_cp", DataConfig()).start
     assert max(t.value or 0 for t in trials) >= (trials[0].value or 1)
 
 

@@ -11,9 +11,10 @@ import pytest
 from builders import make_trial
 from kept_study import begin, finished_study
 from PIL import Image
+from thin_street import FOREGROUND, THIN_STREET
 
 from fgseg.config.settings import RunConfig
-from fgseg.labels import FOREGROUND, VOID
+from fgseg.labels import VOID
 from fgseg.storage.store import LocalStore
 from search.ledger.catalog import open_ledger
 from search.ledger.records import TrialRecord, rank_trials
@@ -34,7 +35,7 @@ RANGES = {
     "copy_paste.prob": Range(low=0, high=1, start=0.5),
 }
 PIXELS = np.zeros((4, 8), np.uint8)
-FRAME = ShownFrame("town_000001", np.zeros((4, 8, 3), np.uint8), PIXELS, PIXELS, PIXELS)
+FRAME = ShownFrame("town_000001", np.zeros((4, 8, 3), np.uint8), PIXELS, PIXELS, PIXELS, THIN_STREET)
 PANELS = 5
 
 
@@ -183,7 +184,7 @@ def test_frames_differ_by_classes_however_small_and_void_is_not_judged():
     after[1, 7, 7] = 2  # only a void pixel
     before[1, 4] = 0  # an eighth of the frame, a quarter of its car: IoU 24/31 -> 1
     before[:, 7, 7] = 5
-    assert difference(truth, before, after).tolist() == pytest.approx([1, 1 - 23 / 31])
+    assert difference(THIN_STREET, truth, before, after).tolist() == pytest.approx([1, 1 - 23 / 31])
 
 
 def test_frames_are_left_out_with_a_reason():
@@ -197,9 +198,9 @@ def test_frames_are_left_out_with_a_reason():
 
 
 def test_wide_photos_are_shown_smaller_in_whole_steps():
-    big = ShownFrame("x", np.zeros((520, 1040, 3), np.uint8), *(np.zeros((520, 1040), np.uint8) for _ in range(3)))
+    big = ShownFrame("x", np.zeros((520, 1040, 3), np.uint8), *[np.zeros((520, 1040), np.uint8)] * 3, THIN_STREET)
     assert {picture.shape for picture in big.panels().values()} == {(173, 346, 3)}
-    tall = ShownFrame("x", np.zeros((1024, 512, 3), np.uint8), *(np.zeros((1024, 512), np.uint8) for _ in range(3)))
+    tall = ShownFrame("x", np.zeros((1024, 512, 3), np.uint8), *[np.zeros((1024, 512), np.uint8)] * 3, THIN_STREET)
     assert {picture.shape for picture in tall.panels().values()} == {(512, 256, 3)}
 
 

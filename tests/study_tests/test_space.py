@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from fgseg.config.errors import ConfigError
+from fgseg.config.settings import DataConfig
 from search.study.space import Space, list_spaces, load_space, override
 
 THIN = ("fence", "pole", "traffic_sign", "traffic_light")
@@ -26,33 +27,65 @@ def test_the_four_families_ship_with_baseline_first():
 
 @pytest.mark.parametrize("name", ["baseline", "bas", "bas_cp", "slc"])
 def test_every_shipped_space_searches_the_thin_classes(name: str):
-    space = load_space(name)
+    space = load_space(name, DataConfig())
     ranges = [space.search[f"class_weights.{key}"] for key in THIN]
     assert all((r.low, r.high, r.log) == (0.5, 10, True) for r in ranges)
 
 
 def test_start_points_are_those_of_the_source():
-    bas, slc = load_space("bas"), load_space("slc")
+    bas, slc = load_space("bas", DataConfig()), load_space("slc", DataConfig())
     assert (bas.fixed["loss.cross_entropy"], bas.start["loss.ssim"], bas.start["loss.soft_iou"]) == (1, 0.4, 0.5)
     assert (slc.fixed["loss.cross_entropy"], slc.start["loss.ssim"], slc.start["loss.lovasz"]) == (1.1, 0.5, 0.5)
     assert [slc.start[f"class_weights.{key}"] for key in THIN] == [5, 5, 5, 2]
-    assert load_space("bas_cp").start["copy_paste.prob"] == slc.start["copy_paste.prob"] == 0.5
+    assert load_space("bas_cp", DataConfig()).start["copy_paste.prob"] == slc.start["copy_paste.prob"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["baseline", "bas", "bas_cp", "slc"])
+def test_searched_names_of_the_default_label_set_and_their_order_stay(name: str):
+    """Samplers and recorded studies depend on both."""
+    before = {"baseline": (), "bas": ("ssim", "soft_iou"), "bas_cp": ("ssim", "soft_iou"), "slc": ("ssim", "lovasz")}
+    after = ("copy_paste.prob",) if name in ("bas_cp", "slc") else ()
+    weights = (f"class_weights.{key}" for key in THIN)
+    expected = [*(f"loss.{term}" for term in before[name]), *weights, *after]
+    assert list(load_space(name, DataConfig()).search) == expected
+
+
+def test_families_search_the_thin_classes_of_any_label_set():
+    space = load_space("slc", DataConfig(labels="cityscapes19"))
+    keys = [key for key in space.search if key.startswith("class_weights.")]
+    assert keys == [f"class_weights.{key}" for key in ("fence", "pole", "traffic_light", "traffic_sign")]
+    assert [space.start[key] for key in keys] == [5, 5, 2, 5]
+
+
+def test_entry_of_a_class_that_only_other_label_sets_have_is_left_out(write_space, tmp_path: Path):
+    thin = "{low: 1, high: 5, start: 1}"
+    write_space(f"title: Mine\nsearch:\n  class_weights.<thin>: {thin}\n  class_weights.traffic_light: {thin}\n")
+    (tmp_path / "own.yaml").write_text("classes: [{name: rest}, {name: kerb, thin: true}, {name: lawn}]")
+    assert list(load_space("mine", DataConfig(labels="own.yaml")).search) == ["class_weights.kerb"]
+    write_space("title: Mine\nsearch: {class_weights.krb: {low: 1, high: 5, start: 1}}\n")
+    with pytest.raises(ConfigError, match=r"class_weights\.krb: no such setting; did you mean class_weights\.kerb\?"):
+        load_space("mine", DataConfig(labels="own.yaml"))
+
+
+def test_range_of_all_thin_classes_is_changed_at_once():
+    space, _ = changed({"search.class_weights.<thin>.high": 5})
+    assert {space.search[f"class_weights.{key}"].high for key in THIN} == {5}
 
 
 def test_space_typo_names_the_nearest_space():
     with pytest.raises(ConfigError, match=r"no search space 'bascp' in configs/spaces; did you mean bas_cp\?"):
-        load_space("bascp")
+        load_space("bascp", DataConfig())
 
 
 def test_new_family_needs_one_file_only(write_space):
     write_space("title: Mine\nsearch:\n  train.lr: {low: 1e-5, high: 1e-3, log: true, start: 6e-5}\n")
-    assert load_space("mine").start == {"train.lr": 6e-5}
-    assert set(load_space("mine").distributions()) == {"train.lr"}
+    assert load_space("mine", DataConfig()).start == {"train.lr": 6e-5}
+    assert set(load_space("mine", DataConfig()).distributions()) == {"train.lr"}
 
 
 def test_whole_number_setting_is_searched_in_whole_numbers(write_space):
     write_space("title: Mine\nsearch:\n  train.batch_size: {low: 1, high: 4, start: 2}\n")
-    assert type(load_space("mine").start["train.batch_size"]) is int
+    assert type(load_space("mine", DataConfig()).start["train.batch_size"]) is int
 
 
 @pytest.mark.parametrize(
@@ -75,13 +108,13 @@ def test_whole_number_setting_is_searched_in_whole_numbers(write_space):
 def test_mistake_in_a_space_is_told_with_its_file(write_space, text: str, message: str):
     write_space(f"title: Mine\n{text}\n")
     with pytest.raises(ConfigError) as caught:
-        load_space("mine")
+        load_space("mine", DataConfig())
     assert "mine.yaml" in str(caught.value)
     assert message in str(caught.value)
 
 
 def changed(assignments: dict[str, object]) -> tuple[Space, dict[str, object]]:
-    return override(load_space("bas_cp"), assignments)
+    return override(load_space("bas_cp", DataConfig()), assignments, DataConfig())
 
 
 def test_setting_a_searched_value_takes_it_out_of_the_space():

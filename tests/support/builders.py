@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from fgseg.labels import FOREGROUND
+from thin_street import FOREGROUND
+
 from fgseg.results import EpochResult
 from search.ledger.records import State, TrialRecord
 

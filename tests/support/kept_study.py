@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from builders import make_epoch
 from optuna.distributions import FloatDistribution
+from thin_street import FOREGROUND
 
 from fgseg.checkpoints.checkpoint import Checkpoints
 from fgseg.config.settings import RunConfig
-from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
 from search.audit.trials import audit

@@ -13,7 +13,7 @@ from unittest import mock
 import torch
 
 from fgseg.config.loading import Layer, build
-from fgseg.config.settings import RunConfig
+from fgseg.config.settings import DataConfig, RunConfig
 from fgseg.distributed import current_world, joined_world
 from fgseg.labels import VOID
 from fgseg.train import main as train_command
@@ -29,7 +29,7 @@ TRAIN = {
 
 def settings(family: str, cache: str) -> RunConfig:
     """A family at its start point."""
-    space = load_space(family)
+    space = load_space(family, DataConfig())
     small: dict[str, Any] = {"data.cache": cache, "train.batch_size": 4, "train.accumulation": 2}
     return build([Layer(family, {**space.fixed, **space.start, **small})])
 

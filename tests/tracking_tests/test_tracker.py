@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from builders import START, make_epoch, make_trial
 from fake_ledger import METADATA, SETTINGS, FakeLedger
+from thin_street import FOREGROUND
 
-from fgseg.labels import FOREGROUND
 from search.ledger.records import State
 from search.study.location import StudyLocation
 from search.tracking.client import create_database, fill_database, load_client

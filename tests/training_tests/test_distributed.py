@@ -12,6 +12,7 @@ import torch
 import two_processes
 from random_frames import some_frames
 from real_search import Driver
+from thin_street import THIN_STREET
 from torch.nn import SyncBatchNorm
 
 from fgseg.checkpoints.checkpoint import Checkpoint, newest_checkpoint
@@ -133,14 +134,14 @@ def test_frames_of_a_batch_are_cut_in_order_and_the_last_parts_filled_with_void(
 
 
 def test_processes_judge_every_frame_once():
-    model, frames = build_model("small"), HostFrames(some_frames(), torch.device("cpu"))
+    model, frames = build_model("small", THIN_STREET), HostFrames(some_frames(), torch.device("cpu"))
     size = len(frames) - 1
     parts = [evaluate(model, frames, World(rank, size)).sum(0) for rank in range(size)]
     assert torch.equal(torch.stack(parts).sum(0), evaluate(model, frames).sum(0))
 
 
 def test_batch_norm_over_several_gpus_keeps_the_names_of_all_weights():
-    model = build_model("small")
+    model = build_model("small", THIN_STREET)
     names = list(model.state_dict())
     assert list(SyncBatchNorm.convert_sync_batchnorm(model).state_dict()) == names
 
