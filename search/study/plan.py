@@ -27,8 +27,10 @@ COMPARISONS = "comparison"
 """Name of the folder of comparisons in a storage."""
 LARGEST_SEED = 2**31 - 1
 """Largest value of `train.seed`; the settings accept no larger one."""
-UNIDENTIFYING = ("data.root", "data.cache", "data.device", "train.compile")
-"""Settings that do not change the results: paths, and how a step is executed.  They may differ between runs."""
+UNIDENTIFYING = ("data.root", "data.labels", "data.cache", "data.device", "train.compile")
+"""Settings that do not change the results: paths, and how a step is executed.  They may differ between runs.
+
+Another label set still makes another study: by the names of the class weights and the fingerprint of the labels."""
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,8 @@ def test_identity_leaves_out_where_the_data_lie_and_keeps_everything_else():
 
     assert identity(data__root="a", data__cache="b") == identity(data__root="c")
     assert identity(train__epochs=9) != identity()
+    assert "data.labels" not in identity()["settings"]  # studies of earlier versions have none
+    assert identity(data__labels="streets") != identity()
     assert not any(isinstance(v, float) and math.isnan(v) for v in identity().values())
 
 
