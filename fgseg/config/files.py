@@ -54,9 +54,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class StrictLoader(yaml.SafeLoader):
-    """The safe loader of PyYAML; it also raises MarkedYAMLError for a key that is given twice."""
+    """The safe loader of PyYAML; a list as a key is read as text, and a key that is given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        node.value = [(_as_text(key), value) for key, value in node.value]
         names = [key.value for key, _ in node.value]
         for index, name in enumerate(names):
             if name in names[:index]:
@@ -64,6 +65,14 @@ class StrictLoader(yaml.SafeLoader):
                     problem=f"{name} is given twice", problem_mark=node.value[index][0].start_mark
                 )
         return super().construct_mapping(node, deep)
+
+
+def _as_text(key: yaml.Node) -> yaml.Node:
+    """Turn a key that is a list, such as the colour `[128, 0, 0]`, into the text `128, 0, 0`."""
+    if not isinstance(key, yaml.SequenceNode) or not all(isinstance(item, yaml.ScalarNode) for item in key.value):
+        return key
+    text = ", ".join(item.value for item in key.value)
+    return yaml.ScalarNode("tag:yaml.org,2002:str", text, key.start_mark, key.end_mark)
 
 
 def load_yaml(text: str) -> Any:

@@ -22,6 +22,10 @@ GREY = (64, 64, 64)
 """Default colour of the background."""
 RESERVED = ("void", "mean", "miou")
 """Keys that label tables and tables of scores use."""
+FIELDS = ("background", "classes")
+"""Fields of a label set."""
+LABELS_FILE = "labels.yaml"
+"""File of a data set for the folder reader, which may define a label set of its own."""
 EXAMPLE = "`classes: [{name: background}, {name: pole, ids: [17], thin: true}]`"
 
 
@@ -38,7 +42,8 @@ class SegClass:
     colour: tuple[int, int, int]
     """RGB in [0, 255]."""
     ids: tuple[int, ...] = ()
-    """Cityscapes ids that mean this class; the procedural scenes use the same ids."""
+    """Ids that mean this class: those of Cityscapes, which the procedural scenes use too, or those of the data set if
+    its labels.yaml defines the class."""
     aliases: tuple[str, ...] = ()
     """Other names by which a checkpoint or a data set may call the class."""
     thin: bool = False
@@ -123,6 +128,21 @@ def load_label_set(name: str) -> LabelSet:
     return _read_cached(path, path.stat().st_mtime_ns)
 
 
+def own_label_set(path: Path) -> LabelSet | None:
+    """Return the label set that a data set's labels.yaml defines; None if it defines none or does not exist.
+
+    Raises ConfigError if the file is no YAML, or the label set is wrong.
+    """
+    return _read_own(path, path.stat().st_mtime_ns) if path.is_file() else None
+
+
+@lru_cache(maxsize=64)
+def _read_own(path: Path, modified_ns: int) -> LabelSet | None:
+    """Read the fields of a label set among the others of a labels.yaml."""
+    own = {field: value for field, value in read_yaml(path).items() if field in FIELDS}
+    return parse_label_set(own, path.absolute().parent.name, str(path)) if own else None
+
+
 def find_label_set(name: str) -> Path:
     """Return the file of a label set, see `load_label_set`; raises ConfigError if there is none."""
     known = list_configs("labels")
@@ -156,7 +176,7 @@ def parse_label_set(content: Mapping[str, Any], name: str, where: str) -> LabelS
         ConfigError: a wrong field, a name or id that is given twice, or no class beside the background.
     """
     for field in content:
-        check_name(str(field), ("background", "classes"), f"{where}: {field}: no such field")
+        check_name(str(field), FIELDS, f"{where}: {field}: no such field")
     background, entries = content.get("background", True), content.get("classes")
     if not isinstance(background, bool):
         raise ConfigError(f"{where}: background: got {background!r}, must be true or false")

@@ -1,12 +1,13 @@
 """Every setting of one model: name, unit, range, default and meaning."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from fgseg.config.errors import ConfigError, check_name
-from fgseg.config.label_sets import LabelSet, load_label_set
+from fgseg.config.label_sets import LABELS_FILE, LabelSet, load_label_set, own_label_set
 
 
 class Section(BaseModel):
@@ -57,8 +58,12 @@ class DataConfig(Section):
     """Memory that holds decoded frames during training; auto is the GPU if they fit into half of the trial's share."""
 
     def label_set(self) -> LabelSet:
-        """Read the label set; raises ConfigError."""
-        return load_label_set(self.labels)
+        """Read the label set: that of the folder's labels.yaml if it defines one, else `labels`; raises ConfigError."""
+        file = Path(self.root, LABELS_FILE).expanduser() if self.reader == "folder" and self.root else None
+        own = own_label_set(file) if file else None
+        if own and self.labels != DataConfig.model_fields["labels"].default:
+            raise ConfigError(f"data.labels: got {self.labels}, {file} defines its own classes; remove one of the two")
+        return own or load_label_set(self.labels)
 
 
 class ModelConfig(Section):

@@ -148,7 +148,7 @@ def test_classes_that_a_split_lacks_are_named(tmp_path):
         ("ids: {pole: 7}", "ids: got the id 'pole', must be a whole number"),
         ("ids: {yes: pole}", "ids: got the id True, must be a whole number"),
         ("ids: [pole]", "must map each id to a class"),
-        ("classes: {7: pole}", "ids: got None, must map each id to a class"),
+        ("classes: {7: pole}", "classes: got {7: 'pole'}, must be a list of 2 to 255 classes"),
         ("ids: {0: background, 7: void}", "no id means a class; name at least one of fence, car, vegetation, pole"),
     ],
 )
