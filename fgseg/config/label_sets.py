@@ -80,6 +80,11 @@ class LabelSet:
         return len(self.classes)
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of all classes, in the order of their labels."""
+        return tuple(c.key for c in self.classes)
+
+    @property
     def rest(self) -> int:
         """Label of an id without a class: 0, or VOID in a set without background."""
         return 0 if self.background else VOID
@@ -232,11 +237,11 @@ def check_classes(classes: Iterable[SegClass], background: bool, where: str) -> 
 
 
 def label_set_of(names: Iterable[str]) -> LabelSet:
-    """Return the label set of a model that only names its classes: a shipped one of the same names, or a plain one."""
+    """Return the label set of a model that only names its classes: a shipped one of the same keys, or a plain one."""
     names = tuple(names)
     for name in list_configs("labels"):
         known = load_label_set(name)
-        if tuple(known.id2label.values()) == names:
+        if known.keys == tuple(map(key_of, names)):
             return known
     background = key_of(names[0]) == "background"
     colours = [GREY if background and label == 0 else default_colour(label) for label in range(len(names))]

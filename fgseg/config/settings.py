@@ -131,7 +131,7 @@ class RunConfig(Section):
         """Give every class of the label set a weight; raises ConfigError for a class that the set lacks."""
         if "data" not in info.data:  # has a mistake of its own
             return weights
-        keys = [c.key for c in info.data["data"].label_set().classes]
+        keys = info.data["data"].label_set().keys
         for key in weights:
             check_name(key, keys, f"class_weights.{key}: no such class in data.labels={info.data['data'].labels}")
         return {key: weights.get(key, 1.0) for key in keys}

@@ -102,8 +102,8 @@ def model_classes(name: str, folder: Path) -> LabelSet:
 
 
 def check_model_classes(name: str, found: TrainedModel, classes: LabelSet) -> None:
-    """Raise ConfigError unless a model has the classes of a label set, in the same order."""
-    if found.classes.id2label != classes.id2label:
+    """Raise ConfigError unless a model has the classes of a label set, by key and in the same order."""
+    if found.classes.keys != classes.keys:
         required = ", ".join(c.name for c in classes.classes)
         raise ConfigError(
             f"{WHERE}: {name} has {found.classes.num_classes} other classes, must have {required}; fine-tune it first, "
