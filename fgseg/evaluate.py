@@ -1,5 +1,8 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Measure the IoU of each class on a split: `python -m fgseg.evaluate MODEL --config FILE [--split test]`."""
+"""Measure the IoU of each class on a split: `python -m fgseg.evaluate MODEL --config FILE [--split test]`.
+
+The classes of a SegFormer with other classes are mapped by their names; the background is everything else.
+"""
 
 import argparse
 import json
@@ -17,13 +20,14 @@ from fgseg.config.loading import Layer, build, parse_assignments, read_layer
 from fgseg.config.settings import RunConfig
 from fgseg.data import check as check_data
 from fgseg.data import load_splits
-from fgseg.inference.trained_model import TrainedModel, check_model_classes, open_trained_model
+from fgseg.inference.trained_model import WHERE, TrainedModel, labels_by_name, open_trained_model
 from fgseg.labels import display_name
 from fgseg.results import format_iou
 from fgseg.tables import Row, Table
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -56,19 +60,24 @@ def score(found: TrainedModel, run: RunConfig, split: str = "val", device: str =
     from fgseg.inference.trained_model import load_trained
     from fgseg.metrics.evaluator import evaluate
     from fgseg.metrics.iou import class_iou, miou
+    from fgseg.model.head_transfer import load_grouped
 
     frames = load_to_device({split: load_splits(run.data, (split,))[split]}, run.data.device, torch.device(device))[
         split
     ]
-    model = load_trained(found, device)
+    known = run.label_set()
+    labels = labels_by_name(str(found.folder), found, known)
+    model: nn.Module = (
+        load_trained(found, device)
+        if labels is None
+        else (load_grouped(found.folder, labels, known.num_classes, WHERE).to(device))
+    )
     with autocast(run.train.precision, device):
         confusion = evaluate(model, frames).sum(0)
-    labels = run.label_set()
-    iou, hits = class_iou(confusion, labels), confusion.diagonal().double()
+    iou, hits = class_iou(confusion, known), confusion.diagonal().double()
     precision, recall = (hits / confusion.sum(0)).tolist(), (hits / confusion.sum(1)).tolist()
     classes = {
-        c.key: {"iou": iou[c.key], "precision": precision[c.label], "recall": recall[c.label]}
-        for c in labels.foreground
+        c.key: {"iou": iou[c.key], "precision": precision[c.label], "recall": recall[c.label]} for c in known.foreground
     }
     return Scores(miou(iou), classes, confusion.tolist())
 
@@ -114,7 +123,10 @@ def evaluate_model(options: argparse.Namespace) -> int:
         raise ConfigError("--split: there are no test frames; add --set data.test=N, or use --split val")
     check_data(run.data)
     with open_trained_model(options.model) as found:
-        check_model_classes(options.model, found, run.label_set())
+        labels = labels_by_name(options.model, found, run.label_set())
+        absent = [c.name for c in run.label_set().foreground if labels and c.label not in labels]
+        if absent:
+            print(f"{options.model} has no class {', no class '.join(absent)}: IoU 0")
         from fgseg.devices import find_device  # imports torch, which takes seconds: mistakes are reported before
 
         scores = score(found, run, options.split, find_device(options.device))

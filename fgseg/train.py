@@ -12,10 +12,11 @@ from fgseg.cli import MISTAKE, Parser
 from fgseg.config.errors import ConfigError
 from fgseg.config.files import find_file
 from fgseg.config.loading import Layer, build, check_processes, parse_assignments, read_layer
-from fgseg.config.settings import RunConfig
+from fgseg.config.settings import RunConfig, with_defaults
 from fgseg.data import absent_notes, load_splits
 from fgseg.data import check as check_data
 from fgseg.labels import display_name
+from fgseg.model.class_names import new_head_note
 from fgseg.model.pretrained import check_weights
 from fgseg.results import DivergedError, EpochResult, SupersededError, format_iou
 from fgseg.storage.store import absolute, check_store, open_store
@@ -53,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = absolute(options.out)
         if is_main:
             check_settings(run, out)
+        if note := new_head_note(run.model, run.label_set()):
+            say(note)
         from fgseg.distributed import joined_world  # imports torch
 
         for note in absent_notes(run.data, load_splits(run.data, ("val",))):
@@ -138,7 +141,8 @@ def check_settings(run: RunConfig, folder: str) -> None:
     check_store(folder, "--out")
     store = open_store(folder)
     try:
-        before, now = json.loads(store.get(SETTINGS)) if SETTINGS in store.list() else run.flat(), run.flat()
+        now = run.flat()
+        before = with_defaults(json.loads(store.get(SETTINGS))) if SETTINGS in store.list() else now
     except OSError as error:
         raise ConfigError(f"--out: {folder} cannot be read ({error.strerror or error}); name another folder") from None
     changes = [f"{k}: {before.get(k)!r} there, {now[k]!r} now" for k in now if before.get(k) != now[k]]

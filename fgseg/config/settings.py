@@ -66,9 +66,16 @@ class DataConfig(Section):
         return own or load_label_set(self.labels)
 
 
+VARIANT_NAMES = ("small", "b0", "b1", "b2", "b3", "b4", "b5")
+"""Values of `model.name` that mean random weights."""
+
+
 class ModelConfig(Section):
     name: str = "small"
     """`small` or `b0`..`b5` (SegFormer from random weights), a folder of weights, or a hub id."""
+    head: Literal["inherit", "new"] = "inherit"
+    """Initial classifier: fitted to the checkpoint's classes of the same names, or new (random, as in the source).
+    Random weights, and a checkpoint without such classes, begin with a new one in either case."""
 
 
 class TrainConfig(Section):
@@ -154,6 +161,19 @@ def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
             raise ConfigError(f"{min(duplicates)}: is given twice, dotted and in its section; keep one")
         flat |= inner
     return flat
+
+
+def with_defaults(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete recorded settings, by dotted name: one that did not exist when they were recorded has its default.
+
+    Only `model.head` differs: before it existed, a checkpoint's head was replaced by a new one.  Class weights are not
+    completed, since their names depend on the label set.
+    """
+    defaults = {key: value for key, value in RunConfig().flat().items() if not key.startswith("class_weights.")}
+    settings = defaults | dict(recorded)
+    if "model.head" not in recorded and settings["model.name"] not in VARIANT_NAMES:
+        settings["model.head"] = "new"
+    return settings
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from fgseg.checkpoints.manifest import Manifest, find, list_manifests, read_weig
 from fgseg.checkpoints.trial_files import CONFIG, PROCESSOR, SETTINGS, WEIGHTS
 from fgseg.config.errors import ConfigError, one_line
 from fgseg.labels import LabelSet, label_set_of
+from fgseg.model.class_names import checkpoint_labels
 from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights
 from fgseg.results import select_epoch
 from fgseg.storage.store import REMOTE, LocalStore, local_files
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import SegformerForSemanticSegmentation
 
 WHERE = "MODEL"
+OTHER_WEIGHTS = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Weights of a hub's model in another form, with which it can be evaluated if its classes are mapped by name."""
 KINDS = "name an exported folder, a hub id, or a folder of checkpoints"
 
 
@@ -73,7 +76,7 @@ def find_trained(name: str) -> TrainedModel:
     check_weights(name, WHERE)
     folder = fetch_weights(name, WHERE) or folder
     classes = model_classes(name, folder)
-    if not (folder / WEIGHTS).is_file():
+    if not any((folder / file).is_file() for file in (WEIGHTS, *OTHER_WEIGHTS)):
         raise ConfigError(f"{WHERE}: {name} has no {WEIGHTS}; {KINDS}")
     return TrainedModel(folder, frame_size(folder), None, classes)
 
@@ -101,14 +104,30 @@ def model_classes(name: str, folder: Path) -> LabelSet:
     return label_set_of(map(str, names))
 
 
-def check_model_classes(name: str, found: TrainedModel, classes: LabelSet) -> None:
-    """Raise ConfigError unless a model has the classes of a label set, by key and in the same order."""
-    if found.classes.keys != classes.keys:
+def labels_by_name(name: str, found: TrainedModel, classes: LabelSet) -> list[int] | None:
+    """Return the label of each class of a model with other classes than a label set, by name.
+
+    Args:
+        name: of the model, for messages.
+        found: the model.
+        classes: the label set.
+
+    Returns:
+        As `checkpoint_labels`; None if the model has the classes of the label set, by key and in the same order.
+
+    Raises:
+        ConfigError: no foreground class has the name of one of the model's, or the model is a folder of checkpoints.
+    """
+    if found.classes.keys == classes.keys:
+        return None
+    labels = None if found.manifest else checkpoint_labels(found.folder, classes)
+    if labels is None:
         required = ", ".join(c.name for c in classes.classes)
         raise ConfigError(
             f"{WHERE}: {name} has {found.classes.num_classes} other classes, must have {required}; fine-tune it first, "
             "by model.name"
         )
+    return labels
 
 
 def frame_size(folder: Path) -> tuple[int, int] | None:

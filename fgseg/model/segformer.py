@@ -33,30 +33,54 @@ def build_model(name: str, classes: LabelSet) -> SegformerForSemanticSegmentatio
     if name in VARIANTS:
         return commute_head(SegformerForSemanticSegmentation(scratch_config(name, classes)))
     fetch_weights(name)
+    return commute_head(load_pretrained(name, "segformer.", ignore_mismatched_sizes=True, **head_config(classes)))
+
+
+def load_pretrained(
+    name: str, needed: str = "", where: str = "model.name", **options: Any
+) -> SegformerForSemanticSegmentation:
+    """Load a checkpoint from a folder or the hub cache, in float32.
+
+    Args:
+        name: a folder or a hub id.
+        needed: beginning of the names of the weights that the checkpoint must have; by default of all.
+        where: setting or argument that holds the name, for messages.
+        options: of `from_pretrained`, such as the classes of a new head; by default the checkpoint's own.
+
+    Raises:
+        ConfigError: the weights cannot be read, or needed ones are missing.
+    """
     try:
         with quiet():
             model, loaded = SegformerForSemanticSegmentation.from_pretrained(
                 str(Path(name).expanduser()) if is_folder(name) else name,
-                **head_config(classes),
-                ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 dtype=torch.float32,  # weights stored in half precision are trained in float32, too
+                **options,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
-            f"model.name: {name} cannot be loaded ({one_line(error, first_line=True)}); fetch it again"
+            f"{where}: {name} cannot be loaded ({one_line(error, first_line=True)}); fetch it again"
         ) from None
-    check_encoder(name, loaded)
-    return commute_head(model)
+    check_loaded(name, loaded, needed, where)
+    return model
 
 
-def check_encoder(name: str, loaded: dict[str, Any]) -> None:
-    """Raise ConfigError if a checkpoint lacks weights of the encoder: Transformers initialises them at random."""
+def check_loaded(name: str, loaded: dict[str, Any], needed: str, where: str) -> None:
+    """Raise ConfigError if a checkpoint lacks needed weights: Transformers initialises them at random.
+
+    Args:
+        name: of the checkpoint.
+        loaded: the loading info of `from_pretrained`.
+        needed: beginning of the names of these weights.
+        where: setting or argument that holds the name, for messages.
+    """
     keys = [*loaded["missing_keys"], *(key if isinstance(key, str) else key[0] for key in loaded["mismatched_keys"])]
-    random = sorted(key for key in keys if key.startswith("segformer."))
+    random = sorted(key for key in keys if key.startswith(needed))
     if random:
+        part = "encoder's" if random[0].startswith("segformer.") else "decode head's"
         raise ConfigError(
-            f"model.name: {name} has no fitting {random[0]} (nor {len(random) - 1} more of the encoder's weights); "
+            f"{where}: {name} has no fitting {random[0]} (nor {len(random) - 1} more of the {part} weights); "
             "name a SegFormer as save_pretrained writes it"
         )
 

@@ -55,6 +55,7 @@ def train(
     from fgseg.data import load_splits
     from fgseg.distributed import current_world
     from fgseg.model.segformer import architecture
+    from fgseg.training.inherited_head import inherited_rows
     from fgseg.training.trainer import build_training_state, load_checkpoint
 
     world = current_world()
@@ -69,7 +70,9 @@ def train(
     if len(history) >= run.train.epochs:
         return history
     splits = load_splits(run.data, ("train", "val"))
-    state = build_training_state(run, len(splits["train"]))
+    rows = inherited_rows(run, splits["train"]) if checkpoint is None and world.is_main else None
+    rows = broadcast_object_list([rows])[0]
+    state = build_training_state(run, len(splits["train"]), rows)
     if checkpoints:
         save_model_files(store, run, architecture(state.model))
     if checkpoint:

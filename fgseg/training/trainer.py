@@ -28,6 +28,7 @@ from fgseg.distributed import World, reset_accelerate
 from fgseg.losses import HybridLoss
 from fgseg.metrics.evaluator import evaluate
 from fgseg.metrics.iou import class_iou, miou
+from fgseg.model.head_transfer import HeadRows, set_rows
 from fgseg.model.segformer import build_model
 from fgseg.results import DivergedError, EpochResult
 from fgseg.training.compiled_step import CompiledStep, wants_compiling
@@ -59,7 +60,7 @@ class TrainingState:
         return self.model.state_dict(), state
 
 
-def build_training_state(run: RunConfig, frames: int) -> TrainingState:
+def build_training_state(run: RunConfig, frames: int, rows: HeadRows | None = None) -> TrainingState:
     """Build model, loss, optimizer and schedule as they are before the first epoch.
 
     Where a torch.distributed group is initialised, all its processes call this.
@@ -67,6 +68,7 @@ def build_training_state(run: RunConfig, frames: int) -> TrainingState:
     Args:
         run: all settings.
         frames: number of training frames; decides the number of steps of the schedule.
+        rows: initial weights of the classifier; None keeps those of `build_model`.
 
     Raises:
         ConfigError: see `build_accelerator`; or the weights cannot be loaded.
@@ -75,7 +77,10 @@ def build_training_state(run: RunConfig, frames: int) -> TrainingState:
     seed_epoch(run.train.seed, 0)
     accelerator = build_accelerator(run)
     device, world = accelerator.device, World(accelerator.process_index, accelerator.num_processes)
-    model = build_model(run.model.name, run.label_set()).to(device)
+    model = build_model(run.model.name, run.label_set())
+    if rows is not None:
+        set_rows(model, rows)
+    model = model.to(device)
     if device.type == "cuda" and world.is_distributed:  # Accelerate leaves batch norm as it is
         model = SyncBatchNorm.convert_sync_batchnorm(model)
     optimizer = AdamW(model.parameters(), lr=run.train.lr, weight_decay=0.0, fused=True)

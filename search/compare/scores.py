@@ -95,24 +95,29 @@ def with_mean(classes: Array) -> Array:
     return np.concatenate([classes, mean], -1)
 
 
-def compare(families: Sequence[Family], seeds: Sequence[int], resamples: int = RESAMPLES) -> dict[str, Any]:
+def compare(
+    families: Sequence[Family], seeds: Sequence[int], resamples: int = RESAMPLES, checkpoint: Family | None = None
+) -> dict[str, Any]:
     """Compare families: scores and ranks of each, and all differences, as JSON types.
 
     Args:
         families: evaluated with the same S seeds, in the same order, on the same images.
         seeds: the S offsets added to `train.seed`.
         resamples: number of bootstrap resamples.
+        checkpoint: the untrained checkpoint from which all families start, its counts repeated S times; it has no rank
+            and changes no other value.
 
     Raises:
         ValueError: numbers of seeds or images differ between families.
     """
-    shapes = {family.confusion.shape[:2] for family in families}
+    compared = [*families, *([checkpoint] if checkpoint else [])]
+    shapes = {family.confusion.shape[:2] for family in compared}
     if len(shapes) > 1:
         raise ValueError(f"families were evaluated on different seeds or images: {sorted(shapes)}")
     rows, scores = (*families[0].classes, MEAN), scorer_of(families[0])
-    by_seed = [scores(family.counts.sum(1)) for family in families]
-    resampled = bootstrap([family.counts for family in families], scores, resamples)
-    values = [scores_table(rows, each) for each in by_seed]
+    by_seed = [scores(family.counts.sum(1)) for family in compared]
+    resampled = bootstrap([family.counts for family in compared], scores, resamples)
+    values = [scores_table(rows, each) for each in by_seed[: len(families)]]
     for measure in MEASURES:
         for row in rows:
             places = ranks([table[measure][row]["value"] for table in values])
@@ -122,7 +127,7 @@ def compare(families: Sequence[Family], seeds: Sequence[int], resamples: int = R
         {"space": f.space, "title": f.title, "study": f.study, "point": f.point, **table}
         for f, table in zip(families, values, strict=True)
     ]
-    names, images = [family.space for family in families], int(families[0].confusion.shape[1])
+    names, images = [family.space for family in compared], int(families[0].confusion.shape[1])
 
     def difference(first: int, second: int) -> dict[str, Any]:
         observed, drawn = (each[first] - each[second] for each in (by_seed, resampled))
@@ -130,9 +135,16 @@ def compare(families: Sequence[Family], seeds: Sequence[int], resamples: int = R
         return {"approach": names[first], "reference": names[second], **table_of(rows, estimates)}
 
     reference = names.index(BASELINE) if BASELINE in names else None
-    approaches = [i for i in range(len(names)) if i != reference]
+    approaches = [i for i in range(len(families)) if i != reference]
     against = [] if reference is None else [difference(i, reference) for i in approaches]
     between = [difference(second, first) for first, second in combinations(approaches, 2)]
+    last = len(families)
+    over = [difference(i, last) for i in range(last)] if checkpoint else []
+    untrained = (
+        {"checkpoint": scores_table(rows, by_seed[last]), "against_checkpoint": corrected(rows, over)}
+        if checkpoint
+        else {}
+    )
     return {
         "seeds": list(seeds),
         "images": images,
@@ -140,6 +152,7 @@ def compare(families: Sequence[Family], seeds: Sequence[int], resamples: int = R
         "families": described,
         "against_baseline": corrected(rows, against),
         "between_approaches": corrected(rows, between),
+        **untrained,
     }
 
 

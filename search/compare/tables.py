@@ -9,6 +9,7 @@ from rich.console import Console
 from fgseg.labels import display_name
 from fgseg.tables import Row, Table
 from search.compare.scores import ALPHA, BASELINE, MEAN
+from search.report.tables import CHECKPOINT_NAME
 
 SHOWN = (
     *("data.reader", "data.height", "data.width", "data.train", "model.name"),
@@ -83,6 +84,8 @@ def sections(comparison: dict[str, Any]) -> Iterator[Section]:
     scores = {family["space"]: family for family in comparison["families"]}
     for difference in comparison["against_baseline"]:
         yield improvement_section(difference, scores, titles, comparison)
+    if "checkpoint" in comparison:
+        yield checkpoint_section(comparison, titles)
     if len(titles) > 1:
         yield ranking_section(comparison)
     if comparison["between_approaches"]:
@@ -146,6 +149,26 @@ def verdict_text(cell: dict[str, Any]) -> str:
         "lower": "is a loss",
     }
     return f"{signed(cell['value'])} {words.get(cell['verdict'], 'cannot be computed')}"
+
+
+def checkpoint_section(comparison: dict[str, Any], titles: dict[str, str]) -> Section:
+    """Compare every family's test IoU with that of the untrained checkpoint from which all families start."""
+    differences, untrained = comparison["against_checkpoint"], comparison["checkpoint"]["iou"]
+    rows = [
+        [
+            row_name(row),
+            number(untrained[row]["value"]),
+            *(f"{signed(cell['value'])}{star(cell)}" for cell in (d["iou"][row] for d in differences)),
+        ]
+        for row in untrained
+    ]
+    notes = [
+        f"* distinguishable from zero at these seeds (corrected p below {ALPHA}); no other is.",
+        method_note(comparison, len(differences)),
+        *(f"{titles[d['approach']]}: {significance_note(d['iou'])}" for d in differences),
+    ]
+    header = ["Class", CHECKPOINT_NAME, *(titles[d["approach"]] for d in differences)]
+    return make_section("Improvement over the untrained checkpoint: test IoU", header, rows, notes)
 
 
 def ranking_section(comparison: dict[str, Any]) -> Section:

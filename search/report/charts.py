@@ -76,6 +76,7 @@ def history(summary: Summary, baseline: float | None) -> Figure:
     if path:
         axes.step(*zip(*path, strict=True), where="post", color=INK, linewidth=1.2, label="best so far")
     for value, name, dash in (
+        (summary.untrained and summary.untrained.miou, "untrained checkpoint", "-."),
         (summary.start and summary.start.value, "start point", "--"),
         (baseline, "baseline", ":"),
     ):

@@ -71,6 +71,9 @@ def head_cards(content: Content) -> list[Card]:
     if summary.best is not None:
         best = summary.best.value or 0
         cards.append(Card("best mIoU", f"{best:.4f}", f"trial {summary.best.number:03d}, validation"))
+        if summary.untrained is not None:
+            gain = best - summary.untrained.miou
+            cards.append(Card("over the untrained checkpoint", f"{gain:+.4f}", f"it has {summary.untrained.miou:.4f}"))
         if summary.start is not None and summary.start.value is not None:
             gain = best - summary.start.value
             cards.append(Card("over the start point", f"{gain:+.4f}", f"trial 000: {summary.start.value:.4f}"))

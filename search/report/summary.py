@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fgseg.checkpoints.untrained_result import UntrainedResult
+from fgseg.config.settings import with_defaults
 from fgseg.results import EpochResult, select_epoch
 from search.ledger.catalog import exists, open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord, rank_trials
+from search.ledger.untrained import untrained_of
 from search.study.location import StudyLocation
 from search.study.plan import UNIDENTIFYING
 from search.study.space import Range
@@ -70,6 +73,8 @@ class Summary:
     """From `rank_trials`."""
     start: TrialRecord | None
     best: TrialRecord | None
+    untrained: UntrainedResult | None = None
+    """Result of the checkpoint before any training; None where no head is inherited, or while it is not known."""
 
     def epoch(self, record: TrialRecord | None) -> EpochResult | None:
         """Return a trial's selected epoch; of a trial that has not ended, the epoch that would be selected now."""
@@ -114,8 +119,8 @@ class Summary:
         )
 
 
-def summarise(ledger: Ledger) -> Summary:
-    """Read a study's summary from its ledger."""
+def summarise(ledger: Ledger, location: StudyLocation | None = None) -> Summary:
+    """Read a study's summary from its ledger, and the result of the untrained checkpoint if `location` is given."""
     trials, metadata = ledger.trials(), ledger.metadata
     ranked = rank_trials(trials, metadata.allow_changed_batch)
     start = next((t for t in trials if t.number == 0 and t.state is State.COMPLETE), None)
@@ -132,6 +137,7 @@ def summarise(ledger: Ledger) -> Summary:
         ranked=ranked,
         start=start,
         best=ranked[0] if ranked else None,
+        untrained=untrained_of(location, metadata) if location else None,
     )
 
 
@@ -171,5 +177,6 @@ def find_baseline(location: StudyLocation, summary: Summary) -> Baseline:
 def differing_setting(one: Summary, other: Summary) -> str:
     """Return the first model, training or augmentation setting that differs, "" if none; searched ones are ignored."""
     free = {*one.ranges, *other.ranges, *UNIDENTIFYING}
-    keys = [k for k in one.settings if k.split(".")[0] in ("model", "train", "augment") and k not in free]
-    return next((key for key in keys if one.settings[key] != other.settings.get(key)), "")
+    before, now = with_defaults(one.settings), with_defaults(other.settings)
+    keys = [k for k in before if k.split(".")[0] in ("model", "train", "augment") and k not in free]
+    return next((key for key in keys if before[key] != now.get(key)), "")

@@ -35,7 +35,7 @@ def test_cityscapes_config_is_the_protocol_of_the_source():
     run = build([read_layer(ROOT / "configs" / "cityscapes.yaml", skip="search"), Layer("test", {"data.root": "x"})])
     assert (run.data.height, run.data.width) == (512, 1024)
     assert (run.data.train, run.data.val, run.data.test, run.data.void) == (2000, 250, 250, "background")
-    assert run.model.name == "nvidia/segformer-b0-finetuned-cityscapes-512-1024"
+    assert (run.model.name, run.model.head) == ("nvidia/segformer-b0-finetuned-cityscapes-512-1024", "new")
     train = run.train
     assert (train.lr, train.epochs, train.batch_size, train.accumulation) == (6e-5, 15, 2, 1)
     assert (train.clip, train.precision, train.select, train.seed) == (1.0, "auto", "last", 42)

@@ -5,19 +5,25 @@ import re
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from builders import make_trial
+from builders import make_trial, make_untrained
 from kept_study import begin, finished_study
 from PIL import Image
+from small_checkpoint import save_checkpoint
 from thin_street import FOREGROUND, THIN_STREET
 
+from fgseg.checkpoints.untrained_result import read_untrained
 from fgseg.config.settings import RunConfig
+from fgseg.data import fingerprint, load_splits
 from fgseg.labels import VOID
 from fgseg.storage.store import LocalStore
 from search.ledger.catalog import open_ledger
+from search.ledger.ledger import Ledger
 from search.ledger.records import TrialRecord, rank_trials
+from search.ledger.study_metadata import StudyMetadata
 from search.report import __main__ as report
 from search.report.build import report_files, write_report
 from search.report.charts import position, ticks
@@ -25,7 +31,7 @@ from search.report.content import Content, build_content
 from search.report.frames import Frames, ShownFrame, choose_frames, difference
 from search.report.summary import Baseline, Summary, find_baseline, summarise
 from search.sampling.importance import MIN_TRIALS, caution, importance
-from search.study.location import StudyLocation
+from search.study.location import StudyLocation, find_location
 from search.study.space import Range
 
 pytestmark = pytest.mark.slow
@@ -98,6 +104,16 @@ def test_page_tells_gains_classes_failures_and_cost(files: dict[str, bytes]):
     )
     assert all(c.name in page for c in FOREGROUND)
     assert "No baseline." in page and "GPU-hours" in page
+
+
+def test_report_compares_the_best_trial_with_the_untrained_checkpoint():
+    known = replace(summary(make_trial(0), make_trial(1)), untrained=make_untrained())
+    written = report_files(build_content(known, Baseline(), Frames((), "None."), written=1e9))
+    text, page = written["report.md"].decode(), written["report.html"].decode()
+    assert "| validation IoU | checkpoint, untrained | start | best | over checkpoint | over start |" in text
+    assert "| **mIoU** | **0.2500** | **0.3000** | **0.3100** | **+0.0600** | **+0.0100** |" in text
+    assert "| traffic light | absent | 0.3600 | 0.3700 | - | +0.0100 |" in text
+    assert "over the untrained checkpoint" in page and '<span class="up">+0.0600</span>' in page
 
 
 def test_markdown_names_the_pictures_beside_it(files: dict[str, bytes]):
@@ -246,3 +262,37 @@ def test_pictures_of_an_earlier_report_are_deleted(kept: StudyLocation):
     kept.report_store.put("notes.txt", b"somebody's own")
     names = write_report(kept, frames=False)
     assert set(kept.report_store.list()) == {*names, "notes.txt"}
+
+
+def test_command_evaluates_an_untrained_checkpoint_whose_result_is_lost(
+    tmp_path: Path, tiny, capsys: pytest.CaptureFixture[str]
+):
+    run = tiny(model__name=save_checkpoint(tmp_path / "weights"))
+    data = fingerprint(load_splits(run.data, ("train", "val")))
+    location = inheriting_study(tmp_path / "runs", run.flat(), data)
+    arguments = ["--study", "s", "--storage", location.storage]
+    assert report.main([*arguments, "--no-frames"]) == 0
+    assert read_untrained(LocalStore(location.folder)) is None
+    assert report.main(arguments) == 0
+    first = read_untrained(LocalStore(location.folder))
+    assert first is not None and first.data == data
+    assert report.main(arguments) == 0 and read_untrained(LocalStore(location.folder)) == first
+    assert capsys.readouterr().err == ""
+
+
+def test_command_says_why_the_untrained_checkpoint_cannot_be_evaluated(
+    tmp_path: Path, tiny, capsys: pytest.CaptureFixture[str]
+):
+    location = inheriting_study(tmp_path / "runs", tiny(model__name="./gone").flat(), "f00d")
+    assert report.main(["--study", "s", "--storage", location.storage]) == 0
+    assert "warning: the untrained checkpoint cannot be evaluated: model.name: " in capsys.readouterr().err
+
+
+def inheriting_study(storage: Path, settings: dict[str, Any], data: str) -> StudyLocation:
+    """A study without trials whose model inherits the head of a checkpoint."""
+    (storage / "s").mkdir(parents=True)
+    location = find_location(storage, "s")
+    Ledger.create(location.ledger_url, "s").record_run(
+        StudyMetadata("s", "bas", "BAS", "tiny", settings, identity={"settings": settings, "data": data}, budget=1)
+    )
+    return location
