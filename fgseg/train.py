@@ -12,7 +12,7 @@ from fgseg.cli import MISTAKE, Parser
 from fgseg.config.errors import ConfigError
 from fgseg.config.files import find_file
 from fgseg.config.loading import Layer, build, check_processes, parse_assignments, read_layer
-from fgseg.config.settings import RunConfig
+from fgseg.config.settings import RunConfig, with_defaults
 from fgseg.data import absent_notes, load_splits
 from fgseg.data import check as check_data
 from fgseg.labels import display_name
@@ -138,7 +138,8 @@ def check_settings(run: RunConfig, folder: str) -> None:
     check_store(folder, "--out")
     store = open_store(folder)
     try:
-        before, now = json.loads(store.get(SETTINGS)) if SETTINGS in store.list() else run.flat(), run.flat()
+        now = run.flat()
+        before = with_defaults(json.loads(store.get(SETTINGS))) if SETTINGS in store.list() else now
     except OSError as error:
         raise ConfigError(f"--out: {folder} cannot be read ({error.strerror or error}); name another folder") from None
     changes = [f"{k}: {before.get(k)!r} there, {now[k]!r} now" for k in now if before.get(k) != now[k]]

@@ -41,8 +41,16 @@ def build(layers: Sequence[Layer], whole: bool = True) -> RunConfig:
     if weights:
         check_names(weights, run, origins)
         run = validate(merged, origins)
-    if whole and not any(run.loss.model_dump().values()):
-        raise ConfigError("loss: every weight is 0, at least one must be above 0; set loss.cross_entropy, for example")
+    if whole and not any(weight for name, weight in run.loss.weights.items() if name != "edge"):
+        raise ConfigError(
+            f"loss: every weight is 0{' besides that of edge' * (run.loss.edge > 0)}, at least one must be above 0; "
+            "set loss.cross_entropy, for example"
+        )
+    if run.loss.edge and not run.label_set().thin:
+        raise ConfigError(
+            f"loss.edge: got {run.loss.edge:g}, must be 0 as data.labels={run.data.labels} has no thin classes; set it "
+            "to 0, or mark classes of the label set by `thin: true`"
+        )
     if run.data.reader != "streets" and run.data.root is None:
         raise ConfigError(
             f"data.root: got nothing, the reader {run.data.reader} needs a folder; add --set data.root=DIR"

@@ -64,6 +64,9 @@ class DataConfig(Section):
 class ModelConfig(Section):
     name: str = "small"
     """`small` or `b0`..`b5` (SegFormer from random weights), a folder of weights, or a hub id."""
+    drop_path: float | None = Field(None, ge=0, lt=1)
+    """Stochastic depth: probability of skipping the encoder's last block in training, falling linearly to 0 at the
+    first block; by default that of the checkpoint, and 0.1 with random weights."""
 
 
 class TrainConfig(Section):
@@ -74,7 +77,16 @@ class TrainConfig(Section):
     accumulation: int = Field(1, ge=1)
     """Forward passes per optimizer step."""
     lr: float = Field(6e-5, gt=0, le=1)
-    """Initial learning rate of AdamW; it decays linearly to zero."""
+    """Learning rate of AdamW after the warm-up; it decays linearly to zero."""
+    head_lr_factor: float = Field(1.0, gt=0, le=1000)
+    """The learning rate of the decode head is `train.lr`, that of the encoder, times this factor."""
+    warmup: float = Field(0.0, ge=0, lt=1)
+    """Share of the optimizer steps during which the learning rate rises linearly from near zero."""
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    """Weight decay of AdamW; none for norms and biases."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay per optimizer step of an exponential moving average of the weights, which is evaluated and exported in
+    place of the last weights; step t uses at most (1 + t) / (10 + t). 0 is off."""
     clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient; larger gradients are scaled down to it."""
     precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
@@ -96,6 +108,20 @@ class LossConfig(Section):
     """Weight of one minus the soft Jaccard index."""
     lovasz: float = Field(0.0, ge=0)
     """Weight of the Lovász-softmax loss."""
+    edge: float = Field(0.0, ge=0)
+    """Weight of an auxiliary head that finds the edges of the thin classes; above 0 it is trained, and never
+    exported."""
+    hard_pixels: float = Field(0.0, ge=0, le=1)
+    """Cross-entropy over hard pixels only: those whose true class has a probability below this value, and at least the
+    hardest 1/16 of a batch. 0 is off: all pixels."""
+    soft_iou_over: Literal["image", "present", "batch"] = "image"
+    """Mean of the soft Jaccard index: over all classes of each image, in which absent classes count as correct (as in
+    the source), over the classes present in each image, or over those present in the batch, its images summed."""
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of every loss term by name."""
+        return self.model_dump(exclude={"hard_pixels", "soft_iou_over"})
 
 
 class CopyPasteConfig(Section):
@@ -149,6 +175,14 @@ def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
             raise ConfigError(f"{min(duplicates)}: is given twice, dotted and in its section; keep one")
         flat |= inner
     return flat
+
+
+def with_defaults(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete recorded settings, by dotted name: one that did not exist when they were recorded has its default.
+
+    The class weights are not completed, since their names depend on the data.
+    """
+    return flatten(RunConfig().model_dump(exclude={"class_weights"})) | dict(recorded)
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,20 +18,22 @@ from fgseg.model.decode_head import commute_head
 from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights, is_folder
 
 
-def build_model(name: str, classes: LabelSet) -> SegformerForSemanticSegmentation:
+def build_model(name: str, classes: LabelSet, drop_path: float | None = None) -> SegformerForSemanticSegmentation:
     """Build a SegFormer that maps normalised images (B, 3, H, W) float32 to logits (B, C, H/4, W/4).
 
     Args:
         name: a variant (random weights), a folder or a hub id.  A head with other classes is replaced by one with
             random weights, as in the source.
         classes: the label set, of C classes.
+        drop_path: the setting `model.drop_path`; None keeps that of the checkpoint.
 
     Raises:
         ConfigError: the name is none of these, its weights are not those of a SegFormer, or the hub cannot be reached.
     """
     check_weights(name)
+    changes = {} if drop_path is None else {"drop_path_rate": drop_path}
     if name in VARIANTS:
-        return commute_head(SegformerForSemanticSegmentation(scratch_config(name, classes)))
+        return commute_head(SegformerForSemanticSegmentation(scratch_config(name, classes, **changes)))
     fetch_weights(name)
     try:
         with quiet():
@@ -41,6 +43,7 @@ def build_model(name: str, classes: LabelSet) -> SegformerForSemanticSegmentatio
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 dtype=torch.float32,  # weights stored in half precision are trained in float32, too
+                **changes,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
@@ -83,8 +86,8 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def scratch_config(name: str, classes: LabelSet) -> SegformerConfig:
-    """Return the configuration of a variant with a head for the classes."""
+def scratch_config(name: str, classes: LabelSet, **changes: float) -> SegformerConfig:
+    """Return the configuration of a variant with a head for the classes; `changes` replaces Transformers' defaults."""
     variant = VARIANTS[name]
     return SegformerConfig(
         hidden_sizes=list(variant.widths),
@@ -92,6 +95,7 @@ def scratch_config(name: str, classes: LabelSet) -> SegformerConfig:
         num_attention_heads=list(variant.heads),
         decoder_hidden_size=variant.decoder,
         **head_config(classes),
+        **changes,
     )
 
 

@@ -96,6 +96,6 @@ def train_remaining_epochs(
         history.append(run_epoch(state, splits, len(history) + 1, attempt))
         if checkpoints:
             if len(history) == run.train.epochs:  # before the last checkpoint, after which nothing is done again
-                save_overlays(checkpoints.store, state.model, splits["val"], run.label_set())
+                save_overlays(checkpoints.store, state.evaluated, splits["val"], run.label_set())
             checkpoints.save(*state.state_dict(), history, run.train.select)
             on_epoch(history[-1])

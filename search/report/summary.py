@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fgseg.config.settings import with_defaults
 from fgseg.results import EpochResult, select_epoch
 from search.ledger.catalog import exists, open_ledger
 from search.ledger.ledger import Ledger
@@ -171,5 +172,6 @@ def find_baseline(location: StudyLocation, summary: Summary) -> Baseline:
 def differing_setting(one: Summary, other: Summary) -> str:
     """Return the first model, training or augmentation setting that differs, "" if none; searched ones are ignored."""
     free = {*one.ranges, *other.ranges, *UNIDENTIFYING}
-    keys = [k for k in one.settings if k.split(".")[0] in ("model", "train", "augment") and k not in free]
-    return next((key for key in keys if one.settings[key] != other.settings.get(key)), "")
+    before, now = with_defaults(one.settings), with_defaults(other.settings)
+    keys = [k for k in before if k.split(".")[0] in ("model", "train", "augment") and k not in free]
+    return next((key for key in keys if before[key] != now.get(key)), "")

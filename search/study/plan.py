@@ -12,7 +12,7 @@ from fgseg.config.errors import ConfigError, explain
 from fgseg.config.files import find_file, read_yaml
 from fgseg.config.label_sets import portable_name
 from fgseg.config.loading import Layer, build, check_processes
-from fgseg.config.settings import RunConfig
+from fgseg.config.settings import RunConfig, with_defaults
 from fgseg.config.settings import flatten as flatten_settings
 from fgseg.model.pretrained import VARIANTS
 from search.study.config import SearchConfig
@@ -188,10 +188,13 @@ def read_search(section: Any, path: Path, flags: Mapping[str, Any]) -> SearchCon
 def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Describe the differences between two identities of a study in one line; empty if there are none.
 
-    Only top-level keys in both are compared, since the data's fingerprint may not be known yet.
+    Only top-level keys in both are compared, since the data's fingerprint may not be known yet.  A setting that is not
+    recorded did not exist yet (see `with_defaults`), or it was searched, which shows as a difference of the space.
     """
-    before, after = flatten_settings(recorded), flatten_settings(now)
     shared = recorded.keys() & now.keys()
+    known = with_defaults(recorded["settings"]) if "settings" in shared else {}
+    added = {f"settings.{key}": value for key, value in known.items() if key in now["settings"]}
+    before, after = added | flatten_settings(recorded), flatten_settings(now)
     keys = [k for k in sorted(before.keys() | after.keys()) if k.split(".")[0] in shared]
     return "; ".join(
         f"{k}: {before.get(k)!r} there, {after.get(k)!r} now" for k in keys if before.get(k) != after.get(k)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 UNSEARCHABLE = ("train.epochs", "train.seed")
 """Settings that must be the same in all trials of a study, besides the section `data`."""
+NUMBERS_WITHOUT_DEFAULT = ("model.drop_path",)
+"""Settings that take numbers although their default is nothing."""
 
 WEIGHT, THIN = "class_weights.", "class_weights.<thin>"
 """Prefix of the weights of classes, and the name that stands for those of all thin classes."""
@@ -200,7 +202,7 @@ def check_space(space: Space, data: DataConfig, origin: str) -> Space:
             raise ConfigError(f"{where}: trials that differ in it cannot be compared; fix it under `fixed` instead")
         if is_whole(key) and not all(float(end).is_integer() for end in (r.low, r.high, r.start)):
             raise ConfigError(f"{where}: got {r.low:g} to {r.high:g} from {r.start:g}, must be whole numbers")
-        if not isinstance(known[key], int | float):
+        if not isinstance(known[key], int | float) and key not in NUMBERS_WITHOUT_DEFAULT:
             raise ConfigError(f"{where}: only numbers can be searched; fix it under `fixed` instead")
         if not r.low < r.high:
             raise ConfigError(f"{where}: got low {r.low:g} and high {r.high:g}, low must be below high")

@@ -95,7 +95,7 @@ def test_class_weight_of_another_label_set_is_checked_against_it():
     assert told("class_weights.pole=x") == "--set: class_weights.pole: got 'x', must be a number above 0"
 
 
-def test_loss_settings_are_the_loss_terms():
+def test_loss_weights_are_those_of_the_loss_terms():
     from fgseg.losses import TERMS
 
-    assert set(RunConfig().loss.model_dump()) == set(TERMS)
+    assert set(RunConfig().loss.weights) == {*TERMS, "edge"}

@@ -24,7 +24,7 @@ CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-@pytest.mark.parametrize("space", ["baseline", "bas", "bas_cp", "slc"])
+@pytest.mark.parametrize("space", sorted(SHIPPED))
 def test_every_shipped_config_works_with_every_family(path: Path, space: str):
     plan = make_plan(space, str(path), {"data.root": "somewhere"}, {}, None)
     assert plan.study == f"{path.stem}-{space}"

@@ -25,7 +25,7 @@ def test_the_four_families_ship_with_baseline_first():
     assert {"bas", "bas_cp", "slc"} < set(shipped)
 
 
-@pytest.mark.parametrize("name", ["baseline", "bas", "bas_cp", "slc"])
+@pytest.mark.parametrize("name", ["baseline", "bas", "bas_cp", "bas_edge", "slc"])
 def test_every_shipped_space_searches_the_thin_classes(name: str):
     space = load_space(name, DataConfig())
     ranges = [space.search[f"class_weights.{key}"] for key in THIN]
@@ -70,6 +70,14 @@ def test_entry_of_a_class_that_only_other_label_sets_have_is_left_out(write_spac
 def test_range_of_all_thin_classes_is_changed_at_once():
     space, _ = changed({"search.class_weights.<thin>.high": 5})
     assert {space.search[f"class_weights.{key}"].high for key in THIN} == {5}
+
+
+def test_drop_path_is_searched_although_its_default_is_nothing(write_space):
+    write_space("title: Mine\nsearch:\n  model.drop_path: {low: 0, high: 0.3, start: 0.1}\n")
+    assert load_space("mine", DataConfig()).start == {"model.drop_path": 0.1}
+    write_space("title: Mine\nsearch:\n  model.drop_path: {low: 0, high: 1.5, start: 0.1}\n")
+    with pytest.raises(ConfigError, match=r"model\.drop_path: got 1\.5, must be in \[0, 1\)"):
+        load_space("mine", DataConfig())
 
 
 def test_space_typo_names_the_nearest_space():

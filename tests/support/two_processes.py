@@ -6,6 +6,7 @@ The frames are few and small, and void is spread unevenly: the first half of eac
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,18 +26,29 @@ HEIGHT, WIDTH = 64, 128
 TRAIN = {
     "data.height": HEIGHT, "data.width": WIDTH, "data.train": 5, "data.val": 3, "train.lr": 3e-3, "loss.lovasz": 0.5,
 }  # fmt: skip
+VARIANTS: dict[str, dict[str, Any]] = {
+    "hard_pixels": {"loss.hard_pixels": 0.14, "class_weights.pole": 3},
+    "hardest_pixels": {"loss.hard_pixels": 0.001},
+    "soft_iou_of_present": {"loss.soft_iou_over": "present"},
+    "soft_iou_of_batch": {"loss.soft_iou_over": "batch"},
+}
+"""Settings that change the loss of the family `bas`."""
+RECIPE = {
+    "train.ema": 0.9, "train.warmup": 0.2, "train.weight_decay": 0.01, "train.head_lr_factor": 2, "loss.edge": 0.2,
+    "loss.hard_pixels": 0.7, "loss.soft_iou_over": "batch", "model.drop_path": 0.2,
+}  # fmt: skip
 
 
-def settings(family: str, cache: str) -> RunConfig:
-    """A family at its start point."""
-    space = load_space(family, DataConfig())
+def settings(name: str, cache: str) -> RunConfig:
+    """A family at its start point, or a variant of `bas`."""
+    space = load_space("bas" if name in VARIANTS else name, DataConfig())
     small: dict[str, Any] = {"data.cache": cache, "train.batch_size": 4, "train.accumulation": 2}
-    return build([Layer(family, {**space.fixed, **space.start, **small})])
+    return build([Layer(name, {**space.fixed, **space.start, **small, **VARIANTS.get(name, {})})])
 
 
-def training(epochs: int, cache: str) -> RunConfig:
+def training(epochs: int, cache: str, recipe: Mapping[str, Any] = {}) -> RunConfig:
     """A short training on five scenes, whose last batch has a single frame."""
-    return build([Layer("training", {**TRAIN, "train.epochs": epochs, "data.cache": cache})])
+    return build([Layer("training", {**TRAIN, "train.epochs": epochs, "data.cache": cache, **recipe})])
 
 
 def command(out: Path, cache: str, *changes: str) -> list[str]:
@@ -67,7 +79,7 @@ def take_step(run: RunConfig) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
 
     def keep(accelerator: object, weights: object, norm: float) -> torch.Tensor:
-        found.update({name: weight.grad.clone() for name, weight in state.model.named_parameters()})
+        found.update({name: weight.grad.clone() for name, weight in state.step.model.named_parameters()})
         return torch.zeros(())
 
     with mock.patch("accelerate.Accelerator.clip_grad_norm_", keep):
@@ -76,8 +88,8 @@ def take_step(run: RunConfig) -> dict[str, torch.Tensor]:
 
 
 def take_steps(cache: str) -> dict[str, dict[str, torch.Tensor]]:
-    """`take_step` for every family, by name."""
-    return {family: take_step(settings(family, cache)) for family in list_spaces()}
+    """`take_step` for every family and variant, by name."""
+    return {name: take_step(settings(name, cache)) for name in (*list_spaces(), *VARIANTS)}
 
 
 def start(arguments: list[str], environment: dict[str, str]) -> list["subprocess.Popen[str]"]:
@@ -99,6 +111,7 @@ def main(folder: str, cache: str) -> None:
             torch.save(steps, Path(folder) / "steps.pt")
         train(training(1, cache), Path(folder) / "begun-by-two")
         train(training(2, cache), Path(folder) / "begun-by-one")
+        train(training(1, cache, RECIPE), Path(folder) / "recipe")
         assert train_command(command(Path(folder) / "command", cache)) == 0
 
 

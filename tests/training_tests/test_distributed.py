@@ -37,7 +37,7 @@ from search.ledger.records import State
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-FAMILIES = ("baseline", "bas", "bas_cp", "slc")
+FAMILIES = ("baseline", "bas", "bas_cp", "bas_edge", "slc", *two_processes.VARIANTS)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,20 @@ def test_checkpoints_of_one_process_and_of_two_are_alike(folder: Path, tmp_path:
     one, two = state_of(tmp_path), state_of(folder / "begun-by-one")
     assert shapes(one.model) == shapes(two.model)
     assert shapes(one.state) == shapes(two.state)
+
+
+def test_recipe_of_two_processes_is_continued_by_one(folder: Path, tmp_path: Path, cache: str):
+    run = two_processes.training(2, cache, two_processes.RECIPE)
+    begun, seen = state_of(folder / "recipe"), list[EpochResult]()
+    train(run, folder / "recipe", seen.append)
+    assert [(e.epoch, e.attempt) for e in seen] == [(2, 2)]
+    assert seen[0].loss < begun.manifest.history[0].loss and "edge" in seen[0].terms
+    train(run, tmp_path)
+    one, two = state_of(tmp_path), state_of(folder / "recipe")
+    assert {"weights", "edge_head"} < one.state.keys()
+    assert (shapes(one.model), shapes(one.state)) == (shapes(two.model), shapes(two.state))
+    statistics = "decode_head.batch_norm.running_mean"
+    assert torch.equal(begun.model[statistics], begun.state["weights"][statistics])
 
 
 def test_frames_of_a_batch_are_cut_in_order_and_the_last_parts_filled_with_void():
