@@ -51,6 +51,15 @@ label set; an entry of a single class overrides it.
 
 AdamW is almost invariant to the overall scale of the loss. Therefore a family fixes the weight of cross-entropy and
 searches the other weights relative to it.
+
+A configuration file may add searched settings to every family. Where a family has the same setting, the range of the
+file replaces its range or its fixed value.
+
+```yaml
+search:
+  space:
+    train.lr: {low: 1.0e-5, high: 3.0e-4, log: true, start: 6.0e-5}
+```
 """
 
 

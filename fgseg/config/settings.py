@@ -41,6 +41,9 @@ class DataConfig(Section):
     """Height to which frames are resized, in pixels."""
     width: int = Field(256, ge=32, le=8192)
     """Width to which frames are resized, in pixels."""
+    crop: str | None = None
+    """Height x width of the training crops in pixels, such as 256x512; by default the whole frame. A model trained on
+    crops is evaluated in windows of this size that slide over the frame."""
     train: int = Field(320, ge=1)
     """Frames to train on."""
     val: int = Field(48, ge=1)
@@ -49,6 +52,9 @@ class DataConfig(Section):
     """Frames kept for the final comparison; no search reads them."""
     void: Literal["background", "ignore"] = "background"
     """Treatment of the ids that Cityscapes does not evaluate: background (as in the source), or ignored."""
+    rare_class_temperature: float = Field(0.0, ge=0, le=100)
+    """Temperature of rare class sampling: training frames with rare classes are drawn more often, the more the lower it
+    is (DAFormer: 0.01); 0 draws every frame once per epoch."""
     seed: int = Field(0, ge=0)
     """Seed that selects the frames of each split, and nothing else."""
     cache: str | None = None
@@ -59,6 +65,14 @@ class DataConfig(Section):
     def label_set(self) -> LabelSet:
         """Read the label set; raises ConfigError."""
         return load_label_set(self.labels)
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """Height and width of `crop` in pixels; None without crops.  Raises ValueError unless it reads HEIGHTxWIDTH."""
+        if self.crop is None:
+            return None
+        height, width = map(int, self.crop.split("x"))
+        return height, width
 
 
 class ModelConfig(Section):
@@ -127,11 +141,33 @@ class LossConfig(Section):
 class CopyPasteConfig(Section):
     prob: float = Field(0.0, ge=0, le=1)
     """Probability that a training frame receives objects of another frame."""
+    mode: Literal["frame", "component"] = "frame"
+    """Pasted objects: whole classes of one other frame, or connected components of any frames in their own image
+    rows."""
+    components: int = Field(4, ge=1, le=16)
+    """Largest number of components that a frame receives in the mode `component`; each number is equally likely."""
+    without: str | None = None
+    """Classes that are never pasted, by key and separated by commas; keys that the label set lacks are ignored."""
+
+    @property
+    def needs_components(self) -> bool:
+        """Whether the connected components of the training labels are pasted."""
+        return self.prob > 0 and self.mode == "component"
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """Keys of the classes that are never pasted."""
+        return tuple(key.strip() for key in (self.without or "").split(",") if key.strip())
 
 
 class AugmentConfig(Section):
     flip_prob: float = Field(0.0, ge=0, le=1)
     """Probability that a training frame is mirrored."""
+    scale: float = Field(1.0, ge=1, le=4)
+    """Largest factor by which a training frame is enlarged or shrunk, drawn log-uniformly; 1 keeps its size. A random
+    part of `data.crop`, or of the frame's size, is cut out; where the frame is smaller it is filled with void."""
+    colour: float = Field(0.0, ge=0, le=2)
+    """Strength of random changes of brightness, contrast, saturation and hue; 1 has the ranges of mmsegmentation."""
 
 
 class RunConfig(Section):

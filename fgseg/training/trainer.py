@@ -226,7 +226,7 @@ def validate(state: TrainingState, frames: Frames) -> Tensor:
     classes = state.run.label_set().num_classes
     counts = torch.zeros(classes, classes, dtype=torch.int64, device=frames.device)
     if world.rank < len(frames):
-        counts += evaluate(state.evaluated, frames, world).sum(0).to(frames.device)
+        counts += evaluate(state.evaluated, frames, world, state.run.data.window).sum(0).to(frames.device)
     return world.all_reduce(counts).cpu()
 
 

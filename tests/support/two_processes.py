@@ -15,11 +15,14 @@ import torch
 
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import DataConfig, RunConfig
+from fgseg.data import load_splits
+from fgseg.data.batches import train_batches
+from fgseg.data.device_frames import HostFrames
 from fgseg.distributed import current_world, joined_world
 from fgseg.labels import VOID
 from fgseg.train import main as train_command
 from fgseg.training.loop import train
-from fgseg.training.trainer import build_training_state
+from fgseg.training.trainer import build_training_state, seed_epoch
 from search.study.space import list_spaces, load_space
 
 HEIGHT, WIDTH = 64, 128
@@ -49,6 +52,23 @@ def settings(name: str, cache: str) -> RunConfig:
 def training(epochs: int, cache: str, recipe: Mapping[str, Any] = {}) -> RunConfig:
     """A short training on five scenes, whose last batch has a single frame."""
     return build([Layer("training", {**TRAIN, "train.epochs": epochs, "data.cache": cache, **recipe})])
+
+
+def augmented(cache: str) -> RunConfig:
+    """A training with everything that draws random numbers for a batch."""
+    recipe: dict[str, Any] = {
+        "data.crop": "32x64", "data.rare_class_temperature": 0.1, "augment.flip_prob": 0.5, "augment.scale": 2.0,
+        "augment.colour": 1.0, "copy_paste.prob": 0.8, "copy_paste.mode": "component",
+    }  # fmt: skip
+    return build([Layer("augmented", {**TRAIN, **recipe, "train.epochs": 1, "data.cache": cache})])
+
+
+def augmented_batches(cache: str, rank: int) -> list[torch.Tensor]:
+    """Images and labels of the batches that a process of this rank draws in an epoch."""
+    run = augmented(cache)
+    frames = HostFrames(load_splits(run.data, ("train",), components=True)["train"], torch.device("cpu"))
+    generator = torch.Generator().manual_seed(seed_epoch(run.train.seed, 1, rank))
+    return [tensor for batch in train_batches(frames, run, generator) for tensor in batch]
 
 
 def command(out: Path, cache: str, *changes: str) -> list[str]:
@@ -106,9 +126,11 @@ def main(folder: str, cache: str) -> None:
     """Take the steps, begin the training `begun-by-two`, continue `begun-by-one`, and run the command."""
     torch.set_num_threads(1)
     with joined_world():
-        steps = take_steps(cache)
-        if current_world().is_main:
+        steps, world = take_steps(cache), current_world()
+        torch.save(augmented_batches(cache, world.rank), Path(folder) / f"batches-{world.rank}.pt")
+        if world.is_main:
             torch.save(steps, Path(folder) / "steps.pt")
+        train(augmented(cache), Path(folder) / "augmented")
         train(training(1, cache), Path(folder) / "begun-by-two")
         train(training(2, cache), Path(folder) / "begun-by-one")
         train(training(1, cache, RECIPE), Path(folder) / "recipe")

@@ -37,7 +37,9 @@ from search.ledger.records import State
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-FAMILIES = ("baseline", "bas", "bas_cp", "bas_edge", "slc", *two_processes.VARIANTS)
+FAMILIES = (
+    "all", "baseline", "bas", "bas_cp", "bas_ctx", "bas_edge", "rare", "slc", *two_processes.VARIANTS,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,19 @@ def test_loss_and_terms_of_two_processes_are_those_of_one(steps, family: str):
 def test_command_of_several_processes_prints_a_line_per_epoch_and_no_more(folder: Path):
     lines = (folder / "output").read_text().splitlines()
     assert [line[:15] for line in lines] == ["epoch 1/1  mIoU", "1 epochs done; "], lines
+
+
+def test_processes_draw_the_same_whole_batches_with_every_augmentation(folder: Path, cache: str):
+    alone = two_processes.augmented_batches(cache, 0)
+    assert [tuple(tensor.shape) for tensor in alone[1::2]] == [(2, 32, 64), (2, 32, 64), (1, 32, 64)]
+    for rank in range(2):
+        both = torch.load(folder / f"batches-{rank}.pt")
+        assert all(torch.equal(a, b) for a, b in zip(alone, both, strict=True))
+
+
+def test_processes_evaluate_every_frame_in_windows_of_the_crop(folder: Path):
+    (epoch,) = state_of(folder / "augmented").manifest.history
+    assert sum(map(sum, epoch.confusion)) == 3 * 64 * 128
 
 
 def state_of(folder: Path) -> Checkpoint:
@@ -152,6 +167,8 @@ def test_processes_judge_every_frame_once():
     size = len(frames) - 1
     parts = [evaluate(model, frames, World(rank, size)).sum(0) for rank in range(size)]
     assert torch.equal(torch.stack(parts).sum(0), evaluate(model, frames).sum(0))
+    parts = [evaluate(model, frames, World(rank, size), (32, 64)).sum(0) for rank in range(size)]
+    assert torch.equal(torch.stack(parts).sum(0), evaluate(model, frames, window=(32, 64)).sum(0))
 
 
 def test_batch_norm_over_several_gpus_keeps_the_names_of_all_weights():
