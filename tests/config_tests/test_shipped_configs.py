@@ -42,6 +42,14 @@ def test_cityscapes_config_is_the_protocol_of_the_source():
     assert run.augment.flip_prob == 0
 
 
+def test_finetuning_searches_the_learning_rates_beside_every_family():
+    plan = make_plan("bas", "configs/finetune.yaml", {"data.root": "somewhere"}, {}, None)
+    assert list(plan.space.search)[-2:] == ["train.lr", "train.head_lr_factor"]
+    run = plan.settings
+    assert (run.train.epochs, run.train.lr, run.train.head_lr_factor) == (5, 6e-5, 1)
+    assert min(run.train.ema, run.train.warmup, run.augment.flip_prob, run.augment.scale - 1) > 0
+
+
 def test_quickstart_is_the_default_and_needs_no_data():
     section = read_yaml(ROOT / "configs" / "quickstart.yaml")
     assert section["data"]["reader"] == "streets"

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from fgseg.config.errors import ConfigError
-from fgseg.config.settings import DataConfig
+from fgseg.config.loading import Layer, build
+from fgseg.config.settings import DataConfig, RunConfig
 from search.study.plan import differences, make_plan
 from search.study.space import Range, Space, add_ranges, list_spaces, load_space, override
 
@@ -26,7 +27,7 @@ def test_the_four_families_ship_with_baseline_first():
     assert {"bas", "bas_cp", "slc"} < set(shipped)
 
 
-@pytest.mark.parametrize("name", ["baseline", "bas", "bas_cp", "bas_edge", "slc"])
+@pytest.mark.parametrize("name", ["all", "baseline", "bas", "bas_cp", "bas_ctx", "bas_edge", "rare", "slc"])
 def test_every_shipped_space_searches_the_thin_classes(name: str):
     space = load_space(name, DataConfig())
     ranges = [space.search[f"class_weights.{key}"] for key in THIN]
@@ -160,6 +161,23 @@ def test_mistake_in_a_changed_range_is_told(assignment: dict[str, object], messa
     with pytest.raises(ConfigError) as caught:
         changed(assignment)
     assert message in str(caught.value)
+
+
+def test_family_all_can_switch_every_term_off_and_starts_at_that_of_bas():
+    space, bas = load_space("all", DataConfig()), load_space("bas", DataConfig())
+    terms = {f"loss.{name}" for name in RunConfig().loss.weights} - {"loss.cross_entropy"}
+    sampling = {"loss.hard_pixels", "data.rare_class_temperature", "copy_paste.prob", "augment.colour"}
+    assert set(space.off_below) == terms | sampling
+    assert {key: value for key, value in space.start.items() if value and key != "augment.scale"} == bas.start
+    assert space.start["augment.scale"] == RunConfig().augment.scale
+    build([Layer("off", space.fixed | dict.fromkeys(space.off_below, 0))])
+
+
+def test_family_in_context_pastes_objects_of_all_classes_but_fences():
+    space = load_space("bas_ctx", DataConfig())
+    run = build([Layer("bas_ctx", {**space.fixed, **space.start})])
+    assert run.copy_paste.needs_components and run.copy_paste.excluded == ("fence",)
+    assert set(space.search) == set(load_space("bas_cp", DataConfig()).search)
 
 
 OFF = "title: Mine\nsearch:\n  loss.ssim: {low: 0.01, high: 5, log: true, start: 0, off_below: 0.05}\n"

@@ -40,6 +40,11 @@ RECIPE = {
     "train.ema": 0.9, "train.warmup": 0.2, "train.weight_decay": 0.01, "train.head_lr_factor": 2, "loss.edge": 0.2,
     "loss.hard_pixels": 0.7, "loss.soft_iou_over": "batch", "model.drop_path": 0.2,
 }  # fmt: skip
+AUGMENTED = {
+    "data.crop": "32x64", "data.rare_class_temperature": 0.1, "augment.flip_prob": 0.5, "augment.scale": 2.0,
+    "augment.colour": 1.0, "copy_paste.prob": 0.8, "copy_paste.mode": "component",
+}  # fmt: skip
+"""Everything that draws random numbers for a batch."""
 
 
 def settings(name: str, cache: str) -> RunConfig:
@@ -54,18 +59,9 @@ def training(epochs: int, cache: str, recipe: Mapping[str, Any] = {}) -> RunConf
     return build([Layer("training", {**TRAIN, "train.epochs": epochs, "data.cache": cache, **recipe})])
 
 
-def augmented(cache: str) -> RunConfig:
-    """A training with everything that draws random numbers for a batch."""
-    recipe: dict[str, Any] = {
-        "data.crop": "32x64", "data.rare_class_temperature": 0.1, "augment.flip_prob": 0.5, "augment.scale": 2.0,
-        "augment.colour": 1.0, "copy_paste.prob": 0.8, "copy_paste.mode": "component",
-    }  # fmt: skip
-    return build([Layer("augmented", {**TRAIN, **recipe, "train.epochs": 1, "data.cache": cache})])
-
-
 def augmented_batches(cache: str, rank: int) -> list[torch.Tensor]:
     """Images and labels of the batches that a process of this rank draws in an epoch."""
-    run = augmented(cache)
+    run = training(1, cache, AUGMENTED)
     frames = HostFrames(load_splits(run.data, ("train",), components=True)["train"], torch.device("cpu"))
     generator = torch.Generator().manual_seed(seed_epoch(run.train.seed, 1, rank))
     return [tensor for batch in train_batches(frames, run, generator) for tensor in batch]
@@ -130,7 +126,7 @@ def main(folder: str, cache: str) -> None:
         torch.save(augmented_batches(cache, world.rank), Path(folder) / f"batches-{world.rank}.pt")
         if world.is_main:
             torch.save(steps, Path(folder) / "steps.pt")
-        train(augmented(cache), Path(folder) / "augmented")
+        train(training(1, cache, AUGMENTED), Path(folder) / "augmented")
         train(training(1, cache), Path(folder) / "begun-by-two")
         train(training(2, cache), Path(folder) / "begun-by-one")
         train(training(1, cache, RECIPE), Path(folder) / "recipe")
