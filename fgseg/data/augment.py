@@ -1,7 +1,7 @@
 """Augmentation of batches. All randomness comes from the generator; no call synchronises with a GPU."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -93,34 +93,39 @@ class ComponentSource:
     """(B,) int64: column after the last one."""
 
 
-def paste_components(
-    images: Tensor, labels: Tensor, sources: Sequence[ComponentSource], prob: float, generator: Generator
+def paste_components(  # noqa: PLR0917  a batch, what is pasted, and how often
+    images: Tensor, labels: Tensor, sources: Iterable[ComponentSource], most: int, prob: float, generator: Generator
 ) -> tuple[Tensor, Tensor]:
     """Paste connected components onto each image in their own rows, with their labels.
 
-    For each image by itself: with probability `prob` it receives the first n sources, n uniform in 1..len(sources).
+    For each image by itself: with probability `prob` it receives the first n sources, n uniform in 1..`most`.
     Each component is mirrored with probability one half and moved to a uniform column where it fits as a whole.  Rows
     stay, since height in the image and size of an object depend on each other.
 
     Args:
-        images: (B, 3, H, W), any dtype.
+        images: (B, 3, H, W) uint8.
         labels: (B, H, W) uint8.
-        sources: of the images' dtype and size, at least one; a later one covers an earlier one.
+        sources: `most` of them, of the images' size; a later one covers an earlier one.
+        most: at least 1.
         prob: in [0, 1].
-        generator: on the tensors' device. Each call draws B x (2 + 2 len(sources)) numbers from it.
+        generator: on the tensors' device. Each call draws B x (2 + 2 `most`) numbers from it.
 
     Returns:
-        New images and labels of the same shapes and dtypes. The arguments are left as they are.
+        New images and labels of the same shapes. The arguments are left as they are.
 
     Source: Motoi et al., IGARSS 2024 (arXiv 2404.05693), for connected components as pasted objects; Dvornik, Mairal
     and Schmid, "Modeling Visual Context is Key to Augmenting Object Detection Datasets", ECCV 2018, for the harm of
     objects in unlikely places.
     """
     width = labels.shape[-1]
-    draws = torch.rand(len(labels), 2 + 2 * len(sources), generator=generator, device=labels.device)
-    number = torch.where(draws[:, 0] < prob, (draws[:, 1] * len(sources)).floor() + 1, 0.0)
+    draws = torch.rand(len(labels), 2 + 2 * most, generator=generator, device=labels.device)
+    number = torch.where(draws[:, 0] < prob, (draws[:, 1] * most).floor() + 1, 0.0)
     columns = torch.arange(width, device=labels.device)
+    images = images.contiguous()
     for k, source in enumerate(sources):
+        chosen = number > k
+        if labels.device.type == "cpu" and not chosen.any():  # on a GPU this would wait for it
+            break
         mirrored = draws[:, 2 + 2 * k] < 0.5
         left = torch.where(mirrored, width - source.right, source.left)
         room = width - (source.right - source.left)
@@ -128,17 +133,22 @@ def paste_components(
         # Column of the mirrored source, then of the source itself, that comes to each column of the image.
         at = (columns - (target - left)[:, None]) % width
         at = torch.where(mirrored[:, None], width - 1 - at, at)
-        mask = _take_columns(source.masks, at) & (number > k)[:, None, None]
-        moved = _take_columns(source.images, at)
-        images = torch.where(mask[:, None], moved, images)
-        labels = torch.where(mask, source.labels[:, None, None], labels)
+        mask = _take_columns(source.masks, at) & chosen[:, None, None]
+        images = _select(mask[:, None], _take_columns(source.images, at), images)
+        labels = _select(mask, source.labels[:, None, None], labels)
     return images, labels
 
 
+def _select(mask: Tensor, first: Tensor | int, second: Tensor) -> Tensor:
+    """Return `first` where the mask is true, else `second`, uint8: as torch.where, which takes ten times as long."""
+    bits = -mask.view(torch.uint8)
+    return second ^ ((second ^ first) & bits)
+
+
 def _take_columns(values: Tensor, columns: Tensor) -> Tensor:
-    """Select columns (B, W) int64 of values (B, ..., W) for each element of a batch: (B, ..., W)."""
+    """Select columns (B, V) int64 of values (B, ..., W) for each element of a batch: (B, ..., V)."""
     index = columns.view(len(columns), *[1] * (values.dim() - 2), -1)
-    return values.gather(-1, index.expand(values.shape))
+    return values.gather(-1, index.expand(*values.shape[:-1], -1))
 
 
 def scale_and_crop(
@@ -166,13 +176,11 @@ def scale_and_crop(
     x = _source_pixels(width, size[1], factors, draws[:, 2])
     visible = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None]
     rows, columns = y.long().clamp(0, height - 1), x.long().clamp(0, width - 1)
-    frames = torch.arange(len(labels), device=labels.device)[:, None, None]
-    nearest = labels[frames, rows[:, :, None], columns[:, None]]
+    nearest = _take_columns(labels, columns).gather(1, rows[:, :, None].expand(-1, -1, size[1]))
     # grid_sample expects coordinates from -1 to 1 between the outer edges of the image.
     grid = torch.stack(torch.broadcast_tensors((2 * x / width - 1)[:, None], (2 * y / height - 1)[:, :, None]), -1)
     pixels = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
-    filled = torch.where(visible[:, None], pixels.round(), float(FILL)).to(images.dtype)
-    return filled, torch.where(visible, nearest, VOID)
+    return _select(~visible[:, None], FILL, pixels.round_().to(torch.uint8)), _select(~visible, VOID, nearest)
 
 
 def _source_pixels(length: int, part: int, factors: Tensor, places: Tensor) -> Tensor:

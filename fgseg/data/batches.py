@@ -40,6 +40,7 @@ def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) ->
     """
     count, size, device = len(frames), run.train.batch_size, generator.device
     foreground, window = run.label_set().foreground_labels, run.data.window or frames.size
+    prob = run.copy_paste.prob
     # Drawn once per epoch: with the frames on the host, copying the indices is the only synchronisation with the GPU.
     order = draw_order(frames, run.data.rare_class_temperature, generator).to(frames.index_device)
     sources = torch.randint(count, (count,), generator=generator, device=device).to(frames.index_device)
@@ -50,12 +51,15 @@ def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) ->
         if run.augment.flip_prob > 0:
             images, labels = flip(images, labels, run.augment.flip_prob, generator)
         if components is not None:
-            images, labels = paste_components(images, labels, components[part], run.copy_paste.prob, generator)
-        elif run.copy_paste.prob > 0:
-            pasted, objects = frames.batch(sources[part])
+            objects, most = components.sources(part), run.copy_paste.components
+            images, labels = paste_components(images, labels, objects, most, prob, generator)
+        elif prob > 0:
+            pasted, pasted_labels = frames.batch(sources[part])
             for label in excluded_labels(run):
-                objects = objects.masked_fill(objects == label, VOID)
-            images, labels = copy_paste(images, labels, pasted, objects, foreground, run.copy_paste.prob, generator)
+                pasted_labels = pasted_labels.masked_fill(pasted_labels == label, VOID)
+            images, labels = copy_paste(
+                images, labels, pasted, pasted_labels, foreground, run.copy_paste.prob, generator
+            )
         if run.augment.scale > 1 or window != frames.size:
             images, labels = scale_and_crop(images, labels, run.augment.scale, window, generator)
         if run.augment.colour > 0:
@@ -105,14 +109,12 @@ class DrawnComponents:
         chosen = rows[drawn].view(len(frames), number, -1)
         return cls(frames, chosen[..., 0].to(frames.index_device), chosen)
 
-    def __getitem__(self, part: slice) -> list[ComponentSource]:
-        """Return the components of consecutive frames, K batches of one component per frame."""
-        sources = []
+    def sources(self, part: slice) -> Iterator[ComponentSource]:
+        """Yield the components of consecutive frames, K batches of one component per frame."""
         for index, rows in zip(self.index[part].unbind(1), self.rows[part].unbind(1), strict=True):
             _, number, label, left, right = rows.unbind(1)
             masks = self.frames.component_ids(index) == number[:, None, None]
-            sources.append(ComponentSource(self.frames.batch(index)[0], masks, label.to(torch.uint8), left, right))
-        return sources
+            yield ComponentSource(self.frames.batch(index)[0], masks, label.to(torch.uint8), left, right)
 
 
 def eval_batches(frames: Frames, batch_size: int, world: World = SINGLE_PROCESS) -> Iterator[tuple[Tensor, Tensor]]:

@@ -184,7 +184,7 @@ def component(batch: int, columns: slice, label: int = 3, width: int = 8) -> Com
 def paste(*sources: ComponentSource, prob: float = 1.0) -> tuple[Tensor, Tensor]:
     """Paste components onto black images without labels."""
     images, labels = torch.zeros_like(sources[0].images), torch.full(sources[0].masks.shape, VOID, dtype=torch.uint8)
-    return paste_components(images, labels, sources, prob, seeded())
+    return paste_components(images, labels, sources, len(sources), prob, seeded())
 
 
 def test_component_stays_in_its_row_whole_and_is_moved_and_mirrored():
@@ -211,15 +211,16 @@ def test_number_of_components_is_uniform_and_the_last_one_lies_on_top():
 
 
 def test_nothing_else_than_the_component_is_pasted():
-    images, labels = frames(16, first=0, seed=1)
-    source_images, source_labels = frames(16, first=10_000, seed=2)
+    _, labels = frames(16, first=0, seed=1)
+    _, source_labels = frames(16, first=0, seed=2)
+    images, source_images = (torch.full((16, 3, 6, 9), grey, dtype=torch.uint8) for grey in (10, 200))
     masks = source_labels == 2
     ends = torch.zeros(16, dtype=torch.int64), torch.full((16,), 9)
     source = ComponentSource(source_images, masks, torch.full((16,), 2, dtype=torch.uint8), *ends)
-    new_images, new_labels = paste_components(images, labels, [source], 1.0, seeded())
-    pasted = new_images[:, 0] >= 10_000
+    new_images, new_labels = paste_components(images, labels, [source], 1, 1.0, seeded())
+    pasted = new_images[:, 0] == 200
     assert torch.equal(pasted.sum((1, 2)), masks.sum((1, 2))) and (new_labels[pasted] == 2).all()
-    assert torch.equal(new_images[:, 0][~pasted], images[:, 0][~pasted])
+    assert (new_images == torch.where(pasted, 200, 10)[:, None]).all()
     assert torch.equal(new_labels[~pasted], labels[~pasted])
 
 

@@ -95,7 +95,7 @@ COMPONENT = {"copy_paste__mode": "component", "copy_paste__prob": 1.0, "copy_pas
 
 def test_drawn_components_have_the_class_of_their_mask(tiny):
     frames = resident(some_frames(components=True))
-    for source in draw(frames, tiny(**COMPONENT))[slice(0, 4)]:
+    for source in draw(frames, tiny(**COMPONENT)).sources(slice(0, 4)):
         assert source.masks.flatten(1).any(1).all()
         for image, mask, label, left, right in zip(
             source.images, source.masks, source.labels, source.left, source.right, strict=True
