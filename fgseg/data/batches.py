@@ -39,32 +39,41 @@ def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) ->
         smaller.
     """
     count, size, device = len(frames), run.train.batch_size, generator.device
-    foreground, window = run.label_set().foreground_labels, run.data.window or frames.size
-    prob = run.copy_paste.prob
+    window, paste = run.data.window or frames.size, run.copy_paste
     # Drawn once per epoch: with the frames on the host, copying the indices is the only synchronisation with the GPU.
     order = draw_order(frames, run.data.rare_class_temperature, generator).to(frames.index_device)
     sources = torch.randint(count, (count,), generator=generator, device=device).to(frames.index_device)
-    components = DrawnComponents.draw(frames, run, generator) if run.copy_paste.needs_components else None
+    components = DrawnComponents.draw(frames, run, generator) if paste.needs_components else None
     for start in range(0, count, size):
         part = slice(start, start + size)
         images, labels = frames.batch(order[part])
         if run.augment.flip_prob > 0:
             images, labels = flip(images, labels, run.augment.flip_prob, generator)
         if components is not None:
-            objects, most = components.sources(part), run.copy_paste.components
-            images, labels = paste_components(images, labels, objects, most, prob, generator)
-        elif prob > 0:
-            pasted, pasted_labels = frames.batch(sources[part])
-            for label in excluded_labels(run):
-                pasted_labels = pasted_labels.masked_fill(pasted_labels == label, VOID)
-            images, labels = copy_paste(
-                images, labels, pasted, pasted_labels, foreground, run.copy_paste.prob, generator
-            )
+            objects = components.sources(part)
+            images, labels = paste_components(images, labels, objects, paste.components, paste.prob, generator)
+        elif paste.prob > 0 and paste.mode == "frame":
+            images, labels = paste_classes(images, labels, *frames.batch(sources[part]), run, generator)
         if run.augment.scale > 1 or window != frames.size:
             images, labels = scale_and_crop(images, labels, run.augment.scale, window, generator)
         if run.augment.colour > 0:
             images = distort_colours(images, run.augment.colour, generator)
         yield images, labels
+
+
+def paste_classes(  # noqa: PLR0917  two batches, and how to mix them
+    images: Tensor,
+    labels: Tensor,
+    source_images: Tensor,
+    source_labels: Tensor,
+    run: RunConfig,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Paste whole classes of the source frames (see `copy_paste`), without those that `copy_paste.without` excludes."""
+    for label in excluded_labels(run):
+        source_labels = source_labels.masked_fill(source_labels == label, VOID)
+    foreground, prob = run.label_set().foreground_labels, run.copy_paste.prob
+    return copy_paste(images, labels, source_images, source_labels, foreground, prob, generator)
 
 
 def draw_order(frames: Frames, temperature: float, generator: torch.Generator) -> Tensor:

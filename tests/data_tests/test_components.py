@@ -120,6 +120,13 @@ def test_frames_without_components_stay_as_they_are(tiny):
     black = data.FrameSet(**vars(black) | {"components": find_components(black.labels, FOREGROUND)})
     batches = list(train_batches(resident(black), tiny(**COMPONENT), torch.Generator().manual_seed(0)))
     assert not any(labels.any() for _, labels in batches)
+    every = {"copy_paste__without": "fence,car,vegetation,pole,traffic_sign,traffic_light"}
+    frames = resident(some_frames(components=True))
+    off, excluded = (
+        [labels for _, labels in train_batches(frames, tiny(**changes), torch.Generator().manual_seed(0))]
+        for changes in ({"copy_paste__prob": 0.0}, COMPONENT | every)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(off, excluded, strict=True))
 
 
 EVERYTHING = COMPONENT | {
