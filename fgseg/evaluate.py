@@ -47,7 +47,7 @@ def score(found: TrainedModel, run: RunConfig, split: str = "val", device: str =
 
     Args:
         found: the model.
-        run: its data set, frame size and precision are used.
+        run: its data set, frame size, window (`data.crop`) and precision are used.
         split: train, val or test.
         device: a device of torch, such as cpu or cuda:0.
 
@@ -73,7 +73,7 @@ def score(found: TrainedModel, run: RunConfig, split: str = "val", device: str =
         else (load_grouped(found.folder, labels, known.num_classes, WHERE).to(device))
     )
     with autocast(run.train.precision, device):
-        confusion = evaluate(model, frames).sum(0)
+        confusion = evaluate(model, frames, window=run.data.window).sum(0)
     iou, hits = class_iou(confusion, known), confusion.diagonal().double()
     precision, recall = (hits / confusion.sum(0)).tolist(), (hits / confusion.sum(1)).tolist()
     classes = {

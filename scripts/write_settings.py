@@ -24,6 +24,7 @@ A configuration file (`--config`) is YAML with the sections below; settings that
 | file | what it is |
 | :--- | :--- |
 | `quickstart.yaml` | the default: procedural scenes, a small model, 8 trials |
+| `finetune.yaml` | for a checkpoint: a complete recipe with a searched learning rate |
 | `cityscapes.yaml` | the protocol of the source: SegFormer-B0 on Cityscapes |
 | `accelerate.yaml` | for `accelerate launch --config_file`: several processes train one model |
 | `labels/<set>.yaml` | a label set: the classes in order, with name, colour, Cityscapes ids, aliases and `thin: true` |
@@ -51,6 +52,15 @@ label set; an entry of a single class overrides it.
 
 AdamW is almost invariant to the overall scale of the loss. Therefore a family fixes the weight of cross-entropy and
 searches the other weights relative to it.
+
+A configuration file may add searched settings to every family. Where a family has the same setting, the range of the
+file replaces its range or its fixed value.
+
+```yaml
+search:
+  space:
+    train.lr: {low: 1.0e-5, high: 3.0e-4, log: true, start: 6.0e-5}
+```
 """
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from fgseg.config.errors import ConfigError, check_name, explain
 from fgseg.config.files import load_yaml, read_yaml
-from fgseg.config.settings import RunConfig, flatten, nest
+from fgseg.config.settings import DataConfig, RunConfig, flatten, nest
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,21 @@ def build(layers: Sequence[Layer], whole: bool = True) -> RunConfig:
     if weights:
         check_names(weights, run, origins)
         run = validate(merged, origins)
-    if whole and not any(run.loss.model_dump().values()):
-        raise ConfigError("loss: every weight is 0, at least one must be above 0; set loss.cross_entropy, for example")
+    if whole and not any(weight for name, weight in run.loss.weights.items() if name != "edge"):
+        raise ConfigError(
+            f"loss: every weight is 0{' besides that of edge' * (run.loss.edge > 0)}, at least one must be above 0; "
+            "set loss.cross_entropy, for example"
+        )
+    if run.loss.edge and not run.label_set().thin:
+        raise ConfigError(
+            f"loss.edge: got {run.loss.edge:g}, must be 0 as data.labels={run.data.labels} has no thin classes; set it "
+            "to 0, or mark classes of the label set by `thin: true`"
+        )
     if run.data.reader != "streets" and run.data.root is None:
         raise ConfigError(
             f"data.root: got nothing, the reader {run.data.reader} needs a folder; add --set data.root=DIR"
         )
+    check_crop(run.data)
     return run
 
 
@@ -63,6 +72,26 @@ def validate(settings: Mapping[str, Any], origins: Mapping[str, str]) -> RunConf
         return RunConfig.model_validate(nest(settings))
     except ValidationError as error:
         raise ConfigError(explain(error, RunConfig, origins)) from None
+
+
+def check_crop(data: DataConfig) -> None:
+    """Raise ConfigError unless `data.crop` fits into the frames and both divide into the logits of a SegFormer."""
+    if data.crop is None:
+        return
+    got, frame = f"data.crop: got {data.crop}", f"{data.height}x{data.width}"
+    if not re.fullmatch(r"\d{1,4}x\d{1,4}", data.crop):
+        raise ConfigError(f"{got}, must read HEIGHTxWIDTH in pixels, such as --set data.crop={frame}")
+    height, width = map(int, data.crop.split("x"))
+    if not (MIN_CROP_PX <= height <= data.height and MIN_CROP_PX <= width <= data.width):
+        raise ConfigError(f"{got}, its sides must be at least {MIN_CROP_PX} and at most those of the frames, {frame}")
+    if any(side % CROP_STRIDE_PX for side in (height, width, data.height, data.width)):
+        raise ConfigError(f"{got} of frames of {frame}, every side must be a multiple of {CROP_STRIDE_PX}")
+
+
+MIN_CROP_PX = 32
+"""Smallest side of a crop: the deepest stage of a SegFormer has a stride of 32 pixels."""
+CROP_STRIDE_PX = 4
+"""Divides every side where crops are used, so that the logits of overlapping windows coincide."""
 
 
 def check_processes(run: RunConfig, processes: int) -> None:

@@ -46,7 +46,10 @@ def check(cfg: DataConfig) -> None:
 
 
 def load_splits(
-    cfg: DataConfig, names: Sequence[str] = ("train", "val", "test"), progress: Progress | None = None
+    cfg: DataConfig,
+    names: Sequence[str] = ("train", "val", "test"),
+    progress: Progress | None = None,
+    components: bool = False,
 ) -> dict[str, FrameSet]:
     """Draw the splits and open their cached frames; frames not in the cache are decoded and resized first.
 
@@ -56,6 +59,7 @@ def load_splits(
         cfg: the section `data`; only `cfg.seed` and the sizes of the splits decide which frames are drawn.
         names: splits to open, any of train, val and test; the files of the other splits are not read.
         progress: called with (split, frames done, frames in total) while a split is decoded.
+        components: whether to find the connected components of the training labels, for copy-paste of components.
 
     Returns:
         A FrameSet per name, in the order of `names`; no frame is in two splits.
@@ -70,7 +74,10 @@ def load_splits(
     reader = open_reader(cfg)
     frames = reader.splits()
     order = [split for split in BUILD_ORDER if split in names]
-    opened = {split: cache.load_split(reader, cfg, split, frames[split], progress) for split in order}
+    opened = {
+        split: cache.load_split(reader, cfg, split, frames[split], progress, components and split == "train")
+        for split in order
+    }
     return {name: opened[name] for name in names}
 
 

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,11 @@ from platformdirs import user_cache_dir
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import DataConfig
+from fgseg.data.components import load_components
 from fgseg.data.datasets import Frame, FrameSet, Progress, Reader
 from fgseg.labels import LabelSet, UnknownIdError, remap
 
-FORMAT = 2
+FORMAT = 3
 """Version of the files and of the resizing; raise it with every change of either, so that old folders are not used."""
 ARRAYS = ("images.npy", "labels.npy")
 MAX_THREADS = 16
@@ -41,14 +42,19 @@ class CacheMeta:
     names: list[str]
     fingerprint: str
     """SHA-256 of images and labels, hex."""
-    pixels: list[int]
-    """Pixels of each class in the whole split, in the order of the labels."""
+    pixels: list[list[int]]
+    """Pixels of each class in each frame, in the order of the labels."""
     bytes: dict[str, int]
     """Size in bytes of each file of ARRAYS; a file of another size is damaged."""
 
 
-def load_split(
-    reader: Reader, cfg: DataConfig, split: str, frames: Sequence[Frame], progress: Progress | None
+def load_split(  # noqa: PLR0917  what is cached, where, and how its building is shown
+    reader: Reader,
+    cfg: DataConfig,
+    split: str,
+    frames: Sequence[Frame],
+    progress: Progress | None,
+    components: bool = False,
 ) -> FrameSet:
     """Open the cached frames of a split; builds them first if they are missing or damaged.
 
@@ -58,6 +64,7 @@ def load_split(
         split: name, for progress and messages.
         frames: the frames of the split, in order.
         progress: called with (split, frames done, frames in total) while the split is built.
+        components: whether to load the connected components of the labels too.
 
     Raises:
         ConfigError: a frame or label is wrong (the file is named), `val` or `test` has no class but the background,
@@ -71,6 +78,10 @@ def load_split(
             cached = build_once(folder, reader, cfg, split, frames, progress)
     if split in ("val", "test"):
         check_some_class_present(split, cached, cfg.label_set())
+    if components:
+        with as_config_error(base):
+            found = load_components(folder, cached.labels, cfg.label_set().foreground_labels)
+        return replace(cached, components=found)
     return cached
 
 
@@ -106,7 +117,7 @@ def open_cached(folder: Path) -> FrameSet | None:
         if any((folder / name).stat().st_size != meta.bytes[name] for name in ARRAYS):
             return None
         images, labels = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ARRAYS)
-        return FrameSet(images, labels, meta.names, meta.fingerprint, tuple(meta.pixels))
+        return FrameSet(images, labels, meta.names, meta.fingerprint, np.array(meta.pixels, np.int64))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -148,11 +159,11 @@ def write_split(  # noqa: PLR0917  the arguments of load_split, and the folder
         digest = hashlib.sha256(images[i].tobytes() + labels[i].tobytes()).digest()
         return digest, np.bincount(labels[i].ravel(), minlength=classes)[:classes]
 
-    content, pixels = hashlib.sha256(repr(shapes).encode()), np.zeros(classes, dtype=np.int64)
+    content, pixels = hashlib.sha256(repr(shapes).encode()), []
     with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
         for done, (digest, counts) in enumerate(pool.map(fill, range(len(frames))), start=1):
             content.update(digest)
-            pixels += counts
+            pixels.append(counts.tolist())
             if progress:
                 progress(split, done, len(frames))
     for array in (images, labels):
@@ -160,7 +171,7 @@ def write_split(  # noqa: PLR0917  the arguments of load_split, and the folder
     meta = CacheMeta(
         names=[frame.name for frame in frames],
         fingerprint=content.hexdigest(),
-        pixels=pixels.tolist(),
+        pixels=pixels,
         bytes={name: (folder / name).stat().st_size for name in ARRAYS},
     )
     (folder / "meta.json").write_text(json.dumps(asdict(meta)), encoding="utf-8")

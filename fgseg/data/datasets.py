@@ -53,6 +53,16 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
+class Components:
+    """The connected components (8 neighbours) of the foreground classes of N frames."""
+
+    ids: np.ndarray
+    """(N, H, W) uint8: number of the component within its frame, from 1; 0 outside all components."""
+    table: np.ndarray
+    """(M, 5) int32, a row per component: frame, id, label, first column, column after the last one."""
+
+
+@dataclass(frozen=True)
 class FrameSet:
     """The frames of one split, resized to `data.height` x `data.width`; memory-mapped, read-only."""
 
@@ -64,12 +74,14 @@ class FrameSet:
     """The N values of `Frame.name`."""
     fingerprint: str
     """SHA-256 of images and labels, hex."""
-    pixels: tuple[int, ...] = ()
-    """Pixels of each class in all frames, in the order of the labels."""
+    pixels: np.ndarray
+    """(N, C) int64: pixels of each class in each frame, in the order of the labels."""
+    components: Components | None = None
+    """Connected components of the labels, where they were asked for."""
 
     def absent(self, classes: LabelSet) -> tuple[SegClass, ...]:
         """Return the foreground classes without a pixel, which no mean over classes takes into account."""
-        return tuple(c for c in classes.foreground if self.pixels[c.label] == 0)
+        return tuple(c for c in classes.foreground if not self.pixels[:, c.label].any())
 
     def __len__(self) -> int:
         return len(self.names)

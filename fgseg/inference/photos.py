@@ -97,7 +97,6 @@ def predict(
     from fgseg.inference.trained_model import load_trained
 
     model, faults = load_trained(found, device), []
-    assert found.size is not None
     for photo in photos:
         try:
             image = open_upright(photo.path)
@@ -105,7 +104,7 @@ def predict(
             faults.append(str(error))
         else:
             try:
-                labels = labels_of(image, model, found.size, device, scale)
+                labels = labels_of(image, model, found, device, scale)
                 save_results(photo, image, labels, found.classes)
             except OSError as error:
                 if error.errno is not None:
@@ -126,10 +125,9 @@ def open_upright(path: Path) -> "Image.Image":
     return Image.fromarray(to_rgb(decode_rotated(str(path)), str(path)))
 
 
-def labels_of(
-    image: "Image.Image", model: "nn.Module", frame: tuple[int, int], device: str, scale: float
-) -> "np.ndarray":
+def labels_of(image: "Image.Image", model: "nn.Module", found: TrainedModel, device: str, scale: float) -> "np.ndarray":
     """Predict the labels of a picture at its own size: (H, W) uint8."""
+    assert found.size is not None
     import numpy as np
     import torch
     from PIL import Image
@@ -137,9 +135,9 @@ def labels_of(
     from fgseg.inference.tiling import labels_at, tiled_logits, working_size
 
     size = (image.height, image.width)
-    height, width = working_size(size, frame, scale)
+    height, width = working_size(size, found.size, scale)
     resized = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
-    logits = tiled_logits(model, torch.from_numpy(resized).permute(2, 0, 1), frame, device)
+    logits = tiled_logits(model, torch.from_numpy(resized).permute(2, 0, 1), found.size, device, found.window)
     return labels_at(logits, size).numpy()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fgseg.checkpoints.manifest import Manifest, find, list_manifests, read_weights
 from fgseg.checkpoints.trial_files import CONFIG, PROCESSOR, SETTINGS, WEIGHTS
 from fgseg.config.errors import ConfigError, one_line
+from fgseg.config.settings import DataConfig
 from fgseg.labels import LabelSet, label_set_of
 from fgseg.model.class_names import checkpoint_labels
 from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights
@@ -39,6 +40,8 @@ class TrainedModel:
     """Manifest of the weights in a folder of checkpoints; None in an exported folder."""
     classes: LabelSet
     """The classes that its `config.json` names; colours are known for those of a shipped label set only."""
+    window: tuple[int, int] | None = None
+    """Height and width of the training crops in pixels; None if the model was trained on whole frames."""
 
     def weights(self) -> bytes:
         """Read the weights, a safetensors file; raises ValueError or FileNotFoundError if damaged or missing."""
@@ -78,7 +81,7 @@ def find_trained(name: str) -> TrainedModel:
     classes = model_classes(name, folder)
     if not any((folder / file).is_file() for file in (WEIGHTS, *OTHER_WEIGHTS)):
         raise ConfigError(f"{WHERE}: {name} has no {WEIGHTS}; {KINDS}")
-    return TrainedModel(folder, frame_size(folder), None, classes)
+    return TrainedModel(folder, frame_size(folder), None, classes, frame_size(folder, "crop_size"))
 
 
 def find_checkpoint(folder: Path, manifests: list[Manifest]) -> TrainedModel:
@@ -92,7 +95,8 @@ def find_checkpoint(folder: Path, manifests: list[Manifest]) -> TrainedModel:
     settings = read_json(folder / SETTINGS)
     selected = select_epoch(manifests[0].history, settings["train.select"]).epoch
     manifest = find(LocalStore(folder), selected) or manifests[0]
-    return TrainedModel(folder, (settings["data.height"], settings["data.width"]), manifest, classes)
+    size = (settings["data.height"], settings["data.width"])
+    return TrainedModel(folder, size, manifest, classes, DataConfig(crop=settings.get("data.crop")).window)
 
 
 def model_classes(name: str, folder: Path) -> LabelSet:
@@ -130,11 +134,16 @@ def labels_by_name(name: str, found: TrainedModel, classes: LabelSet) -> list[in
     return labels
 
 
-def frame_size(folder: Path) -> tuple[int, int] | None:
-    """Return the height and width to which a folder's image processor resizes; None without a processor or a size."""
+def frame_size(folder: Path, name: str = "size") -> tuple[int, int] | None:
+    """Return the height and width to which a folder's image processor resizes; None without a processor or a size.
+
+    Args:
+        folder: of the model.
+        name: of the size in the processor's file; `crop_size` is that of the training crops.
+    """
     if not (folder / PROCESSOR).is_file():
         return None
-    size = read_json(folder / PROCESSOR).get("size")
+    size = read_json(folder / PROCESSOR).get(name)
     if isinstance(size, int):
         return size, size
     return (size["height"], size["width"]) if isinstance(size, dict) and {"height", "width"} <= size.keys() else None

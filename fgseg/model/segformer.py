@@ -18,22 +18,25 @@ from fgseg.model.decode_head import commute_head
 from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights, is_folder
 
 
-def build_model(name: str, classes: LabelSet) -> SegformerForSemanticSegmentation:
+def build_model(name: str, classes: LabelSet, drop_path: float | None = None) -> SegformerForSemanticSegmentation:
     """Build a SegFormer that maps normalised images (B, 3, H, W) float32 to logits (B, C, H/4, W/4).
 
     Args:
         name: a variant (random weights), a folder or a hub id.  A head with other classes is replaced by one with
             random weights, as in the source.
         classes: the label set, of C classes.
+        drop_path: the setting `model.drop_path`; None keeps that of the checkpoint.
 
     Raises:
         ConfigError: the name is none of these, its weights are not those of a SegFormer, or the hub cannot be reached.
     """
     check_weights(name)
+    changes = {} if drop_path is None else {"drop_path_rate": drop_path}
     if name in VARIANTS:
-        return commute_head(SegformerForSemanticSegmentation(scratch_config(name, classes)))
+        return commute_head(SegformerForSemanticSegmentation(scratch_config(name, classes, **changes)))
     fetch_weights(name)
-    return commute_head(load_pretrained(name, "segformer.", ignore_mismatched_sizes=True, **head_config(classes)))
+    options = head_config(classes) | changes
+    return commute_head(load_pretrained(name, "segformer.", ignore_mismatched_sizes=True, **options))
 
 
 def load_pretrained(
@@ -107,8 +110,8 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def scratch_config(name: str, classes: LabelSet) -> SegformerConfig:
-    """Return the configuration of a variant with a head for the classes."""
+def scratch_config(name: str, classes: LabelSet, **changes: float) -> SegformerConfig:
+    """Return the configuration of a variant with a head for the classes; `changes` replaces Transformers' defaults."""
     variant = VARIANTS[name]
     return SegformerConfig(
         hidden_sizes=list(variant.widths),
@@ -116,6 +119,7 @@ def scratch_config(name: str, classes: LabelSet) -> SegformerConfig:
         num_attention_heads=list(variant.heads),
         decoder_hidden_size=variant.decoder,
         **head_config(classes),
+        **changes,
     )
 
 

@@ -57,7 +57,7 @@ def evaluate_on_test_split(
     model.load_state_dict(load_safetensors(read_weights(store, manifest)))
     # Read once: on the GPU these frames would evict those of the next trial.
     frames = HostFrames(load_splits(run.data, ("test",))["test"], accelerator.device)
-    confusion, boundary = confusion_per_image(model, frames, confusion_counts, boundary_counts)
+    confusion, boundary = confusion_per_image(model, frames, confusion_counts, boundary_counts, window=run.data.window)
     writer.check_current()
     return save_test_result(store, epoch, attempt, confusion, boundary, run.label_set())
 

@@ -21,7 +21,9 @@ NAME = re.compile(r"overlay-\d+-(.+\.png)")
 UNSAFE = re.compile(r"[^\w.-]+")
 
 
-def save_overlays(store: Store, model: "nn.Module", frames: FrameSet, classes: LabelSet) -> None:
+def save_overlays(
+    store: Store, model: "nn.Module", frames: FrameSet, classes: LabelSet, window: tuple[int, int] | None = None
+) -> None:
     """Write one PNG per frame into a trial's store: photo, truth and prediction side by side.
 
     Args:
@@ -29,6 +31,7 @@ def save_overlays(store: Store, model: "nn.Module", frames: FrameSet, classes: L
         model: as for `fgseg.metrics.evaluator.evaluate`.
         frames: the validation split; COUNT of its frames are taken, evenly spaced.
         classes: the label set of the frames.
+        window: as for `fgseg.metrics.evaluator.evaluate`.
     """
     import torch  # imported here because the driver, which needs no torch, imports this module
 
@@ -36,7 +39,7 @@ def save_overlays(store: Store, model: "nn.Module", frames: FrameSet, classes: L
 
     index = np.linspace(0, len(frames) - 1, min(COUNT, len(frames))).round().astype(int)
     photos, truth = np.asarray(frames.images[index]), np.asarray(frames.labels[index])
-    predicted = predict_labels(model, torch.from_numpy(photos).permute(0, 3, 1, 2)).numpy()
+    predicted = predict_labels(model, torch.from_numpy(photos).permute(0, 3, 1, 2), window).numpy()
     for number, (at, *arrays) in enumerate(zip(index, photos, truth, predicted, strict=True), 1):
         photo, real, found = to_width(MAX_WIDTH_PX, classes, *arrays)
         panels = [photo, *(overlay(photo // 2, labels, classes, 0.75) for labels in (real, found))]

@@ -57,6 +57,7 @@ class SearchStrategy:
             epochs=train.epochs,
             seed=train.seed,
             select=train.select,
+            off_below=plan.space.off_below,
         )
 
     def present_results(self, ledger: Ledger, reason: StopReason, signals: Signals, console: Console) -> int:

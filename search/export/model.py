@@ -62,7 +62,7 @@ def export(
     run = build([Layer(f"trial {record.number}", with_defaults(metadata.trial_settings(record)))])
     text = model_card(*headline(metadata, record, result), run, result)
     size = (run.data.height, run.data.width)
-    files = model_files(store.get(CONFIG), read_weights(store, manifest), size, text)
+    files = model_files(store.get(CONFIG), read_weights(store, manifest), size, text, run.data.window)
     replace_files(folder, files | {ORIGIN: json.dumps(origin, indent=1).encode()})
     return folder, True
 

@@ -26,6 +26,7 @@ from search.ledger.records import (
     read_deaths,
     read_epochs,
     read_overrides,
+    read_params,
     read_record,
     read_repeat,
 )
@@ -82,6 +83,7 @@ class Ledger(StudyReader):
         epochs: int,
         seed: int,
         select: str,
+        off_below: Mapping[str, float] | None = None,
     ) -> None:
         """Prepare the ledger of a search for `next_attempt`; call it once, with the lock held.
 
@@ -93,13 +95,17 @@ class Ledger(StudyReader):
             seed: of the sampler.
             sampler, pruner: the settings of the same name in SearchConfig.
             select: `train.select`, which epoch's mIoU is the value of a trial.
+            off_below: by dotted name, the suggested value below which a setting is 0; by default there are none.
         """
+        off_below = off_below or {}
         known = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = build_sampler(sampler, space=space, trials=trials, seed=seed, known=known)
         self._study.pruner = build_pruner(pruner, trials, epochs)
-        self._settings = TrialSettings(SampledTrials(space, trials), epochs, select, pruner != "none")
+        self._settings = TrialSettings(SampledTrials(space, trials, off_below), epochs, select, pruner != "none")
         if not known:
-            self._study.enqueue_trial(dict(start_point))
+            # A setting that is off at the start point has its lowest value in Optuna, whose range excludes 0.
+            lowest = {name: space[name].low for name in off_below if start_point[name] == 0}
+            self._study.enqueue_trial(dict(start_point) | lowest)
 
     def start_repeats(self, repeats: Sequence[Repeat], *, epochs: int, select: str) -> None:
         """Prepare the ledger of a study of repeats for `next_attempt`; nothing is sampled, and no trial is pruned."""
@@ -124,7 +130,7 @@ class Ledger(StudyReader):
         self._storage.write(trial._trial_id, update)
         trial = self._read(number)
         self._attempted.add(number)
-        return TrialAttempt(number, attempt, trial.params, read_overrides(trial), read_repeat(trial))
+        return TrialAttempt(number, attempt, read_params(trial), read_overrides(trial), read_repeat(trial))
 
     @property
     def _started(self) -> TrialSettings:

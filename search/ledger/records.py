@@ -12,6 +12,9 @@ from fgseg.checkpoints.test_results import TestResult
 from fgseg.results import EpochResult
 from search.ledger.storage import TrialUpdate
 
+OFF = "off"
+"""User attribute of a trial: names of the searched settings that it switches off."""
+
 
 class Kind(StrEnum):
     """Purpose of a trial: part of a search, or a repeat, i.e. a fixed point trained again with another seed."""
@@ -125,7 +128,7 @@ def read_record(trial: FrozenTrial) -> TrialRecord:
     return TrialRecord(
         number=trial.number,
         state=state,
-        params=dict(trial.params),
+        params=read_params(trial),
         attempt=read_attempt(trial),
         failures=len(read_deaths(trial)),
         epochs=read_epochs(trial),
@@ -144,6 +147,15 @@ def read_record(trial: FrozenTrial) -> TrialRecord:
 def read_attempt(trial: FrozenTrial) -> int:
     """Return the number of the trial's latest attempt, 0 before the first."""
     return int(trial.user_attrs.get("attempt", 0))
+
+
+def read_params(trial: FrozenTrial) -> dict[str, float | int]:
+    """Return the searched settings by dotted name; those that the trial switches off are 0 (see `Range.off_below`).
+
+    Optuna's trial has the suggested value, which lies in the range.
+    """
+    off = trial.user_attrs.get(OFF, ())
+    return {name: type(value)(0) if name in off else value for name, value in trial.params.items()}
 
 
 def read_overrides(trial: FrozenTrial) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.ledger.records import read_repeat
+from search.ledger.records import OFF, read_repeat
 from search.ledger.sampling import suggest_params
 from search.ledger.storage import TrialUpdate
 from search.study.plan import Repeat
@@ -40,10 +40,12 @@ class SampledTrials:
     Args:
         space: searched settings by dotted name.
         trials: budget of the whole study, including failed trials.
+        off_below: by dotted name, the suggested value below which a setting is 0.
     """
 
     space: Mapping[str, BaseDistribution]
     trials: int
+    off_below: Mapping[str, float]
 
     def remaining(self, study: Study) -> int:
         """Count the trials left in the budget."""
@@ -62,8 +64,14 @@ class SampledTrials:
         return storage.get_trial(storage.create_new_trial(study._study_id)).number
 
     def suggest_params(self, study: Study, trial: FrozenTrial) -> TrialUpdate:
-        """Suggest the params that a trial lacks."""
-        return suggest_params(study, trial, self.space) if self.space.keys() - trial.params.keys() else TrialUpdate()
+        """Suggest the params that a trial lacks, and record which of them switch their setting off."""
+        if not self.space.keys() - trial.params.keys():
+            return TrialUpdate()
+        update = suggest_params(study, trial, self.space)
+        point = trial.params | {n: kind.to_external_repr(value) for n, (value, kind) in update.params.items()}
+        if off := [name for name, bound in self.off_below.items() if point[name] < bound]:
+            update.user_attrs[OFF] = off
+        return update
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,8 @@ def slices(summary: Summary, keys: Sequence[str]) -> Figure:
 
 def scatter(axes: Axes, summary: Summary, key: str) -> None:
     """Draw one panel of `slices`."""
-    points = [(t.params[key], t.value or 0, t) for t in summary.ranked if key in t.params]
+    r = summary.ranges[key]
+    points = [(r.position(t.params[key]), t.value or 0, t) for t in summary.ranked if key in t.params]
     others = [(x, y) for x, y, t in points if t is not summary.best and t.number != 0]
     if others:
         axes.plot(*zip(*others, strict=True), "o", color=SOFT, alpha=0.75, label="trials")
@@ -132,7 +133,6 @@ def scatter(axes: Axes, summary: Summary, key: str) -> None:
             axes.plot(x, y, "D", color=INK, label="start", markersize=7)
         if summary.best and t.number == summary.best.number:
             axes.plot(x, y, "*", color=BEST, label="best", markersize=14)
-    r = summary.ranges[key]
     if r.log:
         axes.set_xscale("log")
     axes.set_xlim(r.low / 1.08 if r.log else r.low - 0.03 * (r.high - r.low), r.high * 1.08 if r.log else None)
@@ -141,8 +141,12 @@ def scatter(axes: Axes, summary: Summary, key: str) -> None:
 
 
 def plain_ticks(axes: Axes, r: Range) -> None:
-    """Label the axis of a setting at `ticks`, as plain numbers."""
-    axes.set_xticks(ticks(r), [f"{tick:g}" for tick in ticks(r)])
+    """Label the axis of a setting at `ticks`, as plain numbers; its lowest value as "off" if it can be switched off."""
+    if r.off_below is None:
+        shown = {tick: f"{tick:g}" for tick in ticks(r)}
+    else:
+        shown = {r.low: "off"} | {tick: f"{tick:g}" for tick in ticks(r) if tick >= r.off_below}
+    axes.set_xticks([*shown], [*shown.values()])
     axes.set_xticks([], minor=True)
 
 
@@ -176,8 +180,8 @@ def parallel(summary: Summary) -> Figure:
             axes.plot([*heights, share], "D", color=INK, markersize=5, zorder=4)
     for at, key in enumerate(keys):
         r = summary.ranges[key]
-        mark_axis(axes, at, r.low, r.high)
-    mark_axis(axes, len(keys), low, high)
+        mark_axis(axes, at, f"{r.low:.3g}" if r.off_below is None else "off", f"{r.high:.3g}")
+    mark_axis(axes, len(keys), f"{low:.3g}", f"{high:.3g}")
     axes.set_xticks(range(len(keys) + 1), [*(key.replace(".", "\n") for key in keys), "validation\nmIoU"])
     axes.set(yticks=[], ylim=(-0.09, 1.09), xlim=(-0.35, len(keys) + 0.35))
     axes.spines[["left", "bottom"]].set_visible(False)
@@ -186,10 +190,10 @@ def parallel(summary: Summary) -> Figure:
     return figure
 
 
-def mark_axis(axes: Axes, at: float, low: float, high: float) -> None:
+def mark_axis(axes: Axes, at: float, low: str, high: str) -> None:
     """Label the ends of one axis of `parallel`."""
-    for height, value, location in ((-0.035, low, "top"), (1.035, high, "bottom")):
-        axes.text(at, height, f"{value:.3g}", ha="center", va=location, color=INK, fontsize=9.5, bbox=PAPER)
+    for height, text, location in ((-0.035, low, "top"), (1.035, high, "bottom")):
+        axes.text(at, height, text, ha="center", va=location, color=INK, fontsize=9.5, bbox=PAPER)
 
 
 def position(value: float, r: Range) -> float:

@@ -106,7 +106,8 @@ def compare_predictions(
     predicted = []
     for state in weights:
         model.load_state_dict(state)
-        predicted.append(predict_labels(model, torch.from_numpy(photos).permute(0, 3, 1, 2)).numpy())
+        images = torch.from_numpy(photos).permute(0, 3, 1, 2)
+        predicted.append(predict_labels(model, images, run.data.window).numpy())
     order = np.argsort(-difference(classes, truth, *predicted), kind="stable")[:COUNT]
     before, after = predicted
     shown = (ShownFrame(frames.names[index[k]], photos[k], truth[k], before[k], after[k], classes) for k in order)

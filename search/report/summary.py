@@ -100,7 +100,7 @@ class Summary:
     def point(self) -> list[tuple[str, float, float]]:
         """Return (searched setting, value of the start point, value of the best trial)."""
         params = self.best.params if self.best else {}
-        return [(key, r.start, params[key]) for key, r in self.ranges.items() if key in params]
+        return [(key, r.value(r.start), params[key]) for key, r in self.ranges.items() if key in params]
 
     def endings(self) -> str:
         """Describe the number of trials in each state."""

@@ -18,7 +18,7 @@ from fgseg.model.pretrained import VARIANTS
 from search.study.config import SearchConfig
 from search.study.location import StudyLocation, resolve_location
 from search.study.resources import check_resources, gpu_needed
-from search.study.space import Space, load_space, override
+from search.study.space import Space, add_ranges, load_space, override
 
 REPEATS = "-repeats"
 """Suffix of the study that stores seed repeats, e.g. `quickstart-bas-repeats`; kept apart so that the sampler does not
@@ -132,11 +132,15 @@ def make_plan(
     """
     path = find_file(config)
     content = read_yaml(path)
-    search = read_search(content.pop("search", None) or {}, path, flags)
+    section = content.pop("search", None) or {}
+    ranges = section.pop("space", None) if isinstance(section, dict) else None
+    search = read_search(section, path, flags)
     settings = Layer(str(path), flatten_settings(content))
     assigned = Layer("--set", {k: v for k, v in assignments.items() if not k.startswith("search.")})
     data = build([settings, assigned], whole=False).data
-    space, plain = override(load_space(space_name, data), assignments, data)
+    family = load_space(space_name, data)
+    family = family if ranges is None else add_ranges(family, ranges, data, str(path))
+    space, plain = override(family, assignments, data)
     layers = (settings, Layer(f"space {space.name}", space.fixed), Layer("--set", plain))
     name = f"{path.stem}-{space.name}" if study is None else study
     location = resolve_location(search.storage, name, search.tracking_uri, search.ledger_url)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 UNSEARCHABLE = ("train.epochs", "train.seed")
 """Settings that must be the same in all trials of a study, besides the section `data`."""
+NUMBERS_WITHOUT_DEFAULT = ("model.drop_path",)
+"""Settings that take numbers although their default is nothing."""
+SAMPLING = ("data.rare_class_temperature",)
+"""Settings of the section `data` that may differ between trials, since they do not change the validation frames."""
 
 WEIGHT, THIN = "class_weights.", "class_weights.<thin>"
 """Prefix of the weights of classes, and the name that stands for those of all thin classes."""
@@ -36,6 +40,24 @@ class Range(Section):
     """Whether values are sampled uniformly in the logarithm."""
     start: float
     """Value of trial 0: the value of the family's source."""
+    off_below: float | None = None
+    """Values below it count as 0, which switches the setting off; `start` may then be 0. By default none do."""
+
+    def value(self, number: float) -> float:
+        """Return the number, or 0 if it is below `off_below`."""
+        return 0.0 if self.off_below is not None and number < self.off_below else number
+
+    def contains(self, value: float) -> bool:
+        """Return whether a trial of this range may have the value."""
+        return self.low <= value <= self.high or self.is_off(value)
+
+    def is_off(self, value: float) -> bool:
+        """Return whether the value switches the setting off."""
+        return value == 0 and self.off_below is not None
+
+    def position(self, value: float) -> float:
+        """Return where a value lies on the axis of the range: `low` for a setting that is off, else the value."""
+        return self.low if self.is_off(value) else value
 
 
 class SpaceFile(Section):
@@ -63,9 +85,15 @@ class Space:
         """Start point, which is trial 0, by dotted name."""
         return {key: self.value(key, r.start) for key, r in self.search.items()}
 
+    @property
+    def off_below(self) -> dict[str, float]:
+        """Values below which searched settings count as 0, by dotted name; settings without such a value are absent."""
+        return {key: r.off_below for key, r in self.search.items() if r.off_below is not None}
+
     def value(self, key: str, number: float) -> float | int:
-        """Convert a number to int if the setting takes whole numbers only, else to float."""
-        return int(number) if is_whole(key) else float(number)
+        """Return the value of a setting at a number of its range: an int if it takes whole numbers only."""
+        value = self.search[key].value(number)
+        return int(value) if is_whole(key) else float(value)
 
     def distributions(self) -> "dict[str, BaseDistribution]":
         """Return the searched settings as Optuna distributions by dotted name."""
@@ -84,6 +112,11 @@ class Space:
             "name": self.name,
             "search": {key: r.model_dump() for key, r in self.search.items()},
         }
+
+
+def is_about_frames(key: str) -> bool:
+    """Return whether a setting decides what the frames are, so that trials which differ in it cannot be compared."""
+    return key.startswith("data.") and key not in SAMPLING
 
 
 def is_whole(key: str) -> bool:
@@ -144,6 +177,33 @@ def expand_thin(entries: Mapping[str, Value], classes: LabelSet) -> dict[str, Va
     return expanded
 
 
+def add_ranges(space: Space, ranges: Any, data: DataConfig, origin: str) -> Space:
+    """Add the searched settings of a configuration file to a space.
+
+    Args:
+        space: not changed.
+        ranges: content of the section `search.space`: a mapping of settings, nested or by dotted name, to ranges.
+        data: the section `data` of the settings.
+        origin: the file, for messages.
+
+    Returns:
+        The space; where it has the same setting, the range of the file replaces that of the family.
+
+    Raises:
+        ConfigError: not a mapping, an unknown setting, or an invalid range.
+    """
+    if not isinstance(ranges, Mapping):
+        raise ConfigError(f"{origin}: search.space: got {ranges!r}, must be a mapping of settings to ranges")
+    try:
+        added = SpaceFile.model_validate({"title": space.title, "search": nest_ranges(ranges)}).search
+    except ValidationError as error:
+        mistake = explain(error, SpaceFile, {}).removeprefix("search.")
+        raise ConfigError(f"{origin}: search.space.{mistake}") from None
+    added = expand_thin(added, data.label_set())
+    fixed = {key: value for key, value in space.fixed.items() if key not in added}
+    return check_space(replace(space, fixed=fixed, search=space.search | added), data, origin, "search.space")
+
+
 def nest_ranges(ranges: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Convert nested ranges, `loss: {ssim: {low: ...}}`, to ranges by dotted name, `loss.ssim: {low: ...}`."""
     grouped: dict[str, dict[str, Any]] = {}
@@ -184,32 +244,35 @@ def override(space: Space, assignments: Mapping[str, Any], data: DataConfig) -> 
     return check_space(replace(space, fixed=fixed, search=dict(parsed.search)), data, f"space {space.name}"), plain
 
 
-def check_space(space: Space, data: DataConfig, origin: str) -> Space:
+def check_space(space: Space, data: DataConfig, origin: str, section: str = "search") -> Space:
     """Return the space unchanged; raise ConfigError for an unknown setting or an invalid range.
 
     Args:
         space: to be checked.
         data: the section `data` of the settings.
         origin: file or flag, for messages.
+        section: section of the file that holds the ranges, for messages.
     """
     known = RunConfig(data=data).flat()
     for key, r in space.search.items():
-        where = f"{origin}: search.{key}"
+        where = f"{origin}: {section}.{key}"
         check_name(key, known, f"{where}: no such setting")
-        if key.startswith("data.") or key in UNSEARCHABLE:
+        if key in UNSEARCHABLE or is_about_frames(key):
             raise ConfigError(f"{where}: trials that differ in it cannot be compared; fix it under `fixed` instead")
         if is_whole(key) and not all(float(end).is_integer() for end in (r.low, r.high, r.start)):
             raise ConfigError(f"{where}: got {r.low:g} to {r.high:g} from {r.start:g}, must be whole numbers")
-        if not isinstance(known[key], int | float):
+        if not isinstance(known[key], int | float) and key not in NUMBERS_WITHOUT_DEFAULT:
             raise ConfigError(f"{where}: only numbers can be searched; fix it under `fixed` instead")
         if not r.low < r.high:
             raise ConfigError(f"{where}: got low {r.low:g} and high {r.high:g}, low must be below high")
         if r.log and r.low <= 0:
             raise ConfigError(f"{where}.low: got {r.low:g}, must be above 0 where log is true")
-        if not r.low <= r.start <= r.high:
+        if r.off_below is not None and not r.low < r.off_below <= r.high:
+            raise ConfigError(f"{where}.off_below: got {r.off_below:g}, must be in ({r.low:g}, {r.high:g}]")
+        if not r.low <= r.start <= r.high and not (r.start == 0 and r.off_below is not None):
             raise ConfigError(f"{where}.start: got {r.start:g}, must be in [{r.low:g}, {r.high:g}]")
     base = Layer("data", {f"data.{key}": value for key, value in data.model_dump().items()})
     for end in ("low", "high"):
         point = {key: space.value(key, getattr(r, end)) for key, r in space.search.items()}
-        build([base, Layer(f"{origin}: fixed", space.fixed), Layer(f"{origin}: search ({end})", point)])
+        build([base, Layer(f"{origin}: fixed", space.fixed), Layer(f"{origin}: {section} ({end})", point)])
     return space

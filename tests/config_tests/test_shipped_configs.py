@@ -24,7 +24,7 @@ CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-@pytest.mark.parametrize("space", ["baseline", "bas", "bas_cp", "slc"])
+@pytest.mark.parametrize("space", sorted(SHIPPED))
 def test_every_shipped_config_works_with_every_family(path: Path, space: str):
     plan = make_plan(space, str(path), {"data.root": "somewhere"}, {}, None)
     assert plan.study == f"{path.stem}-{space}"
@@ -40,6 +40,14 @@ def test_cityscapes_config_is_the_protocol_of_the_source():
     assert (train.lr, train.epochs, train.batch_size, train.accumulation) == (6e-5, 15, 2, 1)
     assert (train.clip, train.precision, train.select, train.seed) == (1.0, "auto", "last", 42)
     assert run.augment.flip_prob == 0
+
+
+def test_finetuning_searches_the_learning_rates_beside_every_family():
+    plan = make_plan("bas", "configs/finetune.yaml", {"data.root": "somewhere"}, {}, None)
+    assert list(plan.space.search)[-2:] == ["train.lr", "train.head_lr_factor"]
+    run = plan.settings
+    assert (run.train.epochs, run.train.lr, run.train.head_lr_factor) == (5, 6e-5, 1)
+    assert min(run.train.ema, run.train.warmup, run.augment.flip_prob, run.augment.scale - 1) > 0
 
 
 def test_quickstart_is_the_default_and_needs_no_data():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from builders import make_trial, make_untrained
 from kept_study import begin, finished_study
+from matplotlib.figure import Figure
 from PIL import Image
 from small_checkpoint import save_checkpoint
 from thin_street import FOREGROUND, THIN_STREET
@@ -26,7 +27,7 @@ from search.ledger.records import TrialRecord, rank_trials
 from search.ledger.study_metadata import StudyMetadata
 from search.report import __main__ as report
 from search.report.build import report_files, write_report
-from search.report.charts import position, ticks
+from search.report.charts import parallel, plain_ticks, position, slices, ticks
 from search.report.content import Content, build_content
 from search.report.frames import Frames, ShownFrame, choose_frames, difference
 from search.report.summary import Baseline, Summary, find_baseline, summarise
@@ -160,6 +161,23 @@ def test_points_of_before_a_range_was_narrowed_have_no_part_in_the_importance():
     assert importance([*inside, outside], ranges) == importance(inside, ranges) != {}
     assert importance([*inside[1:], outside], ranges) == {}
     assert position(4.0, ranges["a"]) == 1 and position(0.0, Range(low=0.1, high=1, log=True, start=0.5)) == 0
+
+
+def test_setting_that_is_off_has_its_place_in_importance_charts_and_tables():
+    switched = Range(low=0.01, high=10, log=True, start=0, off_below=0.1)
+    ranges = {"loss.ssim": switched, "copy_paste.prob": Range(low=0, high=1, start=0.5)}
+    records = [
+        make_trial(k, params={"loss.ssim": 0.0 if k % 2 else 1.0, "copy_paste.prob": k / 10}, value=k % 2 / 2 + k / 100)
+        for k in range(10)
+    ]
+    assert next(iter(importance(records, ranges))) == "loss.ssim"
+    assert position(0, switched) == 0
+    figure = Figure()
+    plain_ticks(axes := figure.subplots(), switched)
+    assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["off", "0.1"]
+    study = replace(summary(*records), ranges=ranges, ranked=records, best=records[9])
+    assert slices(study, [*ranges]) and parallel(study)
+    assert study.point()[0][:2] == ("loss.ssim", 0)
 
 
 def test_importance_of_equal_trials_is_unknown():
