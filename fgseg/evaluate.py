@@ -1,5 +1,8 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Measure the IoU of each class on a split: `python -m fgseg.evaluate MODEL --config FILE [--split test]`."""
+"""Measure the IoU of each class on a split: `python -m fgseg.evaluate MODEL --config FILE [--split test]`.
+
+The classes of a SegFormer with other classes are mapped by their names; the background is everything else.
+"""
 
 import argparse
 import json
@@ -17,13 +20,14 @@ from fgseg.config.loading import Layer, build, parse_assignments, read_layer
 from fgseg.config.settings import RunConfig
 from fgseg.data import check as check_data
 from fgseg.data import load_splits
-from fgseg.inference.trained_model import TrainedModel, open_trained_model
-from fgseg.labels import FOREGROUND
+from fgseg.inference.trained_model import WHERE, TrainedModel, labels_by_name, open_trained_model
+from fgseg.labels import display_name
 from fgseg.results import format_iou
 from fgseg.tables import Row, Table
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Scores:
     classes: dict[str, dict[str, float]]
     """By class key: `iou`, `precision` and `recall` in [0, 1]; NaN where undefined."""
     confusion: list[list[int]]
-    """Pixel counts (7, 7); rows are the truth, columns the prediction, both in the order of labels.CLASSES."""
+    """Pixel counts (C, C); rows are the truth, columns the prediction, both in the order of the labels."""
 
 
 def score(found: TrainedModel, run: RunConfig, split: str = "val", device: str = "cpu") -> Scores:
@@ -43,7 +47,7 @@ def score(found: TrainedModel, run: RunConfig, split: str = "val", device: str =
 
     Args:
         found: the model.
-        run: its data set, frame size and precision are used.
+        run: its data set, frame size, window (`data.crop`) and precision are used.
         split: train, val or test.
         device: a device of torch, such as cpu or cuda:0.
 
@@ -56,17 +60,24 @@ def score(found: TrainedModel, run: RunConfig, split: str = "val", device: str =
     from fgseg.inference.trained_model import load_trained
     from fgseg.metrics.evaluator import evaluate
     from fgseg.metrics.iou import class_iou, miou
+    from fgseg.model.head_transfer import load_grouped
 
     frames = load_to_device({split: load_splits(run.data, (split,))[split]}, run.data.device, torch.device(device))[
         split
     ]
-    model = load_trained(found, device)
+    known = run.label_set()
+    labels = labels_by_name(str(found.folder), found, known)
+    model: nn.Module = (
+        load_trained(found, device)
+        if labels is None
+        else (load_grouped(found.folder, labels, known.num_classes, WHERE).to(device))
+    )
     with autocast(run.train.precision, device):
-        confusion = evaluate(model, frames).sum(0)
-    iou, hits = class_iou(confusion), confusion.diagonal().double()
+        confusion = evaluate(model, frames, window=run.data.window).sum(0)
+    iou, hits = class_iou(confusion, known), confusion.diagonal().double()
     precision, recall = (hits / confusion.sum(0)).tolist(), (hits / confusion.sum(1)).tolist()
     classes = {
-        c.key: {"iou": iou[c.key], "precision": precision[c.label], "recall": recall[c.label]} for c in FOREGROUND
+        c.key: {"iou": iou[c.key], "precision": precision[c.label], "recall": recall[c.label]} for c in known.foreground
     }
     return Scores(miou(iou), classes, confusion.tolist())
 
@@ -85,10 +96,9 @@ def autocast(precision: str, device: str) -> "torch.autocast":
 def class_table(scores: Scores, title: str) -> Table:
     """List the scores by class, the mIoU last; "-" where precision or recall is not defined."""
     rows = []
-    for c in FOREGROUND:
-        found = scores.classes[c.key]
+    for key, found in scores.classes.items():
         others = ("-" if math.isnan(found[name]) else format_iou(found[name]) for name in ("precision", "recall"))
-        rows.append(Row([c.name, format_iou(found["iou"]), *others]))
+        rows.append(Row([display_name(key), format_iou(found["iou"]), *others]))
     rows.append(Row(["mIoU", format_iou(scores.miou), "", ""], "strong"))
     return Table(title, ["class", "IoU", "precision", "recall"], rows)
 
@@ -113,6 +123,10 @@ def evaluate_model(options: argparse.Namespace) -> int:
         raise ConfigError("--split: there are no test frames; add --set data.test=N, or use --split val")
     check_data(run.data)
     with open_trained_model(options.model) as found:
+        labels = labels_by_name(options.model, found, run.label_set())
+        absent = [c.name for c in run.label_set().foreground if labels and c.label not in labels]
+        if absent:
+            print(f"{options.model} has no class {', no class '.join(absent)}: IoU 0")
         from fgseg.devices import find_device  # imports torch, which takes seconds: mistakes are reported before
 
         scores = score(found, run, options.split, find_device(options.device))

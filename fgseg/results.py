@@ -1,7 +1,8 @@
 """`EpochResult`, the record of one epoch of one trial that trainer, ledger, MLflow and report share."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -17,8 +18,8 @@ class DivergedError(Exception):
 class EpochResult:
     """One finished epoch.
 
-    `iou` maps a foreground class key to its IoU in [0, 1], or NaN if the class is absent from truth and prediction;
-    `miou` is the mean over the classes that are not NaN.  `confusion` is (7, 7) pixel counts, rows truth, columns
+    `iou` maps a foreground class key to its IoU in [0, 1], or NaN if the class does not occur in the truth;
+    `miou` is the mean over the classes that are not NaN.  `confusion` is (C, C) pixel counts, rows truth, columns
     prediction.
     """
 
@@ -45,6 +46,13 @@ class EpochResult:
     """Peak host memory of the process since its start, in GiB; None in records of earlier versions."""
     gpu_memory_gib: float | None = None
     """Peak GPU memory of the process in this epoch, in GiB; None without a GPU."""
+    thin: list[str] = field(default_factory=list)
+    """Keys of the thin classes; empty in records of earlier versions, and if the label set has none."""
+
+    @property
+    def thin_miou(self) -> float:
+        """Mean IoU over the thin classes that are not NaN; NaN without one."""
+        return mean_iou(self.iou[key] for key in self.thin)
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary of JSON types; NaN becomes null."""
@@ -58,10 +66,17 @@ class EpochResult:
     def metrics(self) -> dict[str, float]:
         """Return the values by the names of their MLflow metrics; absent classes and unknown values are left out."""
         named = {"val/miou": self.miou, "train/loss": self.loss, "train/images_per_s": self.images_per_s}
+        named |= {} if math.isnan(self.thin_miou) else {"val/thin_miou": self.thin_miou}
         named |= {f"val/iou/{key}": value for key, value in self.iou.items() if not math.isnan(value)}
         system = {"compile_s": self.compile_s, "memory_gib": self.memory_gib, "gpu_memory_gib": self.gpu_memory_gib}
         named |= {f"system/{name}": value for name, value in system.items() if value is not None}
         return named | {f"train/loss/{term}": value for term, value in self.terms.items()}
+
+
+def mean_iou(values: Iterable[float]) -> float:
+    """Return the mean of the values that are not NaN, or NaN if all are."""
+    present = [value for value in values if not math.isnan(value)]
+    return math.fsum(present) / len(present) if present else math.nan
 
 
 def select_epoch(epochs: list[EpochResult], rule: str) -> EpochResult:

@@ -29,8 +29,8 @@ class Table:
     rows: Sequence[Row]
     text_columns: Collection[str] = ()
     """Columns beside the first that hold text and are left-aligned; all others hold numbers."""
-    signed_column: str = ""
-    """The column of differences, which HTML colours by their sign."""
+    signed_columns: Collection[str] = ()
+    """The columns of differences, which HTML colours by their sign."""
 
     def to_rich(self, boxed: bool = False) -> "RichTable":
         """Return the table for a terminal, with lines around the cells if `boxed`.
@@ -107,7 +107,7 @@ class Table:
         shown = escape(text)
         if column == 0 and text in swatches:
             shown = Markup('<span class="dot" style="background:rgb{}"></span>{}').format(swatches[text], shown)
-        elif self.columns[column] == self.signed_column and text[:1] in ("+", "-") and text.strip("+-0."):
+        elif self.columns[column] in self.signed_columns and text[:1] in ("+", "-") and text.strip("+-0."):
             kind = "up" if text[0] == "+" else "down"
             shown = Markup('<span class="{}">{}</span>').format(kind, text.replace("-", "−", 1))
         return Markup("<td{}>{}</td>").format(self._css(column), shown)

@@ -12,9 +12,11 @@ from fgseg.cli import MISTAKE, Parser
 from fgseg.config.errors import ConfigError
 from fgseg.config.files import find_file
 from fgseg.config.loading import Layer, build, check_processes, parse_assignments, read_layer
-from fgseg.config.settings import RunConfig
+from fgseg.config.settings import RunConfig, with_defaults
+from fgseg.data import absent_notes, load_splits
 from fgseg.data import check as check_data
-from fgseg.labels import FOREGROUND
+from fgseg.labels import display_name
+from fgseg.model.class_names import new_head_note
 from fgseg.model.pretrained import check_weights
 from fgseg.results import DivergedError, EpochResult, SupersededError, format_iou
 from fgseg.storage.store import absolute, check_store, open_store
@@ -52,8 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = absolute(options.out)
         if is_main:
             check_settings(run, out)
+        if note := new_head_note(run.model, run.label_set()):
+            say(note)
         from fgseg.distributed import joined_world  # imports torch
 
+        for note in absent_notes(run.data, load_splits(run.data, ("val",))):
+            say(note, flush=True)
         with joined_world():
             history = train(run, out, lambda result: say(line(result, run.train.epochs), flush=True))
     except ConfigError as error:
@@ -135,7 +141,8 @@ def check_settings(run: RunConfig, folder: str) -> None:
     check_store(folder, "--out")
     store = open_store(folder)
     try:
-        before, now = json.loads(store.get(SETTINGS)) if SETTINGS in store.list() else run.flat(), run.flat()
+        now = run.flat()
+        before = with_defaults(json.loads(store.get(SETTINGS))) if SETTINGS in store.list() else now
     except OSError as error:
         raise ConfigError(f"--out: {folder} cannot be read ({error.strerror or error}); name another folder") from None
     changes = [f"{k}: {before.get(k)!r} there, {now[k]!r} now" for k in now if before.get(k) != now[k]]
@@ -145,7 +152,7 @@ def check_settings(run: RunConfig, folder: str) -> None:
 
 def line(result: EpochResult, epochs: int) -> str:
     """Format one epoch in one line: mIoU, the IoU of every class, loss, images/s, minutes left."""
-    classes = "  ".join(f"{c.name} {format_iou(result.iou[c.key])}" for c in FOREGROUND)
+    classes = "  ".join(f"{display_name(key)} {format_iou(value)}" for key, value in result.iou.items())
     left = (epochs - result.epoch) * result.seconds / 60
     return (
         f"epoch {result.epoch}/{epochs}  mIoU {result.miou:.4f}  ({classes})  loss {result.loss:.4f}  "

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from fgseg.data.streets.scene import render
+from fgseg.labels import cityscapes_table, load_label_set, remap
 from fgseg.visual.label_images import colour
 
 GAP = 8
@@ -15,8 +16,12 @@ GAP = 8
 
 def tile(index: int, height: int = 256) -> np.ndarray:
     """Draw a scene, and below it the scene blended with its labels: (2 * height + GAP, 2 * height, 3) uint8."""
-    image, labels = render(0, index, 2 * height, 4 * height)
-    blended = np.where(labels[..., None] > 0, 0.25 * image + 0.75 * colour(labels), 0.45 * image).astype(np.uint8)
+    image, ids = render(0, index, 2 * height, 4 * height)
+    classes = load_label_set("thin_street")
+    labels = remap(ids, cityscapes_table(classes, "background"))
+    blended = np.where(labels[..., None] > 0, 0.25 * image + 0.75 * colour(labels, classes), 0.45 * image).astype(
+        np.uint8
+    )
     small = [
         np.asarray(Image.fromarray(a).resize((2 * height, height), Image.Resampling.LANCZOS)) for a in (image, blended)
     ]

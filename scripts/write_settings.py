@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -23,14 +24,17 @@ A configuration file (`--config`) is YAML with the sections below; settings that
 | file | what it is |
 | :--- | :--- |
 | `quickstart.yaml` | the default: procedural scenes, a small model, 8 trials |
+| `finetune.yaml` | for a checkpoint: a complete recipe with a searched learning rate |
 | `cityscapes.yaml` | the protocol of the source: SegFormer-B0 on Cityscapes |
 | `accelerate.yaml` | for `accelerate launch --config_file`: several processes train one model |
+| `labels/<set>.yaml` | a label set: the classes in order, with name, colour, Cityscapes ids, aliases and `thin: true` |
 | `spaces/<family>.yaml` | a family: its title, fixed settings, and the range and start of every searched setting |
 | `cluster/` | examples for `ray up`, KubeRay and Docker |
 
 The Cityscapes reader takes training frames from the official `train` folder, and validation and test frames from
 `val`, or from `train` if `val` is empty. Only `search.compare` and `fgseg.evaluate` read the test split.
 """
+HEADINGS = ("| setting | accepts | default | meaning |", "| :--- | :--- | :--- | :--- |")
 RUN = """## One model
 
 Read by `search.run`, `search.compare`, `fgseg.train` and `fgseg.evaluate`, from the file and from `--set`.
@@ -43,19 +47,38 @@ The section `search` of the file. Each setting is also a flag of `search.run`, w
 SPACE = """## A space
 
 The format of `spaces/<family>.yaml`. `--set search.KEY.PART=VALUE` changes a range; fixing a searched setting by
-`--set KEY=VALUE` removes it from the search.
+`--set KEY=VALUE` removes it from the search. `class_weights.<thin>` stands for the weight of every thin class of the
+label set; an entry of a single class overrides it.
 
 AdamW is almost invariant to the overall scale of the loss. Therefore a family fixes the weight of cross-entropy and
 searches the other weights relative to it.
+
+A configuration file may add searched settings to every family. Where a family has the same setting, the range of the
+file replaces its range or its fixed value.
+
+```yaml
+search:
+  space:
+    train.lr: {low: 1.0e-5, high: 3.0e-4, log: true, start: 6.0e-5}
+```
 """
 
 
 def text() -> str:
     """Return the content of configs/README.md."""
-    sections = [f"### {name}\n\n{table(name, field.annotation)}" for name, field in RunConfig.model_fields.items()]
+    sections = [f"### {name}\n\n{section(name, field)}" for name, field in RunConfig.model_fields.items()]
     search = table("", SearchConfig)
     space = table("", SpaceFile) + "\n" + table("search.KEY", Range)
     return "\n".join([HEAD, RUN, *sections, SEARCH, search, SPACE, space])
+
+
+def section(name: str, field: FieldInfo) -> str:
+    """Return the table of a section of the settings; that of a mapping, such as class_weights, has one row."""
+    if get_origin(field.annotation) is not dict:
+        return table(name, field.annotation)
+    value = FieldInfo.from_annotation(get_args(field.annotation)[1])
+    value.default, value.description = 1.0, field.description
+    return "\n".join([*HEADINGS, row(f"{name}.CLASS", value), ""])
 
 
 def table(section: str, model: type[BaseModel] | None) -> str:
@@ -63,7 +86,7 @@ def table(section: str, model: type[BaseModel] | None) -> str:
     assert model is not None
     prefix = f"{section}." if section else ""
     rows = [row(f"{prefix}{name}", field) for name, field in model.model_fields.items()]
-    return "\n".join(["| setting | accepts | default | meaning |", "| :--- | :--- | :--- | :--- |", *rows, ""])
+    return "\n".join([*HEADINGS, *rows, ""])
 
 
 def row(name: str, field: FieldInfo) -> str:

@@ -17,7 +17,7 @@ from search.execution.controller import run_study
 from search.export.model import export
 from search.ledger.catalog import open_ledger
 from search.ledger.records import TrialRecord
-from search.report.build import write_report
+from search.report.build import complete_untrained, write_report
 from search.study.location import PAGE, StudyLocation, find_location
 from search.study.plan import COMPARISONS, make_plan
 from search.tracking.sync import sync
@@ -88,6 +88,7 @@ class Study:
 
     def report(self) -> str:
         """Write the report, and return the address of its HTML page."""
+        complete_untrained(self.location)
         write_report(self.location)
         return join(self.location.folder, "report", PAGE)
 

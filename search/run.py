@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from fgseg.cli import add_config_options
 from fgseg.config.errors import ConfigError
-from fgseg.config.files import find_file
-from fgseg.config.loading import parse_assignments, read_yaml
+from fgseg.config.files import find_file, read_yaml
+from fgseg.config.loading import parse_assignments
 from search.cli.options import Parser, add_search_options, search_settings
 from search.cli.signals import Signals, run_with_signals
 from search.study.plan import Plan, make_plan, read_search

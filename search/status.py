@@ -16,7 +16,8 @@ from search.console.study_status import StudyStatus, recent_pace, time_left
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
-from search.study.location import public_address
+from search.ledger.untrained import untrained_of
+from search.study.location import StudyLocation, public_address
 
 PERIOD_S = 2.0
 """Seconds between two reads of the ledger with --follow."""
@@ -30,41 +31,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show_study(options: argparse.Namespace) -> int:
     """Print the state of the study once, or until its driver ends or Ctrl-C; raises ConfigError."""
     location, console = location_from(options), Console(highlight=False)
-    ledger, address = open_ledger(location), public_address(location.tracking_uri)
+    ledger = open_ledger(location)
     if not options.follow:
-        console.print(study_view(ledger, location.study, address))
+        console.print(study_view(ledger, location))
         return DONE
     try:
-        with Live(study_view(ledger, location.study, address), console=console, auto_refresh=False) as live:
+        with Live(study_view(ledger, location), console=console, auto_refresh=False) as live:
             while ledger.holder():
                 time.sleep(PERIOD_S)
-                live.update(study_view(ledger, location.study, address), refresh=True)
+                live.update(study_view(ledger, location), refresh=True)
     except KeyboardInterrupt:
         pass  # the usual way to end --follow
     return DONE
 
 
-def study_view(ledger: Ledger, name: str, address: str) -> Group:
+def study_view(ledger: Ledger, location: StudyLocation) -> Group:
     """Build the printed state of a study: driver, progress, running trials, best trial, failures.
 
     Args:
         ledger: of the study; only read.
-        name: of the study.
-        address: of MLflow, without credentials.
+        location: of the study.
     """
-    records, holder = ledger.trials(), ledger.holder()
-    status = StudyStatus(ledger.metadata, records)
+    records, holder, metadata = ledger.trials(), ledger.holder(), ledger.metadata
+    status = StudyStatus(metadata, records)
     pace = recent_pace(records, time.time())
     left = time_left(status.seconds_left(pace)) if holder else "not running"
     driver = f"runs on {holder.name}, process {holder.pid}" if holder else "no driver runs"
+    untrained = untrained_of(location, metadata)
     failures = [Text(f"trial {r.number:03d} FAILED: {r.reason}") for r in records if r.state is State.FAIL]
     return Group(
-        Text(f"{name}: {driver}", style="bold"),
+        Text(f"{location.study}: {driver}", style="bold"),
         Text(f"{status.summary_line()}, {left}"),
         status.running_table(),
         status.class_table(),
+        *([Text(f"checkpoint, untrained: mIoU {untrained.miou:.4f}")] if untrained else []),
         *failures,
-        Text(f"look: {address}", style="dim"),
+        Text(f"look: {public_address(location.tracking_uri)}", style="dim"),
     )
 
 

@@ -1,5 +1,6 @@
 """What several tests share: small settings, and places that are theirs alone."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,13 +9,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 import torch
+from filelock import FileLock
 
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
@@ -40,33 +42,17 @@ TINY = {
     "train.compile": "off",  # where there is a GPU as well: compiling takes longer than these trainings
 }
 
-QUICKSTART_MODULES = ("test_quickstart.py", "test_browser.py")
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of fixtures that start a server or Ray; group and order the tests for pytest-xdist.
-
-    A group, which one process runs, is a module, or the modules that look at the quickstart, or the clusters of several
-    nodes, whose workers listen on the same ports.  The longest groups come first: the quickstart, then those with Ray.
-    """
+    """Mark the tests of fixtures that start a server or Ray, and put the longest modules first, for pytest-xdist."""
     for item in items:
         names = set(getattr(item, "fixturenames", ()))
         if names & {"postgres", "bucket"}:
             item.add_marker("server")
         if "quickstart" in names:
             item.add_marker("ray")
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
     with_ray = {item.path for item in items if item.get_closest_marker("ray")}
-    items.sort(key=lambda item: (group_of(item) != "quickstart", item.path not in with_ray))
-
-
-def group_of(item: pytest.Item) -> str:
-    """Return the name of a test's group for pytest-xdist."""
-    if item.path.name in QUICKSTART_MODULES:
-        return "quickstart"
-    if item.path.parent.name == "cluster_tests" and item.get_closest_marker("ray"):
-        return "cluster"
-    return item.path.stem
+    items.sort(key=lambda item: (item.path.name != "test_quickstart.py", item.path not in with_ray))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -243,9 +229,29 @@ def search(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def quickstart(search, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+def common_temp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all processes of pytest-xdist use."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def quickstart(search, common_temp: Path) -> Finished:
     """The README's main command, run once for every test that looks at what it leaves."""
-    return search(tmp_path_factory.mktemp("quickstart") / "runs", "--space", "bas_cp")
+    folder = common_temp / "quickstart"
+    with FileLock(common_temp / "quickstart.lock"):
+        if not folder.exists():
+            finished = search(folder / "runs", "--space", "bas_cp")
+            (folder / "finished.json").write_text(json.dumps(asdict(finished), default=str))
+    values = json.loads((folder / "finished.json").read_text())
+    return Finished(**values | {"storage": Path(values["storage"]), "folder": Path(values["folder"])})
+
+
+@pytest.fixture(scope="module")
+def only_cluster(common_temp: Path) -> Iterator[None]:
+    """Let one module at a time start clusters of several nodes, whose workers use the same ports."""
+    with FileLock(common_temp / "cluster.lock"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ SCORES = Table(
     ["class", "traffic light", "difference", "reason"],
     [Row(["car", "0.5", "-0.1000", "<b>|[red]"]), Row(["mIoU", "0.6", "+0.0000", ""], "strong")],
     text_columns=("reason",),
-    signed_column="difference",
+    signed_columns=("difference",),
 )
 
 
@@ -27,7 +27,7 @@ def test_markdown_aligns_numbers_right_and_prints_strong_rows_bold():
 
 
 def test_html_escapes_every_text():
-    hostile = Table("<t>", ["<a>", "<b>"], [Row(["<c>", "<d>"])], signed_column="<b>")
+    hostile = Table("<t>", ["<a>", "<b>"], [Row(["<c>", "<d>"])], signed_columns=("<b>",))
     page = hostile.to_html("dense", {"<c>": (1, 2, 3)})
     assert all(f"&lt;{name}&gt;" in page and f"<{name}>" not in page for name in "tabcd")
 

@@ -19,8 +19,8 @@ SCORES = ("iou", "boundary_iou")
 class TestResult:
     """One evaluation of one model on the test split.
 
-    `iou` and `boundary_iou` map a foreground class key to a value in [0, 1], or NaN if the class is absent from truth
-    and prediction; `miou` is the mean over the values of `iou` that are not NaN.
+    `iou` and `boundary_iou` map a foreground class key to a value in [0, 1], or NaN if the class does not occur
+    in the truth; `miou` is the mean over the values of `iou` that are not NaN.
     """
 
     epoch: int
@@ -33,11 +33,11 @@ class TestResult:
     iou: dict[str, float]
     boundary_iou: dict[str, float]
     confusion: list[list[int]]
-    """(7, 7) pixel counts over all images, rows truth, columns prediction."""
+    """(C, C) pixel counts over all images, rows truth, columns prediction."""
     boundary: list[list[int]]
-    """(7, 2) pixel counts over all images: in both rims, in at least one (see `fgseg.metrics.boundary_iou`)."""
+    """(C, 2) pixel counts over all images: in both rims, in at least one (see `fgseg.metrics.boundary_iou`)."""
     blob: Blob
-    """The safetensors file with the counts per image: `confusion` (N, 7, 7) int32 and `boundary` (N, 7, 2) int32."""
+    """The safetensors file with the counts per image: `confusion` (N, C, C) int32 and `boundary` (N, C, 2) int32."""
 
     @property
     def name(self) -> str:
@@ -59,7 +59,7 @@ class TestResult:
         return cls(**record | values | {"blob": Blob(**record["blob"])})
 
     def metrics(self) -> dict[str, float]:
-        """Return the result by the names of its MLflow metrics; NaN for classes absent from truth and prediction."""
+        """Return the result by the names of its MLflow metrics; NaN for classes that do not occur in the truth."""
         named = {"test/miou": self.miou} | {f"test/iou/{key}": value for key, value in self.iou.items()}
         return named | {f"test/boundary_iou/{key}": value for key, value in self.boundary_iou.items()}
 

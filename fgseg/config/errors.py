@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -57,12 +57,21 @@ def explain(error: ValidationError, model: type[BaseModel], origins: Mapping[str
     *path, name = (str(part) for part in first["loc"])
     key = ".".join([*path, name])
     where = f"{origins[key]}: {key}" if key in origins else key
-    known = section_at(model, path).model_fields
-    if name not in known:
-        return f"{where}: no such setting; {nearest(name, known)}"
+    field = setting_at(model, path, name)
+    if field is None:
+        return f"{where}: no such setting; {nearest(name, section_at(model, path).model_fields)}"
     out_of_range = first["type"].startswith(("greater_than", "less_than"))
-    rule = interval(known[name]) if out_of_range else accepted_values(known[name])
+    rule = interval(field) if out_of_range else accepted_values(field)
     return f"{where}: got {first['input']!r}, must be {rule}"
+
+
+def setting_at(model: type[BaseModel], path: Sequence[str], name: str) -> FieldInfo | None:
+    """Return a setting of the section at a path; None if the section has no such setting."""
+    kind = model.model_fields[path[0]].annotation if path else None
+    value: Any = get_args(kind)[1] if get_origin(kind) is dict else None
+    if get_origin(value) is Annotated:  # a mapping of numbers, such as class_weights
+        return FieldInfo.from_annotation(value)
+    return section_at(model, path).model_fields.get(name)
 
 
 def section_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel]:

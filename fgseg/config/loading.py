@@ -1,6 +1,5 @@
 """Read settings: layers from files, spaces and flags become one validated RunConfig."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ import yaml
 from pydantic import ValidationError
 
 from fgseg.config.errors import ConfigError, check_name, explain
-from fgseg.config.settings import RunConfig, flatten, nest
+from fgseg.config.files import load_yaml, read_yaml
+from fgseg.config.settings import DataConfig, RunConfig, flatten, nest
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,64 @@ def build(layers: Sequence[Layer], whole: bool = True) -> RunConfig:
     """
     merged = {key: value for layer in layers for key, value in layer.values.items()}
     origins = {key: layer.origin for layer in layers for key in layer.values}
-    known = RunConfig().flat()
-    for key in merged:
-        check_name(key, known, f"{origins[key]}: {key}: no such setting")
-    try:
-        run = RunConfig.model_validate(nest(merged))
-    except ValidationError as error:
-        raise ConfigError(explain(error, RunConfig, origins)) from None
-    if whole and not any(run.loss.model_dump().values()):
-        raise ConfigError("loss: every weight is 0, at least one must be above 0; set loss.cross_entropy, for example")
+    weights = {key for key in merged if key.startswith("class_weights.")}
+    check_names(merged.keys() - weights, RunConfig(), origins)
+    # The label set, which decides the names of the weights, may itself be wrong: the other settings come first.
+    run = validate({key: value for key, value in merged.items() if key not in weights}, origins)
+    if weights:
+        check_names(weights, run, origins)
+        run = validate(merged, origins)
+    if whole and not any(weight for name, weight in run.loss.weights.items() if name != "edge"):
+        raise ConfigError(
+            f"loss: every weight is 0{' besides that of edge' * (run.loss.edge > 0)}, at least one must be above 0; "
+            "set loss.cross_entropy, for example"
+        )
+    if run.loss.edge and not run.label_set().thin:
+        raise ConfigError(
+            f"loss.edge: got {run.loss.edge:g}, must be 0 as data.labels={run.data.labels} has no thin classes; set it "
+            "to 0, or mark classes of the label set by `thin: true`"
+        )
     if run.data.reader != "streets" and run.data.root is None:
         raise ConfigError(
             f"data.root: got nothing, the reader {run.data.reader} needs a folder; add --set data.root=DIR"
         )
+    check_crop(run.data)
     return run
+
+
+def check_names(keys: Iterable[str], known: RunConfig, origins: Mapping[str, str]) -> None:
+    """Raise ConfigError for a name that is no setting; the message suggests the nearest one."""
+    names = known.flat()
+    for key in sorted(keys, key=list(origins).index):
+        check_name(key, names, f"{origins[key]}: {key}: no such setting")
+
+
+def validate(settings: Mapping[str, Any], origins: Mapping[str, str]) -> RunConfig:
+    """Validate settings by dotted name; raises ConfigError for a wrong type or a value out of range."""
+    try:
+        return RunConfig.model_validate(nest(settings))
+    except ValidationError as error:
+        raise ConfigError(explain(error, RunConfig, origins)) from None
+
+
+def check_crop(data: DataConfig) -> None:
+    """Raise ConfigError unless `data.crop` fits into the frames and both divide into the logits of a SegFormer."""
+    if data.crop is None:
+        return
+    got, frame = f"data.crop: got {data.crop}", f"{data.height}x{data.width}"
+    if not re.fullmatch(r"\d{1,4}x\d{1,4}", data.crop):
+        raise ConfigError(f"{got}, must read HEIGHTxWIDTH in pixels, such as --set data.crop={frame}")
+    height, width = map(int, data.crop.split("x"))
+    if not (MIN_CROP_PX <= height <= data.height and MIN_CROP_PX <= width <= data.width):
+        raise ConfigError(f"{got}, its sides must be at least {MIN_CROP_PX} and at most those of the frames, {frame}")
+    if any(side % CROP_STRIDE_PX for side in (height, width, data.height, data.width)):
+        raise ConfigError(f"{got} of frames of {frame}, every side must be a multiple of {CROP_STRIDE_PX}")
+
+
+MIN_CROP_PX = 32
+"""Smallest side of a crop: the deepest stage of a SegFormer has a stride of 32 pixels."""
+CROP_STRIDE_PX = 4
+"""Divides every side where crops are used, so that the logits of overlapping windows coincide."""
 
 
 def check_processes(run: RunConfig, processes: int) -> None:
@@ -71,48 +115,6 @@ def read_layer(path: Path, skip: str | None = None) -> Layer:
     """
     content = read_yaml(path)
     return Layer(str(path), flatten({k: v for k, v in content.items() if k != skip}))
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read the mapping in a YAML file; raises ConfigError if the file cannot be read or is not a mapping."""
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); name a YAML file"
-        ) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise ConfigError(f"{path}:{line}: {problem}; a settings file is a YAML mapping") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: got {type(content).__name__}, must be a mapping of sections such as `train:`")
-    return content
-
-
-class StrictLoader(yaml.SafeLoader):
-    """The safe loader of PyYAML; it also raises MarkedYAMLError for a key that is given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                raise yaml.MarkedYAMLError(
-                    problem=f"{name} is given twice", problem_mark=node.value[index][0].start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-def load_yaml(text: str) -> Any:
-    """Parse YAML text.
-
-    Raises:
-        yaml.YAMLError: not YAML, or a key that is given twice.
-        ValueError: a malformed date or number, or an anchor that contains itself.
-    """
-    content = yaml.load(text, StrictLoader)
-    json.dumps(content, default=str, skipkeys=True)  # raises ValueError for an anchor that contains itself
-    return content
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:

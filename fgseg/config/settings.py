@@ -1,11 +1,13 @@
 """Every setting of one model: name, unit, range, default and meaning."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from fgseg.config.errors import ConfigError
+from fgseg.config.errors import ConfigError, check_name
+from fgseg.config.label_sets import LABELS_FILE, LabelSet, load_label_set, own_label_set
 
 
 class Section(BaseModel):
@@ -34,10 +36,15 @@ class DataConfig(Section):
     """Where frames come from: procedural scenes, the Cityscapes layout, images/ + labels/, or a hub data set."""
     root: str | None = None
     """Folder of the data set; for the hub reader a hub id or a saved folder. The streets need none."""
+    labels: str = "thin_street"
+    """Label set: the name of a file in configs/labels/ (`thin_street`, `cityscapes19`, `streets`) or a path of one."""
     height: int = Field(128, ge=32, le=4096)
     """Height to which frames are resized, in pixels."""
     width: int = Field(256, ge=32, le=8192)
     """Width to which frames are resized, in pixels."""
+    crop: str | None = None
+    """Height x width of the training crops in pixels, such as 256x512; by default the whole frame. A model trained on
+    crops is evaluated in windows of this size that slide over the frame."""
     train: int = Field(320, ge=1)
     """Frames to train on."""
     val: int = Field(48, ge=1)
@@ -46,6 +53,9 @@ class DataConfig(Section):
     """Frames kept for the final comparison; no search reads them."""
     void: Literal["background", "ignore"] = "background"
     """Treatment of the ids that Cityscapes does not evaluate: background (as in the source), or ignored."""
+    rare_class_temperature: float = Field(0.0, ge=0, le=100)
+    """Temperature of rare class sampling: training frames with rare classes are drawn more often, the more the lower it
+    is (DAFormer: 0.01); 0 draws every frame once per epoch."""
     seed: int = Field(0, ge=0)
     """Seed that selects the frames of each split, and nothing else."""
     cache: str | None = None
@@ -53,10 +63,36 @@ class DataConfig(Section):
     device: Literal["auto", "gpu", "ram"] = "auto"
     """Memory that holds decoded frames during training; auto is the GPU if they fit into half of the trial's share."""
 
+    def label_set(self) -> LabelSet:
+        """Read the label set: that of the folder's labels.yaml if it defines one, else `labels`; raises ConfigError."""
+        file = Path(self.root, LABELS_FILE).expanduser() if self.reader == "folder" and self.root else None
+        own = own_label_set(file) if file else None
+        if own and self.labels != DataConfig.model_fields["labels"].default:
+            raise ConfigError(f"data.labels: got {self.labels}, {file} defines its own classes; remove one of the two")
+        return own or load_label_set(self.labels)
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """Height and width of `crop` in pixels; None without crops.  Raises ValueError unless it reads HEIGHTxWIDTH."""
+        if self.crop is None:
+            return None
+        height, width = map(int, self.crop.split("x"))
+        return height, width
+
+
+VARIANT_NAMES = ("small", "b0", "b1", "b2", "b3", "b4", "b5")
+"""Values of `model.name` that mean random weights."""
+
 
 class ModelConfig(Section):
     name: str = "small"
     """`small` or `b0`..`b5` (SegFormer from random weights), a folder of weights, or a hub id."""
+    head: Literal["inherit", "new"] = "inherit"
+    """Initial classifier: fitted to the checkpoint's classes of the same names, or new (random, as in the source).
+    Random weights, and a checkpoint without such classes, begin with a new one in either case."""
+    drop_path: float | None = Field(None, ge=0, lt=1)
+    """Stochastic depth: probability of skipping the encoder's last block in training, falling linearly to 0 at the
+    first block; by default that of the checkpoint, and 0.1 with random weights."""
 
 
 class TrainConfig(Section):
@@ -67,7 +103,16 @@ class TrainConfig(Section):
     accumulation: int = Field(1, ge=1)
     """Forward passes per optimizer step."""
     lr: float = Field(6e-5, gt=0, le=1)
-    """Initial learning rate of AdamW; it decays linearly to zero."""
+    """Learning rate of AdamW after the warm-up; it decays linearly to zero."""
+    head_lr_factor: float = Field(1.0, gt=0, le=1000)
+    """The learning rate of the decode head is `train.lr`, that of the encoder, times this factor."""
+    warmup: float = Field(0.0, ge=0, lt=1)
+    """Share of the optimizer steps during which the learning rate rises linearly from near zero."""
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    """Weight decay of AdamW; none for norms and biases."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay per optimizer step of an exponential moving average of the weights, which is evaluated and exported in
+    place of the last weights; step t uses at most (1 + t) / (10 + t). 0 is off."""
     clip: float = Field(1.0, gt=0)
     """Largest norm of the gradient; larger gradients are scaled down to it."""
     precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
@@ -89,33 +134,52 @@ class LossConfig(Section):
     """Weight of one minus the soft Jaccard index."""
     lovasz: float = Field(0.0, ge=0)
     """Weight of the Lovász-softmax loss."""
+    edge: float = Field(0.0, ge=0)
+    """Weight of an auxiliary head that finds the edges of the thin classes; above 0 it is trained, and never
+    exported."""
+    hard_pixels: float = Field(0.0, ge=0, le=1)
+    """Cross-entropy over hard pixels only: those whose true class has a probability below this value, and at least the
+    hardest 1/16 of a batch. 0 is off: all pixels."""
+    soft_iou_over: Literal["image", "present", "batch"] = "image"
+    """Mean of the soft Jaccard index: over all classes of each image, in which absent classes count as correct (as in
+    the source), over the classes present in each image, or over those present in the batch, its images summed."""
 
-
-class ClassWeightsConfig(Section):
-    background: float = Field(1.0, gt=0)
-    """Cross-entropy weight of background."""
-    fence: float = Field(1.0, gt=0)
-    """Cross-entropy weight of fence."""
-    car: float = Field(1.0, gt=0)
-    """Cross-entropy weight of car."""
-    vegetation: float = Field(1.0, gt=0)
-    """Cross-entropy weight of vegetation."""
-    pole: float = Field(1.0, gt=0)
-    """Cross-entropy weight of pole."""
-    traffic_sign: float = Field(1.0, gt=0)
-    """Cross-entropy weight of traffic sign."""
-    traffic_light: float = Field(1.0, gt=0)
-    """Cross-entropy weight of traffic light."""
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of every loss term by name."""
+        return self.model_dump(exclude={"hard_pixels", "soft_iou_over"})
 
 
 class CopyPasteConfig(Section):
     prob: float = Field(0.0, ge=0, le=1)
     """Probability that a training frame receives objects of another frame."""
+    mode: Literal["frame", "component"] = "frame"
+    """Pasted objects: whole classes of one other frame, or connected components of any frames in their own image
+    rows."""
+    components: int = Field(4, ge=1, le=16)
+    """Largest number of components that a frame receives in the mode `component`; each number is equally likely."""
+    without: str | None = None
+    """Classes that are never pasted, by key and separated by commas; keys that the label set lacks are ignored."""
+
+    @property
+    def needs_components(self) -> bool:
+        """Whether the connected components of the training labels are pasted."""
+        return self.prob > 0 and self.mode == "component"
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """Keys of the classes that are never pasted."""
+        return tuple(key.strip() for key in (self.without or "").split(",") if key.strip())
 
 
 class AugmentConfig(Section):
     flip_prob: float = Field(0.0, ge=0, le=1)
     """Probability that a training frame is mirrored."""
+    scale: float = Field(1.0, ge=1, le=4)
+    """Largest factor by which a training frame is enlarged or shrunk, drawn log-uniformly; 1 keeps its size. A random
+    part of `data.crop`, or of the frame's size, is cut out; where the frame is smaller it is filled with void."""
+    colour: float = Field(0.0, ge=0, le=2)
+    """Strength of random changes of brightness, contrast, saturation and hue; 1 has the ranges of mmsegmentation."""
 
 
 class RunConfig(Section):
@@ -125,9 +189,25 @@ class RunConfig(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     loss: LossConfig = LossConfig()
-    class_weights: ClassWeightsConfig = ClassWeightsConfig()
+    class_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict, validate_default=True)
+    """Cross-entropy weight of a class of the label set, by its key: `class_weights.traffic_sign`."""
     copy_paste: CopyPasteConfig = CopyPasteConfig()
     augment: AugmentConfig = AugmentConfig()
+
+    @field_validator("class_weights")
+    @classmethod
+    def weigh_every_class(cls, weights: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        """Give every class of the label set a weight; raises ConfigError for a class that the set lacks."""
+        if "data" not in info.data:  # has a mistake of its own
+            return weights
+        keys = info.data["data"].label_set().keys
+        for key in weights:
+            check_name(key, keys, f"class_weights.{key}: no such class in data.labels={info.data['data'].labels}")
+        return {key: weights.get(key, 1.0) for key in keys}
+
+    def label_set(self) -> LabelSet:
+        """Read the label set of the data; raises ConfigError."""
+        return self.data.label_set()
 
     def flat(self) -> dict[str, Any]:
         """Return every setting by dotted name."""
@@ -143,6 +223,18 @@ def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
             raise ConfigError(f"{min(duplicates)}: is given twice, dotted and in its section; keep one")
         flat |= inner
     return flat
+
+
+def with_defaults(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete recorded settings, by dotted name: one that did not exist when they were recorded has its default.
+
+    Only `model.head` differs: before it existed, a checkpoint's head was replaced by a new one.  Class weights are not
+    completed, since their names depend on the label set.
+    """
+    settings = flatten(RunConfig().model_dump(exclude={"class_weights"})) | dict(recorded)
+    if "model.head" not in recorded and settings["model.name"] not in VARIANT_NAMES:
+        settings["model.head"] = "new"
+    return settings
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from fgseg.config.settings import DataConfig
 from fgseg.data.datasets import FrameSet, Progress, Reader
 
-__all__ = ["FrameSet", "Progress", "check", "fingerprint", "load_splits"]
+__all__ = ["FrameSet", "Progress", "absent_notes", "check", "fingerprint", "load_splits"]
 
 READERS = {
     "streets": ("fgseg.data.streets.reader", "StreetsReader"),
@@ -46,7 +46,10 @@ def check(cfg: DataConfig) -> None:
 
 
 def load_splits(
-    cfg: DataConfig, names: Sequence[str] = ("train", "val", "test"), progress: Progress | None = None
+    cfg: DataConfig,
+    names: Sequence[str] = ("train", "val", "test"),
+    progress: Progress | None = None,
+    components: bool = False,
 ) -> dict[str, FrameSet]:
     """Draw the splits and open their cached frames; frames not in the cache are decoded and resized first.
 
@@ -56,13 +59,14 @@ def load_splits(
         cfg: the section `data`; only `cfg.seed` and the sizes of the splits decide which frames are drawn.
         names: splits to open, any of train, val and test; the files of the other splits are not read.
         progress: called with (split, frames done, frames in total) while a split is decoded.
+        components: whether to find the connected components of the training labels, for copy-paste of components.
 
     Returns:
         A FrameSet per name, in the order of `names`; no frame is in two splits.
 
     Raises:
         ConfigError: any mistake that `check` finds; a file cannot be decoded; a label has another size than its frame
-            or ids outside the table (the file is named); val or test lacks one of the six classes; the cache folder
+            or ids outside the table (the file is named); val or test has no class but the background; the cache folder
             cannot be written.
     """
     from fgseg.data import cache
@@ -70,8 +74,22 @@ def load_splits(
     reader = open_reader(cfg)
     frames = reader.splits()
     order = [split for split in BUILD_ORDER if split in names]
-    opened = {split: cache.load_split(reader, cfg, split, frames[split], progress) for split in order}
+    opened = {
+        split: cache.load_split(reader, cfg, split, frames[split], progress, components and split == "train")
+        for split in order
+    }
     return {name: opened[name] for name in names}
+
+
+def absent_notes(cfg: DataConfig, splits: Mapping[str, FrameSet]) -> list[str]:
+    """Return a line for each of the splits val and test that lacks foreground classes; no mean counts these."""
+    absent = {name: splits[name].absent(cfg.label_set()) for name in ("val", "test") if name in splits}
+    return [
+        f"data.{split}: its {len(splits[split])} frames hold no {', no '.join(c.name for c in classes)}; "
+        "left out of the means over classes"
+        for split, classes in absent.items()
+        if classes
+    ]
 
 
 def fingerprint(splits: Mapping[str, FrameSet]) -> str:

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,11 @@ from platformdirs import user_cache_dir
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import DataConfig
+from fgseg.data.components import load_components
 from fgseg.data.datasets import Frame, FrameSet, Progress, Reader
-from fgseg.labels import FOREGROUND, NUM_CLASSES, UnknownIdError, remap
+from fgseg.labels import LabelSet, UnknownIdError, remap
 
-FORMAT = 2
+FORMAT = 3
 """Version of the files and of the resizing; raise it with every change of either, so that old folders are not used."""
 ARRAYS = ("images.npy", "labels.npy")
 MAX_THREADS = 16
@@ -41,22 +42,19 @@ class CacheMeta:
     names: list[str]
     fingerprint: str
     """SHA-256 of images and labels, hex."""
-    pixels: list[int]
-    """Pixels of each of the seven classes in the whole split."""
+    pixels: list[list[int]]
+    """Pixels of each class in each frame, in the order of the labels."""
     bytes: dict[str, int]
     """Size in bytes of each file of ARRAYS; a file of another size is damaged."""
 
 
-@dataclass(frozen=True)
-class CachedSplit:
-    """An opened cache folder: its frames, memory-mapped, and the pixels of each class in the whole split."""
-
-    frames: FrameSet
-    pixels: list[int]
-
-
-def load_split(
-    reader: Reader, cfg: DataConfig, split: str, frames: Sequence[Frame], progress: Progress | None
+def load_split(  # noqa: PLR0917  what is cached, where, and how its building is shown
+    reader: Reader,
+    cfg: DataConfig,
+    split: str,
+    frames: Sequence[Frame],
+    progress: Progress | None,
+    components: bool = False,
 ) -> FrameSet:
     """Open the cached frames of a split; builds them first if they are missing or damaged.
 
@@ -66,10 +64,11 @@ def load_split(
         split: name, for progress and messages.
         frames: the frames of the split, in order.
         progress: called with (split, frames done, frames in total) while the split is built.
+        components: whether to load the connected components of the labels too.
 
     Raises:
-        ConfigError: a frame or label is wrong (the file is named), `val` or `test` lacks one of the six classes, or
-            the cache folder cannot be written.
+        ConfigError: a frame or label is wrong (the file is named), `val` or `test` has no class but the background,
+            or the cache folder cannot be written.
     """
     base = Path(cfg.cache).expanduser() if cfg.cache else Path(user_cache_dir("fgsearch"))
     folder = base / cache_key(reader, cfg, frames)
@@ -78,8 +77,12 @@ def load_split(
         with as_config_error(base):
             cached = build_once(folder, reader, cfg, split, frames, progress)
     if split in ("val", "test"):
-        check_classes_present(split, cached.pixels, len(frames))
-    return cached.frames
+        check_some_class_present(split, cached, cfg.label_set())
+    if components:
+        with as_config_error(base):
+            found = load_components(folder, cached.labels, cfg.label_set().foreground_labels)
+        return replace(cached, components=found)
+    return cached
 
 
 def cache_key(reader: Reader, cfg: DataConfig, frames: Sequence[Frame]) -> str:
@@ -107,21 +110,21 @@ def as_config_error(base: Path) -> Iterator[None]:
         ) from None
 
 
-def open_cached(folder: Path) -> CachedSplit | None:
+def open_cached(folder: Path) -> FrameSet | None:
     """Memory-map a cache folder; returns None if one of its files is missing or has the wrong size."""
     try:
         meta = CacheMeta(**json.loads((folder / "meta.json").read_text(encoding="utf-8")))
         if any((folder / name).stat().st_size != meta.bytes[name] for name in ARRAYS):
             return None
         images, labels = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ARRAYS)
-        return CachedSplit(FrameSet(images, labels, meta.names, meta.fingerprint), meta.pixels)
+        return FrameSet(images, labels, meta.names, meta.fingerprint, np.array(meta.pixels, np.int64))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def build_once(  # noqa: PLR0917  the arguments of load_split, and the folder
     folder: Path, reader: Reader, cfg: DataConfig, split: str, frames: Sequence[Frame], progress: Progress | None
-) -> CachedSplit:
+) -> FrameSet:
     """Build a cache folder unless another process has just built it; raises OSError if it cannot be written."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
@@ -149,16 +152,18 @@ def write_split(  # noqa: PLR0917  the arguments of load_split, and the folder
     shapes = [(len(frames), cfg.height, cfg.width, 3), (len(frames), cfg.height, cfg.width)]
     images, labels = (allocate(folder / name, shape) for name, shape in zip(ARRAYS, shapes, strict=True))
 
+    classes = cfg.label_set().num_classes
+
     def fill(i: int) -> tuple[bytes, np.ndarray]:
         images[i], labels[i] = prepare(reader, frames[i], cfg.height, cfg.width)
         digest = hashlib.sha256(images[i].tobytes() + labels[i].tobytes()).digest()
-        return digest, np.bincount(labels[i].ravel(), minlength=NUM_CLASSES)[:NUM_CLASSES]
+        return digest, np.bincount(labels[i].ravel(), minlength=classes)[:classes]
 
-    content, pixels = hashlib.sha256(repr(shapes).encode()), np.zeros(NUM_CLASSES, dtype=np.int64)
+    content, pixels = hashlib.sha256(repr(shapes).encode()), []
     with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
         for done, (digest, counts) in enumerate(pool.map(fill, range(len(frames))), start=1):
             content.update(digest)
-            pixels += counts
+            pixels.append(counts.tolist())
             if progress:
                 progress(split, done, len(frames))
     for array in (images, labels):
@@ -166,7 +171,7 @@ def write_split(  # noqa: PLR0917  the arguments of load_split, and the folder
     meta = CacheMeta(
         names=[frame.name for frame in frames],
         fingerprint=content.hexdigest(),
-        pixels=pixels.tolist(),
+        pixels=pixels,
         bytes={name: (folder / name).stat().st_size for name in ARRAYS},
     )
     (folder / "meta.json").write_text(json.dumps(asdict(meta)), encoding="utf-8")
@@ -186,8 +191,8 @@ def prepare(reader: Reader, frame: Frame, height: int, width: int) -> tuple[np.n
     """Decode one frame, map its ids to labels and resize both to height x width pixels.
 
     Returns:
-        image (height, width, 3) uint8 RGB, resized bilinearly; labels (height, width) uint8, 0-6 or VOID, resized by
-        nearest neighbour.
+        image (height, width, 3) uint8 RGB, resized bilinearly; labels (height, width) uint8, a class or VOID,
+        resized by nearest neighbour.
 
     Raises:
         ConfigError: a file cannot be decoded, or the label has another size than its frame or ids outside the table.
@@ -218,16 +223,14 @@ def format_ids(table: Mapping[int, int]) -> str:
     return f"{ids[0]}..{ids[-1]}" if len(ids) == ids[-1] - ids[0] + 1 else ", ".join(map(str, ids))
 
 
-def check_classes_present(split: str, pixels: Sequence[int], frames: int) -> None:
-    """Raise ConfigError if one of the six foreground classes has no pixel in a split, since it could not be scored.
+def check_some_class_present(split: str, frames: FrameSet, classes: LabelSet) -> None:
+    """Raise ConfigError if no pixel of a split has a foreground class, so that it has no mIoU.
 
     Args:
         split: name, for the message.
-        pixels: pixels of each of the seven classes in the split.
-        frames: number of frames in the split, for the message.
+        frames: of the split.
+        classes: the label set.
     """
-    absent = [c.name for c in FOREGROUND if pixels[c.label] == 0]
-    if absent:
-        raise ConfigError(
-            f"data.{split}: its {frames} frames hold no {', no '.join(absent)}; raise data.{split} or change data.seed"
-        )
+    if len(frames.absent(classes)) == len(classes.foreground):
+        names, advice = ", no ".join(c.name for c in classes.foreground), "change data.seed or data.labels"
+        raise ConfigError(f"data.{split}: its {len(frames)} frames hold no {names}; raise data.{split}, {advice}")

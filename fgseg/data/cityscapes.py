@@ -25,7 +25,7 @@ class CityscapesReader:
     def __init__(self, cfg: DataConfig):
         self.cfg = cfg
         self.root = root_folder(cfg)
-        self.table = cityscapes_table(cfg.void)
+        self.table = cityscapes_table(cfg.label_set(), cfg.void)
 
     def splits(self) -> dict[str, list[Frame]]:
         """List the frames of each split (see `Reader.splits`)."""
@@ -39,8 +39,8 @@ class CityscapesReader:
 
     def pool(self, part: str) -> Pool:
         """List the frames of one official split."""
-        images, labels = self.root / "leftImg8bit", self.root / "gtFine"
-        return Pool(str(images / part), pair(images, labels, part, FRAME_ENDINGS, LABEL_ENDING))
+        images, labels = self.root / "leftImg8bit" / part, self.root / "gtFine" / part
+        return Pool(str(images), pair(images, labels, part, FRAME_ENDINGS, LABEL_ENDING))
 
     def load(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
         """Decode a frame and its ids (see `Reader.load`)."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import DataConfig
+from fgseg.labels import LabelSet, SegClass
 
 Progress = Callable[[str, int, int], None]
 """Callback with the name of a split, the frames done and the frames in total."""
@@ -31,7 +32,7 @@ class Reader(Protocol):
     """Lists and decodes the frames of one data set; constructed from the section `data` of the settings."""
 
     table: Mapping[int, int]
-    """Maps each id of the data set to a label (0-6 or VOID)."""
+    """Maps each id of the data set to a label (a class's, or VOID)."""
     advice: str
     """Remedy for an id that is not in the table; the end of an error message."""
     remote: bool
@@ -52,17 +53,35 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
+class Components:
+    """The connected components (8 neighbours) of the foreground classes of N frames."""
+
+    ids: np.ndarray
+    """(N, H, W) uint8: number of the component within its frame, from 1; 0 outside all components."""
+    table: np.ndarray
+    """(M, 5) int32, a row per component: frame, id, label, first column, column after the last one."""
+
+
+@dataclass(frozen=True)
 class FrameSet:
     """The frames of one split, resized to `data.height` x `data.width`; memory-mapped, read-only."""
 
     images: np.ndarray
     """(N, H, W, 3) uint8 RGB."""
     labels: np.ndarray
-    """(N, H, W) uint8, 0-6 or VOID."""
+    """(N, H, W) uint8, a class or VOID."""
     names: list[str]
     """The N values of `Frame.name`."""
     fingerprint: str
     """SHA-256 of images and labels, hex."""
+    pixels: np.ndarray
+    """(N, C) int64: pixels of each class in each frame, in the order of the labels."""
+    components: Components | None = None
+    """Connected components of the labels, where they were asked for."""
+
+    def absent(self, classes: LabelSet) -> tuple[SegClass, ...]:
+        """Return the foreground classes without a pixel, which no mean over classes takes into account."""
+        return tuple(c for c in classes.foreground if not self.pixels[:, c.label].any())
 
     def __len__(self) -> int:
         return len(self.names)

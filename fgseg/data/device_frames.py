@@ -28,6 +28,14 @@ class Frames(Protocol):
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
 
+    @property
+    def pixels(self) -> np.ndarray:
+        """Pixels of each label in each frame, see `FrameSet.pixels`."""
+
+    @property
+    def components(self) -> np.ndarray | None:
+        """The table of the frames' connected components, see `Components.table`; None if they were not loaded."""
+
     def __len__(self) -> int: ...
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,8 +45,11 @@ class Frames(Protocol):
             index: (B,) int64 on `index_device`, each in [0, len(self)).
 
         Returns:
-            images (B, 3, H, W) uint8 in [0, 255] and labels (B, H, W) uint8, 0-6 or VOID, on `device`.
+            images (B, 3, H, W) uint8 in [0, 255] and labels (B, H, W) uint8, a class or VOID, on `device`.
         """
+
+    def component_ids(self, index: Tensor) -> Tensor:
+        """Return the component of each pixel of the frames at `index`, (B, H, W) uint8, see `Components.ids`."""
 
 
 @dataclass(frozen=True)
@@ -56,26 +67,45 @@ class HostFrames:
     def size(self) -> tuple[int, int]:
         return self.frames.labels.shape[1], self.frames.labels.shape[2]
 
+    @property
+    def pixels(self) -> np.ndarray:
+        return self.frames.pixels
+
+    @property
+    def components(self) -> np.ndarray | None:
+        return None if self.frames.components is None else self.frames.components.table
+
     def __len__(self) -> int:
         return len(self.frames)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Copy frames to the device (see `Frames.batch`); the index is on the CPU."""
-        arrays = (self.frames.images, self.frames.labels)
-        images, labels = (self._to_device(torch.from_numpy(np.asarray(array[index.numpy()]))) for array in arrays)
+        images, labels = (self._to_device(array, index) for array in (self.frames.images, self.frames.labels))
         return images.permute(0, 3, 1, 2), labels
 
-    def _to_device(self, batch: Tensor) -> Tensor:
-        """Copy a batch to the device, from pinned memory so that the copy is asynchronous."""
+    def component_ids(self, index: Tensor) -> Tensor:
+        """Copy component ids to the device (see `Frames.component_ids`); the index is on the CPU."""
+        assert self.frames.components is not None
+        return self._to_device(self.frames.components.ids, index)
+
+    def _to_device(self, array: np.ndarray, index: Tensor) -> Tensor:
+        """Copy frames of an array (N, ...) to the device, from pinned memory so that the copy is asynchronous."""
+        batch = torch.from_numpy(np.asarray(array[index.numpy()]))
         return batch if self.device.type == "cpu" else batch.pin_memory().to(self.device, non_blocking=True)
 
 
 @dataclass(frozen=True)
 class DeviceFrames:
-    """Frames in the memory of the device: images (N, H, W, 3) uint8 and labels (N, H, W) uint8, 0-6 or VOID."""
+    """Frames in the memory of the device: images (N, H, W, 3) uint8 and labels (N, H, W) uint8, a class or VOID.
+
+    `pixels` and `components` are on the host; `ids` are the component ids (N, H, W) uint8 on the device, if loaded.
+    """
 
     images: Tensor
     labels: Tensor
+    pixels: np.ndarray
+    components: np.ndarray | None = None
+    ids: Tensor | None = None
 
     @property
     def device(self) -> torch.device:
@@ -95,6 +125,11 @@ class DeviceFrames:
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Select frames on the device (see `Frames.batch`); the index is on the device."""
         return self.images.index_select(0, index).permute(0, 3, 1, 2), self.labels.index_select(0, index)
+
+    def component_ids(self, index: Tensor) -> Tensor:
+        """Select component ids on the device (see `Frames.component_ids`); the index is on the device."""
+        assert self.ids is not None
+        return self.ids.index_select(0, index)
 
 
 def load_to_device(splits: Mapping[str, FrameSet], setting: str, device: torch.device) -> dict[str, Frames]:
@@ -119,11 +154,11 @@ def load_to_device(splits: Mapping[str, FrameSet], setting: str, device: torch.d
         raise ConfigError("data.device: got gpu, this machine has no GPU; use auto or ram")
     if setting == "ram" or device.type == "cpu":
         return {name: HostFrames(frames, device) for name, frames in splits.items()}
-    keys = {name: (frames.fingerprint, device) for name, frames in splits.items()}
+    keys = {name: (frames.fingerprint, frames.components is not None, device) for name, frames in splits.items()}
     for stale in _device_frames.keys() - set(keys.values()):
         del _device_frames[stale]
     missing = {name: frames for name, frames in splits.items() if keys[name] not in _device_frames}
-    needed = sum(frames.images.nbytes + frames.labels.nbytes for frames in missing.values())
+    needed = sum(array.nbytes for frames in missing.values() for array in arrays_of(frames))
     if missing and not fits(needed, usable := usable_bytes(device)):
         if setting == "gpu":
             raise ConfigError(
@@ -136,11 +171,19 @@ def load_to_device(splits: Mapping[str, FrameSet], setting: str, device: torch.d
     return {name: _device_frames[key] for name, key in keys.items()}
 
 
-_device_frames: dict[tuple[str, torch.device], DeviceFrames] = {}
-"""Frames of the last call of `load_to_device`, by fingerprint and device; the next trial mostly uses the same ones."""
+_device_frames: dict[tuple[str, bool, torch.device], DeviceFrames] = {}
+"""Frames of the last call of `load_to_device`, by fingerprint, whether they have components, and device; the next trial
+mostly uses the same ones."""
 
 
 def copy_to(device: torch.device, frames: FrameSet) -> DeviceFrames:
     """Copy the frames of a split into the memory of a device."""
-    images, labels = (torch.from_numpy(np.array(array)).to(device) for array in (frames.images, frames.labels))
-    return DeviceFrames(images, labels)
+    images, labels, *ids = (torch.from_numpy(np.array(array)).to(device) for array in arrays_of(frames))
+    if frames.components is None:
+        return DeviceFrames(images, labels, frames.pixels)
+    return DeviceFrames(images, labels, frames.pixels, frames.components.table, *ids)
+
+
+def arrays_of(frames: FrameSet) -> list[np.ndarray]:
+    """Return the arrays of a split that a GPU holds: images, labels and, if loaded, component ids."""
+    return [frames.images, frames.labels, *([] if frames.components is None else [frames.components.ids])]

@@ -34,7 +34,7 @@ class HubReader:
 
     def __init__(self, cfg: DataConfig):
         self.cfg = cfg
-        self.table = cityscapes_table(cfg.void)
+        self.table = cityscapes_table(cfg.label_set(), cfg.void)
         root = cfg.root or ""
         self.remote = not Path(root).expanduser().exists() and HUB_ID.fullmatch(root) is not None
         self.root = root if self.remote else str(saved_folder(cfg))

@@ -84,19 +84,25 @@ def walk(folder: str, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]
 
 
 def pair(images: Path, labels: Path, part: str, endings: tuple[str, ...], label_ending: str) -> list[Frame]:
-    """Pair the images below `images/part` with the labels of the same names below `labels/part`.
+    """Pair the images below `images` with the labels of the same names below `labels`.
 
     Labels without an image are skipped.
+
+    Args:
+        images, labels: the two folders; subfolders must be the same.
+        part: prefix of the frames' names, such as `train`; empty for none.
+        endings: of image files.
+        label_ending: of label files, after the name of the image.
 
     Raises:
         ConfigError: an image has no label; the message names the first such image and the number of the others.
     """
-    frames, label_files = scan(images / part, endings), scan(labels / part, (label_ending,))
+    frames, label_files = scan(images, endings), scan(labels, (label_ending,))
     missing = sorted(frames.keys() - label_files.keys())
     if missing:
         more = f" (and {len(missing) - 1} more frames have none)" if len(missing) > 1 else ""
         raise ConfigError(
-            f"{frames[missing[0]].path}: has no label, {labels / part / missing[0]}{label_ending} is missing{more}; "
+            f"{frames[missing[0]].path}: has no label, {labels / missing[0]}{label_ending} is missing{more}; "
             "add the label or remove the frame"
         )
     return [

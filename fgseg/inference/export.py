@@ -13,7 +13,9 @@ from fgseg.data.image_files import IMAGENET_MEAN, IMAGENET_STD
 from fgseg.storage.store import is_local, open_store
 
 
-def model_files(architecture: bytes, weights: bytes, size: tuple[int, int], card: str) -> dict[str, bytes]:
+def model_files(
+    architecture: bytes, weights: bytes, size: tuple[int, int], card: str, window: tuple[int, int] | None = None
+) -> dict[str, bytes]:
     """Return the contents of the files of an exported model by name.
 
     Args:
@@ -21,11 +23,12 @@ def model_files(architecture: bytes, weights: bytes, size: tuple[int, int], card
         weights: contents of the safetensors file.
         size: height and width of the training frames in pixels.
         card: the model card, Markdown.
+        window: height and width of the training crops in pixels; None if training used whole frames.
     """
     return {
         CONFIG: architecture,
         WEIGHTS: weights,
-        PROCESSOR: json.dumps(processor_config(*size), indent=1).encode(),
+        PROCESSOR: json.dumps(processor_config(size, window), indent=1).encode(),
         "README.md": card.encode(),
     }
 
@@ -82,15 +85,17 @@ BILINEAR = 2
 """Value of `PIL.Image.Resampling.BILINEAR`, which Transformers stores as a number."""
 
 
-def processor_config(height: int, width: int) -> dict[str, Any]:
+def processor_config(size: tuple[int, int], window: tuple[int, int] | None) -> dict[str, Any]:
     """Return the `preprocessor_config.json` that resizes to height x width pixels and normalises as in training.
 
-    `do_reduce_labels` is off since label 0, the background, is a class like the others.
+    `do_reduce_labels` is off since label 0, the background, is a class like the others.  `crop_size`, the window of
+    `fgseg.predict`, changes nothing in Transformers, which crops only with `do_center_crop`.
     """
-    return {
+    crop = {} if window is None else {"crop_size": {"height": window[0], "width": window[1]}}
+    return crop | {
         "image_processor_type": "SegformerImageProcessor",
         "do_resize": True,
-        "size": {"height": height, "width": width},
+        "size": {"height": size[0], "width": size[1]},
         "resample": BILINEAR,
         "do_rescale": True,
         "rescale_factor": 1 / 255,

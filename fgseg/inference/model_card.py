@@ -1,10 +1,9 @@
 """The model card of an exported model: data, settings, scores and licence."""
 
-import math
 from pathlib import Path
 
 from fgseg.config.settings import RunConfig
-from fgseg.labels import CLASSES, FOREGROUND
+from fgseg.labels import display_name
 from fgseg.model.pretrained import VARIANTS, is_folder
 from fgseg.results import EpochResult, format_iou
 from fgseg.tables import Row, Table
@@ -37,7 +36,7 @@ def model_card(title: str, origin: str, run: RunConfig, result: EpochResult) -> 
     return environment.get_template("model_card.md.j2").render(
         title=title,
         origin=origin,
-        classes=", ".join(c.name for c in CLASSES),
+        classes=", ".join(map(display_name, run.class_weights)),
         data=run.data,
         licence_id=licence_id(run),
         licence=licence(run.model.name),
@@ -84,7 +83,7 @@ def licence(name: str) -> str:
 
 def class_table(result: EpochResult) -> Table:
     """List the IoU of each class, and the mean over the classes without the background."""
-    rows = [Row([c.name, format_iou(result.iou.get(c.key, math.nan))]) for c in FOREGROUND]
+    rows = [Row([display_name(key), format_iou(value)]) for key, value in result.iou.items()]
     return Table("", ["class", "IoU"], [*rows, Row(["mIoU", format_iou(result.miou)], "strong")])
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fgseg.config.errors import ConfigError
 from fgseg.data.folder import FRAME_ENDINGS
 from fgseg.inference.trained_model import TrainedModel
+from fgseg.labels import LabelSet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +27,7 @@ class Photo:
 
     path: Path
     mask: Path
-    """PNG with one channel: the label of each pixel, 0-6."""
+    """PNG with one channel: the label of each pixel."""
     overlay: Path
     """JPEG: the class colours blended over the photo."""
 
@@ -96,7 +97,6 @@ def predict(
     from fgseg.inference.trained_model import load_trained
 
     model, faults = load_trained(found, device), []
-    assert found.size is not None
     for photo in photos:
         try:
             image = open_upright(photo.path)
@@ -104,7 +104,8 @@ def predict(
             faults.append(str(error))
         else:
             try:
-                save_results(photo, image, labels_of(image, model, found.size, device, scale))
+                labels = labels_of(image, model, found, device, scale)
+                save_results(photo, image, labels, found.classes)
             except OSError as error:
                 if error.errno is not None:
                     raise
@@ -124,10 +125,9 @@ def open_upright(path: Path) -> "Image.Image":
     return Image.fromarray(to_rgb(decode_rotated(str(path)), str(path)))
 
 
-def labels_of(
-    image: "Image.Image", model: "nn.Module", frame: tuple[int, int], device: str, scale: float
-) -> "np.ndarray":
-    """Predict the labels of a picture at its own size: (H, W) uint8, 0-6."""
+def labels_of(image: "Image.Image", model: "nn.Module", found: TrainedModel, device: str, scale: float) -> "np.ndarray":
+    """Predict the labels of a picture at its own size: (H, W) uint8."""
+    assert found.size is not None
     import numpy as np
     import torch
     from PIL import Image
@@ -135,13 +135,13 @@ def labels_of(
     from fgseg.inference.tiling import labels_at, tiled_logits, working_size
 
     size = (image.height, image.width)
-    height, width = working_size(size, frame, scale)
+    height, width = working_size(size, found.size, scale)
     resized = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
-    logits = tiled_logits(model, torch.from_numpy(resized).permute(2, 0, 1), frame, device)
+    logits = tiled_logits(model, torch.from_numpy(resized).permute(2, 0, 1), found.size, device, found.window)
     return labels_at(logits, size).numpy()
 
 
-def save_results(photo: Photo, image: "Image.Image", labels: "np.ndarray") -> None:
+def save_results(photo: Photo, image: "Image.Image", labels: "np.ndarray", classes: LabelSet) -> None:
     """Write the overlay, then the mask, each atomically."""
     import numpy as np
     from PIL import Image
@@ -149,7 +149,7 @@ def save_results(photo: Photo, image: "Image.Image", labels: "np.ndarray") -> No
     from fgseg.visual.label_images import overlay
 
     photo.mask.parent.mkdir(parents=True, exist_ok=True)
-    save_atomically(Image.fromarray(overlay(np.asarray(image), labels)), photo.overlay)
+    save_atomically(Image.fromarray(overlay(np.asarray(image), labels, classes)), photo.overlay)
     save_atomically(Image.fromarray(labels), photo.mask)
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from fgseg.checkpoints.manifest import Manifest, find, list_manifests, read_weights
 from fgseg.checkpoints.trial_files import CONFIG, PROCESSOR, SETTINGS, WEIGHTS
 from fgseg.config.errors import ConfigError, one_line
-from fgseg.labels import CLASSES
+from fgseg.config.settings import DataConfig
+from fgseg.labels import LabelSet, label_set_of
+from fgseg.model.class_names import checkpoint_labels
 from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights
 from fgseg.results import select_epoch
 from fgseg.storage.store import REMOTE, LocalStore, local_files
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import SegformerForSemanticSegmentation
 
 WHERE = "MODEL"
+OTHER_WEIGHTS = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Weights of a hub's model in another form, with which it can be evaluated if its classes are mapped by name."""
 KINDS = "name an exported folder, a hub id, or a folder of checkpoints"
 
 
@@ -34,6 +38,10 @@ class TrainedModel:
     """Height and width of the training frames in pixels; None if the folder does not record them."""
     manifest: Manifest | None
     """Manifest of the weights in a folder of checkpoints; None in an exported folder."""
+    classes: LabelSet
+    """The classes that its `config.json` names; colours are known for those of a shipped label set only."""
+    window: tuple[int, int] | None = None
+    """Height and width of the training crops in pixels; None if the model was trained on whole frames."""
 
     def weights(self) -> bytes:
         """Read the weights, a safetensors file; raises ValueError or FileNotFoundError if damaged or missing."""
@@ -53,14 +61,14 @@ def open_trained_model(name: str) -> Iterator[TrainedModel]:
 
 
 def find_trained(name: str) -> TrainedModel:
-    """Find a trained model with the seven classes; a hub id is downloaded.
+    """Find a trained model; a hub id is downloaded.
 
     Args:
         name: an exported folder, a hub id, or a folder of checkpoints.  Of the latter the epoch selected by
             `train.select` is used, or the newest if the selected one has no checkpoint.
 
     Raises:
-        ConfigError: the name is none of these, or the model has other classes.
+        ConfigError: the name is none of these, or the model does not name its classes.
     """
     if name in VARIANTS and not Path(name).exists():
         raise ConfigError(f"{WHERE}: {name} is a model with random weights; {KINDS}")
@@ -70,10 +78,10 @@ def find_trained(name: str) -> TrainedModel:
         return find_checkpoint(folder, manifests)
     check_weights(name, WHERE)
     folder = fetch_weights(name, WHERE) or folder
-    check_model_classes(name, folder)
-    if not (folder / WEIGHTS).is_file():
+    classes = model_classes(name, folder)
+    if not any((folder / file).is_file() for file in (WEIGHTS, *OTHER_WEIGHTS)):
         raise ConfigError(f"{WHERE}: {name} has no {WEIGHTS}; {KINDS}")
-    return TrainedModel(folder, frame_size(folder), None)
+    return TrainedModel(folder, frame_size(folder), None, classes, frame_size(folder, "crop_size"))
 
 
 def find_checkpoint(folder: Path, manifests: list[Manifest]) -> TrainedModel:
@@ -83,28 +91,59 @@ def find_checkpoint(folder: Path, manifests: list[Manifest]) -> TrainedModel:
         folder: the folder.
         manifests: all manifests of the folder, newest first.
     """
-    check_model_classes(str(folder), folder)
+    classes = model_classes(str(folder), folder)
     settings = read_json(folder / SETTINGS)
     selected = select_epoch(manifests[0].history, settings["train.select"]).epoch
     manifest = find(LocalStore(folder), selected) or manifests[0]
-    return TrainedModel(folder, (settings["data.height"], settings["data.width"]), manifest)
+    size = (settings["data.height"], settings["data.width"])
+    return TrainedModel(folder, size, manifest, classes, DataConfig(crop=settings.get("data.crop")).window)
 
 
-def check_model_classes(name: str, folder: Path) -> None:
-    """Raise ConfigError unless the `config.json` in a folder lists the seven classes."""
-    found = read_json(folder / CONFIG).get("id2label", {})
-    if found != {str(c.label): c.name for c in CLASSES}:
-        required = ", ".join(c.name for c in CLASSES)
+def model_classes(name: str, folder: Path) -> LabelSet:
+    """Return the classes that the `config.json` in a folder lists; raises ConfigError if it lists none."""
+    found = read_json(folder / CONFIG).get("id2label") or {}
+    names = [found.get(str(label)) for label in range(len(found))]
+    if not names or not all(isinstance(each, str) for each in names):
+        raise ConfigError(f"{WHERE}: {name} names no classes in {CONFIG}, as id2label; {KINDS}")
+    return label_set_of(map(str, names))
+
+
+def labels_by_name(name: str, found: TrainedModel, classes: LabelSet) -> list[int] | None:
+    """Return the label of each class of a model with other classes than a label set, by name.
+
+    Args:
+        name: of the model, for messages.
+        found: the model.
+        classes: the label set.
+
+    Returns:
+        As `checkpoint_labels`; None if the model has the classes of the label set, by key and in the same order.
+
+    Raises:
+        ConfigError: no foreground class has the name of one of the model's, or the model is a folder of checkpoints.
+    """
+    if found.classes.keys == classes.keys:
+        return None
+    labels = None if found.manifest else checkpoint_labels(found.folder, classes)
+    if labels is None:
+        required = ", ".join(c.name for c in classes.classes)
         raise ConfigError(
-            f"{WHERE}: {name} has {len(found)} other classes, must have {required}; fine-tune it first, by model.name"
+            f"{WHERE}: {name} has {found.classes.num_classes} other classes, must have {required}; fine-tune it first, "
+            "by model.name"
         )
+    return labels
 
 
-def frame_size(folder: Path) -> tuple[int, int] | None:
-    """Return the height and width to which a folder's image processor resizes; None without a processor or a size."""
+def frame_size(folder: Path, name: str = "size") -> tuple[int, int] | None:
+    """Return the height and width to which a folder's image processor resizes; None without a processor or a size.
+
+    Args:
+        folder: of the model.
+        name: of the size in the processor's file; `crop_size` is that of the training crops.
+    """
     if not (folder / PROCESSOR).is_file():
         return None
-    size = read_json(folder / PROCESSOR).get("size")
+    size = read_json(folder / PROCESSOR).get(name)
     if isinstance(size, int):
         return size, size
     return (size["height"], size["width"]) if isinstance(size, dict) and {"height", "width"} <= size.keys() else None

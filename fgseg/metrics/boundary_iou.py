@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgseg.labels import NUM_CLASSES, VOID
+from fgseg.labels import VOID
 from fgseg.metrics.iou import predicted_labels
 
 RIM_SHARE = 0.02
@@ -24,18 +24,18 @@ def boundary_counts(logits: Tensor, labels: Tensor) -> Tensor:
     them: for the erosion they belong to every mask.
 
     Args:
-        logits: (N, 7, h, w), any floating type; see `predicted_labels`.
-        labels: (N, H, W) integers, 0-6 or VOID.
+        logits: (N, C, h, w), any floating type; see `predicted_labels`.
+        labels: (N, H, W) integers, 0 to C - 1 or VOID.
 
     Returns:
-        (N, 7, 2) int64 on the logits' device: pixels in both rims, and pixels in at least one of them. Both are 0 for a
+        (N, C, 2) int64 on the logits' device: pixels in both rims, and pixels in at least one of them. Both are 0 for a
         class absent from truth and prediction.
     """
     size = (labels.shape[-2], labels.shape[-1])
     void, width = labels == VOID, rim_width(*size)
     prediction, truth = predicted_labels(logits, size), labels
     counts = []
-    for label in range(NUM_CLASSES):  # class by class: all at once would need 14 maps of the batch's size
+    for label in range(logits.shape[1]):  # class by class: all at once would need 2 C maps of the batch's size
         true_rim, predicted_rim = rim(truth == label, void, width), rim(prediction == label, void, width)
         both, either = true_rim & predicted_rim, true_rim | predicted_rim
         counts.append(torch.stack([both.sum((1, 2)), either.sum((1, 2))], 1))
@@ -69,10 +69,10 @@ def boundary_iou(counts: Tensor) -> Tensor:
     """Compute the boundary IoU of each class.
 
     Args:
-        counts: (..., 7, 2) integers from `boundary_counts`, of one image or summed over several.
+        counts: (..., C, 2) integers from `boundary_counts`, of one image or summed over several.
 
     Returns:
-        (..., 7) float64 in [0, 1]; NaN for a class absent from truth and prediction.
+        (..., C) float64 in [0, 1]; NaN for a class absent from truth and prediction.
     """
     both, either = counts.double().unbind(-1)
     return both / either

@@ -7,18 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgseg.labels import FOREGROUND, NUM_CLASSES, VOID
+from fgseg.labels import VOID, LabelSet
+from fgseg.results import mean_iou
 
 
 def predicted_labels(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the class with the highest logit at each pixel.
 
     Args:
-        logits: (N, 7, h, w), any floating type; resized bilinearly to `size` first (align_corners=False).
+        logits: (N, C, h, w), any floating type; resized bilinearly to `size` first (align_corners=False).
         size: height and width in pixels.
 
     Returns:
-        (N, H, W) int64 labels, 0-6.
+        (N, H, W) int64 labels, 0 to C - 1.
     """
     logits = logits.float()
     if logits.shape[-2:] != size:
@@ -31,49 +32,48 @@ def confusion_counts(logits: Tensor, labels: Tensor) -> Tensor:
     """Count the pixels of each image by true and predicted class.
 
     Args:
-        logits: (N, 7, h, w), any floating type; see `predicted_labels`.
-        labels: (N, H, W) integers, 0-6 or VOID. Void pixels are left out.
+        logits: (N, C, h, w), any floating type; see `predicted_labels`.
+        labels: (N, H, W) integers, 0 to C - 1 or VOID. Void pixels are left out.
 
     Returns:
-        (N, 7, 7) int64, rows truth, columns prediction. The sum over images is the confusion matrix of the batch.
+        (N, C, C) int64, rows truth, columns prediction. The sum over images is the confusion matrix of the batch.
     """
-    truth = labels.long()
+    truth, classes = labels.long(), logits.shape[1]
     prediction = predicted_labels(logits, (labels.shape[-2], labels.shape[-1]))
-    cells = NUM_CLASSES**2
+    cells = classes**2
     images = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
-    cell = images * cells + truth * NUM_CLASSES + prediction
+    cell = images * cells + truth * classes + prediction
     void_cell = len(labels) * cells
     counts = torch.bincount(torch.where(truth == VOID, void_cell, cell).flatten(), minlength=void_cell + 1)
-    return counts[:void_cell].view(-1, NUM_CLASSES, NUM_CLASSES)
+    return counts[:void_cell].view(-1, classes, classes)
 
 
 def iou_from_confusion(confusion: Tensor) -> Tensor:
     """Compute the intersection over union of each class.
 
     Args:
-        confusion: (..., 7, 7) counts, rows truth, columns prediction.
+        confusion: (..., C, C) counts, rows truth, columns prediction.
 
     Returns:
-        (..., 7) float64 in [0, 1]; NaN for a class absent from truth and prediction.
+        (..., C) float64 in [0, 1]; NaN for a class absent from truth and prediction.
     """
     counts = confusion.double()
     hits = counts.diagonal(dim1=-2, dim2=-1)
     return hits / (counts.sum(-1) + counts.sum(-2) - hits)
 
 
-def class_iou(confusion: Tensor) -> dict[str, float]:
-    """Return the IoU of the six foreground classes by key, from one (7, 7) confusion matrix.
+def class_iou(confusion: Tensor, classes: LabelSet) -> dict[str, float]:
+    """Return the IoU of the foreground classes by key, from one (C, C) confusion matrix of a whole split.
 
-    Values are in [0, 1], or NaN for a class absent from truth and prediction.
+    Values are in [0, 1], or NaN for a class that does not occur in the truth, whose predictions cannot be right.
     """
-    iou = iou_from_confusion(confusion).tolist()
-    return {c.key: iou[c.label] for c in FOREGROUND}
+    iou, occurs = iou_from_confusion(confusion).tolist(), (confusion.sum(-1) > 0).tolist()
+    return {c.key: iou[c.label] if occurs[c.label] else math.nan for c in classes.foreground}
 
 
 def miou(iou: Mapping[str, float]) -> float:
     """Return the mean of the values that are not NaN, or NaN if all are.
 
-    Of the six values of `class_iou` this is the source's mIoU, which excludes the background.
+    Of the values of `class_iou` this is the source's mIoU, which excludes the background.
     """
-    present = [value for value in iou.values() if not math.isnan(value)]
-    return math.fsum(present) / len(present) if present else math.nan
+    return mean_iou(iou.values())

@@ -1,4 +1,4 @@
-"""SegFormer with a seven-class head: from random weights, a folder or the hub."""
+"""SegFormer with a head for the classes of a label set: from random weights, a folder or the hub."""
 
 import json
 from collections.abc import Iterator
@@ -13,54 +13,77 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from transformers.utils import logging as transformers_logging
 
 from fgseg.config.errors import ConfigError, one_line
-from fgseg.labels import CLASSES
+from fgseg.labels import LabelSet
 from fgseg.model.decode_head import commute_head
 from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights, is_folder
 
-ID2LABEL = {c.label: c.name for c in CLASSES}
-LABEL2ID = {c.name: c.label for c in CLASSES}
 
-
-def build_model(name: str) -> SegformerForSemanticSegmentation:
-    """Build a SegFormer that maps normalised images (B, 3, H, W) float32 to logits (B, 7, H/4, W/4).
+def build_model(name: str, classes: LabelSet, drop_path: float | None = None) -> SegformerForSemanticSegmentation:
+    """Build a SegFormer that maps normalised images (B, 3, H, W) float32 to logits (B, C, H/4, W/4).
 
     Args:
         name: a variant (random weights), a folder or a hub id.  A head with other classes is replaced by one with
             random weights, as in the source.
+        classes: the label set, of C classes.
+        drop_path: the setting `model.drop_path`; None keeps that of the checkpoint.
 
     Raises:
         ConfigError: the name is none of these, its weights are not those of a SegFormer, or the hub cannot be reached.
     """
     check_weights(name)
+    changes = {} if drop_path is None else {"drop_path_rate": drop_path}
     if name in VARIANTS:
-        return commute_head(SegformerForSemanticSegmentation(scratch_config(name)))
+        return commute_head(SegformerForSemanticSegmentation(scratch_config(name, classes, **changes)))
     fetch_weights(name)
+    options = head_config(classes) | changes
+    return commute_head(load_pretrained(name, "segformer.", ignore_mismatched_sizes=True, **options))
+
+
+def load_pretrained(
+    name: str, needed: str = "", where: str = "model.name", **options: Any
+) -> SegformerForSemanticSegmentation:
+    """Load a checkpoint from a folder or the hub cache, in float32.
+
+    Args:
+        name: a folder or a hub id.
+        needed: beginning of the names of the weights that the checkpoint must have; by default of all.
+        where: setting or argument that holds the name, for messages.
+        options: of `from_pretrained`, such as the classes of a new head; by default the checkpoint's own.
+
+    Raises:
+        ConfigError: the weights cannot be read, or needed ones are missing.
+    """
     try:
         with quiet():
             model, loaded = SegformerForSemanticSegmentation.from_pretrained(
                 str(Path(name).expanduser()) if is_folder(name) else name,
-                num_labels=len(CLASSES),
-                id2label=ID2LABEL,
-                label2id=LABEL2ID,
-                ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 dtype=torch.float32,  # weights stored in half precision are trained in float32, too
+                **options,
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
-            f"model.name: {name} cannot be loaded ({one_line(error, first_line=True)}); fetch it again"
+            f"{where}: {name} cannot be loaded ({one_line(error, first_line=True)}); fetch it again"
         ) from None
-    check_encoder(name, loaded)
-    return commute_head(model)
+    check_loaded(name, loaded, needed, where)
+    return model
 
 
-def check_encoder(name: str, loaded: dict[str, Any]) -> None:
-    """Raise ConfigError if a checkpoint lacks weights of the encoder: Transformers initialises them at random."""
+def check_loaded(name: str, loaded: dict[str, Any], needed: str, where: str) -> None:
+    """Raise ConfigError if a checkpoint lacks needed weights: Transformers initialises them at random.
+
+    Args:
+        name: of the checkpoint.
+        loaded: the loading info of `from_pretrained`.
+        needed: beginning of the names of these weights.
+        where: setting or argument that holds the name, for messages.
+    """
     keys = [*loaded["missing_keys"], *(key if isinstance(key, str) else key[0] for key in loaded["mismatched_keys"])]
-    random = sorted(key for key in keys if key.startswith("segformer."))
+    random = sorted(key for key in keys if key.startswith(needed))
     if random:
+        part = "encoder's" if random[0].startswith("segformer.") else "decode head's"
         raise ConfigError(
-            f"model.name: {name} has no fitting {random[0]} (nor {len(random) - 1} more of the encoder's weights); "
+            f"{where}: {name} has no fitting {random[0]} (nor {len(random) - 1} more of the {part} weights); "
             "name a SegFormer as save_pretrained writes it"
         )
 
@@ -87,15 +110,20 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def scratch_config(name: str) -> SegformerConfig:
-    """Return the configuration of a variant with a seven-class head."""
+def scratch_config(name: str, classes: LabelSet, **changes: float) -> SegformerConfig:
+    """Return the configuration of a variant with a head for the classes; `changes` replaces Transformers' defaults."""
     variant = VARIANTS[name]
     return SegformerConfig(
         hidden_sizes=list(variant.widths),
         depths=list(variant.depths),
         num_attention_heads=list(variant.heads),
         decoder_hidden_size=variant.decoder,
-        num_labels=len(CLASSES),
-        id2label=ID2LABEL,
-        label2id=LABEL2ID,
+        **head_config(classes),
+        **changes,
     )
+
+
+def head_config(classes: LabelSet) -> dict[str, Any]:
+    """Return the entries of a SegFormer's configuration that describe its classes."""
+    label2id = {c.name: c.label for c in classes.classes}
+    return {"num_labels": classes.num_classes, "id2label": classes.id2label, "label2id": label2id}

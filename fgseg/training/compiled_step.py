@@ -16,6 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from fgseg.config.errors import one_line
 from fgseg.data.batches import normalise
+from fgseg.model.edge_head import Prediction, SegformerWithEdges
 from fgseg.training.step import MicroBatches, Step
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class CompiledStep(Step):
         if not self.usable or shapes != self.shapes:
             return super().__call__(group)
         self.replay(group)
-        self.schedule.step()
+        self.finish()
 
     def prepare(self, group: MicroBatches) -> bool:
         """Compile the step and compare it with the plain one; the state is unchanged afterwards.
@@ -142,8 +143,9 @@ class CompiledStep(Step):
         predict, criterion = self.fast
         for images, labels in group:
             with self.accelerator.autocast():
-                logits = predict(images)
-            loss, terms = criterion(logits, labels)
+                output = predict(images)
+            logits, edge_logits = output if isinstance(output, tuple) else (output, None)
+            loss, terms = criterion(logits, labels, None, edge_logits)
             self.scaler.scale(loss / len(group)).backward()
             self.loss_sums += torch.stack([loss.detach(), *terms.values()]) * len(labels)
         self.scaler.unscale_(self.optimizer)
@@ -217,14 +219,16 @@ def error_and_root(error: BaseException) -> str:
     return " after ".join(dict.fromkeys(texts))
 
 
-def predict_unhooked(model: nn.Module, images: Tensor) -> Tensor:
-    """Compute logits (B, 7, H/4, W/4) for images (B, 3, H, W) uint8.
+def predict_unhooked(model: nn.Module, images: Tensor) -> Tensor | Prediction:
+    """Compute logits (B, C, H/4, W/4), with an edge head also those of the edges, for images (B, 3, H, W) uint8.
 
     Without the hooks by which Transformers (5.17) collects the stages: torch.compile splits its graph at each.
     """
     maps = [normalise(images)]
     for stage in model.get_submodule("segformer.stages").children():
         maps.append(stage(maps[-1]))
+    if isinstance(model, SegformerWithEdges):
+        return model.predict(maps[1:])
     logits: Tensor = model.get_submodule("decode_head")(maps[1:])
     return logits
 

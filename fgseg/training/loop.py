@@ -55,6 +55,7 @@ def train(
     from fgseg.data import load_splits
     from fgseg.distributed import current_world
     from fgseg.model.segformer import architecture
+    from fgseg.training.inherited_head import inherited_rows
     from fgseg.training.trainer import build_training_state, load_checkpoint
 
     world = current_world()
@@ -68,8 +69,10 @@ def train(
         on_resume(list(history))
     if len(history) >= run.train.epochs:
         return history
-    splits = load_splits(run.data, ("train", "val"))
-    state = build_training_state(run, len(splits["train"]))
+    splits = load_splits(run.data, ("train", "val"), components=run.copy_paste.needs_components)
+    rows = inherited_rows(run, splits["train"]) if checkpoint is None and world.is_main else None
+    rows = broadcast_object_list([rows])[0]
+    state = build_training_state(run, len(splits["train"]), rows)
     if checkpoints:
         save_model_files(store, run, architecture(state.model))
     if checkpoint:
@@ -96,6 +99,6 @@ def train_remaining_epochs(
         history.append(run_epoch(state, splits, len(history) + 1, attempt))
         if checkpoints:
             if len(history) == run.train.epochs:  # before the last checkpoint, after which nothing is done again
-                save_overlays(checkpoints.store, state.model, splits["val"])
+                save_overlays(checkpoints.store, state.evaluated, splits["val"], run.label_set(), run.data.window)
             checkpoints.save(*state.state_dict(), history, run.train.select)
             on_epoch(history[-1])

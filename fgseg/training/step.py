@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from fgseg.data.batches import normalise
 from fgseg.distributed import local_batch
 from fgseg.losses import HybridLoss
+from fgseg.training.weight_average import WeightAverage
 
 MicroBatches = Sequence[tuple[Tensor, Tensor]]
 """The batches of one optimizer step: images (B, 3, H, W) uint8 and labels (B, H, W) uint8 each.
@@ -43,20 +44,23 @@ class Step:
         optimizer: AdamW,
         schedule: LambdaLR,
         clip: float,
+        average: WeightAverage | None = None,
     ):
         """Prepare model and optimizer; with several processes a collective.
 
         Args:
             accelerator: of this training alone.
-            model: on the accelerator's device.
+            model: on the accelerator's device; its output has `logits`, and `edge_logits` if the loss needs them.
             criterion: the loss.
             optimizer: of the model's parameters.
             schedule: of the optimizer.  Not prepared: a prepared one steps once for every process, and cannot see on
                 the host which steps the scaler skipped (see `sync_schedule_with_skipped_steps`).
             clip: largest norm of the gradient, above 0.
+            average: updated after every step; None for no average.
         """
         self.accelerator, self.model, self.criterion = accelerator, model, criterion
         self.optimizer, self.schedule, self.clip = optimizer, schedule, clip
+        self.average = average
         self.device, self.world = accelerator.device, criterion.world
         # torch warns of the depthwise convolutions; their copies take a few kilobytes.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
@@ -74,7 +78,13 @@ class Step:
     def __call__(self, group: MicroBatches) -> None:
         """Train on the batches of one step."""
         self.update(group)
+        self.finish()
+
+    def finish(self) -> None:
+        """Advance the schedule, and the average of the weights, after the weights have changed."""
         self.schedule.step()
+        if self.average:
+            self.average.update(self.schedule.last_epoch)
 
     def update(self, group: MicroBatches) -> None:
         """Change the weights once, by the gradients of all batches."""
@@ -85,7 +95,9 @@ class Step:
             images, labels = local_batch(all_images, all_labels, self.world)
             frames = len(all_labels)
             with accelerator.accumulate(self.network):
-                loss, terms = self.criterion(self.network(pixel_values=normalise(images)).logits, labels, frames)
+                output = self.network(pixel_values=normalise(images))
+                edge_logits = getattr(output, "edge_logits", None)
+                loss, terms = self.criterion(output.logits, labels, frames, edge_logits)
                 # Accelerate averages gradients over the processes, and those of the parts of a loss must be summed.
                 accelerator.backward(loss * self.world.world_size)
                 if accelerator.sync_gradients:

@@ -1,6 +1,7 @@
 """Evaluate a trained model on the test split, once; the counts of every image are stored beside its checkpoints."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fgseg.checkpoints.test_results import COUNTS, TEST_RESULT, TestResult
 from fgseg.config.settings import RunConfig
 from fgseg.data import load_splits
 from fgseg.data.device_frames import HostFrames
-from fgseg.labels import FOREGROUND
+from fgseg.labels import LabelSet
 from fgseg.metrics.boundary_iou import boundary_counts, boundary_iou
 from fgseg.metrics.evaluator import confusion_per_image
 from fgseg.metrics.iou import class_iou, confusion_counts, miou
@@ -52,34 +53,38 @@ def evaluate_on_test_split(
     if manifest is None:
         raise FileNotFoundError(f"no checkpoint of epoch {epoch} is left in {folder}")
     accelerator = build_accelerator(run)
-    model = accelerator.prepare_model(build_model(run.model.name), evaluation_mode=True)
+    model = accelerator.prepare_model(build_model(run.model.name, run.label_set()), evaluation_mode=True)
     model.load_state_dict(load_safetensors(read_weights(store, manifest)))
     # Read once: on the GPU these frames would evict those of the next trial.
     frames = HostFrames(load_splits(run.data, ("test",))["test"], accelerator.device)
-    confusion, boundary = confusion_per_image(model, frames, confusion_counts, boundary_counts)
+    confusion, boundary = confusion_per_image(model, frames, confusion_counts, boundary_counts, window=run.data.window)
     writer.check_current()
-    return save_test_result(store, epoch, attempt, confusion, boundary)
+    return save_test_result(store, epoch, attempt, confusion, boundary, run.label_set())
 
 
-def save_test_result(store: Store, epoch: int, attempt: int, confusion: Tensor, boundary: Tensor) -> TestResult:
+def save_test_result(  # noqa: PLR0917  what the result is of, and its counts
+    store: Store, epoch: int, attempt: int, confusion: Tensor, boundary: Tensor, classes: LabelSet
+) -> TestResult:
     """Write the counts of every image, then the manifest that names them, and delete those of earlier attempts.
 
     Args:
         store: of the trial.
         epoch: number of the evaluated epoch.
         attempt: number of this start of the trial.
-        confusion: (N, 7, 7) int64, rows truth.
-        boundary: (N, 7, 2) int64, see `boundary_counts`.
+        confusion: (N, C, C) int64, rows truth.
+        boundary: (N, C, 2) int64, see `boundary_counts`.
+        classes: the label set of the C classes.
     """
     data = save_safetensors({"confusion": confusion.to(torch.int32), "boundary": boundary.to(torch.int32)})
-    iou, rims = class_iou(confusion.sum(0)), boundary_iou(boundary.sum(0)).tolist()
+    iou, rims = class_iou(confusion.sum(0), classes), boundary_iou(boundary.sum(0)).tolist()
+    keys = {c.label: c.key for c in classes.foreground}
     outcome = TestResult(
         epoch=epoch,
         attempt=attempt,
         images=len(confusion),
         miou=miou(iou),
         iou=iou,
-        boundary_iou={c.key: rims[c.label] for c in FOREGROUND},
+        boundary_iou={key: math.nan if math.isnan(iou[key]) else rims[label] for label, key in keys.items()},
         confusion=confusion.sum(0).tolist(),
         boundary=boundary.sum(0).tolist(),
         blob=make_blob(f"counts-{attempt:06d}.safetensors", data),

@@ -25,30 +25,40 @@ from fgseg.data.batches import train_batches
 from fgseg.data.device_frames import Frames, load_to_device
 from fgseg.devices import peak_gib, peak_memory_gib, reset_peak, tune_malloc
 from fgseg.distributed import World, reset_accelerate
-from fgseg.labels import NUM_CLASSES
 from fgseg.losses import HybridLoss
 from fgseg.metrics.evaluator import evaluate
 from fgseg.metrics.iou import class_iou, miou
+from fgseg.model.edge_head import SegformerWithEdges
+from fgseg.model.head_transfer import HeadRows, set_rows
 from fgseg.model.segformer import build_model
 from fgseg.results import DivergedError, EpochResult
 from fgseg.training.compiled_step import CompiledStep, wants_compiling
+from fgseg.training.optimizer import build_optimizer, build_schedule, lr_to_device
 from fgseg.training.step import Step
+from fgseg.training.weight_average import WeightAverage
 
 
 @dataclass
 class TrainingState:
-    """Everything that changes during training; model, optimizer and schedule are the unwrapped ones."""
+    """Everything that changes during training; model, optimizer and schedule are the unwrapped ones.
+
+    Attributes:
+        model: the SegFormer that is trained, without edge head.
+        evaluated: the SegFormer that is evaluated and exported: with the averaged weights if there is an average.
+    """
 
     run: RunConfig
     accelerator: Accelerator
     model: torch.nn.Module
+    evaluated: torch.nn.Module
     optimizer: AdamW
     schedule: LambdaLR
     step: Step
 
     def state_dict(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the weights, and the state of optimizer, schedule and scaler.
+        """Return the weights that are evaluated, and the state of optimizer, schedule and scaler.
 
+        The state also has the weights that are trained, if an average of them is evaluated, and those of the edge head.
         The random state is not included: it is a function of seed and epoch (see `seed_epoch`).  Nothing depends on the
         number of processes.
         """
@@ -57,10 +67,17 @@ class TrainingState:
             "schedule": self.schedule.state_dict(),
             "scaler": self.step.scaler.state_dict(),
         }
-        return self.model.state_dict(), state
+        parts = {"weights": self.model if self.step.average else None, "edge_head": self.edge_head}
+        state |= {name: part.state_dict() for name, part in parts.items() if part is not None}
+        return self.evaluated.state_dict(), state
+
+    @property
+    def edge_head(self) -> torch.nn.Module | None:
+        """The auxiliary edge head; None without one."""
+        return self.step.model.edge_head if isinstance(self.step.model, SegformerWithEdges) else None
 
 
-def build_training_state(run: RunConfig, frames: int) -> TrainingState:
+def build_training_state(run: RunConfig, frames: int, rows: HeadRows | None = None) -> TrainingState:
     """Build model, loss, optimizer and schedule as they are before the first epoch.
 
     Where a torch.distributed group is initialised, all its processes call this.
@@ -68,6 +85,7 @@ def build_training_state(run: RunConfig, frames: int) -> TrainingState:
     Args:
         run: all settings.
         frames: number of training frames; decides the number of steps of the schedule.
+        rows: initial weights of the classifier; None keeps those of `build_model`.
 
     Raises:
         ConfigError: see `build_accelerator`; or the weights cannot be loaded.
@@ -76,23 +94,45 @@ def build_training_state(run: RunConfig, frames: int) -> TrainingState:
     seed_epoch(run.train.seed, 0)
     accelerator = build_accelerator(run)
     device, world = accelerator.device, World(accelerator.process_index, accelerator.num_processes)
-    model = build_model(run.model.name).to(device)
+    model = build_model(run.model.name, run.label_set(), run.model.drop_path)
+    if rows is not None:
+        set_rows(model, rows)
+    model = model.to(device)
     if device.type == "cuda" and world.is_distributed:  # Accelerate leaves batch norm as it is
         model = SyncBatchNorm.convert_sync_batchnorm(model)
-    optimizer = AdamW(model.parameters(), lr=run.train.lr, weight_decay=0.0, fused=True)
-    batches = math.ceil(frames / run.train.batch_size)
-    steps = math.ceil(batches / run.train.accumulation) * run.train.epochs
-    schedule = LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
+    network = SegformerWithEdges(model).to(device) if run.loss.edge else model
+    average = WeightAverage(model, run.train.ema) if run.train.ema else None
+    optimizer = build_optimizer(network, run.train)
+    schedule = build_schedule(optimizer, run.train, frames)
     lr_to_device(optimizer, device)
-    class_weights = list(run.class_weights.model_dump().values())
-    criterion = HybridLoss(run.loss.model_dump(), class_weights, world).to(device)
-    parts = (accelerator, model, criterion, optimizer, schedule, run.train.clip)
-    if not world.is_distributed and wants_compiling(run.train.compile, device):
-        cache = Path(run.data.cache or user_cache_dir("fgsearch")).expanduser()
-        return TrainingState(
-            run, accelerator, model, optimizer, schedule, CompiledStep(*parts, cache=cache / "compiled")
-        )
-    return TrainingState(run, accelerator, model, optimizer, schedule, Step(*parts))
+    criterion = build_loss(run, world).to(device)
+    parts = (accelerator, network, criterion, optimizer, schedule, run.train.clip, average)
+    step = build_step(run, parts)
+    evaluated = average.model if average else model
+    if evaluated is not network:  # the step has prepared the network
+        evaluated = accelerator.prepare_model(evaluated, evaluation_mode=True)
+    return TrainingState(run, accelerator, model, evaluated, optimizer, schedule, step)
+
+
+def build_loss(run: RunConfig, world: World) -> HybridLoss:
+    """Build the loss of a run for the processes that share each batch."""
+    return HybridLoss(
+        run.loss.weights,
+        list(run.class_weights.values()),
+        world,
+        hard_pixels=run.loss.hard_pixels,
+        soft_iou_over=run.loss.soft_iou_over,
+        thin=[c.thin for c in run.label_set().classes],
+    )
+
+
+def build_step(run: RunConfig, parts: tuple[Any, ...]) -> Step:
+    """Build the step from its arguments: compiled where `train.compile` selects that and one process trains."""
+    accelerator: Accelerator = parts[0]
+    if accelerator.num_processes > 1 or not wants_compiling(run.train.compile, accelerator.device):
+        return Step(*parts)
+    cache = Path(run.data.cache or user_cache_dir("fgsearch")).expanduser()
+    return CompiledStep(*parts, cache=cache / "compiled")
 
 
 def build_accelerator(run: RunConfig) -> Accelerator:
@@ -109,13 +149,6 @@ def build_accelerator(run: RunConfig) -> Accelerator:
     if precision == "fp16" and device.type == "cpu":  # on a machine with a GPU, by `accelerate launch --cpu`
         raise ConfigError("train.precision: got fp16, but training runs on the CPU; use auto, bf16 or no")
     return Accelerator(mixed_precision=precision, gradient_accumulation_steps=run.train.accumulation)
-
-
-def lr_to_device(optimizer: AdamW, device: torch.device) -> None:
-    """Move the learning rate to the GPU, where a captured step reads it; on the CPU it becomes a plain number."""
-    for settings in optimizer.param_groups:
-        rate = float(settings["lr"])
-        settings["lr"] = rate if device.type == "cpu" else torch.tensor(rate, device=device)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -142,7 +175,10 @@ def seed_epoch(seed: int, epoch: int, rank: int = 0) -> int:
 
 def load_checkpoint(state: TrainingState, checkpoint: Checkpoint) -> None:
     """Load weights, optimizer, schedule and scaler into a state that was just built."""
-    state.model.load_state_dict(checkpoint.model)
+    state.evaluated.load_state_dict(checkpoint.model)
+    state.model.load_state_dict(checkpoint.state.get("weights", checkpoint.model))
+    if state.edge_head is not None:
+        state.edge_head.load_state_dict(checkpoint.state["edge_head"])
     state.optimizer.load_state_dict(checkpoint.state["optimizer"])
     state.schedule.load_state_dict(checkpoint.state["schedule"])
     if checkpoint.state["scaler"]:
@@ -162,7 +198,8 @@ def run_epoch(state: TrainingState, splits: dict[str, FrameSet], epoch: int, att
     compile_s = state.step.compile_s if prepared is None else None
     check_finite(epoch, {**terms, "loss": loss})
     counts = validate(state, frames["val"])
-    iou = class_iou(counts)
+    classes = state.run.label_set()
+    iou = class_iou(counts, classes)
     return EpochResult(
         epoch=epoch,
         miou=miou(iou),
@@ -177,20 +214,24 @@ def run_epoch(state: TrainingState, splits: dict[str, FrameSet], epoch: int, att
         compile_s=compile_s,
         memory_gib=peak_memory_gib(),
         gpu_memory_gib=peak_gib(device),
+        thin=[c.key for c in classes.thin],
     )
 
 
 def validate(state: TrainingState, frames: Frames) -> Tensor:
-    """Return the confusion matrix (7, 7) int64 of a split, which the processes share; rows truth.
+    """Return the confusion matrix (C, C) int64 of a split, which the processes share; rows truth.
 
-    The model is the unwrapped one: its forward has the precision that `prepare` gave it, and the frames of the
-    processes may differ in number, which the distributed one does not allow.
+    The model is not the distributed one: its forward has the precision that Accelerate gave it as well, and the frames
+    of the processes may differ in number, which the distributed one does not allow.
     """
     world = state.step.world
     world.average_buffers(state.model)
-    counts = torch.zeros(NUM_CLASSES, NUM_CLASSES, dtype=torch.int64, device=frames.device)
+    if state.step.average:
+        state.step.average.copy_buffers()
+    classes = state.run.label_set().num_classes
+    counts = torch.zeros(classes, classes, dtype=torch.int64, device=frames.device)
     if world.rank < len(frames):
-        counts += evaluate(state.model, frames, world).sum(0).to(frames.device)
+        counts += evaluate(state.evaluated, frames, world, state.run.data.window).sum(0).to(frames.device)
     return world.all_reduce(counts).cpu()
 
 

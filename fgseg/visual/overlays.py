@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fgseg.data import FrameSet
+from fgseg.labels import LabelSet
 from fgseg.storage.store import Store
 from fgseg.visual.label_images import encode_png, overlay, strip, to_width
 
@@ -20,13 +21,17 @@ NAME = re.compile(r"overlay-\d+-(.+\.png)")
 UNSAFE = re.compile(r"[^\w.-]+")
 
 
-def save_overlays(store: Store, model: "nn.Module", frames: FrameSet) -> None:
+def save_overlays(
+    store: Store, model: "nn.Module", frames: FrameSet, classes: LabelSet, window: tuple[int, int] | None = None
+) -> None:
     """Write one PNG per frame into a trial's store: photo, truth and prediction side by side.
 
     Args:
         store: of the trial.
         model: as for `fgseg.metrics.evaluator.evaluate`.
         frames: the validation split; COUNT of its frames are taken, evenly spaced.
+        classes: the label set of the frames.
+        window: as for `fgseg.metrics.evaluator.evaluate`.
     """
     import torch  # imported here because the driver, which needs no torch, imports this module
 
@@ -34,10 +39,10 @@ def save_overlays(store: Store, model: "nn.Module", frames: FrameSet) -> None:
 
     index = np.linspace(0, len(frames) - 1, min(COUNT, len(frames))).round().astype(int)
     photos, truth = np.asarray(frames.images[index]), np.asarray(frames.labels[index])
-    predicted = predict_labels(model, torch.from_numpy(photos).permute(0, 3, 1, 2)).numpy()
+    predicted = predict_labels(model, torch.from_numpy(photos).permute(0, 3, 1, 2), window).numpy()
     for number, (at, *arrays) in enumerate(zip(index, photos, truth, predicted, strict=True), 1):
-        photo, real, found = to_width(MAX_WIDTH_PX, *arrays)
-        panels = [photo, *(overlay(photo // 2, labels, 0.75) for labels in (real, found))]
+        photo, real, found = to_width(MAX_WIDTH_PX, classes, *arrays)
+        panels = [photo, *(overlay(photo // 2, labels, classes, 0.75) for labels in (real, found))]
         store.put(overlay_name(number, frames.names[at]), encode_png(strip(panels)))
 
 

@@ -25,7 +25,8 @@ from torch import nn
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
 from fgseg.data import FrameSet, load_splits
-from fgseg.labels import CLASSES
+from fgseg.data.streets.classes import ROAD
+from fgseg.labels import LabelSet
 from fgseg.model.pretrained import VARIANTS
 from fgseg.training.loop import train
 from scripts.bench import source_recipe as source
@@ -90,7 +91,7 @@ def mean_iou(model: nn.Module, frames: FrameSet) -> float:
     """Return the mean IoU of the foreground classes in [0, 1], with a batch size of 1."""
     model.eval()
     device = next(model.parameters()).device
-    counts = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
+    counts = np.zeros((source.CLASSES, source.CLASSES), np.int64)
     for image, labels in zip(frames.images, frames.labels, strict=True):
         pixels = (np.asarray(image, np.float32) / 255 - source.MEAN) / source.STD
         logits = model(pixel_values=torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].to(device)).logits
@@ -99,12 +100,12 @@ def mean_iou(model: nn.Module, frames: FrameSet) -> float:
         np.add.at(counts, (labels[valid], logits[0].argmax(0).cpu().numpy()[valid]), 1)
     hits = counts.diagonal()
     union = counts.sum(0) + counts.sum(1) - hits
-    return float(np.mean([hits[c] / union[c] for c in range(1, len(CLASSES)) if union[c]]))
+    return float(np.mean([hits[c] / union[c] for c in range(1, source.CLASSES) if union[c]]))
 
 
-def write_files(frames: FrameSet, root: Path) -> None:
-    """Write frames as PNG files in the layout of Cityscapes."""
-    ids = np.array([7 if c.cityscapes_id is None else c.cityscapes_id for c in CLASSES], np.uint8)
+def write_files(frames: FrameSet, classes: LabelSet, root: Path) -> None:
+    """Write frames as PNG files in the layout of Cityscapes; the background as road."""
+    ids = np.array([c.ids[0] if c.ids else ROAD for c in classes.classes], np.uint8)
     for index, (image, labels) in enumerate(zip(frames.images, frames.labels, strict=True)):
         for (folder, ending), array in zip(FOLDERS, (np.asarray(image), ids[labels]), strict=True):
             path = root / folder / "train" / "streets" / f"streets_{index:06d}_000000_{ending}.png"
@@ -143,7 +144,8 @@ def main(arguments: list[str] | None = None) -> None:
             for side in ("source", "ours")
             for seed in range(options.seeds)
         ]
-        write_files(load_splits(settings(tasks[0]).data, ("train", "val"))["train"], Path(folder) / "files")
+        data = settings(tasks[0]).data
+        write_files(load_splits(data, ("train", "val"))["train"], data.label_set(), Path(folder) / "files")
         with get_context("spawn").Pool(os.cpu_count(), maxtasksperchild=1) as pool:
             values = pool.map(run_task, tasks, chunksize=1)
         scores = {

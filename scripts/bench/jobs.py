@@ -62,6 +62,7 @@ class Endless:
     def __init__(self, frames: Frames, length: int):
         self.frames, self.length = frames, length
         self.device, self.index_device, self.size = frames.device, frames.index_device, frames.size
+        self.pixels, self.components = frames.pixels, None
 
     def __len__(self) -> int:
         return self.length
@@ -69,6 +70,10 @@ class Endless:
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return images and labels, see `fgseg.data.device_frames.Frames`; indices wrap around."""
         return self.frames.batch(index % len(self.frames))
+
+    def component_ids(self, index: Tensor) -> Tensor:
+        """Return component ids, see `fgseg.data.device_frames.Frames`; indices wrap around."""
+        return self.frames.component_ids(index % len(self.frames))
 
 
 def settings(setup: Setup) -> RunConfig:

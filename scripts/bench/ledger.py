@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fgseg.config.settings import DataConfig
 from fgseg.results import EpochResult
 from scripts.bench.orchestration import machine
 from scripts.bench.replay import synthetic_epoch
@@ -85,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ledger-url", metavar="URL", help="a database server instead of an SQLite file")
     options = parser.parse_args(arguments)
     print(machine(), "| open | trials | suggest | epoch | end |\n|---|---|---|---|---|", sep="\n", flush=True)
-    space = load_space("slc")
+    space = load_space("slc", DataConfig())
     with tempfile.TemporaryDirectory() as folder:
         url = options.ledger_url or f"sqlite:///{Path(folder, 'study.db')}"
         for opened in options.open:

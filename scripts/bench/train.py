@@ -19,12 +19,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from fgseg.data.streets.scene import render
-from fgseg.labels import CLASSES
 from scripts.bench.jobs import EVALUATED, JOBS, Setup
 
 CPU_SIZE = (256, 512)
@@ -160,12 +158,11 @@ def share(row: Row, count: int) -> float:
 
 def write_scenes(root: Path, count: int, height: int, width: int) -> None:
     """Write `count` + 1 procedural scenes (one for validation) as PNG files in the layout of Cityscapes."""
-    ids = np.array([7 if c.cityscapes_id is None else c.cityscapes_id for c in CLASSES], np.uint8)
     for index in range(count + 1):
-        image, labels = render(0, index, height, width)
+        image, ids = render(0, index, height, width)
         for folder, ending, array in (
             ("leftImg8bit", "leftImg8bit", image),
-            ("gtFine", "gtFine_labelIds", ids[labels]),
+            ("gtFine", "gtFine_labelIds", ids),
         ):
             path = root / folder / "train" / "streets" / f"streets_{index:06d}_000000_{ending}.png"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from fgseg.checkpoints.checkpoint import load_checkpoint
 from fgseg.checkpoints.manifest import MANIFEST, Manifest, read_blob
 from fgseg.checkpoints.test_results import read_test_result
+from fgseg.checkpoints.untrained_result import UNTRAINED, read_untrained
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore, Store, join, open_store
 from fgseg.visual.overlays import is_whole, read_overlays
@@ -39,6 +40,8 @@ def audit_files(
             yield from audit_checkpoints(store, known[name])
             yield from audit_test_result(store, known[name])
             yield from audit_overlays(store, known[name])
+    if UNTRAINED in names and read_untrained(open_store(folder)) is None:
+        yield f"{UNTRAINED}: cannot be read; delete it, and search.report writes it again"
     if best is not None and not any(name.startswith(f"trials/{best.number}/checkpoint-") for name in names):
         yield f"trial {best.number}: the best trial has no checkpoint"
 

@@ -4,13 +4,18 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
+from fgseg.checkpoints.untrained_result import UntrainedResult
 from search.ledger.records import State, TrialRecord, best_trial
-from search.tracking.run_reader import TrackedRun
+from search.tracking.run_reader import CHECKPOINT, TrackedRun
 from search.tracking.run_schema import ENDING_TAGS, study_ending, trial_ending
 
 
 def audit_runs(
-    runs: Sequence[TrackedRun], records: Sequence[TrialRecord], best: TrialRecord | None, behind: bool
+    runs: Sequence[TrackedRun],
+    records: Sequence[TrialRecord],
+    best: TrialRecord | None,
+    untrained: UntrainedResult | None,
+    behind: bool,
 ) -> Iterator[str]:
     """Yield one line per difference between MLflow's runs and the ledger's trials.
 
@@ -18,17 +23,21 @@ def audit_runs(
         runs: all runs of the study, read before the ledger.
         records: all trials of the ledger.
         best: the best trial.
+        untrained: result of the untrained checkpoint; None if the study's folder has none.
         behind: whether MLflow may lack runs, epochs and end states, as while a driver runs or after it was killed.
             Values that MLflow has are compared in any case.
     """
     counts = Counter(run.number for run in runs)
     known = {record.number: record for record in records}
-    for number in [None, *known]:
+    for number in [None, *known, *([CHECKPOINT] if untrained else [])]:
         if counts[number] > 1 or (counts[number] == 0 and not behind):
             yield f"{owner(number)}: {counts[number]} runs in MLflow instead of one"
     for run in runs:
         if run.number is None:
             yield from audit_parent(run, records, best, behind)
+        elif run.number == CHECKPOINT:
+            if untrained:  # else its file is missing, which search.report writes again
+                yield from audit_points(run, {0: untrained.metrics()}, behind)
         elif run.number in known:
             yield from audit_run(run, known[run.number], behind)
         else:
@@ -36,8 +45,9 @@ def audit_runs(
 
 
 def owner(number: int | None) -> str:
-    """Name the trial of a run, or the study for its parent run (None)."""
-    return "the study" if number is None else f"trial {number}"
+    """Name the trial of a run, the study for its parent run (None), or the untrained checkpoint (CHECKPOINT)."""
+    names = {None: "the study", CHECKPOINT: "the untrained checkpoint"}
+    return names.get(number, f"trial {number}")
 
 
 def audit_run(run: TrackedRun, record: TrialRecord, behind: bool) -> Iterator[str]:
@@ -46,7 +56,7 @@ def audit_run(run: TrackedRun, record: TrialRecord, behind: bool) -> Iterator[st
     found = (run.status, {key: run.tags[key] for key in ENDING_TAGS if key in run.tags})
     if found != expected and not (behind and is_earlier(run)):
         yield f"trial {record.number}: MLflow says {format_ending(*found)}, must be {format_ending(*expected)}"
-    yield from audit_points(run, record, behind)
+    yield from audit_points(run, expected_points(record), behind)
 
 
 def is_earlier(run: TrackedRun) -> bool:
@@ -59,9 +69,9 @@ def format_ending(status: str, tags: dict[str, str]) -> str:
     return " ".join([status, *(f"({key}: {value})" for key, value in tags.items())])
 
 
-def audit_points(run: TrackedRun, record: TrialRecord, behind: bool) -> Iterator[str]:
-    """Yield the differences between a trial's epochs and its run's metrics, one line per epoch and kind of fault."""
-    logged_by_step, expected_by_step = points_by_step(run), expected_points(record)
+def audit_points(run: TrackedRun, expected_by_step: dict[int, dict[str, float]], behind: bool) -> Iterator[str]:
+    """Yield the differences between recorded and logged metrics of a run, one line per epoch and kind of fault."""
+    logged_by_step = points_by_step(run)
     for step in sorted(logged_by_step.keys() | expected_by_step.keys()):
         logged, expected = logged_by_step.get(step, {}), expected_by_step.get(step, {})
         faults = {

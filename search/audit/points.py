@@ -26,5 +26,6 @@ def audit_points(location: StudyLocation) -> Iterator[str]:
         pruner="none",
         epochs=metadata.epochs,
         seed=int(metadata.settings["train.seed"]),
+        off_below={key: r.off_below for key, r in ranges.items() if r.off_below is not None},
     )
     yield from replay(records, source)

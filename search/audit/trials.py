@@ -6,6 +6,7 @@ from typing import Any
 
 from search.ledger.catalog import open_ledger
 from search.ledger.records import Kind, State, TrialRecord
+from search.ledger.untrained import untrained_of
 from search.study.location import StudyLocation, find_location, public_address
 
 
@@ -63,7 +64,8 @@ def audit_location(location: StudyLocation, trials: int | None, interrupted: boo
     if runs is not None:
         from search.audit.mlflow_runs import audit_runs
 
-        yield from audit_runs(runs, records, best, open_allowed)
+        untrained = untrained_of(location, ledger.metadata)
+        yield from audit_runs(runs, records, best, untrained, open_allowed)
     if unread:
         yield unread
 

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from fgseg.cli import Completer
 from fgseg.cli import Parser as FgsegParser
 from fgseg.config.errors import ConfigError
+from fgseg.config.settings import DataConfig
 from fgseg.storage.store import absolute, is_local
 from search.study.config import SearchConfig
 from search.study.location import StudyLocation, find_location, local_studies
@@ -48,7 +49,7 @@ def study_choices(prefix: str, parsed_args: Namespace, **context: Any) -> list[s
 def range_choices(parsed_args: Namespace) -> list[str]:
     """List the bounds of the searched ranges if the command line names a space."""
     try:
-        space = load_space(getattr(parsed_args, "space", None) or "")
+        space = load_space(getattr(parsed_args, "space", None) or "", DataConfig())
     except ConfigError:
         return []
     return [f"search.{key}.{end}=" for key in space.search for end in ("low", "high")]

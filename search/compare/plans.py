@@ -8,12 +8,13 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.loading import PATH_NAME
 from search.ledger.catalog import open_ledger
 from search.study.plan import REPEATS, Plan, Repeat, RepeatPlan, differences, make_plan
+from search.study.space import is_about_frames
 
 POINTS = ("start", "best")
 
 
 EVERYWHERE = ("train.epochs", "train.seed", "train.select")
-"""Settings in which compared families must agree, in addition to the section `data`."""
+"""Settings in which compared families must agree, in addition to those that decide what the frames are."""
 
 
 def plans_from(
@@ -62,7 +63,7 @@ def check_alike(plans: Sequence[Plan]) -> None:
     for plan in plans:
         run = plan.settings.flat()
         for key in run:
-            if (key.startswith("data.") or key in EVERYWHERE) and run[key] != first[key]:
+            if (is_about_frames(key) or key in EVERYWHERE) and run[key] != first[key]:
                 raise ConfigError(
                     f"--spaces: {plan.space.name} has {key}={run[key]}, {plans[0].space.name} has {first[key]}: "
                     f"that would compare the setting and not the families; set it alike with --set {key}=..."

@@ -14,6 +14,7 @@ from safetensors.numpy import load as load_safetensors
 from fgseg.checkpoints.manifest import read_blob
 from fgseg.cli import DONE, FAULT
 from fgseg.config.errors import ConfigError
+from fgseg.config.settings import with_defaults
 from fgseg.data import fingerprint, load_splits
 from fgseg.storage.store import join, open_store
 from fgseg.tables import Row, Table
@@ -24,6 +25,8 @@ from search.console.run_summary import current_command, mlflow_command
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
+from search.ledger.untrained import untrained_of
+from search.report.tables import CHECKPOINT_NAME
 from search.study.plan import COMPARISONS, REPEATS, UNIDENTIFYING, RepeatPlan, check_identity
 
 
@@ -96,7 +99,8 @@ def present_comparison(plans: Sequence[RepeatPlan], name: str, point: str, conso
         print(f"error: comparison {name}: no seed has finished in every family", *missing, sep="\n", file=sys.stderr)
         return FAULT
     families = [family(plan, [finished[plan.study][seed] for seed in seeds]) for plan in compared]
-    comparison = facts(compared, name, point, missing) | compare(families, seeds)
+    comparison = facts(compared, name, point, missing)
+    comparison |= compare(families, seeds, checkpoint=untrained_checkpoint(compared, len(seeds)))
     folder = join(plans[0].location.storage, COMPARISONS, name)
     files = {"comparison.json": json.dumps(comparison, indent=1), "comparison.md": render_comparison(comparison)}
     for file, text in files.items():
@@ -132,9 +136,9 @@ def repeats_of(plan: RepeatPlan, ledger: Ledger) -> list[TrialRecord]:
 
 def other_settings(plan: RepeatPlan, ledger: Ledger, record: TrialRecord) -> str:
     """Return the first setting with which a repeat was trained differently than planned, or an empty string."""
-    then, now = ledger.metadata.settings_at(record.number), plan.settings.flat()
+    then, now = with_defaults(ledger.metadata.settings_at(record.number)), plan.settings.flat()
     free = {*plan.space.search, *UNIDENTIFYING}
-    return next((key for key in now if key not in free and then.get(key, now[key]) != now[key]), "")
+    return next((key for key in now if key not in free and then[key] != now[key]), "")
 
 
 def missing_seeds(plan: RepeatPlan, finished: Mapping[int, TrialRecord]) -> list[str]:
@@ -167,11 +171,25 @@ def family(plan: RepeatPlan, records: Sequence[TrialRecord]) -> Family:
         point=dict(plan.repeats[0].params),
         confusion=np.stack([each["confusion"] for each in counts]),
         boundary=np.stack([each["boundary"] for each in counts]),
+        classes=tuple(records[0].test.iou) if records[0].test else (),
     )
 
 
+def untrained_checkpoint(plans: Sequence[RepeatPlan], seeds: int) -> Family | None:
+    """Return the counts of the untrained checkpoint, the same for every seed.
+
+    None unless all families start from one checkpoint and inherit its head.
+    """
+    results = [untrained_of(plan.location, Ledger(plan.location.ledger_url, plan.study).metadata) for plan in plans]
+    found = [result for result in results if result is not None]
+    if len(found) < len(plans) or len({plan.settings.model.name for plan in plans}) > 1:
+        return None
+    confusion, boundary = (np.asarray([counts] * seeds) for counts in (found[0].confusion, found[0].boundary))
+    return Family("checkpoint", CHECKPOINT_NAME, "", {}, tuple(found[0].iou), confusion, boundary)
+
+
 def read_counts(plan: RepeatPlan, record: TrialRecord) -> dict[str, Any]:
-    """Read the counts per image of a repeat: confusion (N, 7, 7) int32, boundary (N, 7, 2) int32."""
+    """Read the counts per image of a repeat: confusion (N, C, C) int32, boundary (N, C, 2) int32."""
     if record.test is None:
         raise ValueError(f"trial {record.number} has no test result")
     return dict(load_safetensors(read_blob(plan.location.trial_store(record.number), record.test.blob)))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from fgseg.labels import FOREGROUND
 from search.compare.statistics import (
     RESAMPLES,
     Array,
@@ -22,8 +21,8 @@ from search.compare.statistics import (
 
 BASELINE = "baseline"
 """The family to which every other one is compared."""
-ROWS = (*(c.key for c in FOREGROUND), "mean")
-"""Rows of every table; the `mean` of IoU is the mIoU."""
+MEAN = "mean"
+"""Last row of every table, below the classes; the mean of IoU is the mIoU."""
 MEASURES = ("iou", "boundary_iou")
 ALPHA = 0.05
 """Significance level: a difference with a lower corrected p-value is called higher or lower."""
@@ -37,66 +36,90 @@ class Family:
     title: str
     study: str
     point: dict[str, float | int]
+    classes: tuple[str, ...]
+    """Keys of the F foreground classes, in the order of their labels, which are the last F of C."""
     confusion: Array
-    """(S, N, 7, 7) pixel counts by seed and image, rows truth."""
+    """(S, N, C, C) pixel counts by seed and image, rows truth."""
     boundary: Array
-    """(S, N, 7, 2) pixel counts by seed and image: in both rims, in either."""
+    """(S, N, C, 2) pixel counts by seed and image: in both rims, in either."""
 
     @property
     def counts(self) -> Array:
-        """All counts of each image: (S, N, 63) float64, 49 of the confusion matrix and 14 of the boundary."""
+        """All counts of each image: (S, N, C * C + C * 2) float64, first those of the confusion matrix."""
         seeds, images = self.confusion.shape[:2]
         parts = (self.confusion, self.boundary)
         return np.concatenate([part.reshape(seeds, images, -1) for part in parts], -1).astype(float)
 
 
-def scores(sums: Array) -> Array:
-    """Compute scores from sums of counts.
+@dataclass(frozen=True)
+class Scorer:
+    """Computes scores from sums of counts."""
 
-    Args:
-        sums: (..., 63) as in `Family.counts`, of one image or many.
+    num_classes: int
+    """C."""
+    occurs: tuple[bool, ...]
+    """Whether a test frame holds the class, for each of the F foreground classes; others have no score."""
 
-    Returns:
-        (..., 14): IoU of the six classes and their mean, then boundary IoU of the six and their mean. NaN for a class
-        absent from truth and prediction, which the mean leaves out.
-    """
-    confusion = sums[..., :49].reshape(*sums.shape[:-1], 7, 7)
-    boundary = sums[..., 49:].reshape(*sums.shape[:-1], 7, 2)
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    with np.errstate(invalid="ignore"):
-        iou = hits / (confusion.sum(-1) + confusion.sum(-2) - hits)
-        rims = boundary[..., 0] / boundary[..., 1]
-    labels = [c.label for c in FOREGROUND]
-    return np.concatenate([with_mean(iou[..., labels]), with_mean(rims[..., labels])], -1)
+    def __call__(self, sums: Array) -> Array:
+        """Compute the scores.
+
+        Args:
+            sums: (..., C * C + C * 2) as in `Family.counts`, of one image or many.
+
+        Returns:
+            (..., 2 * (F + 1)): IoU of the foreground classes and their mean, then boundary IoU and its mean. NaN for a
+            class that no frame holds, or absent from truth and prediction of these; the mean leaves it out.
+        """
+        number, shape = self.num_classes, sums.shape[:-1]
+        confusion = sums[..., : number**2].reshape(*shape, number, number)
+        boundary = sums[..., number**2 :].reshape(*shape, number, 2)
+        hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+        with np.errstate(invalid="ignore"):
+            iou = hits / (confusion.sum(-1) + confusion.sum(-2) - hits)
+            rims = boundary[..., 0] / boundary[..., 1]
+        first = number - len(self.occurs)
+        return np.concatenate([with_mean(np.where(self.occurs, each[..., first:], np.nan)) for each in (iou, rims)], -1)
+
+
+def scorer_of(family: Family) -> Scorer:
+    """Return the scorer of all families that were evaluated on the same frames as this one."""
+    truth = family.confusion[0].sum((0, 2))
+    return Scorer(len(truth), tuple((truth[len(truth) - len(family.classes) :] > 0).tolist()))
 
 
 def with_mean(classes: Array) -> Array:
-    """Append to (..., 6) scores the mean of those that are not NaN: (..., 7)."""
+    """Append to (..., F) scores the mean of those that are not NaN: (..., F + 1)."""
     known = ~np.isnan(classes)
     with np.errstate(invalid="ignore"):
         mean = np.nan_to_num(classes).sum(-1, keepdims=True) / known.sum(-1, keepdims=True)
     return np.concatenate([classes, mean], -1)
 
 
-def compare(families: Sequence[Family], seeds: Sequence[int], resamples: int = RESAMPLES) -> dict[str, Any]:
+def compare(
+    families: Sequence[Family], seeds: Sequence[int], resamples: int = RESAMPLES, checkpoint: Family | None = None
+) -> dict[str, Any]:
     """Compare families: scores and ranks of each, and all differences, as JSON types.
 
     Args:
         families: evaluated with the same S seeds, in the same order, on the same images.
         seeds: the S offsets added to `train.seed`.
         resamples: number of bootstrap resamples.
+        checkpoint: the untrained checkpoint from which all families start, its counts repeated S times; it has no rank
+            and changes no other value.
 
     Raises:
         ValueError: numbers of seeds or images differ between families.
     """
-    shapes = {family.confusion.shape[:2] for family in families}
+    compared = [*families, *([checkpoint] if checkpoint else [])]
+    shapes = {family.confusion.shape[:2] for family in compared}
     if len(shapes) > 1:
         raise ValueError(f"families were evaluated on different seeds or images: {sorted(shapes)}")
-    by_seed = [scores(family.counts.sum(1)) for family in families]
-    resampled = bootstrap([family.counts for family in families], scores, resamples)
-    values = [scores_table(each) for each in by_seed]
+    rows, scores = (*families[0].classes, MEAN), scorer_of(families[0])
+    by_seed = [scores(family.counts.sum(1)) for family in compared]
+    resampled = bootstrap([family.counts for family in compared], scores, resamples)
+    values = [scores_table(rows, each) for each in by_seed[: len(families)]]
     for measure in MEASURES:
-        for row in ROWS:
+        for row in rows:
             places = ranks([table[measure][row]["value"] for table in values])
             for table, location in zip(values, places, strict=True):
                 table[measure][row]["rank"] = location
@@ -104,46 +127,54 @@ def compare(families: Sequence[Family], seeds: Sequence[int], resamples: int = R
         {"space": f.space, "title": f.title, "study": f.study, "point": f.point, **table}
         for f, table in zip(families, values, strict=True)
     ]
-    names, images = [family.space for family in families], int(families[0].confusion.shape[1])
+    names, images = [family.space for family in compared], int(families[0].confusion.shape[1])
 
     def difference(first: int, second: int) -> dict[str, Any]:
         observed, drawn = (each[first] - each[second] for each in (by_seed, resampled))
         estimates = [paired_difference(*columns, images) for columns in zip(observed.T, drawn.T, strict=True)]
-        return {"approach": names[first], "reference": names[second], **table_of(estimates)}
+        return {"approach": names[first], "reference": names[second], **table_of(rows, estimates)}
 
     reference = names.index(BASELINE) if BASELINE in names else None
-    approaches = [i for i in range(len(names)) if i != reference]
+    approaches = [i for i in range(len(families)) if i != reference]
     against = [] if reference is None else [difference(i, reference) for i in approaches]
     between = [difference(second, first) for first, second in combinations(approaches, 2)]
+    last = len(families)
+    over = [difference(i, last) for i in range(last)] if checkpoint else []
+    untrained = (
+        {"checkpoint": scores_table(rows, by_seed[last]), "against_checkpoint": corrected(rows, over)}
+        if checkpoint
+        else {}
+    )
     return {
         "seeds": list(seeds),
         "images": images,
         "resamples": resamples,
         "families": described,
-        "against_baseline": corrected(against),
-        "between_approaches": corrected(between),
+        "against_baseline": corrected(rows, against),
+        "between_approaches": corrected(rows, between),
+        **untrained,
     }
 
 
-def scores_table(by_seed: Array) -> dict[str, Any]:
-    """Return mean, interval and the values by seed of every measure and row, from scores (S, 14)."""
+def scores_table(rows: Sequence[str], by_seed: Array) -> dict[str, Any]:
+    """Return mean, interval and the values by seed of every measure and row, from scores (S, 2 * rows)."""
     estimates = [mean_over_seeds(column) for column in by_seed.T]
-    table = table_of(estimates, drop="p")
-    for i, (measure, row) in enumerate((m, r) for m in MEASURES for r in ROWS):
+    table = table_of(rows, estimates, drop="p")
+    for i, (measure, row) in enumerate((m, r) for m in MEASURES for r in rows):
         table[measure][row]["by_seed"] = [plain(value) for value in by_seed[:, i]]
     return table
 
 
-def table_of(estimates: Sequence[Estimate], drop: str = "") -> dict[str, Any]:
-    """Arrange 14 estimates by measure and row, without the field `drop`."""
+def table_of(rows: Sequence[str], estimates: Sequence[Estimate], drop: str = "") -> dict[str, Any]:
+    """Arrange the estimates of every measure by row, without the field `drop`."""
     cells = iter({k: plain(v) for k, v in asdict(estimate).items() if k != drop} for estimate in estimates)
-    return {measure: {row: next(cells) for row in ROWS} for measure in MEASURES}
+    return {measure: {row: next(cells) for row in rows} for measure in MEASURES}
 
 
-def corrected(differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def corrected(rows: Sequence[str], differences: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add to each difference the p-value corrected over the differences of its row, and the verdict; in place."""
     for measure in MEASURES:
-        for row in ROWS:
+        for row in rows:
             cells = [difference[measure][row] for difference in differences]
             for cell, p in zip(cells, holm([cell["p"] for cell in cells]), strict=True):
                 cell |= {"p_holm": p, "verdict": verdict(cell["value"], p)}

@@ -6,11 +6,11 @@ from typing import Any
 
 from rich.console import Console
 
-from fgseg.labels import FOREGROUND
+from fgseg.labels import display_name
 from fgseg.tables import Row, Table
-from search.compare.scores import ALPHA, BASELINE
+from search.compare.scores import ALPHA, BASELINE, MEAN
+from search.report.tables import CHECKPOINT_NAME
 
-ROW_NAMES = {c.key: c.name for c in FOREGROUND}
 SHOWN = (
     *("data.reader", "data.height", "data.width", "data.train", "model.name"),
     *("train.epochs", "train.batch_size", "train.lr", "train.select"),
@@ -84,6 +84,8 @@ def sections(comparison: dict[str, Any]) -> Iterator[Section]:
     scores = {family["space"]: family for family in comparison["families"]}
     for difference in comparison["against_baseline"]:
         yield improvement_section(difference, scores, titles, comparison)
+    if "checkpoint" in comparison:
+        yield checkpoint_section(comparison, titles)
     if len(titles) > 1:
         yield ranking_section(comparison)
     if comparison["between_approaches"]:
@@ -133,7 +135,7 @@ def method_note(comparison: dict[str, Any], tests: int) -> str:
 
 def significance_note(cells: dict[str, Any]) -> str:
     """Describe the difference in mIoU, and name the classes whose difference is significant."""
-    clear = [f"{row_name(row)} {signed(c['value'])}" for row, c in cells.items() if row in ROW_NAMES and star(c)]
+    clear = [f"{row_name(row)} {signed(c['value'])}" for row, c in cells.items() if row != MEAN and star(c)]
     classes = f"Of the classes, distinguishable from zero: {', '.join(clear) or 'none'}."
     return f"mIoU {verdict_text(cells['mean'])}. {classes if cells['mean']['p'] is not None else ''}".rstrip()
 
@@ -147,6 +149,26 @@ def verdict_text(cell: dict[str, Any]) -> str:
         "lower": "is a loss",
     }
     return f"{signed(cell['value'])} {words.get(cell['verdict'], 'cannot be computed')}"
+
+
+def checkpoint_section(comparison: dict[str, Any], titles: dict[str, str]) -> Section:
+    """Compare every family's test IoU with that of the untrained checkpoint from which all families start."""
+    differences, untrained = comparison["against_checkpoint"], comparison["checkpoint"]["iou"]
+    rows = [
+        [
+            row_name(row),
+            number(untrained[row]["value"]),
+            *(f"{signed(cell['value'])}{star(cell)}" for cell in (d["iou"][row] for d in differences)),
+        ]
+        for row in untrained
+    ]
+    notes = [
+        f"* distinguishable from zero at these seeds (corrected p below {ALPHA}); no other is.",
+        method_note(comparison, len(differences)),
+        *(f"{titles[d['approach']]}: {significance_note(d['iou'])}" for d in differences),
+    ]
+    header = ["Class", CHECKPOINT_NAME, *(titles[d["approach"]] for d in differences)]
+    return make_section("Improvement over the untrained checkpoint: test IoU", header, rows, notes)
 
 
 def ranking_section(comparison: dict[str, Any]) -> Section:
@@ -224,7 +246,7 @@ def star(cell: dict[str, Any]) -> str:
 
 def row_name(row: str) -> str:
     """Return the name of a class key; "mIoU" for the mean."""
-    return ROW_NAMES.get(row, "mIoU")
+    return "mIoU" if row == MEAN else display_name(row)
 
 
 def number(value: float | None) -> str:

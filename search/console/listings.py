@@ -3,18 +3,19 @@
 from rich.console import Console
 
 from fgseg.config.errors import ConfigError
+from fgseg.config.settings import DataConfig
 from fgseg.storage.store import absolute, is_local
 from fgseg.tables import Row, Table
 from search.ledger.catalog import study_names
 from search.study.config import SearchConfig
 from search.study.location import StudyLocation, normal_ledger, public_address
 from search.study.plan import Plan, check_identity
-from search.study.space import Space, list_spaces, load_space
+from search.study.space import Range, Space, list_spaces, load_space
 
 
 def print_spaces() -> int:
     """Print name, title and searched settings of every search space; returns exit code 0."""
-    spaces = {name: load_space(name) for name in list_spaces()}
+    spaces = {name: load_space(name, DataConfig()) for name in list_spaces()}
     rows = [Row([name, space.title, ", ".join(space.search)]) for name, space in spaces.items()]
     Console().print(Table("", ["space", "title", "searches"], rows, text_columns=("title", "searches")).to_rich())
     return 0
@@ -99,10 +100,15 @@ def plan_table(plan: Plan) -> Table:
     return Table("settings", ["name", "value"], rows, text_columns=("value",))
 
 
+def lowest_value(r: Range) -> str:
+    """Format the lowest value of a range: `0.05`, or `0 or 0.05` for a setting that is either off or at least 0.05."""
+    return f"{r.low:g}" if r.off_below is None else f"0 or {r.off_below:g}"
+
+
 def space_table(space: Space) -> Table:
     """List every searched setting with its range, scale and start."""
     rows = [
-        Row([key, f"{r.low:g}", f"{r.high:g}", "log" if r.log else "linear", f"{r.start:g}"])
+        Row([key, lowest_value(r), f"{r.high:g}", "log" if r.log else "linear", f"{r.value(r.start):g}"])
         for key, r in space.search.items()
     ]
     return Table("searched", ["name", "from", "to", "drawn", "start"], rows, text_columns=("drawn",))

@@ -10,7 +10,7 @@ from fgseg.storage.store import join, open_store
 from fgseg.tables import Table
 from search.ledger.records import TrialRecord
 from search.report.summary import Summary
-from search.report.tables import score_table
+from search.report.tables import references, score_table
 from search.study.location import MODEL, PAGE, public_address
 from search.study.plan import Plan
 
@@ -44,10 +44,9 @@ def print_run_summary(plan: Plan, console: Console, summary: Summary, finished: 
 
 
 def closing_table(summary: Summary, best: TrialRecord) -> Table:
-    """Compare the best trial class by class with the start point."""
+    """Compare the best trial class by class with the start point, and with the untrained checkpoint if known."""
     title = f"{summary.study}: {summary.endings()}"
-    reference = summary.score(summary.start)
-    return score_table(summary, reference, title, "start (trial 000)", f"best (trial {best.number:03d})")
+    return score_table(summary, references(summary, "start (trial 000)"), title, f"best (trial {best.number:03d})")
 
 
 def mlflow_command(plan: Plan) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from rich.table import Table
 
-from fgseg.labels import FOREGROUND
+from fgseg.labels import display_name
 from fgseg.results import EpochResult, format_iou, select_epoch
 from search.ledger.records import State, TrialRecord, best_trial
 from search.ledger.study_metadata import StudyMetadata
@@ -70,7 +70,9 @@ class StudyStatus:
         if self.best is None or self.best.chosen is None:
             return {}
         iou = self.best.chosen.iou
-        return {"best trial": f"{self.best.number:03d}"} | {c.name: format_iou(iou[c.key]) for c in FOREGROUND}
+        return {"best trial": f"{self.best.number:03d}"} | {
+            display_name(key): format_iou(value) for key, value in iou.items()
+        }
 
     def running_table(self) -> Table:
         """List the open trials with their latest epoch and their highest mIoU so far."""

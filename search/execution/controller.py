@@ -9,16 +9,19 @@ from typing import Any
 
 from rich.console import Console
 
+from fgseg.checkpoints.untrained_result import UNTRAINED
 from fgseg.cli import FAULT
 from fgseg.config.errors import ConfigError
+from fgseg.model.class_names import new_head_note
 from fgseg.storage.s3 import ObjectStoreError
+from fgseg.storage.store import open_store
 from search.cli.signals import Signals
 from search.cluster.node_probe import versions
 from search.console.progress import Progress
 from search.console.run_summary import mlflow_command
 from search.execution.checkpoint_retention import CheckpointRetention
 from search.execution.jobs import TrialJobs
-from search.execution.preflight import make_folder, preflight
+from search.execution.preflight import make_folder, preflight, print_absent_classes
 from search.execution.stop_reason import BUDGET, StopReason, signal
 from search.execution.strategies import Strategy, strategy_of
 from search.execution.trial_events import TrialEventHandler
@@ -44,6 +47,9 @@ def run_study(plan: Plan, signals: Signals) -> int:
     console, strategy = Console(), strategy_of(plan)
     try:
         identity = preflight(plan, console)
+        print_absent_classes(plan, console)
+        if note := new_head_note(plan.settings.model, plan.settings.label_set()):
+            console.print(note, soft_wrap=True, highlight=False, markup=False)
         signals.gentle = True  # from here on a signal is acted on between two writes
         with open_for_writing(strategy, identity) as ledger:
             views = StudyViews(strategy, ledger, console)
@@ -82,6 +88,7 @@ def open_for_writing(strategy: Strategy, identity: dict[str, Any]) -> Iterator[L
         check_identity(recorded.identity, identity, plan)
         if changes := differences(recorded.identity, identity):
             ledger.accept_changes(identity, changes, time.time())
+            open_store(plan.location.folder).delete(UNTRAINED)  # perhaps of another checkpoint
         ledger.record_run(
             StudyMetadata(
                 study=plan.study,

@@ -36,5 +36,6 @@ class TrialJobs:
             test=trial.repeat is not None,
             processes=self.resources.processes,
             cpus=self.resources.cpus,
+            study_folder=self.plan.location.folder,
             required_environment=self.required_environment,
         )

@@ -30,6 +30,8 @@ class TrialJob:
     """Processes that train the model, each on its part of every batch."""
     cpus: float = 1
     """CPU cores that Ray reserves for all processes together."""
+    study_folder: str | None = None
+    """Address of the study's folder, which receives the result of the untrained checkpoint; None evaluates none."""
     required_environment: dict[str, str] = field(default_factory=dict)
     """Library versions by name and, as `data`, the fingerprint, which must equal the node's; empty allows any node."""
 

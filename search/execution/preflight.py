@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.status import Status
 
 from fgseg.config.errors import ConfigError
+from fgseg.data import absent_notes, fingerprint, load_splits
 from fgseg.data import check as check_data
-from fgseg.data import fingerprint, load_splits
 from fgseg.model.pretrained import check_weights, fetch_weights
 from fgseg.storage.store import check_store, open_store
 from search.cluster.node_checks import connect
@@ -47,6 +47,12 @@ def preflight(plan: Plan, console: Console) -> dict[str, Any]:
             with console.status(f"checking the {len(cluster.nodes)} nodes of the cluster"):
                 cluster.check_nodes(identity["data"], plan.splits, absolute(settings.flat()), plan.location.storage)
     return identity
+
+
+def print_absent_classes(plan: Plan, console: Console) -> None:
+    """Print a line for each split that lacks classes; its frames must be in the cache, see `preflight`."""
+    for note in absent_notes(plan.settings.data, load_splits(plan.settings.data, plan.splits)):
+        console.print(note, soft_wrap=True, highlight=False, markup=False)
 
 
 def decoding_progress(console: Console, status: Status) -> Callable[[str, int, int], None]:

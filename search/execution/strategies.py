@@ -59,12 +59,13 @@ class SearchStrategy:
             pruner=plan.search.pruner,
             epochs=train.epochs,
             seed=train.seed,
+            off_below=plan.space.off_below,
         )
         ledger.start(source, epochs=train.epochs, select=train.select)
 
     def present_results(self, ledger: Ledger, reason: StopReason, signals: Signals, console: Console) -> int:
         """Export the best trial and print the summary; a search without a finished trial is a fault."""
-        summary = summarise(ledger)
+        summary = summarise(ledger, self.plan.location)
         if summary.best is not None and not signals.received:
             self._export(ledger, signals, console)
         print_run_summary(self.plan, console, summary, finished=reason.exit_code == DONE)

@@ -60,9 +60,12 @@ def send_to_driver(report: TrialReport) -> None:
 def train_trial(job: TrialJob, run: RunConfig, report: TrialReport, send: ReportFn) -> None:
     """Train from the newest checkpoint in the job's folder, and evaluate the model on the test split if `job.test`.
 
+    The first trial of a study evaluates the untrained checkpoint before, where its head is inherited.
+
     The epochs of the checkpoint are reported first, since the driver may lack them.
     """
     from fgseg.training.loop import train
+    from fgseg.training.untrained import evaluate_untrained_once
 
     def on_resume(history: list[EpochResult]) -> None:
         report.epochs = history
@@ -73,6 +76,8 @@ def train_trial(job: TrialJob, run: RunConfig, report: TrialReport, send: Report
         send(report)
 
     configure_process(job)
+    if job.study_folder is not None:
+        evaluate_untrained_once(run, job.study_folder, "test" if job.test else "val")
     history = train(run, job.folder, on_epoch, job.attempt, on_resume)
     if job.test:
         from fgseg.training.test_evaluation import evaluate_on_test_split

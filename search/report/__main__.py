@@ -9,7 +9,7 @@ from fgseg.cli import DONE, run_command
 from fgseg.storage.store import join
 from search.cli.options import Parser, add_location_options, location_from
 from search.ledger.catalog import open_ledger
-from search.report.build import write_report
+from search.report.build import complete_untrained, write_report
 from search.report.summary import summarise
 from search.study.location import PAGE
 
@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def report_study(options: argparse.Namespace) -> int:
     """Write the report and print its address; raises ConfigError, FaultError, OSError."""
     location = location_from(options)
+    if not options.no_frames and (failure := complete_untrained(location)):
+        print(f"warning: {failure}", file=sys.stderr)
     write_report(location, frames=not options.no_frames)
     if summarise(open_ledger(location)).best is None:
         print(f"study {location.study}: no trial has finished yet")

@@ -3,10 +3,16 @@
 import time
 from typing import TYPE_CHECKING
 
+from fgseg.config.errors import ConfigError
+from fgseg.config.loading import Layer, build
+from fgseg.config.settings import with_defaults
+from fgseg.model.pretrained import VARIANTS
 from fgseg.storage.store import Store
 from search.ledger.catalog import open_ledger
+from search.ledger.untrained import untrained_of
 from search.report.summary import find_baseline, summarise
 from search.study.location import PAGE, StudyLocation
+from search.study.plan import REPEATS
 
 if TYPE_CHECKING:
     from search.report.content import Content
@@ -28,7 +34,7 @@ def write_report(location: StudyLocation, frames: bool = True) -> list[str]:
     Raises:
         ConfigError: there is no such study.
     """
-    summary = summarise(open_ledger(location))
+    summary = summarise(open_ledger(location), location)
     from search.report.content import build_content  # after ConfigError was possible: matplotlib imports in seconds
     from search.report.frames import Frames, choose_frames
 
@@ -37,6 +43,27 @@ def write_report(location: StudyLocation, frames: bool = True) -> list[str]:
     files = report_files(build_content(summary, find_baseline(location, summary), shown, time.time()))
     store_files(location.report_store, files)
     return sorted(files)
+
+
+def complete_untrained(location: StudyLocation) -> str:
+    """Evaluate the untrained checkpoint of a study whose folder lacks the result; does nothing for other studies.
+
+    Returns:
+        Empty, or in one line why it cannot be evaluated.
+    """
+    ledger = open_ledger(location)
+    metadata = ledger.metadata
+    settings = with_defaults(metadata.settings)
+    if untrained_of(location, metadata) or settings["model.head"] == "new" or settings["model.name"] in VARIANTS:
+        return ""
+    from fgseg.training.untrained import evaluate_untrained_once  # imports torch
+
+    try:
+        run = build([Layer(f"study {location.study}", settings)])
+        evaluate_untrained_once(run, location.folder, "test" if location.study.endswith(REPEATS) else "val")
+    except ConfigError as error:
+        return f"the untrained checkpoint cannot be evaluated: {error}"
+    return ""
 
 
 def report_files(content: "Content") -> dict[str, bytes]:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fgseg.labels import CLASSES, FOREGROUND
+from fgseg.labels import display_name
 from search.ledger.records import State, TrialRecord
 from search.report.summary import Summary
 from search.study.space import Range
@@ -40,6 +40,8 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 9.5,
     "savefig.dpi": 150,
 }
+CLASS_COLUMNS, CLASS_PANEL_IN = 3, 3.0
+"""Panels in a row of the chart of the classes, and the height of a row in inches."""
 HALF_IN, WHOLE_IN = (6.2, 3.7), (12.6, 4.4)
 """Width and height in inches of a chart of half and of full page width."""
 
@@ -74,6 +76,7 @@ def history(summary: Summary, baseline: float | None) -> Figure:
     if path:
         axes.step(*zip(*path, strict=True), where="post", color=INK, linewidth=1.2, label="best so far")
     for value, name, dash in (
+        (summary.untrained and summary.untrained.miou, "untrained checkpoint", "-."),
         (summary.start and summary.start.value, "start point", "--"),
         (baseline, "baseline", ":"),
     ):
@@ -120,7 +123,8 @@ def slices(summary: Summary, keys: Sequence[str]) -> Figure:
 
 def scatter(axes: Axes, summary: Summary, key: str) -> None:
     """Draw one panel of `slices`."""
-    points = [(t.params[key], t.value or 0, t) for t in summary.ranked if key in t.params]
+    r = summary.ranges[key]
+    points = [(r.position(t.params[key]), t.value or 0, t) for t in summary.ranked if key in t.params]
     others = [(x, y) for x, y, t in points if t is not summary.best and t.number != 0]
     if others:
         axes.plot(*zip(*others, strict=True), "o", color=SOFT, alpha=0.75, label="trials")
@@ -129,7 +133,6 @@ def scatter(axes: Axes, summary: Summary, key: str) -> None:
             axes.plot(x, y, "D", color=INK, label="start", markersize=7)
         if summary.best and t.number == summary.best.number:
             axes.plot(x, y, "*", color=BEST, label="best", markersize=14)
-    r = summary.ranges[key]
     if r.log:
         axes.set_xscale("log")
     axes.set_xlim(r.low / 1.08 if r.log else r.low - 0.03 * (r.high - r.low), r.high * 1.08 if r.log else None)
@@ -138,8 +141,12 @@ def scatter(axes: Axes, summary: Summary, key: str) -> None:
 
 
 def plain_ticks(axes: Axes, r: Range) -> None:
-    """Label the axis of a setting at `ticks`, as plain numbers."""
-    axes.set_xticks(ticks(r), [f"{tick:g}" for tick in ticks(r)])
+    """Label the axis of a setting at `ticks`, as plain numbers; its lowest value as "off" if it can be switched off."""
+    if r.off_below is None:
+        shown = {tick: f"{tick:g}" for tick in ticks(r)}
+    else:
+        shown = {r.low: "off"} | {tick: f"{tick:g}" for tick in ticks(r) if tick >= r.off_below}
+    axes.set_xticks([*shown], [*shown.values()])
     axes.set_xticks([], minor=True)
 
 
@@ -173,8 +180,8 @@ def parallel(summary: Summary) -> Figure:
             axes.plot([*heights, share], "D", color=INK, markersize=5, zorder=4)
     for at, key in enumerate(keys):
         r = summary.ranges[key]
-        mark_axis(axes, at, r.low, r.high)
-    mark_axis(axes, len(keys), low, high)
+        mark_axis(axes, at, f"{r.low:.3g}" if r.off_below is None else "off", f"{r.high:.3g}")
+    mark_axis(axes, len(keys), f"{low:.3g}", f"{high:.3g}")
     axes.set_xticks(range(len(keys) + 1), [*(key.replace(".", "\n") for key in keys), "validation\nmIoU"])
     axes.set(yticks=[], ylim=(-0.09, 1.09), xlim=(-0.35, len(keys) + 0.35))
     axes.spines[["left", "bottom"]].set_visible(False)
@@ -183,10 +190,10 @@ def parallel(summary: Summary) -> Figure:
     return figure
 
 
-def mark_axis(axes: Axes, at: float, low: float, high: float) -> None:
+def mark_axis(axes: Axes, at: float, low: str, high: str) -> None:
     """Label the ends of one axis of `parallel`."""
-    for height, value, location in ((-0.035, low, "top"), (1.035, high, "bottom")):
-        axes.text(at, height, f"{value:.3g}", ha="center", va=location, color=INK, fontsize=9.5, bbox=PAPER)
+    for height, text, location in ((-0.035, low, "top"), (1.035, high, "bottom")):
+        axes.text(at, height, text, ha="center", va=location, color=INK, fontsize=9.5, bbox=PAPER)
 
 
 def position(value: float, r: Range) -> float:
@@ -201,21 +208,24 @@ def position(value: float, r: Range) -> float:
 
 def class_curves(summary: Summary, count: int = 5) -> Figure:
     """Plot IoU by epoch, one panel a class, for the best `count` trials and the start point."""
-    figure = Figure((WHOLE_IN[0], 6.0), layout="constrained")
-    panels = figure.subplots(2, 3, sharex=True)
+    rows = math.ceil(len(summary.foreground) / CLASS_COLUMNS)
+    figure = Figure((WHOLE_IN[0], CLASS_PANEL_IN * rows), layout="constrained")
+    panels = figure.subplots(rows, CLASS_COLUMNS, sharex=True, squeeze=False)
     others = [t for t in summary.ranked if t is not summary.best and t.number != 0][: count - 1]
     tones = ["#5b8fc9", "#93b1d1", "#a9b4bf", "#c3cad1"]
-    for axes, c in zip(panels.flat, FOREGROUND, strict=True):
+    for axes, key in zip(panels.flat, summary.foreground, strict=False):
         for t, tone in reversed(list(zip(others, tones, strict=False))):
-            curve(axes, t, c.key, color=tone, linewidth=1.6, label=f"trial {t.number:03d}")
+            curve(axes, t, key, color=tone, linewidth=1.6, label=f"trial {t.number:03d}")
         if summary.start is not None and summary.start.number != summary.ranked[0].number:
-            curve(axes, summary.start, c.key, color=INK, linewidth=1.4, linestyle="--", label="start (trial 000)")
+            curve(axes, summary.start, key, color=INK, linewidth=1.4, linestyle="--", label="start (trial 000)")
         best = summary.ranked[0]
-        curve(axes, best, c.key, color=BEST, linewidth=2.6, label=f"best (trial {best.number:03d})")
-        axes.set_title(c.name, loc="left", fontsize=11, fontweight="bold")
+        curve(axes, best, key, color=BEST, linewidth=2.6, label=f"best (trial {best.number:03d})")
+        axes.set_title(display_name(key), loc="left", fontsize=11, fontweight="bold")
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    for axes in panels[1]:
+    for axes in panels.flat[len(summary.foreground) :]:
+        axes.set_visible(False)
+    for axes in panels[-1]:
         axes.set_xlabel("epoch")
     figure.supylabel("validation IoU", fontsize=10.5)
     handles, labels = panels[0, 0].get_legend_handles_labels()
@@ -241,7 +251,7 @@ def confusion(summary: Summary) -> Figure:
         for column, share in enumerate(values):
             text = "" if math.isnan(share) else f"{share:.0f}" if share >= 0.5 else "·"
             axes.text(column, row, text, ha="center", va="center", color="white" if share > 55 else INK)
-    names = [c.name for c in CLASSES]
+    names = [display_name(key) for key in summary.classes]
     axes.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted", ylabel="true")

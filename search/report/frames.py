@@ -9,7 +9,7 @@ from fgseg import checkpoints
 from fgseg.checkpoints.manifest import read_weights
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
-from fgseg.labels import FOREGROUND, VOID
+from fgseg.labels import VOID, LabelSet
 from fgseg.storage.store import Store
 from fgseg.visual.label_images import changes, overlay, to_width
 from search.ledger.records import TrialRecord
@@ -33,11 +33,13 @@ class ShownFrame:
     truth: np.ndarray
     start: np.ndarray
     best: np.ndarray
+    classes: LabelSet
+    """Label set of the labels."""
 
     def panels(self) -> dict[str, np.ndarray]:
         """Return the pictures by PANELS, in this order: (h, w, 3) uint8, at most MAX_WIDTH_PX wide."""
-        photo, truth, start, best = to_width(MAX_WIDTH_PX, self.photo, self.truth, self.start, self.best)
-        drawn = [photo, *(overlay(photo // 2, labels, 0.75) for labels in (truth, start, best))]
+        photo, truth, start, best = to_width(MAX_WIDTH_PX, self.classes, self.photo, self.truth, self.start, self.best)
+        drawn = [photo, *(overlay(photo // 2, labels, self.classes, 0.75) for labels in (truth, start, best))]
         return dict(zip(PANELS, [*drawn, changes(truth, start, best)], strict=True))
 
 
@@ -93,19 +95,22 @@ def compare_predictions(
 
     weights = [load(chosen_weights(store_of(t.number), t)) for t in (start, best)]
     run = build([Layer("study", summary.settings)])
+    classes = run.label_set()
     frames = load_splits(run.data, ("val",))["val"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     budget = CPU_BUDGET_PX if device.type == "cpu" else GPU_BUDGET_PX
     count = min(len(frames), max(COUNT, budget // frames.labels[0].size))
     index = np.linspace(0, len(frames) - 1, count).round().astype(int)
     photos, truth = np.asarray(frames.images[index]), np.asarray(frames.labels[index])
-    model = build_model(run.model.name).to(device)
+    model = build_model(run.model.name, classes).to(device)
     predicted = []
     for state in weights:
         model.load_state_dict(state)
-        predicted.append(predict_labels(model, torch.from_numpy(photos).permute(0, 3, 1, 2)).numpy())
-    order = np.argsort(-difference(truth, *predicted), kind="stable")[:COUNT]
-    shown = (ShownFrame(frames.names[index[k]], photos[k], truth[k], *(p[k] for p in predicted)) for k in order)
+        images = torch.from_numpy(photos).permute(0, 3, 1, 2)
+        predicted.append(predict_labels(model, images, run.data.window).numpy())
+    order = np.argsort(-difference(classes, truth, *predicted), kind="stable")[:COUNT]
+    before, after = predicted
+    shown = (ShownFrame(frames.names[index[k]], photos[k], truth[k], before[k], after[k], classes) for k in order)
     among = "all" if count == len(frames) else f"{count} of the"
     note = f"Of {among} {len(frames)} validation frames, those whose class IoU differ most between the two trials."
     return Frames(tuple(shown), note)
@@ -119,18 +124,19 @@ def chosen_weights(store: Store, trial: TrialRecord) -> bytes:
     return read_weights(store, manifest)
 
 
-def difference(truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+def difference(classes: LabelSet, truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Sum the absolute differences of two predictions' IoU over the classes, frame by frame.
 
     Args:
+        classes: the label set.
         truth, before, after: (N, H, W) uint8 labels.
 
     Returns:
-        (N,) float64 in [0, 6]; every class has the same weight, however few pixels it has.
+        (N,) float64, at most the number of foreground classes; every class has the same weight, however few its pixels.
     """
     labelled = truth != VOID
     total = np.zeros(len(truth))
-    for c in FOREGROUND:
+    for c in classes.foreground:
         real = truth == c.label
         iou = [
             ratio((real & hit).sum((1, 2)), ((real | hit) & labelled).sum((1, 2)))

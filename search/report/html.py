@@ -2,11 +2,14 @@
 
 import base64
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from fgseg.labels import CLASSES, FOREGROUND
+from fgseg.config.errors import ConfigError
+from fgseg.config.loading import Layer, build
+from fgseg.labels import SegClass, display_name
 from fgseg.visual.label_images import BROKEN, MENDED, RIGHT, WRONG, encode_jpeg, encode_png
 from search.ledger.records import State
 from search.report.content import Content
@@ -33,13 +36,14 @@ def render_page(content: Content) -> str:
     )
     environment.filters["png_uri"] = png_uri
     summary = content.summary
+    classes = coloured_classes(summary.settings)
     return environment.get_template("report.html.j2").render(
         summary=summary,
         notes=content.notes,
         cards=head_cards(content),
         best_tables=best_tables(summary, content.baseline),
-        class_colours={c.name: c.colour for c in CLASSES},
-        foreground_colours={c.name: c.colour for c in FOREGROUND},
+        class_colours={display_name(c.key): c.colour for c in classes},
+        foreground_colours={display_name(c.key): c.colour for c in classes if c.key in summary.foreground},
         change_colours={"mended": MENDED, "broken": BROKEN, "right in both": RIGHT, "wrong in both": WRONG},
         frames_note=content.frames.note,
         frames=[{"name": frame.name, "pictures": frame_pictures(frame)} for frame in content.frames.shown],
@@ -52,6 +56,14 @@ def render_page(content: Content) -> str:
     )
 
 
+def coloured_classes(settings: Mapping[str, Any]) -> tuple[SegClass, ...]:
+    """Return the classes of a study's settings; empty if the file of its label set is gone."""
+    try:
+        return build([Layer("study", settings)]).label_set().classes
+    except ConfigError:
+        return ()
+
+
 def head_cards(content: Content) -> list[Card]:
     """Return the figures that people look for first."""
     summary, other, cost = content.summary, content.baseline.summary, content.summary.cost()
@@ -59,6 +71,9 @@ def head_cards(content: Content) -> list[Card]:
     if summary.best is not None:
         best = summary.best.value or 0
         cards.append(Card("best mIoU", f"{best:.4f}", f"trial {summary.best.number:03d}, validation"))
+        if summary.untrained is not None:
+            gain = best - summary.untrained.miou
+            cards.append(Card("over the untrained checkpoint", f"{gain:+.4f}", f"it has {summary.untrained.miou:.4f}"))
         if summary.start is not None and summary.start.value is not None:
             gain = best - summary.start.value
             cards.append(Card("over the start point", f"{gain:+.4f}", f"trial 000: {summary.start.value:.4f}"))

@@ -5,16 +5,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fgseg.checkpoints.untrained_result import UntrainedResult
+from fgseg.config.settings import with_defaults
 from fgseg.results import EpochResult, select_epoch
 from search.ledger.catalog import exists, open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord, rank_trials
+from search.ledger.untrained import untrained_of
 from search.study.location import StudyLocation
 from search.study.plan import UNIDENTIFYING
 from search.study.space import Range
 
 ENDINGS = {State.COMPLETE: "finished", State.PRUNED: "stopped early", State.FAIL: "failed", State.RUNNING: "open"}
 """Words for the states of trials, as shown to users."""
+
+WEIGHT = "class_weights."
+"""Prefix of the settings of which there is one for each class."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class Summary:
     """From `rank_trials`."""
     start: TrialRecord | None
     best: TrialRecord | None
+    untrained: UntrainedResult | None = None
+    """Result of the checkpoint before any training; None where no head is inherited, or while it is not known."""
 
     def epoch(self, record: TrialRecord | None) -> EpochResult | None:
         """Return a trial's selected epoch; of a trial that has not ended, the epoch that would be selected now."""
@@ -79,10 +87,20 @@ class Summary:
         epoch = self.epoch(record)
         return {**epoch.iou, "miou": epoch.miou} if epoch else {}
 
+    @property
+    def foreground(self) -> tuple[str, ...]:
+        """Keys of the classes of the mIoU, in the order of their labels; empty before the first epoch."""
+        return next((tuple(epoch.iou) for trial in self.trials for epoch in trial.epochs), ())
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Keys of all classes, in the order of their labels."""
+        return tuple(key.removeprefix(WEIGHT) for key in self.settings if key.startswith(WEIGHT))
+
     def point(self) -> list[tuple[str, float, float]]:
         """Return (searched setting, value of the start point, value of the best trial)."""
         params = self.best.params if self.best else {}
-        return [(key, r.start, params[key]) for key, r in self.ranges.items() if key in params]
+        return [(key, r.value(r.start), params[key]) for key, r in self.ranges.items() if key in params]
 
     def endings(self) -> str:
         """Describe the number of trials in each state."""
@@ -101,8 +119,8 @@ class Summary:
         )
 
 
-def summarise(ledger: Ledger) -> Summary:
-    """Read a study's summary from its ledger."""
+def summarise(ledger: Ledger, location: StudyLocation | None = None) -> Summary:
+    """Read a study's summary from its ledger, and the result of the untrained checkpoint if `location` is given."""
     trials, metadata = ledger.trials(), ledger.metadata
     ranked = rank_trials(trials, metadata.allow_changed_batch)
     start = next((t for t in trials if t.number == 0 and t.state is State.COMPLETE), None)
@@ -119,6 +137,7 @@ def summarise(ledger: Ledger) -> Summary:
         ranked=ranked,
         start=start,
         best=ranked[0] if ranked else None,
+        untrained=untrained_of(location, metadata) if location else None,
     )
 
 
@@ -158,5 +177,6 @@ def find_baseline(location: StudyLocation, summary: Summary) -> Baseline:
 def differing_setting(one: Summary, other: Summary) -> str:
     """Return the first model, training or augmentation setting that differs, "" if none; searched ones are ignored."""
     free = {*one.ranges, *other.ranges, *UNIDENTIFYING}
-    keys = [k for k in one.settings if k.split(".")[0] in ("model", "train", "augment") and k not in free]
-    return next((key for key in keys if one.settings[key] != other.settings.get(key)), "")
+    before, now = with_defaults(one.settings), with_defaults(other.settings)
+    keys = [k for k in before if k.split(".")[0] in ("model", "train", "augment") and k not in free]
+    return next((key for key in keys if before[key] != now.get(key)), "")

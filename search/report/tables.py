@@ -1,61 +1,74 @@
 """The tables of a study's report, which the page, the Markdown file and the end of a run show."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from fgseg.labels import FOREGROUND
+from fgseg.labels import display_name
 from fgseg.results import format_iou
 from fgseg.tables import Row, Table
 from search.ledger.records import State, TrialRecord
 from search.report.summary import ENDINGS, Baseline, Summary
 
+CHECKPOINT_NAME = "checkpoint, untrained"
+"""Name of the untrained checkpoint in tables."""
+
 
 def best_tables(summary: Summary, baseline: Baseline) -> list[Table]:
     """Return the tables of the best trial's scores and settings; none while no trial has finished.
 
-    Its scores are compared with the start point, and with the baseline's best trial if there is one.
+    Its scores are compared with the untrained checkpoint and the start point, and with the baseline's best trial if
+    there is one.
     """
     if summary.best is None:
         return []
     best = f"Best (trial {summary.best.number:03d})"
-    title = f"{best} against the start point (trial 000)"
-    tables = [score_table(summary, summary.score(summary.start), title, "start", "best")]
+    checkpoint = "the untrained checkpoint and " if summary.untrained else ""
+    title = f"{best} against {checkpoint}the start point (trial 000)"
+    tables = [score_table(summary, references(summary, "start"), title, "best")]
     other = baseline.summary
     if other is not None and other.best is not None:
         title = f"{best} against the best of {other.study} (trial {other.best.number:03d})"
-        tables.append(score_table(summary, other.score(other.best), title, "baseline", "best"))
+        tables.append(score_table(summary, {"baseline": other.score(other.best)}, title, "best"))
     return [table for table in (*tables, searched_table(summary), fixed_table(summary)) if table.rows]
 
 
-def score_table(
-    summary: Summary, reference: dict[str, float], title: str, reference_name: str, best_name: str
-) -> Table:
-    """Compare the best trial's validation IoU with a reference, one class a row; the last row is the mIoU.
+def references(summary: Summary, start_name: str) -> dict[str, dict[str, float]]:
+    """Return the scores with which the best trial is compared: of the untrained checkpoint if known, and of the start.
+
+    Args:
+        summary: of a study.
+        start_name: heading of the start point.
+    """
+    untrained = {CHECKPOINT_NAME: summary.untrained.scores} if summary.untrained else {}
+    return untrained | {start_name: summary.score(summary.start)}
+
+
+def score_table(summary: Summary, compared: Mapping[str, Mapping[str, float]], title: str, best_name: str) -> Table:
+    """Compare the best trial's validation IoU with references, one class a row; the last row is the mIoU.
 
     Args:
         summary: of a study with a best trial.
-        reference: the other trial's `Summary.score`; empty gives dashes.
+        compared: IoU by class key, and `miou`, of each reference by the heading of its column; empty gives dashes.
         title: of the table.
-        reference_name: heading of the reference's column.
         best_name: heading of the best trial's column.
     """
     best = summary.score(summary.best)
-    names = {c.key: c.name for c in FOREGROUND} | {"miou": "mIoU"}
-    rows = [
-        Row([name, *score_cells(reference.get(key), best.get(key, math.nan))], "strong" if key == "miou" else "")
-        for key, name in names.items()
-    ]
-    columns = ["validation IoU", reference_name, best_name, "difference"]
-    return Table(title, columns, rows, signed_column="difference")
+    names = {key: display_name(key) for key in summary.foreground} | {"miou": "mIoU"}
+    rows = []
+    for key, name in names.items():
+        cells = score_cells([scores.get(key) for scores in compared.values()], best.get(key, math.nan))
+        rows.append(Row([name, *cells], "strong" if key == "miou" else ""))
+    gains = ["difference"] if len(compared) == 1 else [f"over {name.split()[0].rstrip(',')}" for name in compared]
+    return Table(title, ["validation IoU", *compared, best_name, *gains], rows, signed_columns=gains)
 
 
-def score_cells(reference: float | None, best: float) -> list[str]:
-    """Return two IoU values in [0, 1] or NaN, and their difference, as texts."""
-    if reference is None:
-        return ["-", format_iou(best), "-"]
-    gain = best - reference
-    difference = "-" if math.isnan(gain) else f"{gain:+.4f}".replace("-0.0000", "+0.0000")
-    return [format_iou(reference), format_iou(best), difference]
+def score_cells(compared: Sequence[float | None], best: float) -> list[str]:
+    """Return the IoU of references and of the best trial, in [0, 1] or NaN, and the differences, as texts."""
+    values = ["-" if value is None else format_iou(value) for value in compared]
+    gains = [math.nan if value is None else best - value for value in compared]
+    differences = ["-" if math.isnan(gain) else f"{gain:+.4f}".replace("-0.0000", "+0.0000") for gain in gains]
+    return [*values, format_iou(best), *differences]
 
 
 def searched_table(summary: Summary) -> Table:
@@ -88,7 +101,7 @@ def fixed_table(summary: Summary) -> Table:
 
 def trial_table(summary: Summary) -> Table:
     """List every trial's state, scores and minutes; the reasons too if any trial has one."""
-    columns = ["trial", "state", "epochs", "mIoU", *(c.name for c in FOREGROUND), "minutes"]
+    columns = ["trial", "state", "epochs", "mIoU", *map(display_name, summary.foreground), "minutes"]
     columns += ["reason"] if any(t.reason for t in summary.trials) else []
     rows = [Row(trial_cells(summary, t)[: len(columns)], row_style(summary, t)) for t in summary.trials]
     return Table("All trials: scores", columns, rows, text_columns=("state", "reason"))
@@ -97,7 +110,7 @@ def trial_table(summary: Summary) -> Table:
 def trial_cells(summary: Summary, trial: TrialRecord) -> list[str]:
     """Return the cells of one row of `trial_table`, the reason last."""
     score = summary.score(trial)
-    scores = [format_iou(score[key]) if key in score else "-" for key in ("miou", *(c.key for c in FOREGROUND))]
+    scores = [format_iou(score[key]) if key in score else "-" for key in ("miou", *summary.foreground)]
     minutes = f"{sum(e.seconds for e in trial.epochs) / 60:.1f}"
     return [f"{trial.number:03d}", ENDINGS[trial.state], str(len(trial.epochs)), *scores, minutes, trial.reason or ""]
 

@@ -34,7 +34,7 @@ def importance(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> di
     distributions = {key: FloatDistribution(r.low, r.high, log=r.log) for key, r in ranges.items()}
     study = optuna.create_study(direction="maximize")
     for t in sorted(usable, key=lambda t: t.number):
-        params = {key: float(t.params[key]) for key in ranges}
+        params = {key: float(r.position(t.params[key])) for key, r in ranges.items()}
         study.add_trial(optuna.create_trial(params=params, distributions=distributions, value=t.value))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -45,7 +45,7 @@ def importance(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> di
 
 def within(params: Mapping[str, float], ranges: Mapping[str, Range]) -> bool:
     """Return whether params lie in every range; false e.g. for a trial from before a range was narrowed."""
-    return all(key in params and r.low <= params[key] <= r.high for key, r in ranges.items())
+    return all(key in params and r.contains(params[key]) for key, r in ranges.items())
 
 
 def caution(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> str:

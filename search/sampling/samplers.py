@@ -129,6 +129,44 @@ class AvoidingGPSampler(GPSampler):
         )
 
 
+class SnappingSampler(BaseSampler):
+    """Suggest the lowest value of a range in place of all values that switch a setting off, since they mean the same.
+
+    Args:
+        sampler: suggests the point.
+        off_below: by name, the value below which a setting is off.
+    """
+
+    def __init__(self, sampler: BaseSampler, off_below: Mapping[str, float]) -> None:
+        self._sampler, self._off_below = sampler, off_below
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Pass the call on."""
+        self._sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Pass the call on."""
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the point of the sampler, snapped."""
+        point = self._sampler.sample_relative(study, trial, search_space)
+        return {name: self._snap(name, value, search_space[name]) for name, value in point.items()}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Return the value of the sampler, snapped."""
+        value = self._sampler.sample_independent(study, trial, param_name, param_distribution)
+        return self._snap(param_name, value, param_distribution)
+
+    def _snap(self, name: str, value: float, distribution: BaseDistribution) -> float:
+        assert isinstance(distribution, FloatDistribution | IntDistribution)
+        return distribution.low if value < self._off_below.get(name, -math.inf) else value
+
+
 def is_same_point(one: float, other: float, distribution: BaseDistribution) -> bool:
     """Return whether two values of a setting differ by less than SAME_POINT of its range; False for NaN."""
     assert isinstance(distribution, FloatDistribution | IntDistribution)

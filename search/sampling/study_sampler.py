@@ -9,14 +9,14 @@ from enum import Enum, auto
 from typing import Any, NamedTuple
 
 import optuna
-from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution, distribution_to_json
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial, TrialState
 
 from search.ledger.records import State, TrialRecord
 from search.ledger.trial_source import NewTrial
 from search.sampling.pruners import build_pruner
-from search.sampling.samplers import AvoidingGPSampler, build_sampler
+from search.sampling.samplers import AvoidingGPSampler, SnappingSampler, build_sampler
 
 START_POINT = 0
 """Number of the trial at the space's start point; it is never pruned, since all others are compared with it."""
@@ -57,6 +57,7 @@ class StudySampler:
         sampler, pruner: the settings of the same name in SearchConfig; `sampler` resolved.
         epochs: full length of a trial.
         seed: of the study.
+        off_below: by dotted name, the suggested value below which a setting is 0; by default there are none.
 
     Attributes:
         budget: number of trials; may be changed between calls.
@@ -74,12 +75,13 @@ class StudySampler:
         pruner: str,
         epochs: int,
         seed: int,
+        off_below: Mapping[str, float] | None = None,
     ) -> None:
-        self._space, self._start_point = dict(space), dict(start_point)
+        self._space, self._start_point, self._off_below = dict(space), dict(start_point), dict(off_below or {})
         self.budget, self.sampler, self._seed = trials, sampler, seed
         self._pruner = build_pruner(pruner, trials, epochs)
         self.prunes = pruner != "none"
-        self.versions = {"space": digest(self._space), "optuna": optuna.__version__}
+        self.versions = {"space": digest(self._space, self._off_below), "optuna": optuna.__version__}
         self.begin()
 
     @property
@@ -102,7 +104,7 @@ class StudySampler:
 
     def suggest(self, records: Sequence[TrialRecord]) -> NewTrial:
         """Suggest a point after these trials, which the study in memory repeats already."""
-        origin, self._study.sampler = build_sampler(
+        origin, sampler = build_sampler(
             self.sampler,
             self._space,
             trials=self.budget,
@@ -111,11 +113,13 @@ class StudySampler:
             complete=sum(record.state is State.COMPLETE for record in records),
             sobol_index=sum(record.origin == "sobol" for record in records),
         )
+        self._study.sampler = SnappingSampler(sampler, self._off_below) if self._off_below else sampler
         trial = self._study.ask(fixed_distributions=self._space)
-        if isinstance(self._study.sampler, AvoidingGPSampler) and self._study.sampler.used_instead:
+        if isinstance(sampler, AvoidingGPSampler) and sampler.used_instead:
             origin = "sobol"
         self._asked.append(trial)
-        return NewTrial(dict(trial.params), origin, self.context)
+        params = {n: type(v)(0) if v < self._off_below.get(n, -math.inf) else v for n, v in trial.params.items()}
+        return NewTrial(params, origin, self.context)
 
     def should_prune(self, records: Sequence[TrialRecord], number: int) -> bool:
         """Return whether the pruner stops an open trial after its latest epoch; never trial 0."""
@@ -155,12 +159,18 @@ class StudySampler:
 
     def _add(self, record: TrialRecord) -> None:
         """Add a trial with its recorded point, of which settings that are fixed by now are left out."""
-        known = {name: value for name, value in record.params.items() if name in self._space}
+        known = {name: self._position(name, value) for name, value in record.params.items() if name in self._space}
         self._study.sampler = RandomSampler(seed=0)  # is asked for nothing
         self._study.enqueue_trial(known)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Fixed parameter .* is out of range")  # its range was changed
             self._asked.append(self._study.ask(fixed_distributions={name: self._space[name] for name in known}))
+
+    def _position(self, name: str, value: float | int) -> float | int:
+        """Return the value that was suggested: the lowest of the range for a setting that is off."""
+        distribution = self._space[name]
+        assert isinstance(distribution, FloatDistribution | IntDistribution)
+        return distribution.low if value == 0 and name in self._off_below else value
 
     def _decide(self, number: int, epoch: int) -> bool:
         """Let the pruner decide about a trial after its latest epoch, once: pruners take notes of what they decide."""
@@ -187,7 +197,7 @@ def events_of(record: TrialRecord) -> Iterator[Event]:
         yield Event(record.ended_seq, Happening.ENDED, record)
 
 
-def digest(space: Mapping[str, BaseDistribution]) -> str:
+def digest(space: Mapping[str, BaseDistribution], off_below: Mapping[str, float]) -> str:
     """Return 12 hexadecimal digits that change with any range of a space."""
-    text = json.dumps({name: distribution_to_json(space[name]) for name in sorted(space)})
+    text = json.dumps([{name: distribution_to_json(space[name]) for name in sorted(space)}, dict(off_below)])
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -9,15 +9,16 @@ from pydantic import ValidationError
 
 import fgseg
 from fgseg.config.errors import ConfigError, explain
-from fgseg.config.files import find_file
-from fgseg.config.loading import Layer, build, check_processes, read_yaml
-from fgseg.config.settings import RunConfig
+from fgseg.config.files import find_file, read_yaml
+from fgseg.config.label_sets import portable_name
+from fgseg.config.loading import Layer, build, check_processes
+from fgseg.config.settings import RunConfig, with_defaults
 from fgseg.config.settings import flatten as flatten_settings
 from fgseg.model.pretrained import VARIANTS
 from search.study.config import SearchConfig
 from search.study.location import StudyLocation, resolve_location
 from search.study.resources import check_resources, gpu_needed
-from search.study.space import Space, load_space, override
+from search.study.space import Space, add_ranges, load_space, override
 
 REPEATS = "-repeats"
 """Suffix of the study that stores seed repeats, e.g. `quickstart-bas-repeats`; kept apart so that the sampler does not
@@ -26,8 +27,10 @@ COMPARISONS = "comparison"
 """Name of the folder of comparisons in a storage."""
 LARGEST_SEED = 2**31 - 1
 """Largest value of `train.seed`; the settings accept no larger one."""
-UNIDENTIFYING = ("data.root", "data.cache", "data.device", "train.compile")
-"""Settings that do not change the results: paths, and how a step is executed.  They may differ between runs."""
+UNIDENTIFYING = ("data.root", "data.labels", "data.cache", "data.device", "train.compile")
+"""Settings that do not change the results: paths, and how a step is executed.  They may differ between runs.
+
+Another label set still makes another study: by the names of the class weights and the fingerprint of the labels."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +132,15 @@ def make_plan(
     """
     path = find_file(config)
     content = read_yaml(path)
-    search = read_search(content.pop("search", None) or {}, path, flags)
+    section = content.pop("search", None) or {}
+    ranges = section.pop("space", None) if isinstance(section, dict) else None
+    search = read_search(section, path, flags)
     settings = Layer(str(path), flatten_settings(content))
     assigned = Layer("--set", {k: v for k, v in assignments.items() if not k.startswith("search.")})
-    build([settings, assigned], whole=False)
-    space, plain = override(load_space(space_name), assignments)
+    data = build([settings, assigned], whole=False).data
+    family = load_space(space_name, data)
+    family = family if ranges is None else add_ranges(family, ranges, data, str(path))
+    space, plain = override(family, assignments, data)
     layers = (settings, Layer(f"space {space.name}", space.fixed), Layer("--set", plain))
     name = f"{path.stem}-{space.name}" if study is None else study
     location = resolve_location(search.storage, name, search.tracking_uri, search.ledger_url)
@@ -185,10 +192,13 @@ def read_search(section: Any, path: Path, flags: Mapping[str, Any]) -> SearchCon
 def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Describe the differences between two identities of a study in one line; empty if there are none.
 
-    Only top-level keys in both are compared, since the data's fingerprint may not be known yet.
+    Only top-level keys in both are compared, since the data's fingerprint may not be known yet.  A setting that is not
+    recorded did not exist yet (see `with_defaults`), or it was searched, which shows as a difference of the space.
     """
-    before, after = flatten_settings(recorded), flatten_settings(now)
     shared = recorded.keys() & now.keys()
+    known = with_defaults(recorded["settings"]) if "settings" in shared else {}
+    added = {f"settings.{key}": value for key, value in known.items() if key in now["settings"]}
+    before, after = added | flatten_settings(recorded), flatten_settings(now)
     keys = [k for k in sorted(before.keys() | after.keys()) if k.split(".")[0] in shared]
     return "; ".join(
         f"{k}: {before.get(k)!r} there, {after.get(k)!r} now" for k in keys if before.get(k) != after.get(k)
@@ -207,7 +217,7 @@ def check_identity(recorded: Mapping[str, Any], now: Mapping[str, Any], plan: Pl
 
 def absolute(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings with absolute paths, since a worker has another working directory."""
-    paths = {}
+    paths = {"data.labels": portable_name(settings["data.labels"])}
     for key in ("data.root", "data.cache", "model.name"):
         path = Path(settings[key] or "").expanduser()
         if settings[key] in VARIANTS and key == "model.name":

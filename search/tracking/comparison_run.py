@@ -60,10 +60,12 @@ def log_comparison(
 
 
 def figures(comparison: dict[str, Any]) -> dict[str, float]:
-    """Return the mean test mIoU of each family, and its gain over the baseline, by metric name.
+    """Return the mean test mIoU of each family and of the untrained checkpoint, and each gain over the baseline.
 
     IoU by class is in the files only: each metric adds a column to MLflow's table of runs.
     """
     named = {f"test/miou/{family['space']}": family["iou"]["mean"]["value"] for family in comparison["families"]}
     named |= {f"test/gain/{d['approach']}": d["iou"]["mean"]["value"] for d in comparison["against_baseline"]}
+    if "checkpoint" in comparison:
+        named["test/miou/checkpoint"] = comparison["checkpoint"]["iou"]["mean"]["value"]
     return {key: value for key, value in named.items() if value is not None}

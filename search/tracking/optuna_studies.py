@@ -42,7 +42,8 @@ class OptunaStudyWriter:
 
     def __init__(self, ledger: LedgerReader, location: StudyLocation, metadata: StudyMetadata) -> None:
         self._ledger, self._location = ledger, location
-        self._space = distributions(recorded_ranges(metadata))
+        self._ranges = recorded_ranges(metadata)
+        self._space = distributions(self._ranges)
         self._study = open_study(Path(location.storage), location.study)
         self._written = {trial.user_attrs[NUMBER] for trial in self._study.get_trials(deepcopy=False)}
 
@@ -65,7 +66,8 @@ class OptunaStudyWriter:
         if record.is_open or record.number in self._written:
             return
         known = {name: self._space[name] for name in record.params if name in self._space}
-        self._study.enqueue_trial({name: record.params[name] for name in known}, user_attrs=attributes(record))
+        point = {name: self._ranges[name].position(record.params[name]) for name in known}
+        self._study.enqueue_trial(point, user_attrs=attributes(record))
         trial = self._study.ask(fixed_distributions=known)
         for epoch in record.epochs:
             if math.isfinite(epoch.miou):

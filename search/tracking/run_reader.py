@@ -6,6 +6,9 @@ from typing import Any
 
 from search.tracking.client import open_client, pages
 
+CHECKPOINT = -1
+"""In place of a trial's number: the run of the untrained checkpoint."""
+
 
 @dataclass
 class TrackedRun:
@@ -13,7 +16,7 @@ class TrackedRun:
 
     run_id: str
     number: int | None
-    """Number of the trial; None for the parent run of the study."""
+    """Number of the trial; None for the parent run of the study, CHECKPOINT for the run of the untrained checkpoint."""
     status: str
     tags: dict[str, str]
     params: set[str]
@@ -26,8 +29,10 @@ class TrackedRun:
 
 
 def trial_number(run: Any) -> int | None:
-    """Return the trial number of an MLflow run; None for the parent run of the study."""
+    """Return the trial number of an MLflow run; None for the study's parent run, CHECKPOINT for the checkpoint's."""
     tags = run.data.tags
+    if tags.get("fgseg.kind") == "checkpoint":
+        return CHECKPOINT
     return None if tags.get("fgseg.kind") == "study" else int(tags["fgseg.trial"])
 
 

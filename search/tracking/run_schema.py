@@ -10,6 +10,7 @@ from fgseg.config.errors import one_line
 from search.study.location import public_address
 
 if TYPE_CHECKING:
+    from fgseg.checkpoints.untrained_result import UntrainedResult
     from search.ledger.records import TrialRecord
     from search.ledger.study_metadata import StudyMetadata
 
@@ -79,6 +80,27 @@ def trial_tags(metadata: "StudyMetadata", record: "TrialRecord", parent_id: str)
             "mlflow.note.content": f"Trial {record.number} of study {metadata.study}: {metadata.title}.",
         }
     )
+
+
+def checkpoint_tags(metadata: "StudyMetadata", result: "UntrainedResult", parent_id: str) -> dict[str, str]:
+    """Return the tags of the run of the untrained checkpoint."""
+    return (
+        identity_tags(metadata)
+        | SOURCE
+        | {
+            "fgseg.space": metadata.space,
+            "fgseg.kind": "checkpoint",
+            "fgseg.evaluated": str(milliseconds(result.seconds)),
+            "mlflow.parentRunId": parent_id,
+            "mlflow.note.content": f"The checkpoint of study {metadata.study} before any training, its classes mapped "
+            "by name.",
+        }
+    )
+
+
+def checkpoint_settings(metadata: "StudyMetadata") -> dict[str, Any]:
+    """Return the settings that describe the untrained checkpoint, by dotted name: those of model and data."""
+    return {key: value for key, value in metadata.settings.items() if key.startswith(("model.", "data."))}
 
 
 def run_name(metadata: "StudyMetadata", number: int) -> str:

@@ -12,14 +12,17 @@ import yaml
 from fgseg.config.settings import nest
 from fgseg.storage.store import Store
 from fgseg.visual.overlays import read_overlays
+from search.ledger.untrained import untrained_of
 from search.tracking.client import create_database, fill_database, load_client
-from search.tracking.run_reader import TrackedRun, read_points, tracked_run, trial_number
+from search.tracking.run_reader import CHECKPOINT, TrackedRun, read_points, tracked_run, trial_number
 from search.tracking.run_schema import (
     ENDING_TAGS,
     LedgerReader,
     MetricPoint,
     Phase,
     as_text,
+    checkpoint_settings,
+    checkpoint_tags,
     dataset_of,
     epoch_points,
     identity_tags,
@@ -79,7 +82,7 @@ class StudyRunWriter:
         return str(found.experiment_id)
 
     def find_runs(self) -> dict[int | None, TrackedRun]:
-        """Return the study's runs by trial number, the parent under None; deletes duplicates of a trial's run.
+        """Return the study's runs by trial number, see `trial_number`; deletes duplicates of a trial's run.
 
         A duplicate arises when the server executes a request after the client's timeout.
         """
@@ -126,7 +129,7 @@ class StudyRunWriter:
         return self.open_run(None, self.metadata.study, parent_tags(self.metadata), started)
 
     def open_run(self, number: int | None, name: str, tags: dict[str, str], started: float) -> TrackedRun:
-        """Return the run of a trial (None: the parent); creates it with these tags and start time if missing."""
+        """Return the run of a trial, see `trial_number`; creates it with these tags and start time if missing."""
         if number not in self.runs:
             created = self.client.create_run(self.experiment_id, milliseconds(started), tags, name)
             self.runs[number] = tracked_run(created)
@@ -146,7 +149,24 @@ class StudyRunWriter:
             finished = [r for r in records if r.state != "running"]
             values = {key: value for key, value in best.chosen.metrics().items() if key.startswith("val/")}
             self.log_metrics(run, [MetricPoint(len(finished), max(map(last_moment, finished)), values)])
+        self.write_checkpoint(run.run_id)
         self.write_status(run, status, ending, max(map(last_moment, records), default=time.time()))
+
+    def write_checkpoint(self, parent_id: str) -> None:
+        """Create the run of the untrained checkpoint once it is evaluated; replaces that of an earlier evaluation."""
+        result = untrained_of(self.location, self.metadata)
+        if result is None or not result.metrics():
+            return
+        tags = checkpoint_tags(self.metadata, result, parent_id)
+        known = self.runs.get(CHECKPOINT)
+        if known is not None and known.tags.get("fgseg.evaluated") != tags["fgseg.evaluated"]:
+            self.client.delete_run(known.run_id)  # MLflow cannot overwrite a logged metric
+            del self.runs[CHECKPOINT]
+        run = self.open_run(CHECKPOINT, f"{self.metadata.space}/checkpoint", tags, result.seconds)
+        self.log_tags_and_params(run, tags, checkpoint_settings(self.metadata))
+        self.log_dataset(run)
+        self.log_metrics(run, [MetricPoint(0, result.seconds, result.metrics())])
+        self.write_status(run, "FINISHED", {}, result.seconds)
 
     def write_trial(self, record: "TrialRecord", phase: Phase) -> None:
         """Update the run of a trial: tags, params, missing epochs, overlays and status, in this order."""

@@ -1,14 +1,20 @@
 """The audit of MLflow: what differs from the ledger is named."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from builders import make_untrained
 from kept_study import change, lines, named
 
+from fgseg.checkpoints.untrained_result import UNTRAINED
+from fgseg.storage.store import LocalStore
+from search.delete import delete
 from search.ledger.catalog import open_ledger
 from search.study.location import StudyLocation
-from search.tracking.sync import sync
+from search.tracking.run_reader import read_runs
+from search.tracking.sync import rebuild, sync
 
 pytestmark = pytest.mark.slow
 
@@ -108,3 +114,45 @@ def test_changed_batch_that_is_allowed_to_be_the_best_later_is_no_fault(location
     ledger.record_run(replace(ledger.metadata, allow_changed_batch=True))
     sync(location)
     assert lines(location) == []
+
+
+@pytest.fixture
+def with_checkpoint(location: StudyLocation) -> StudyLocation:
+    """The study with the result and the run of its untrained checkpoint."""
+    LocalStore(location.folder).put(UNTRAINED, json.dumps(make_untrained().to_json()).encode())
+    sync(location)
+    return location
+
+
+OF_CHECKPOINT = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.kind' AND value = 'checkpoint')"
+CHECKPOINT_FAULTS = {
+    "the untrained checkpoint: 0 runs in MLflow instead of one": (
+        f"UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid IN {OF_CHECKPOINT}"
+    ),
+    "the untrained checkpoint: epoch 0 in MLflow differs from the ledger: val/miou": (
+        f"UPDATE metrics SET value = 0.5 WHERE key = 'val/miou' AND run_uuid IN {OF_CHECKPOINT}"
+    ),
+}
+
+
+@pytest.mark.parametrize("line", CHECKPOINT_FAULTS)
+def test_wrong_run_of_the_untrained_checkpoint_is_named(with_checkpoint: StudyLocation, line: str):
+    assert lines(with_checkpoint) == []
+    change(Path(with_checkpoint.storage) / "mlflow.db", CHECKPOINT_FAULTS[line])
+    assert lines(with_checkpoint) == [line]
+
+
+def test_damaged_result_of_the_untrained_checkpoint_is_named(with_checkpoint: StudyLocation):
+    LocalStore(with_checkpoint.folder).put(UNTRAINED, b"{")
+    assert lines(with_checkpoint) == [f"{UNTRAINED}: cannot be read; delete it, and search.report writes it again"]
+
+
+def test_rebuilt_mlflow_has_the_run_of_the_untrained_checkpoint(with_checkpoint: StudyLocation):
+    rebuild(with_checkpoint)
+    assert lines(with_checkpoint) == []
+
+
+def test_deleted_study_leaves_nothing_of_the_untrained_checkpoint(with_checkpoint: StudyLocation):
+    delete(with_checkpoint)
+    assert read_runs(with_checkpoint.tracking_uri, "s", "") == []
+    assert not Path(with_checkpoint.folder).exists()

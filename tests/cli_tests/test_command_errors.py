@@ -236,6 +236,14 @@ def test_another_identity_passes_where_it_is_accepted():
     assert differences(BEFORE, NOW) == "settings.train.epochs: 5 there, 4 now"
 
 
+def test_setting_that_a_study_does_not_record_had_its_default():
+    earlier, now = {"settings": {"train.epochs": 5}}, {"settings": {"train.epochs": 5, "train.ema": 0.0}}
+    assert differences(earlier, now) == ""
+    changed = {"settings": now["settings"] | {"train.ema": 0.9}}
+    assert differences(earlier, changed) == "settings.train.ema: 0.0 there, 0.9 now"
+    assert differences(changed, earlier) == "settings.train.ema: 0.9 there, None now"  # it is searched now
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["--space=bascp"], ["--space=bas", "--set=train.lr=x"], ["--space=bas", "--set=model.name=b9"]],

@@ -26,7 +26,7 @@ def offered(line: str, folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("python -m search.run --space ba", {"baseline", "bas", "bas_cp"}),
+        ("python -m search.run --space ba", {"baseline", "bas", "bas_cp", "bas_ctx", "bas_edge"}),
         ("python -m search.run --sampler ", {"auto", "gp", "tpe", "random"}),
         ("python -m search.run --space bas --set loss.ss", {"loss.ssim="}),
         ("python -m search.run --space bas --set search.loss.ss", {"search.loss.ssim.low=", "search.loss.ssim.high="}),

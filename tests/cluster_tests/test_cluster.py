@@ -21,7 +21,7 @@ from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
 
 # the first test's share has the whole story in it; a minute where nothing else runs
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.usefixtures("only_cluster")]
 LIMIT_S = 200
 FAST_NEWS = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "2000"}
 """A node that is cut off counts as dead after 15 s instead of 65."""

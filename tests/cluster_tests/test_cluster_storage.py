@@ -18,7 +18,13 @@ from search.run import main
 from search.study.location import StudyLocation, find_location
 
 # The fixture runs a search twice.
-pytestmark = [pytest.mark.ray, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.server,
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    pytest.mark.usefixtures("only_cluster"),
+]
 SECRETS = (PASSWORD.encode(), PASSWORD.replace("%", "%25").replace("@", "%40").encode())
 """The password of the ledger as it is, and as it stands in the address."""
 

@@ -3,23 +3,27 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from builders import make_epoch
+from builders import make_epoch, make_untrained
 from kept_study import change
 from real_search import Driver
+from thin_street import THIN_STREET
 
+from fgseg.checkpoints.untrained_result import UNTRAINED
 from fgseg.metrics.boundary_iou import boundary_iou
 from fgseg.metrics.iou import class_iou, miou
+from fgseg.storage.store import LocalStore
 from search.audit.trials import audit
 from search.compare.__main__ import main
 from search.compare.plans import plans_from
-from search.compare.runner import budgets
-from search.compare.scores import ROWS, Family, compare, scores
+from search.compare.runner import budgets, untrained_checkpoint
+from search.compare.scores import MEAN, Family, Scorer, compare
 from search.compare.tables import render_comparison
 from search.execution.strategies import strategy_of
 from search.ledger.catalog import open_ledger
@@ -32,6 +36,7 @@ from search.tracking.client import open_client
 pytestmark = pytest.mark.slow
 
 CONFIG = "configs/quickstart.yaml"
+KEYS = tuple(c.key for c in THIN_STREET.foreground)
 
 
 def family(space: str, quality: float = 0.5, seeds: int = 3, images: int = 12, noise: float = 0.01) -> Family:
@@ -44,12 +49,12 @@ def family(space: str, quality: float = 0.5, seeds: int = 3, images: int = 12, n
     confusion[..., range(6), [1, 2, 3, 4, 5, 0]] = 1000 - hits
     boundary = np.stack([np.pad(hits, ((0, 0), (0, 0), (0, 1))), np.full((seeds, images, 7), 1000.0)], -1)
     boundary[..., 6, :] = 0
-    return Family(space, space.upper(), f"e-{space}-repeats", {"loss.ssim": 0.4}, confusion, boundary)
+    return Family(space, space.upper(), f"e-{space}-repeats", {"loss.ssim": 0.4}, KEYS, confusion, boundary)
 
 
-def facts(families: list[Family], seeds: int = 3) -> dict[str, Any]:
+def facts(families: list[Family], seeds: int = 3, checkpoint: Family | None = None) -> dict[str, Any]:
     head = {"name": "n", "point": "start", "origins": [], "settings": {"train.seed": 42}, "missing": []}
-    return head | {"command": "the command"} | compare(families, range(seeds), resamples=500)
+    return head | {"command": "the command"} | compare(families, range(seeds), 500, checkpoint)
 
 
 def test_scores_from_sums_are_those_of_the_trainer():
@@ -57,9 +62,11 @@ def test_scores_from_sums_are_those_of_the_trainer():
     confusion = torch.randint(100, (7, 7), generator=generator)
     confusion[6], confusion[:, 6] = 0, 0
     rims = torch.stack([torch.arange(7), torch.arange(7) + 2], 1)
-    iou = class_iou(confusion)
-    expected = [*iou.values(), miou(iou), *(borders := boundary_iou(rims).tolist()[1:]), np.mean(borders)]
+    rims[6] = 0
+    iou = class_iou(confusion, THIN_STREET)
+    expected = [*iou.values(), miou(iou), *(borders := boundary_iou(rims).tolist()[1:]), np.nanmean(borders)]
     sums = torch.cat([confusion.flatten(), rims.flatten()]).numpy().astype(float)
+    scores = Scorer(7, (True,) * 5 + (False,))
     assert scores(sums) == pytest.approx(expected, nan_ok=True)
     assert math.isnan(scores(sums)[5])
 
@@ -128,9 +135,40 @@ def test_page_names_what_is_left_out_and_where_best_points_come_from():
     assert "Left out: A: seed 3 is open." in render_comparison(found)
 
 
+def test_untrained_checkpoint_is_compared_with_every_family_and_changes_nothing_else():
+    families, one = [family("baseline"), family("good", 0.7)], family("checkpoint", 0.6, seeds=1)
+    checkpoint = replace(one, confusion=one.confusion.repeat(3, 0), boundary=one.boundary.repeat(3, 0))
+    plain, found = facts(families), facts(families, checkpoint=checkpoint)
+    assert {key: found[key] for key in plain} == plain
+    assert [d["iou"]["mean"]["verdict"] for d in found["against_checkpoint"]] == ["lower", "higher"]
+    page = render_comparison(found)
+    assert "## Improvement over the untrained checkpoint: test IoU" in page
+    assert "| Class | checkpoint, untrained | BASELINE | GOOD |" in page
+    assert "untrained" not in render_comparison(plain)
+
+
+def test_untrained_checkpoint_is_compared_only_if_all_families_start_from_it(tmp_path: Path):
+    settings = {"model.name": str(tmp_path / "weights")}
+    plans = plans_from(
+        ["baseline", "bas"], studies=None, point="start", seeds=2, config=CONFIG, assignments=settings,
+        search={"storage": str(tmp_path / "runs")},
+    )  # fmt: skip
+    result = make_untrained(split="test", boundary=[[[1, 2]] * 7] * 2)
+    for plan in plans:
+        Path(plan.location.folder).mkdir(parents=True)
+        ledger = Ledger.create(plan.location.ledger_url, plan.study)
+        ledger.record_run(StudyMetadata(plan.study, identity={"data": result.data}))
+    LocalStore(plans[0].location.folder).put(UNTRAINED, json.dumps(result.to_json()).encode())
+    assert untrained_checkpoint(plans, 2) is None
+    found = untrained_checkpoint(plans[:1], 2)
+    assert found is not None
+    assert (found.confusion.shape, found.boundary.shape) == ((2, 2, 7, 7), (2, 2, 7, 2))
+
+
 def test_comparison_is_plain_json():
-    text = json.dumps(facts([family("baseline"), family("good", 0.7)]), allow_nan=False)
-    assert set(json.loads(text)["families"][0]["iou"]) == set(ROWS)
+    checkpoint = family("checkpoint")
+    text = json.dumps(facts([family("baseline"), family("good", 0.7)], checkpoint=checkpoint), allow_nan=False)
+    assert set(json.loads(text)["families"][0]["iou"]) == {*KEYS, MEAN}
 
 
 def mistake(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from thin_street import CLASSES
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build, parse_assignments, read_layer
@@ -80,13 +81,40 @@ def test_loss_without_any_term_is_refused():
     assert told("loss.cross_entropy=0").startswith("loss: every weight is 0")
 
 
+@pytest.mark.parametrize(
+    ("crop", "message"),
+    [
+        ("64", "data.crop: got 64, must read HEIGHTxWIDTH in pixels, such as --set data.crop=128x256"),
+        ("64x-3", "data.crop: got 64x-3, must read HEIGHTxWIDTH"),
+        ("64x512", "data.crop: got 64x512, its sides must be at least 32 and at most those of the frames, 128x256"),
+        ("16x64", "data.crop: got 16x64, its sides must be at least 32"),
+        ("66x64", "data.crop: got 66x64 of frames of 128x256, every side must be a multiple of 4"),
+    ],
+)
+def test_crop_that_cannot_be_cut_is_told(crop: str, message: str):
+    assert told(f"data.crop='{crop}'").startswith(message)
+
+
+def test_crop_reads_as_height_and_width_and_may_be_the_whole_frame():
+    for crop, window in (("64x96", (64, 96)), ("128x256", (128, 256)), ("null", None)):
+        assert build([Layer("--set", parse_assignments([f"data.crop={crop}"]))]).data.window == window
+
+
 def test_class_weights_stand_in_the_order_of_the_labels():
-    from fgseg.labels import CLASSES
 
-    assert list(RunConfig().class_weights.model_dump()) == [c.key for c in CLASSES]
+    assert list(RunConfig().class_weights) == [c.key for c in CLASSES]
 
 
-def test_loss_settings_are_the_loss_terms():
+def test_class_weight_of_another_label_set_is_checked_against_it():
+    run = build([Layer("--set", {"data.labels": "cityscapes19", "class_weights.rider": 2})])
+    assert (run.class_weights["rider"], run.class_weights["road"], len(run.class_weights)) == (2, 1, 19)
+    assert told("class_weights.rider=2").startswith("--set: class_weights.rider: no such setting; ")
+    assert told("class_weights.pol=2") == "--set: class_weights.pol: no such setting; did you mean class_weights.pole?"
+    assert told("class_weights.pole=0") == "--set: class_weights.pole: got 0, must be above 0"
+    assert told("class_weights.pole=x") == "--set: class_weights.pole: got 'x', must be a number above 0"
+
+
+def test_loss_weights_are_those_of_the_loss_terms():
     from fgseg.losses import TERMS
 
-    assert set(RunConfig().loss.model_dump()) == set(TERMS)
+    assert set(RunConfig().loss.weights) == {*TERMS, "edge"}

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import absent
 
-from fgseg.config.files import list_configs
-from fgseg.config.loading import Layer, build, read_layer, read_yaml
+from fgseg.config.files import list_configs, read_yaml
+from fgseg.config.loading import Layer, build, read_layer
+from fgseg.config.settings import DataConfig
 from search.ledger.records import TrialAttempt
 from search.run import main
 from search.study.plan import make_plan
@@ -23,7 +24,7 @@ CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-@pytest.mark.parametrize("space", ["baseline", "bas", "bas_cp", "slc"])
+@pytest.mark.parametrize("space", sorted(SHIPPED))
 def test_every_shipped_config_works_with_every_family(path: Path, space: str):
     plan = make_plan(space, str(path), {"data.root": "somewhere"}, {}, None)
     assert plan.study == f"{path.stem}-{space}"
@@ -34,11 +35,19 @@ def test_cityscapes_config_is_the_protocol_of_the_source():
     run = build([read_layer(ROOT / "configs" / "cityscapes.yaml", skip="search"), Layer("test", {"data.root": "x"})])
     assert (run.data.height, run.data.width) == (512, 1024)
     assert (run.data.train, run.data.val, run.data.test, run.data.void) == (2000, 250, 250, "background")
-    assert run.model.name == "nvidia/segformer-b0-finetuned-cityscapes-512-1024"
+    assert (run.model.name, run.model.head) == ("nvidia/segformer-b0-finetuned-cityscapes-512-1024", "new")
     train = run.train
     assert (train.lr, train.epochs, train.batch_size, train.accumulation) == (6e-5, 15, 2, 1)
     assert (train.clip, train.precision, train.select, train.seed) == (1.0, "auto", "last", 42)
     assert run.augment.flip_prob == 0
+
+
+def test_finetuning_searches_the_learning_rates_beside_every_family():
+    plan = make_plan("bas", "configs/finetune.yaml", {"data.root": "somewhere"}, {}, None)
+    assert list(plan.space.search)[-2:] == ["train.lr", "train.head_lr_factor"]
+    run = plan.settings
+    assert (run.train.epochs, run.train.lr, run.train.head_lr_factor) == (5, 6e-5, 1)
+    assert min(run.train.ema, run.train.warmup, run.augment.flip_prob, run.augment.scale - 1) > 0
 
 
 def test_quickstart_is_the_default_and_needs_no_data():
@@ -71,6 +80,8 @@ def test_identity_leaves_out_where_the_data_lie_and_keeps_everything_else():
 
     assert identity(data__root="a", data__cache="b") == identity(data__root="c")
     assert identity(train__epochs=9) != identity()
+    assert "data.labels" not in identity()["settings"]  # studies of earlier versions have none
+    assert identity(data__labels="streets") != identity()
     assert not any(isinstance(v, float) and math.isnan(v) for v in identity().values())
 
 
@@ -101,4 +112,4 @@ def test_dry_run_shows_what_would_run_and_masks_credentials(tmp_path: Path, caps
 def test_list_shows_every_space_with_its_title(capsys: pytest.CaptureFixture[str]):
     assert main(["--list"]) == 0
     shown = capsys.readouterr().out
-    assert all(load_space(name).title in shown for name in list_spaces())
+    assert all(load_space(name, DataConfig()).title in shown for name in list_spaces())

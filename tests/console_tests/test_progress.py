@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from builders import make_epoch, make_trial
 from rich.console import Console
+from thin_street import FOREGROUND
 
-from fgseg.labels import FOREGROUND
 from search.console.progress import Progress, event
 from search.console.study_status import StudyStatus, clock, recent_pace
 from search.ledger.records import State, TrialRecord

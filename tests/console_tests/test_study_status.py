@@ -1,14 +1,19 @@
 """What another shell sees of a study."""
 
+import json
 import os
 import re
 import socket
 from pathlib import Path
 
 import pytest
+from builders import make_untrained
 from kept_study import begin, finished_study, train
 
+from fgseg.checkpoints.untrained_result import UNTRAINED
+from fgseg.storage.store import LocalStore
 from search import status
+from search.study.location import StudyLocation
 
 
 @pytest.mark.slow
@@ -48,3 +53,9 @@ def test_unknown_study_is_a_mistake_that_names_those_there_are(tmp_path: Path, c
     assert status.main(["--study", "t", "--storage", str(tmp_path)]) == 2
     assert "no study t in" in (shown := capsys.readouterr().err)
     assert "there are: s" in shown
+
+
+def test_status_shows_the_untrained_checkpoint(location: StudyLocation, capsys: pytest.CaptureFixture[str]):
+    LocalStore(location.folder).put(UNTRAINED, json.dumps(make_untrained().to_json()).encode())
+    assert status.main(["--study", "s", "--storage", location.storage]) == 0
+    assert "checkpoint, untrained: mIoU 0.2500" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """What the readers say about data that break their contract: where, what was got, what holds, what to do."""
 
+from pathlib import Path
+
 import datasets
 import numpy as np
 import pytest
@@ -113,17 +115,30 @@ def test_a_frame_of_sixteen_bits_is_refused(tmp_path):
     assert error_of(cfg).startswith(f"{path}: has pixels of mode I;16, must have 8 bits per channel")
 
 
-def test_a_validation_split_without_a_class_names_it_every_time(tmp_path):
-    root = write_cityscapes(tmp_path / "data")
-    for label in (root / "gtFine" / "val").rglob("*.png"):
-        save(stripes((7, 13, 26, 21, 7, 7, 19)), label)
-    cfg = settings("cityscapes", root, tmp_path / "cache")
-    expected = "data.val: its 2 frames hold no pole, no traffic sign; raise data.val or change data.seed"
-    assert error_of(cfg) == expected
-    assert error_of(cfg) == expected
-    with pytest.raises(ConfigError, match=r"^data\.test: its 2 frames hold no pole, no traffic sign; raise"):
+def relabel_val(root: Path, *ids: int) -> DataConfig:
+    """Cityscapes whose validation frames hold these ids only."""
+    write_cityscapes(root / "data")
+    for label in (root / "data" / "gtFine" / "val").rglob("*.png"):
+        save(stripes(ids), label)
+    return settings("cityscapes", root / "data", root / "cache")
+
+
+def test_a_split_without_any_class_is_refused_every_time(tmp_path):
+    cfg = relabel_val(tmp_path, *[7] * 7)
+    expected = "data.val: its 2 frames hold no fence, no car, no vegetation, no pole, no traffic sign, no traffic light"
+    assert error_of(cfg).startswith(expected)
+    assert error_of(cfg).startswith(expected)
+    with pytest.raises(ConfigError, match=r"^data\.test: its 2 frames hold no fence, no car"):
         data.load_splits(cfg, names=["test"])
     assert len(data.load_splits(cfg, names=["train"])) == 1
+
+
+def test_classes_that_a_split_lacks_are_named(tmp_path):
+    cfg = relabel_val(tmp_path, 7, 13, 26, 21, 7, 7, 19)
+    splits = data.load_splits(cfg, names=["train", "val"])
+    assert data.absent_notes(cfg, splits) == [
+        "data.val: its 2 frames hold no pole, no traffic sign; left out of the means over classes"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -133,8 +148,8 @@ def test_a_validation_split_without_a_class_names_it_every_time(tmp_path):
         ("ids: {pole: 7}", "ids: got the id 'pole', must be a whole number"),
         ("ids: {yes: pole}", "ids: got the id True, must be a whole number"),
         ("ids: [pole]", "must map each id to a class"),
-        ("classes: {7: pole}", "ids: got None, must map each id to a class"),
-        ("ids: {0: background, 7: pole}", "no id means fence, car, vegetation, traffic_sign, traffic_light"),
+        ("classes: {7: pole}", "classes: got {7: 'pole'}, must be a list of 2 to 255 classes"),
+        ("ids: {0: background, 7: void}", "no id means a class; name at least one of fence, car, vegetation, pole"),
     ],
 )
 def test_a_wrong_id_table_says_where_and_what(table, told, tmp_path):

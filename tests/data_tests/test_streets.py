@@ -1,17 +1,47 @@
 """The procedural street scenes: repeatable, exactly labelled, holding every class, and looking like what they say."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from PIL import Image
+from thin_street import CLASSES, FOREGROUND, THIN_STREET
 
 from fgseg.data.streets import roadside
 from fgseg.data.streets.canvas import Canvas, Light, View
-from fgseg.data.streets.scene import COMPLETE_EVERY, render
-from fgseg.labels import CLASSES, FOREGROUND
+from fgseg.data.streets.classes import FENCE
+from fgseg.data.streets.scene import COMPLETE_EVERY
+from fgseg.data.streets.scene import render as render_ids
+from fgseg.labels import cityscapes_table, load_label_set, remap
 
 LABEL = {c.key: c.label for c in CLASSES}
+TABLE = cityscapes_table(THIN_STREET, "background")
 SIZE = (128, 256)
 NOON = Light((82, 138, 206), (204, 222, 234), (0.7, 0.7, 0.7), (0.5, 0.5, 0.5), 1, np.inf, 1e6, 0.0)
+
+
+def render(*arguments: int) -> tuple[np.ndarray, np.ndarray]:
+    """A scene with the labels of the default label set."""
+    image, ids = render_ids(*arguments)
+    return image, remap(ids, TABLE)
+
+
+def test_labels_of_the_default_set_are_those_of_the_first_release():
+    digest = hashlib.sha256()
+    for index in range(8):
+        digest.update(render(9, index, *SIZE)[1].tobytes())
+    assert digest.hexdigest() == "9097531b7c49f5b6b1aa82bd17c4bcec19884275b40c978c7b695a48050cf553"
+
+
+def test_the_streets_set_has_every_class_that_is_drawn():
+    classes = load_label_set("streets")
+    ids = np.unique([render_ids(0, index, *SIZE)[1] for index in range(40)])
+    assert set(ids.tolist()) == {0} | {i for c in classes.classes for i in c.ids}
+
+
+def test_a_set_without_background_has_void_in_its_place():
+    labels = remap(render_ids(0, 0, *SIZE)[1], cityscapes_table(load_label_set("cityscapes19"), "background"))
+    assert {0, 1, 2, 10, 13, 255} <= set(np.unique(labels).tolist()) <= {*range(19), 255}
 
 
 def test_the_same_seed_and_index_give_the_same_bytes_in_any_order():
@@ -74,7 +104,7 @@ def test_twice_the_size_is_the_same_scene(index):
 def test_one_sees_what_lies_behind_a_fence_through_its_gaps(style):
     behind = ((255, 0, 0), (0, 0, 255))
     pictures, labels = zip(*(_fence_before(style, colour) for colour in behind), strict=True)
-    fence = labels[0] == LABEL["fence"]
+    fence = labels[0] == FENCE
     seen_through = (pictures[0] != pictures[1]).any(axis=2) & fence
     assert fence.sum() > 500 and np.array_equal(labels[0], labels[1])
     assert 0.2 < seen_through.sum() / fence.sum() < 0.99, "neither a wall nor nothing"

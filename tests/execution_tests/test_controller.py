@@ -47,6 +47,20 @@ def test_study_that_another_driver_began_meanwhile_with_other_settings_is_refuse
     assert ledger.metadata.identity["data"] == "beef"
 
 
+def test_study_begun_before_a_setting_existed_continues_while_it_has_its_default(plan: Plan, tmp_path: Path):
+    Path(plan.location.folder).mkdir(parents=True)
+    identity = plan.identity | {"data": "f00d"}
+    settings = {key: value for key, value in identity["settings"].items() if key not in ("train.ema", "loss.edge")}
+    ledger = Ledger.create(plan.location.ledger_url, "s")
+    ledger.record_run(StudyMetadata(settings=settings, identity=identity | {"settings": settings}, budget=1))
+    with controller.open_for_writing(SearchStrategy(plan), identity) as opened:
+        assert opened.metadata.changes == ()
+        assert opened.metadata.settings["train.ema"] == 0
+    other = make_plan("bas", "configs/quickstart.yaml", {"train.ema": 0.9}, {"storage": str(tmp_path / "runs")}, "s")
+    with pytest.raises(ConfigError, match=r"\(settings\.train\.ema: 0\.0 there, 0\.9 now\)"):
+        controller.run_study(other, Signals())
+
+
 @pytest.mark.slow
 def test_driver_that_lost_the_study_leaves_mlflow_report_and_model_to_the_other(plan: Plan, monkeypatch, capsys):
     def run_until_it_is_lost(plan: Plan, ledger: Ledger, views: StudyViews, signals: Signals) -> StopReason:

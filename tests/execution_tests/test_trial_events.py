@@ -8,6 +8,7 @@ from builders import make_history
 from small_ledger import start_search
 from sqlalchemy import update
 
+from fgseg.config.settings import DataConfig
 from search.execution.messages import TrialReport
 from search.execution.trial_events import MAX_NODE_LOSSES, StopRunError, TrialEventHandler
 from search.ledger.database import LedgerError
@@ -24,7 +25,7 @@ EPOCHS = 3
 
 def open_ledger(folder: Path, pruner: str = "none", trials: int = 6) -> Ledger:
     ledger = Ledger.create(f"sqlite:///{folder}/study.db", "s")
-    space = load_space("bas")
+    space = load_space("bas", DataConfig())
     settings = {"trials": trials, "sampler": "random", "pruner": pruner, "epochs": EPOCHS, "seed": 0}
     start_search(ledger, distributions(space.search), space.start, **settings)
     return ledger

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_checkpoint import save_checkpoint
 
 import fgseg.data
 import fgseg.training.loop
 import fgseg.training.test_evaluation
+from fgseg.checkpoints.untrained_result import UNTRAINED
 from fgseg.storage.s3 import ObjectStoreError
 from search.cluster.node_probe import versions
 from search.execution.messages import TrialJob, TrialReport
@@ -192,3 +194,12 @@ def test_node_that_is_like_the_drivers_trains(job: TrialJob, tiny):
     splits = fgseg.data.load_splits(tiny().data, ("train", "val"))
     sent = reports(replace(job, required_environment=versions() | {"data": fgseg.data.fingerprint(splits)}))
     assert (sent[-1].fatal_error, len(sent[-1].epochs)) == (None, 2)
+
+
+def test_first_trial_of_a_study_evaluates_the_untrained_checkpoint_and_others_do_not(job: TrialJob, tmp_path: Path):
+    weights = {"model.name": save_checkpoint(tmp_path / "weights"), "train.epochs": 1}
+    job = replace(job, settings=job.settings | weights, study_folder=str(tmp_path / "study"))
+    assert len(reports(job)[-1].epochs) == 1
+    written = (tmp_path / "study" / UNTRAINED).read_bytes()
+    assert reports(replace(job, number=4, folder=str(tmp_path / "other")))[-1].error is None
+    assert (tmp_path / "study" / UNTRAINED).read_bytes() == written

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 from finished_model import tiny_run, trained_study
+from small_checkpoint import CITYSCAPES, save_checkpoint
 from small_data import make, run_python
+from thin_street import FOREGROUND, THIN_STREET
 
+from fgseg.config.loading import Layer, build
 from fgseg.config.settings import nest
 from fgseg.evaluate import autocast, main, score
 from fgseg.inference.trained_model import find_trained
-from fgseg.labels import FOREGROUND
+from fgseg.model.class_names import match_classes
+from fgseg.training.untrained import evaluate_untrained
 from search.export.model import export
 from search.ledger.ledger import Ledger
 from search.study.location import StudyLocation
@@ -98,3 +102,21 @@ def test_bf16_judges_in_bf16_and_auto_on_the_cpu_in_float32():
     for precision, kind in (("bf16", torch.bfloat16), ("auto", torch.float32), ("no", torch.float32)):
         with autocast(precision, "cpu"):
             assert (product @ product).dtype is kind
+
+
+def test_checkpoint_with_other_classes_is_evaluated_by_their_names(config: str, cache: str, tmp_path: Path, capsys):
+    names = [name for name in CITYSCAPES if name != "pole"]
+    folder = save_checkpoint(tmp_path / "weights", names)
+    assert main([folder, "--config", config, "--device", "cpu", "--out", str(tmp_path / "scores.json")]) == 0
+    assert "has no class pole: IoU 0" in " ".join(capsys.readouterr().out.split())
+    found = json.loads((tmp_path / "scores.json").read_text())
+    labels = match_classes({str(k): name for k, name in enumerate(names)}, THIN_STREET)
+    run = build([Layer("test", tiny_run(cache).flat() | {"model.name": folder})])
+    expected = evaluate_untrained(run, labels, "val")
+    assert (found["miou"], sum(row[4] for row in found["confusion"])) == (expected.miou, 0)
+
+
+def test_checkpoint_without_a_class_of_these_names_is_refused(config: str, tmp_path: Path, capsys):
+    folder = save_checkpoint(tmp_path / "weights", ["cat", "dog"])
+    assert main([folder, "--config", config]) == 2
+    assert "has 2 other classes, must have background, fence, car" in capsys.readouterr().err

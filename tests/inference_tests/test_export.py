@@ -9,14 +9,15 @@ import pytest
 import torch
 from finished_model import labels_of, tiny_run, trained_study
 from PIL import Image
+from thin_street import CLASSES
 from transformers import SegformerForSemanticSegmentation, pipeline
 
 from fgseg.config.errors import ConfigError
 from fgseg.data import load_splits
 from fgseg.data.batches import normalise
-from fgseg.inference.export import replace_folder
+from fgseg.inference.export import model_files, replace_folder
+from fgseg.inference.photos import labels_of as predict_photo
 from fgseg.inference.trained_model import find_trained, load_trained
-from fgseg.labels import CLASSES
 from fgseg.metrics.evaluator import predict_labels
 from search.export.__main__ import main
 from search.export.model import export
@@ -69,6 +70,21 @@ def test_pipeline_resizes_a_large_photo_as_the_readers_do(folder: Path, images: 
     theirs = segment.image_processor(images=[photo], return_tensors="pt")["pixel_values"]
     expected = normalise(torch.from_numpy(small.copy()).permute(2, 0, 1)[None])
     assert torch.allclose(theirs, expected, atol=1e-6)  # float32, where the order of scaling and shifting differs
+
+
+def test_model_that_was_trained_on_crops_keeps_their_size_and_predicts_as_its_evaluation_does(
+    folder: Path, images: np.ndarray, tmp_path: Path
+):
+    names = ("config.json", "model.safetensors")
+    files = model_files(*((folder / name).read_bytes() for name in names), (64, 128), "", (32, 64))
+    replace_folder(tmp_path / "model", files)
+    found, plain = find_trained(str(tmp_path / "model")), find_trained(str(folder))
+    assert (found.size, found.window, plain.window) == ((64, 128), (32, 64), None)
+    model = load_trained(found)
+    in_windows = predict_labels(model, torch.from_numpy(images[:1]).permute(0, 3, 1, 2), found.window)[0]
+    image = Image.fromarray(images[0])
+    assert (predict_photo(image, model, found, "cpu", 1.0) == in_windows.numpy()).mean() > 0.999  # ties of two classes
+    assert pipeline("image-segmentation", model=str(tmp_path / "model"))(image)
 
 
 def test_state_dict_has_the_stock_names(folder: Path):

@@ -16,9 +16,10 @@ from transformers import pipeline
 from fgseg.config.errors import ConfigError
 from fgseg.data import load_splits
 from fgseg.data.batches import normalise
+from fgseg.data.windows import window_starts
 from fgseg.devices import find_device
 from fgseg.inference.photos import find_photos
-from fgseg.inference.tiling import labels_at, tile_starts, tiled_logits, working_size
+from fgseg.inference.tiling import labels_at, tiled_logits, working_size
 from fgseg.predict import main
 from search.export.model import export
 
@@ -199,7 +200,7 @@ def test_scale_enlarges_and_nothing_gets_too_small_for_the_model():
 
 @pytest.mark.parametrize(("length", "tile"), [(64, 64), (68, 64), (200, 64), (1364, 512)])
 def test_tiles_cover_a_side_and_overlap(length: int, tile: int):
-    begins = tile_starts(length, tile)
+    begins = window_starts(length, tile)
     assert begins[0] == 0 and begins[-1] + tile == length
     assert all(after - before <= 0.8 * tile for before, after in pairwise(begins))
     assert all(begin % 4 == 0 for begin in begins)

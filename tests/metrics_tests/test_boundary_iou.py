@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from thin_street import NUM_CLASSES
 from torch import Tensor
 
-from fgseg.labels import NUM_CLASSES, VOID
+from fgseg.labels import VOID
 from fgseg.metrics.boundary_iou import boundary_counts, boundary_iou, rim, rim_width
 
 SIZE = (20, 26)

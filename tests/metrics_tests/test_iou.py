@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as evaluation
 from PIL import Image
+from thin_street import CLASSES, FOREGROUND, THIN_STREET
 from torch import Tensor
 
-from fgseg.labels import CLASSES, FOREGROUND, VOID
+from fgseg.labels import VOID, load_label_set
 from fgseg.metrics.iou import class_iou, confusion_counts, iou_from_confusion, miou
 from fgseg.results import format_iou
 
@@ -42,7 +43,7 @@ def cityscapes_iou(truth: Tensor, prediction: Tensor, folder: Path) -> dict[str,
     """Per-class IoU by cityscapesscripts, from masks written as id images; background as road, an id it evaluates."""
     ids = np.zeros(256, dtype=np.uint8)
     for c in CLASSES:
-        ids[c.label] = 7 if c.cityscapes_id is None else c.cityscapes_id
+        ids[c.label] = c.ids[0] if c.ids else 7
     files = {}
     for name, masks in {"prediction": prediction, "truth": truth}.items():
         files[name] = [str(folder / f"{name}{i}.png") for i in range(len(masks))]
@@ -64,7 +65,7 @@ def test_miou_is_the_mean_that_the_source_printed(family: str):
 @pytest.mark.parametrize("classes", [range(7), (0, 1, 2, 4)], ids=["all classes", "three absent"])
 def test_iou_equals_cityscapes_own_evaluation(classes, tmp_path: Path):
     truth, prediction = random_masks(*classes)
-    ours = class_iou(confusion_counts(logits_of(prediction), truth).sum(0))
+    ours = class_iou(confusion_counts(logits_of(prediction), truth).sum(0), THIN_STREET)
     # both divide the same integers in float64
     assert ours == pytest.approx(cityscapes_iou(truth, prediction, tmp_path), rel=1e-15, nan_ok=True)
 
@@ -125,11 +126,23 @@ def test_iou_takes_any_leading_dimensions():
 
 def test_absent_classes_are_left_out_of_the_mean_by_name():
     truth, prediction = random_masks(0, 1, 2, 3, 5)
-    iou = class_iou(confusion_counts(logits_of(prediction), truth).sum(0))
+    iou = class_iou(confusion_counts(logits_of(prediction), truth).sum(0), THIN_STREET)
     assert list(iou) == ["fence", "car", "vegetation", "pole", "traffic_sign", "traffic_light"]
     assert [key for key, value in iou.items() if format_iou(value) == "absent"] == ["pole", "traffic_light"]
     assert miou(iou) == pytest.approx(np.mean([iou[key] for key in ("fence", "car", "vegetation", "traffic_sign")]))
 
 
+def test_predictions_of_a_class_that_does_not_occur_have_no_iou():
+    confusion = torch.zeros(7, 7, dtype=torch.int64)
+    confusion[1, 1], confusion[1, 2] = 3, 1
+    iou = class_iou(confusion, THIN_STREET)
+    assert iou["fence"] == 0.75 and math.isnan(iou["car"]) and miou(iou) == 0.75
+
+
+def test_miou_of_a_set_without_background_covers_every_class():
+    iou = class_iou(torch.eye(19), load_label_set("cityscapes19"))
+    assert len(iou) == 19 and miou(iou) == 1
+
+
 def test_miou_is_nan_when_every_class_is_absent():
-    assert math.isnan(miou(class_iou(torch.zeros(7, 7))))
+    assert math.isnan(miou(class_iou(torch.zeros(7, 7), THIN_STREET)))

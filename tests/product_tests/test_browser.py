@@ -19,8 +19,8 @@ from urllib.parse import quote
 
 import pytest
 from conftest import LIMIT_S, Finished, absent
+from thin_street import FOREGROUND
 
-from fgseg.labels import FOREGROUND
 from search.ledger.ledger import Ledger
 from search.ledger.records import TrialRecord
 

@@ -5,26 +5,34 @@ import re
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from builders import make_trial
+from builders import make_trial, make_untrained
 from kept_study import begin, finished_study
+from matplotlib.figure import Figure
 from PIL import Image
+from small_checkpoint import save_checkpoint
+from thin_street import FOREGROUND, THIN_STREET
 
+from fgseg.checkpoints.untrained_result import read_untrained
 from fgseg.config.settings import RunConfig
-from fgseg.labels import FOREGROUND, VOID
+from fgseg.data import fingerprint, load_splits
+from fgseg.labels import VOID
 from fgseg.storage.store import LocalStore
 from search.ledger.catalog import open_ledger
+from search.ledger.ledger import Ledger
 from search.ledger.records import TrialRecord, rank_trials
+from search.ledger.study_metadata import StudyMetadata
 from search.report import __main__ as report
 from search.report.build import report_files, write_report
-from search.report.charts import position, ticks
+from search.report.charts import parallel, plain_ticks, position, slices, ticks
 from search.report.content import Content, build_content
 from search.report.frames import Frames, ShownFrame, choose_frames, difference
 from search.report.summary import Baseline, Summary, find_baseline, summarise
 from search.sampling.importance import MIN_TRIALS, caution, importance
-from search.study.location import StudyLocation
+from search.study.location import StudyLocation, find_location
 from search.study.space import Range
 
 pytestmark = pytest.mark.slow
@@ -34,7 +42,7 @@ RANGES = {
     "copy_paste.prob": Range(low=0, high=1, start=0.5),
 }
 PIXELS = np.zeros((4, 8), np.uint8)
-FRAME = ShownFrame("town_000001", np.zeros((4, 8, 3), np.uint8), PIXELS, PIXELS, PIXELS)
+FRAME = ShownFrame("town_000001", np.zeros((4, 8, 3), np.uint8), PIXELS, PIXELS, PIXELS, THIN_STREET)
 PANELS = 5
 
 
@@ -99,6 +107,16 @@ def test_page_tells_gains_classes_failures_and_cost(files: dict[str, bytes]):
     assert "No baseline." in page and "GPU-hours" in page
 
 
+def test_report_compares_the_best_trial_with_the_untrained_checkpoint():
+    known = replace(summary(make_trial(0), make_trial(1)), untrained=make_untrained())
+    written = report_files(build_content(known, Baseline(), Frames((), "None."), written=1e9))
+    text, page = written["report.md"].decode(), written["report.html"].decode()
+    assert "| validation IoU | checkpoint, untrained | start | best | over checkpoint | over start |" in text
+    assert "| **mIoU** | **0.2500** | **0.3000** | **0.3100** | **+0.0600** | **+0.0100** |" in text
+    assert "| traffic light | absent | 0.3600 | 0.3700 | - | +0.0100 |" in text
+    assert "over the untrained checkpoint" in page and '<span class="up">+0.0600</span>' in page
+
+
 def test_markdown_names_the_pictures_beside_it(files: dict[str, bytes]):
     text = files["report.md"].decode()
     assert set(re.findall(r"\]\((.+?)\)", text)) == {name for name in files if name.endswith(".png")}
@@ -145,6 +163,23 @@ def test_points_of_before_a_range_was_narrowed_have_no_part_in_the_importance():
     assert position(4.0, ranges["a"]) == 1 and position(0.0, Range(low=0.1, high=1, log=True, start=0.5)) == 0
 
 
+def test_setting_that_is_off_has_its_place_in_importance_charts_and_tables():
+    switched = Range(low=0.01, high=10, log=True, start=0, off_below=0.1)
+    ranges = {"loss.ssim": switched, "copy_paste.prob": Range(low=0, high=1, start=0.5)}
+    records = [
+        make_trial(k, params={"loss.ssim": 0.0 if k % 2 else 1.0, "copy_paste.prob": k / 10}, value=k % 2 / 2 + k / 100)
+        for k in range(10)
+    ]
+    assert next(iter(importance(records, ranges))) == "loss.ssim"
+    assert position(0, switched) == 0
+    figure = Figure()
+    plain_ticks(axes := figure.subplots(), switched)
+    assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["off", "0.1"]
+    study = replace(summary(*records), ranges=ranges, ranked=records, best=records[9])
+    assert slices(study, [*ranges]) and parallel(study)
+    assert study.point()[0][:2] == ("loss.ssim", 0)
+
+
 def test_importance_of_equal_trials_is_unknown():
     equal = [replace(make_trial(k), value=0.5, params={"loss.ssim": 1.0, "copy_paste.prob": 0.1 * k}) for k in range(9)]
     assert importance(equal, RANGES) == {}
@@ -183,7 +218,7 @@ def test_frames_differ_by_classes_however_small_and_void_is_not_judged():
     after[1, 7, 7] = 2  # only a void pixel
     before[1, 4] = 0  # an eighth of the frame, a quarter of its car: IoU 24/31 -> 1
     before[:, 7, 7] = 5
-    assert difference(truth, before, after).tolist() == pytest.approx([1, 1 - 23 / 31])
+    assert difference(THIN_STREET, truth, before, after).tolist() == pytest.approx([1, 1 - 23 / 31])
 
 
 def test_frames_are_left_out_with_a_reason():
@@ -197,9 +232,9 @@ def test_frames_are_left_out_with_a_reason():
 
 
 def test_wide_photos_are_shown_smaller_in_whole_steps():
-    big = ShownFrame("x", np.zeros((520, 1040, 3), np.uint8), *(np.zeros((520, 1040), np.uint8) for _ in range(3)))
+    big = ShownFrame("x", np.zeros((520, 1040, 3), np.uint8), *[np.zeros((520, 1040), np.uint8)] * 3, THIN_STREET)
     assert {picture.shape for picture in big.panels().values()} == {(173, 346, 3)}
-    tall = ShownFrame("x", np.zeros((1024, 512, 3), np.uint8), *(np.zeros((1024, 512), np.uint8) for _ in range(3)))
+    tall = ShownFrame("x", np.zeros((1024, 512, 3), np.uint8), *[np.zeros((1024, 512), np.uint8)] * 3, THIN_STREET)
     assert {picture.shape for picture in tall.panels().values()} == {(512, 256, 3)}
 
 
@@ -245,3 +280,37 @@ def test_pictures_of_an_earlier_report_are_deleted(kept: StudyLocation):
     kept.report_store.put("notes.txt", b"somebody's own")
     names = write_report(kept, frames=False)
     assert set(kept.report_store.list()) == {*names, "notes.txt"}
+
+
+def test_command_evaluates_an_untrained_checkpoint_whose_result_is_lost(
+    tmp_path: Path, tiny, capsys: pytest.CaptureFixture[str]
+):
+    run = tiny(model__name=save_checkpoint(tmp_path / "weights"))
+    data = fingerprint(load_splits(run.data, ("train", "val")))
+    location = inheriting_study(tmp_path / "runs", run.flat(), data)
+    arguments = ["--study", "s", "--storage", location.storage]
+    assert report.main([*arguments, "--no-frames"]) == 0
+    assert read_untrained(LocalStore(location.folder)) is None
+    assert report.main(arguments) == 0
+    first = read_untrained(LocalStore(location.folder))
+    assert first is not None and first.data == data
+    assert report.main(arguments) == 0 and read_untrained(LocalStore(location.folder)) == first
+    assert capsys.readouterr().err == ""
+
+
+def test_command_says_why_the_untrained_checkpoint_cannot_be_evaluated(
+    tmp_path: Path, tiny, capsys: pytest.CaptureFixture[str]
+):
+    location = inheriting_study(tmp_path / "runs", tiny(model__name="./gone").flat(), "f00d")
+    assert report.main(["--study", "s", "--storage", location.storage]) == 0
+    assert "warning: the untrained checkpoint cannot be evaluated: model.name: " in capsys.readouterr().err
+
+
+def inheriting_study(storage: Path, settings: dict[str, Any], data: str) -> StudyLocation:
+    """A study without trials whose model inherits the head of a checkpoint."""
+    (storage / "s").mkdir(parents=True)
+    location = find_location(storage, "s")
+    Ledger.create(location.ledger_url, "s").record_run(
+        StudyMetadata("s", "bas", "BAS", "tiny", settings, identity={"settings": settings, "data": data}, budget=1)
+    )
+    return location

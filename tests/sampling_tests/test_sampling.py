@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from builders import make_history
-from optuna.distributions import IntDistribution
+from optuna.distributions import FloatDistribution, IntDistribution
 from small_ledger import EPOCHS, SPACE, drive, kill_before, start_search
 
 from search.ledger.ledger import Ledger
@@ -121,6 +121,21 @@ def test_whole_settings_are_drawn_whole_and_an_empty_space_is_searched_by_seed_a
     empty = Ledger.create(f"sqlite:///{tmp_path}/study.db", "empty")
     start_search(empty, {}, {}, trials=2, **rest)
     assert [empty.next_attempt() for _ in range(3)] == [TrialAttempt(0, 1, {}), TrialAttempt(1, 1, {}), None]
+
+
+def test_setting_below_its_limit_is_recorded_as_zero_and_stays_so_after_a_restart(tmp_path):
+    def start(limit: float) -> Ledger:
+        ledger = Ledger.create(f"sqlite:///{tmp_path}/study.db", "s")
+        space = {"a": FloatDistribution(0.01, 10.0, log=True), "b": FloatDistribution(0.0, 1.0)}
+        rest = {"sampler": "auto", "pruner": "none", "epochs": 1, "seed": 0}
+        start_search(ledger, space, {"a": 0.0, "b": 0.5}, trials=30, off_below={"a": limit}, **rest)
+        return ledger
+
+    ledger = start(0.3)
+    values = [finish(ledger)["a"] for _ in range(12)]
+    assert values[0] == 0 and ledger.trial(0).params == {"a": 0, "b": 0.5}
+    assert 2 <= values.count(0) <= 10 and all(value == 0 or 0.3 <= value <= 10 for value in values)
+    assert [record.params["a"] for record in start(5.0).trials()] == values
 
 
 def metric(number: int, epoch: int) -> float:

@@ -1,9 +1,12 @@
 """Epochs and trials with plausible values; each test changes the fields that it is about."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
-from fgseg.labels import FOREGROUND
+from thin_street import FOREGROUND
+
+from fgseg.checkpoints.untrained_result import UntrainedResult
 from fgseg.results import EpochResult
 from search.ledger.records import State, TrialRecord
 
@@ -51,3 +54,10 @@ def make_trial(number: int = 0, state: str = "complete", done: int = 3, **change
         selected=epochs[-1].epoch if state == "complete" else None,
     )
     return replace(record, **changes)
+
+
+def make_untrained(miou: float = 0.25, **changes: Any) -> UntrainedResult:
+    """The result of an untrained checkpoint on two frames; no light is there, and `changes` replaces fields."""
+    iou = {c.key: miou for c in FOREGROUND} | {"traffic_light": math.nan}
+    result = UntrainedResult("val", "f00d", START, miou, iou, confusion=[[[1] * 7] * 7] * 2, boundary=[])
+    return replace(result, **changes)

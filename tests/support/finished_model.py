@@ -7,10 +7,10 @@ import numpy as np
 from conftest import TINY
 from kept_study import IDENTITY, SPACE
 from small_ledger import start_search
+from thin_street import CLASSES
 
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
-from fgseg.labels import CLASSES
 from fgseg.results import EpochResult
 from fgseg.storage.store import join
 from fgseg.training.loop import train

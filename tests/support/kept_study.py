@@ -10,10 +10,10 @@ import torch
 from builders import make_epoch
 from optuna.distributions import FloatDistribution
 from small_ledger import start_search
+from thin_street import FOREGROUND
 
 from fgseg.checkpoints.checkpoint import Checkpoints
 from fgseg.config.settings import RunConfig
-from fgseg.labels import FOREGROUND
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
 from search.audit.trials import audit

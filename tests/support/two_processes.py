@@ -6,6 +6,7 @@ The frames are few and small, and void is spread unevenly: the first half of eac
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,30 +14,57 @@ from unittest import mock
 import torch
 
 from fgseg.config.loading import Layer, build
-from fgseg.config.settings import RunConfig
+from fgseg.config.settings import DataConfig, RunConfig
+from fgseg.data import load_splits
+from fgseg.data.batches import train_batches
+from fgseg.data.device_frames import HostFrames
 from fgseg.distributed import current_world, joined_world
 from fgseg.labels import VOID
 from fgseg.train import main as train_command
 from fgseg.training.loop import train
-from fgseg.training.trainer import build_training_state
+from fgseg.training.trainer import build_training_state, seed_epoch
 from search.study.space import list_spaces, load_space
 
 HEIGHT, WIDTH = 64, 128
 TRAIN = {
     "data.height": HEIGHT, "data.width": WIDTH, "data.train": 5, "data.val": 3, "train.lr": 3e-3, "loss.lovasz": 0.5,
 }  # fmt: skip
+VARIANTS: dict[str, dict[str, Any]] = {
+    "hard_pixels": {"loss.hard_pixels": 0.14, "class_weights.pole": 3},
+    "hardest_pixels": {"loss.hard_pixels": 0.001},
+    "soft_iou_of_present": {"loss.soft_iou_over": "present"},
+    "soft_iou_of_batch": {"loss.soft_iou_over": "batch"},
+}
+"""Settings that change the loss of the family `bas`."""
+RECIPE = {
+    "train.ema": 0.9, "train.warmup": 0.2, "train.weight_decay": 0.01, "train.head_lr_factor": 2, "loss.edge": 0.2,
+    "loss.hard_pixels": 0.7, "loss.soft_iou_over": "batch", "model.drop_path": 0.2,
+}  # fmt: skip
+AUGMENTED = {
+    "data.crop": "32x64", "data.rare_class_temperature": 0.1, "augment.flip_prob": 0.5, "augment.scale": 2.0,
+    "augment.colour": 1.0, "copy_paste.prob": 0.8, "copy_paste.mode": "component",
+}  # fmt: skip
+"""Everything that draws random numbers for a batch."""
 
 
-def settings(family: str, cache: str) -> RunConfig:
-    """A family at its start point."""
-    space = load_space(family)
+def settings(name: str, cache: str) -> RunConfig:
+    """A family at its start point, or a variant of `bas`."""
+    space = load_space("bas" if name in VARIANTS else name, DataConfig())
     small: dict[str, Any] = {"data.cache": cache, "train.batch_size": 4, "train.accumulation": 2}
-    return build([Layer(family, {**space.fixed, **space.start, **small})])
+    return build([Layer(name, {**space.fixed, **space.start, **small, **VARIANTS.get(name, {})})])
 
 
-def training(epochs: int, cache: str) -> RunConfig:
+def training(epochs: int, cache: str, recipe: Mapping[str, Any] = {}) -> RunConfig:
     """A short training on five scenes, whose last batch has a single frame."""
-    return build([Layer("training", {**TRAIN, "train.epochs": epochs, "data.cache": cache})])
+    return build([Layer("training", {**TRAIN, "train.epochs": epochs, "data.cache": cache, **recipe})])
+
+
+def augmented_batches(cache: str, rank: int) -> list[torch.Tensor]:
+    """Images and labels of the batches that a process of this rank draws in an epoch."""
+    run = training(1, cache, AUGMENTED)
+    frames = HostFrames(load_splits(run.data, ("train",), components=True)["train"], torch.device("cpu"))
+    generator = torch.Generator().manual_seed(seed_epoch(run.train.seed, 1, rank))
+    return [tensor for batch in train_batches(frames, run, generator) for tensor in batch]
 
 
 def command(out: Path, cache: str, *changes: str) -> list[str]:
@@ -67,7 +95,7 @@ def take_step(run: RunConfig) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
 
     def keep(accelerator: object, weights: object, norm: float) -> torch.Tensor:
-        found.update({name: weight.grad.clone() for name, weight in state.model.named_parameters()})
+        found.update({name: weight.grad.clone() for name, weight in state.step.model.named_parameters()})
         return torch.zeros(())
 
     with mock.patch("accelerate.Accelerator.clip_grad_norm_", keep):
@@ -76,8 +104,8 @@ def take_step(run: RunConfig) -> dict[str, torch.Tensor]:
 
 
 def take_steps(cache: str) -> dict[str, dict[str, torch.Tensor]]:
-    """`take_step` for every family, by name."""
-    return {family: take_step(settings(family, cache)) for family in list_spaces()}
+    """`take_step` for every family and variant, by name."""
+    return {name: take_step(settings(name, cache)) for name in (*list_spaces(), *VARIANTS)}
 
 
 def start(arguments: list[str], environment: dict[str, str]) -> list["subprocess.Popen[str]"]:
@@ -94,11 +122,14 @@ def main(folder: str, cache: str) -> None:
     """Take the steps, begin the training `begun-by-two`, continue `begun-by-one`, and run the command."""
     torch.set_num_threads(1)
     with joined_world():
-        steps = take_steps(cache)
-        if current_world().is_main:
+        steps, world = take_steps(cache), current_world()
+        torch.save(augmented_batches(cache, world.rank), Path(folder) / f"batches-{world.rank}.pt")
+        if world.is_main:
             torch.save(steps, Path(folder) / "steps.pt")
+        train(training(1, cache, AUGMENTED), Path(folder) / "augmented")
         train(training(1, cache), Path(folder) / "begun-by-two")
         train(training(2, cache), Path(folder) / "begun-by-one")
+        train(training(1, cache, RECIPE), Path(folder) / "recipe")
         assert train_command(command(Path(folder) / "command", cache)) == 0
 
 

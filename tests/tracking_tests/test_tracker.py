@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import START, make_epoch, make_trial
+from builders import START, make_epoch, make_trial, make_untrained
 from fake_ledger import METADATA, SETTINGS, FakeLedger
+from thin_street import FOREGROUND
 
-from fgseg.labels import FOREGROUND
+from fgseg.checkpoints.untrained_result import UNTRAINED, UntrainedResult
+from fgseg.storage.store import open_store
 from search.ledger.records import State
 from search.study.location import StudyLocation
 from search.tracking.client import create_database, fill_database, load_client
@@ -284,3 +286,38 @@ def test_importing_the_tracking_module_does_not_import_mlflow() -> None:
 def test_changed_batch_is_a_tag_of_its_trial():
     record = make_trial(3, "running", done=0, overrides={"train.batch_size": 1})
     assert trial_tags(METADATA, record, "parent")["fgseg.changed_batch"] == '{"train.batch_size": 1}'
+
+
+def store_untrained(server: Server, **changes: Any) -> UntrainedResult:
+    """Write the result of the untrained checkpoint into the study's folder."""
+    result = make_untrained(**{"data": server.metadata.identity["data"]} | changes)
+    open_store(server.location.folder).put(UNTRAINED, json.dumps(result.to_json()).encode())
+    return result
+
+
+def test_untrained_checkpoint_is_a_run_under_the_study_s_own(server: Server) -> None:
+    result = store_untrained(server)
+    for _ in range(2):
+        server.reconcile(FakeLedger(make_trial(0)))
+    (run,) = server.runs("checkpoint")
+    assert (run.info.run_name, run.info.status) == ("bas/checkpoint", "FINISHED")
+    assert run.data.tags["mlflow.parentRunId"] == server.parent().info.run_id
+    assert run.data.metrics == result.metrics() and "val/iou/traffic_light" not in run.data.metrics
+    assert server.points(run, "val/miou") == [(0, result.miou)]
+    assert run.data.params["model.name"] == "small"
+
+
+def test_checkpoint_that_was_evaluated_again_has_a_new_run(server: Server) -> None:
+    ledger = FakeLedger(make_trial(0))
+    store_untrained(server)
+    server.reconcile(ledger)
+    store_untrained(server, miou=0.5, seconds=START + 1)
+    server.reconcile(ledger)
+    (run,) = server.runs("checkpoint")
+    assert server.points(run, "val/miou") == [(0, 0.5)]
+
+
+def test_result_of_other_data_is_not_shown(server: Server) -> None:
+    store_untrained(server, data="beef")
+    server.reconcile(FakeLedger(make_trial(0)))
+    assert server.runs("checkpoint") == []

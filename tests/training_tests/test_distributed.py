@@ -12,6 +12,7 @@ import torch
 import two_processes
 from random_frames import some_frames
 from real_search import Driver
+from thin_street import THIN_STREET
 from torch.nn import SyncBatchNorm
 
 from fgseg.checkpoints.checkpoint import Checkpoint, newest_checkpoint
@@ -36,7 +37,9 @@ from search.ledger.records import State
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-FAMILIES = ("baseline", "bas", "bas_cp", "slc")
+FAMILIES = (
+    "all", "baseline", "bas", "bas_cp", "bas_ctx", "bas_edge", "rare", "slc", *two_processes.VARIANTS,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,19 @@ def test_command_of_several_processes_prints_a_line_per_epoch_and_no_more(folder
     assert [line[:15] for line in lines] == ["epoch 1/1  mIoU", "1 epochs done; "], lines
 
 
+def test_processes_draw_the_same_whole_batches_with_every_augmentation(folder: Path, cache: str):
+    alone = two_processes.augmented_batches(cache, 0)
+    assert [tuple(tensor.shape) for tensor in alone[1::2]] == [(2, 32, 64), (2, 32, 64), (1, 32, 64)]
+    for rank in range(2):
+        both = torch.load(folder / f"batches-{rank}.pt")
+        assert all(torch.equal(a, b) for a, b in zip(alone, both, strict=True))
+
+
+def test_processes_evaluate_every_frame_in_windows_of_the_crop(folder: Path):
+    (epoch,) = state_of(folder / "augmented").manifest.history
+    assert sum(map(sum, epoch.confusion)) == 3 * 64 * 128
+
+
 def state_of(folder: Path) -> Checkpoint:
     found = newest_checkpoint(LocalStore(folder))
     assert found is not None
@@ -123,6 +139,20 @@ def test_checkpoints_of_one_process_and_of_two_are_alike(folder: Path, tmp_path:
     assert shapes(one.state) == shapes(two.state)
 
 
+def test_recipe_of_two_processes_is_continued_by_one(folder: Path, tmp_path: Path, cache: str):
+    run = two_processes.training(2, cache, two_processes.RECIPE)
+    begun, seen = state_of(folder / "recipe"), list[EpochResult]()
+    train(run, folder / "recipe", seen.append)
+    assert [(e.epoch, e.attempt) for e in seen] == [(2, 2)]
+    assert seen[0].loss < begun.manifest.history[0].loss and "edge" in seen[0].terms
+    train(run, tmp_path)
+    one, two = state_of(tmp_path), state_of(folder / "recipe")
+    assert {"weights", "edge_head"} < one.state.keys()
+    assert (shapes(one.model), shapes(one.state)) == (shapes(two.model), shapes(two.state))
+    statistics = "decode_head.batch_norm.running_mean"
+    assert torch.equal(begun.model[statistics], begun.state["weights"][statistics])
+
+
 def test_frames_of_a_batch_are_cut_in_order_and_the_last_parts_filled_with_void():
     images = torch.arange(5).to(torch.uint8).view(5, 1, 1, 1).expand(5, 3, 2, 2)
     labels = torch.ones(5, 2, 2, dtype=torch.uint8)
@@ -133,14 +163,16 @@ def test_frames_of_a_batch_are_cut_in_order_and_the_last_parts_filled_with_void(
 
 
 def test_processes_judge_every_frame_once():
-    model, frames = build_model("small"), HostFrames(some_frames(), torch.device("cpu"))
+    model, frames = build_model("small", THIN_STREET), HostFrames(some_frames(), torch.device("cpu"))
     size = len(frames) - 1
     parts = [evaluate(model, frames, World(rank, size)).sum(0) for rank in range(size)]
     assert torch.equal(torch.stack(parts).sum(0), evaluate(model, frames).sum(0))
+    parts = [evaluate(model, frames, World(rank, size), (32, 64)).sum(0) for rank in range(size)]
+    assert torch.equal(torch.stack(parts).sum(0), evaluate(model, frames, window=(32, 64)).sum(0))
 
 
 def test_batch_norm_over_several_gpus_keeps_the_names_of_all_weights():
-    model = build_model("small")
+    model = build_model("small", THIN_STREET)
     names = list(model.state_dict())
     assert list(SyncBatchNorm.convert_sync_batchnorm(model).state_dict()) == names
 

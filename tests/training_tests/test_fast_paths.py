@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from random_frames import resident, some_frames
+from thin_street import THIN_STREET
 from torch import Tensor
 from torch.amp import GradScaler
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -38,6 +39,8 @@ from scripts.bench.trial import Events, table
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
+RECIPE = {"loss__edge": 0.2, "loss__hard_pixels": 0.2, "loss__soft_iou_over": "batch", "train__ema": 0.9}
+RECIPE |= {"train__head_lr_factor": 0.5, "train__warmup": 0.2, "train__weight_decay": 0.01}
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
@@ -59,21 +62,28 @@ def without_chance(state: TrainingState) -> TrainingState:
 
 
 def run_steps(state: TrainingState, batches: list) -> tuple[Tensor, Tensor]:
-    """The sums of the loss and its terms, and all weights in a row."""
+    """The sums of the loss and its terms, and all weights that are evaluated in a row."""
     for group in batches:
         state.step(group)
-    return state.step.loss_sums.cpu(), torch.cat([p.detach().flatten() for p in state.model.parameters()]).cpu()
+    return state.step.loss_sums.cpu(), torch.cat([p.detach().flatten() for p in state.evaluated.parameters()]).cpu()
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # the compiler's own look at it
-@pytest.mark.parametrize("pixels", [0, 2**14])  # frames of 64x128 by SSIM's form for large ones, and as they are
-def test_compiled_step_computes_what_the_plain_one_does(tiny, pixels: int, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("pixels", "recipe"),
+    [(0, {}), (2**14, {}), (2**14, RECIPE)],  # frames of 64x128 by SSIM's form for large ones, and as they are
+)
+def test_compiled_step_computes_what_the_plain_one_does(
+    tiny, pixels: int, recipe: dict[str, object], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr("fgseg.training.compiled_step.BACKEND", "aot_eager")
     monkeypatch.setattr("fgseg.losses.ssim.MAX_DIRECT_PX", pixels)
     results = []
     for setting in ("off", "on"):
-        state = without_chance(build_training_state(tiny(train__compile=setting, loss__lovasz=0.3, train__lr=1e-4), 6))
+        run = tiny(train__compile=setting, loss__lovasz=0.3, train__lr=1e-4, **recipe)
+        state = without_chance(build_training_state(run, 6))
         results.append(run_steps(state, groups(3)))
+        assert getattr(state.step, "usable", False) is (setting == "on")
     torch.testing.assert_close(*(sums for sums, _ in results), rtol=1e-5, atol=0)  # float32 sums in another order
     # AdamW divides by the gradient's size: where that is near 0, rounding decides up to lr a step.
     torch.testing.assert_close(*(weights for _, weights in results), rtol=0, atol=3e-4)
@@ -214,8 +224,9 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_nothing_in_a_step_reads_a_number_from_the_device(tiny):
-    state = build_training_state(tiny(loss__lovasz=0.3), 6)
+@pytest.mark.parametrize("recipe", [{}, RECIPE])
+def test_nothing_in_a_step_reads_a_number_from_the_device(tiny, recipe: dict[str, object]):
+    state = build_training_state(tiny(loss__lovasz=0.3, **recipe), 6)
     group = groups(1)[0]
     with NoWaiting():
         state.step(group)
@@ -328,11 +339,12 @@ def test_costs_of_a_trial_are_told_apart(tmp_path: Path):
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own, which differ between cards
+@pytest.mark.parametrize("recipe", [{}, RECIPE])
 @pytest.mark.gpu
-def test_recorded_step_computes_what_the_plain_one_does(tiny, gpu: torch.device):
+def test_recorded_step_computes_what_the_plain_one_does(tiny, gpu: torch.device, recipe: dict[str, object]):
     results = []
     for setting in ("off", "on"):
-        run = tiny(train__compile=setting, train__lr=1e-4, train__precision="no", train__epochs=9)
+        run = tiny(train__compile=setting, train__lr=1e-4, train__precision="no", train__epochs=9, **recipe)
         state = without_chance(build_training_state(run, 6))
         results.append(run_steps(state, groups(WARM_UP + 4, device=gpu)))
         assert getattr(state.step, "graph", None) is not None or setting == "off"
@@ -358,10 +370,11 @@ def test_recording_that_breaks_off_leaves_the_plain_step_on_a_gpu(tiny, gpu: tor
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("recipe", [{}, RECIPE | {"train__warmup": 0}])
 @pytest.mark.parametrize("setting", ["off", "on"])
 @pytest.mark.gpu
-def test_step_on_a_gpu_never_waits_for_it(tiny, gpu: torch.device, setting: str):
-    state = build_training_state(tiny(train__compile=setting, train__epochs=9), 6)
+def test_step_on_a_gpu_never_waits_for_it(tiny, gpu: torch.device, setting: str, recipe: dict[str, object]):
+    state = build_training_state(tiny(train__compile=setting, train__epochs=9, **recipe), 6)
     batches = groups(WARM_UP + 4, device=gpu)
     run_steps(state, batches[: WARM_UP + 1])
     torch.cuda.set_sync_debug_mode("error")
@@ -397,7 +410,7 @@ def test_benchmark_of_equality_judges_as_trials_are_judged_and_weighs_the_differ
 
     model, frames = build_training_state(tiny(), 6).model, some_frames()
     counts = evaluate(model, resident(frames)).sum(0)
-    expected = [iou for iou in class_iou(counts).values() if not math.isnan(iou)]
+    expected = [iou for iou in class_iou(counts, THIN_STREET).values() if not math.isnan(iou)]
     assert equality.mean_iou(model, frames) == pytest.approx(
         sum(expected) / len(expected), abs=1e-4
     )  # near ties at a few pixels

@@ -56,6 +56,19 @@ def test_continued_training_gives_the_epochs_of_an_uninterrupted_one(tiny, tmp_p
     assert [e.epoch for e in seen] == list(range(epoch + 1, 4))
 
 
+@pytest.mark.slow
+def test_training_with_every_augmentation_continues_to_the_last_bit(tiny, tmp_path: Path):
+    recipe = {
+        "data__crop": "32x64", "data__rare_class_temperature": 0.1, "augment__flip_prob": 0.5, "augment__scale": 2.0,
+        "augment__colour": 1.0, "copy_paste__prob": 0.8, "copy_paste__mode": "component", "train__epochs": 2,
+    }  # fmt: skip
+    expected = numbers(train(tiny(**recipe), tmp_path / "whole"))
+    with pytest.raises(PowerCut):
+        train(tiny(**recipe), tmp_path / "cut", cut_after(1))
+    assert numbers(train(tiny(**recipe), tmp_path / "cut")) == expected
+    assert expected != numbers(train(tiny(train__epochs=2), tmp_path / "plain"))
+
+
 def test_same_settings_and_seed_give_the_same_weights(tiny, tmp_path: Path):
     for name in ("a", "b"):
         train(tiny(train__epochs=1), tmp_path / name)

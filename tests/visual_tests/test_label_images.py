@@ -4,8 +4,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from thin_street import CLASSES, THIN_STREET
 
-from fgseg.labels import CLASSES, VOID
+from fgseg.labels import VOID
 from fgseg.visual.label_images import BROKEN, MENDED, RIGHT, UNJUDGED, WRONG, changes, colour, overlay, shrink
 
 # Machado, Oliveira and Fernandes 2009, severity 1.0, on linear RGB.
@@ -47,24 +48,24 @@ def test_mended_and_broken_pixels_are_told_apart_from_each_other_and_the_rest(ey
 
 
 def test_labels_are_painted_in_their_colours_and_void_black():
-    painted = colour(np.array([[1, VOID]], np.uint8))
+    painted = colour(np.array([[1, VOID]], np.uint8), THIN_STREET)
     assert painted.tolist() == [[list(CLASSES[1].colour), [0, 0, 0]]]
 
 
 def test_overlay_leaves_background_and_void_as_they_are():
     image = np.full((1, 2, 3), 200, np.uint8)
-    assert (overlay(image, np.array([[0, VOID]], np.uint8)) == image).all()
+    assert (overlay(image, np.array([[0, VOID]], np.uint8), THIN_STREET) == image).all()
 
 
 def test_overlay_mixes_photo_and_colour_by_the_opacity():
     image, labels = np.full((1, 1, 3), 200, np.uint8), np.array([[2]], np.uint8)
-    assert overlay(image, labels, 0.5)[0, 0].tolist() == [110, 140, 205]
-    assert overlay(image, labels, 1.0)[0, 0].tolist() == list(CLASSES[2].colour)
+    assert overlay(image, labels, THIN_STREET, 0.5)[0, 0].tolist() == [110, 140, 205]
+    assert overlay(image, labels, THIN_STREET, 1.0)[0, 0].tolist() == list(CLASSES[2].colour)
 
 
 def test_overlay_shows_a_pole_more_strongly_than_a_car():
     image = np.zeros((1, 2, 3), np.uint8)
-    car, pole = overlay(image, np.array([[2, 4]], np.uint8), 0.5)[0].astype(float)
+    car, pole = overlay(image, np.array([[2, 4]], np.uint8), THIN_STREET, 0.5)[0].astype(float)
     assert pole.max() / max(CLASSES[4].colour) == pytest.approx(0.75, abs=0.01)  # rounded to whole steps of colour
     assert car.max() / max(CLASSES[2].colour) == pytest.approx(0.5, abs=0.01)
 
@@ -77,15 +78,15 @@ def test_changes_tell_five_cases_apart():
 def test_a_pole_of_one_pixel_survives_shrinking():
     labels = np.zeros((16, 16), np.uint8)
     labels[:, 5] = 4
-    assert (shrink(labels, 4)[:, 1] == 4).all()
-    assert (shrink(labels, 4) == 4).sum() == 4
+    assert (shrink(labels, 4, THIN_STREET)[:, 1] == 4).all()
+    assert (shrink(labels, 4, THIN_STREET) == 4).sum() == 4
 
 
 def test_shrinking_takes_the_commonest_label_elsewhere_and_cuts_the_rest_off():
     labels = np.array([[2, 2, 3, 3, 9], [2, 3, 3, VOID, 9], [9, 9, 9, 9, 9]], np.uint8)
-    assert shrink(labels, 2).tolist() == [[2, 3]]
+    assert shrink(labels, 2, THIN_STREET).tolist() == [[2, 3]]
 
 
 def test_shrinking_by_one_changes_nothing():
     labels = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    assert (shrink(labels, 1) == labels).all()
+    assert (shrink(labels, 1, THIN_STREET) == labels).all()

@@ -12,6 +12,7 @@ from fake_ledger import METADATA, FakeLedger
 from kept_study import finished_study
 from PIL import Image
 from random_frames import some_frames
+from thin_street import THIN_STREET
 
 from fgseg.model.segformer import build_model
 from fgseg.storage.store import LocalStore
@@ -31,7 +32,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
     """A trial's folder with the overlays of five random frames."""
     store = LocalStore(tmp_path_factory.mktemp("trials") / "0")
     torch.manual_seed(0)
-    save_overlays(store, build_model("small"), some_frames())
+    save_overlays(store, build_model("small", THIN_STREET), some_frames(), THIN_STREET)
     return store
 
 

@@ -1,4 +1,4 @@
-"""Sky, road, pavements and houses of the street scenes; all are labelled background.  Lengths in metres."""
+"""Sky, road, pavements, lawns and houses of the street scenes.  Lengths in metres."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from fgseg.data.streets.canvas import Canvas, Colour, Point, blend, pick, scale, steps
+from fgseg.data.streets.classes import BUILDING, ROAD, SIDEWALK, SKY, TERRAIN
 
 FACADES: Sequence[Colour] = (
     (226, 208, 178), (207, 164, 112), (182, 104, 80), (150, 86, 68), (203, 154, 140), (164, 172, 152),
@@ -97,9 +98,9 @@ def draw_sky(canvas: Canvas, rng: np.random.Generator) -> None:
     sun = rng.uniform(0.1, 0.9)
     far = np.hypot(np.linspace(0, 2, columns) - 2 * sun, np.linspace(0, 1, rows)[:, None] - canvas.view.horizon * 0.8)
     sky = sky + (np.exp(-((far / 0.3) ** 2)) * 70)[:, :, None] * np.array(light.sun)
-    canvas.backdrop(np.clip(sky * (1 - cover) + white * cover, 0, 255).astype(np.uint8))
+    canvas.backdrop(np.clip(sky * (1 - cover) + white * cover, 0, 255).astype(np.uint8), SKY)
     for x, width, height in zip(steps(-300, 300, 24), rng.uniform(14, 40, 25), rng.uniform(4, 34, 25), strict=True):
-        canvas.polygon(panel(x, x + width, 0, height, 260.0), light.shade((140, 140, 150), "near"))
+        canvas.polygon(panel(x, x + width, 0, height, 260.0), light.shade((140, 140, 150), "near"), BUILDING)
 
 
 def draw_ground(canvas: Canvas, rng: np.random.Generator, sides: tuple[Side, Side]) -> None:
@@ -109,13 +110,13 @@ def draw_ground(canvas: Canvas, rng: np.random.Generator, sides: tuple[Side, Sid
     asphalt = scale(ASPHALT, rng.uniform(0.8, 1.15))
     paving = scale(PAVING, rng.uniform(0.85, 1.1))
     for z0, z1 in zip(SLICES_M[-2::-1], SLICES_M[:0:-1], strict=True):
-        canvas.polygon(flat(-400, 400, z0, z1), light.shade(LAWN, "up"))
-        canvas.polygon(flat(left.kerb, right.kerb, z0, z1), light.shade(asphalt, "up"))
+        canvas.polygon(flat(-400, 400, z0, z1), light.shade(LAWN, "up"), TERRAIN)
+        canvas.polygon(flat(left.kerb, right.kerb, z0, z1), light.shade(asphalt, "up"), ROAD)
         for side in sides:
             outer = side.walk if side.garden or side.park else side.walk + 12
-            canvas.polygon(flat(side.kerb, side.x(outer), z0, z1, 0.12), light.shade(paving, "up"))
-            canvas.polygon(flat(side.kerb, side.x(0.25), z0, z1, 0.12), light.shade(KERBSTONE, "up"))
-            canvas.polygon(wall(side.kerb, z0, z1, 0, 0.12), light.shade(scale(KERBSTONE, 0.7), side.face))
+            canvas.polygon(flat(side.kerb, side.x(outer), z0, z1, 0.12), light.shade(paving, "up"), SIDEWALK)
+            canvas.polygon(flat(side.kerb, side.x(0.25), z0, z1, 0.12), light.shade(KERBSTONE, "up"), SIDEWALK)
+            canvas.polygon(wall(side.kerb, z0, z1, 0, 0.12), light.shade(scale(KERBSTONE, 0.7), side.face), SIDEWALK)
     for _ in range(5):
         x, z = rng.uniform(left.kerb, right.kerb - 1.5), rng.uniform(4, 40)
         spot = flat(x, x + rng.uniform(0.5, 1.5), z, z + rng.uniform(1, 7))
@@ -134,18 +135,18 @@ def _draw_markings(canvas: Canvas, rng: np.random.Generator, left: float, right:
     paint = canvas.light.shade(scale(MARKING, rng.uniform(0.8, 1.0)), "up")
     middle, edge = (left + right) / 2, (right - left) / 2 - 2.3
     for z in steps(rng.uniform(1, 6), 90, 6.0):
-        canvas.polygon(flat(middle - 0.07, middle + 0.07, z, z + 3.0), paint)
+        canvas.polygon(flat(middle - 0.07, middle + 0.07, z, z + 3.0), paint, ROAD)
     for side in (-1, 1):
         for z0, z1 in pairwise(SLICES_M[:-2]):
-            canvas.polygon(flat(middle + side * edge - 0.06, middle + side * edge + 0.06, z0, z1), paint)
+            canvas.polygon(flat(middle + side * edge - 0.06, middle + side * edge + 0.06, z0, z1), paint, ROAD)
     if rng.random() < 0.4:
         z, x = rng.uniform(7, 13), middle + edge / 2
-        canvas.polygon(flat(x - 0.12, x + 0.12, z, z + 2.2), paint)
-        canvas.polygon([(x - 0.45, 0, z + 2.2), (x, 0, z + 4.2), (x + 0.45, 0, z + 2.2)], paint)
+        canvas.polygon(flat(x - 0.12, x + 0.12, z, z + 2.2), paint, ROAD)
+        canvas.polygon([(x - 0.45, 0, z + 2.2), (x, 0, z + 4.2), (x + 0.45, 0, z + 2.2)], paint, ROAD)
     if rng.random() < 0.35:
         z = rng.uniform(12, 24)
         for x in steps(left + 0.5, right - 0.5, 1.1):
-            canvas.polygon(flat(x, x + 0.55, z, z + 3.0), paint)
+            canvas.polygon(flat(x, x + 0.55, z, z + 3.0), paint, ROAD)
 
 
 def plan_houses(rng: np.random.Generator, side: Side) -> list[House]:
@@ -180,8 +181,10 @@ def draw_houses(canvas: Canvas, rng: np.random.Generator, side: Side, houses: Se
         tone = light.shade(house.colour, side.face)
         z0 = max(house.near, 1.0)
         if house.near > 1.0:
-            canvas.polygon(panel(x, x + side.sign * 12, 0, house.height, z0), light.shade(house.colour, "near"))
-        canvas.polygon(wall(x, z0, house.far, 0, house.height), tone)
+            canvas.polygon(
+                panel(x, x + side.sign * 12, 0, house.height, z0), light.shade(house.colour, "near"), BUILDING
+            )
+        canvas.polygon(wall(x, z0, house.far, 0, house.height), tone, BUILDING)
         _draw_roof(canvas, side, house, x)
         _draw_windows(canvas, rng, side, house)
         canvas.glaze(wall(x, z0, house.far, 0, 1.6), NIGHT, 0.12)
@@ -195,10 +198,14 @@ def _draw_roof(canvas: Canvas, side: Side, house: House, x: float) -> None:
         slate = light.shade((112, 72, 60) if house.style else (84, 86, 96), side.face)
         inner = x + side.sign * 1.4
         outer, ridge = x + side.sign * 12, top + 2.6
-        canvas.polygon([(x, top, z0), (inner, ridge, z0), (outer, ridge, z0), (outer, top, z0)], scale(slate, 0.8))
-        canvas.polygon([(x, top, z0), (inner, ridge, z0), (inner, ridge, house.far), (x, top, house.far)], slate)
+        canvas.polygon(
+            [(x, top, z0), (inner, ridge, z0), (outer, ridge, z0), (outer, top, z0)], scale(slate, 0.8), BUILDING
+        )
+        canvas.polygon(
+            [(x, top, z0), (inner, ridge, z0), (inner, ridge, house.far), (x, top, house.far)], slate, BUILDING
+        )
     eaves = light.shade(scale(house.colour, 1.12), side.face)
-    canvas.polygon(wall(x - side.sign * 0.3, z0, house.far, top - 0.4, top), eaves)
+    canvas.polygon(wall(x - side.sign * 0.3, z0, house.far, top - 0.4, top), eaves, BUILDING)
 
 
 def _draw_windows(canvas: Canvas, rng: np.random.Generator, side: Side, house: House) -> None:
@@ -212,21 +219,23 @@ def _draw_windows(canvas: Canvas, rng: np.random.Generator, side: Side, house: H
     for storey in range(first, int(house.height / STOREY_M)):
         sill = 1.0 + storey * STOREY_M
         if house.near > DETAIL_M:
-            canvas.polygon(wall(x, house.near + 0.6, house.far - 0.6, sill, sill + tall), blend(sky, house.colour, 0.4))
+            canvas.polygon(
+                wall(x, house.near + 0.6, house.far - 0.6, sill, sill + tall), blend(sky, house.colour, 0.4), BUILDING
+            )
             continue
         for bay, lit in enumerate(rng.random(bays).tolist()):
             z = house.near + step * (bay + 0.5) - wide / 2
             if z < SLICES_M[1]:
                 continue
             if z < FAR_M / 3:
-                canvas.polygon(wall(x, z - 0.14, z + wide + 0.14, sill - 0.18, sill + tall + 0.12), frame)
+                canvas.polygon(wall(x, z - 0.14, z + wide + 0.14, sill - 0.18, sill + tall + 0.12), frame, BUILDING)
             pane = LIT if lit < light.lamps * 0.6 else blend(scale(sky, 0.7), sky, lit)
-            canvas.polygon(wall(x, z, z + wide, sill, sill + tall), pane)
+            canvas.polygon(wall(x, z, z + wide, sill, sill + tall), pane, BUILDING)
             if z < FAR_M / 6:
-                canvas.polygon(wall(x, z + wide / 2 - 0.05, z + wide / 2 + 0.05, sill, sill + tall), frame)
+                canvas.polygon(wall(x, z + wide / 2 - 0.05, z + wide / 2 + 0.05, sill, sill + tall), frame, BUILDING)
     if rng.random() < 0.6 and house.near > SLICES_M[1]:
         pipe = light.shade(scale(house.colour, rng.choice([0.6, 1.25])), side.face)
-        canvas.bar(((x, 0.0, house.near + 0.3), (x, house.height, house.near + 0.3)), 0.12, pipe)
+        canvas.bar(((x, 0.0, house.near + 0.3), (x, house.height, house.near + 0.3)), 0.12, pipe, BUILDING)
 
 
 def _draw_shop(canvas: Canvas, rng: np.random.Generator, side: Side, house: House) -> None:
@@ -237,21 +246,25 @@ def _draw_shop(canvas: Canvas, rng: np.random.Generator, side: Side, house: Hous
     if z1 - z0 < STOREY_M:
         return
     glass = LIT if rng.random() < light.lamps else blend(GLASS, light.skyline, 0.2)
-    canvas.polygon(wall(x, z0, z1, 0.5, 2.7), light.shade(scale(house.colour, 0.5), side.face))
+    canvas.polygon(wall(x, z0, z1, 0.5, 2.7), light.shade(scale(house.colour, 0.5), side.face), BUILDING)
     if z0 > DETAIL_M:
         return
     for z in steps(z0 + 0.2, z1 - 1.2, 2.0):
-        canvas.polygon(wall(x, z, z + 1.75, 0.0 if rng.random() < 0.2 else 0.6, 2.55), glass)
+        canvas.polygon(wall(x, z, z + 1.75, 0.0 if rng.random() < 0.2 else 0.6, 2.55), glass, BUILDING)
     if board < 0.7:
-        canvas.polygon(wall(x, z0, z1, 2.8, 3.4), light.shade(cloth, side.face))
+        canvas.polygon(wall(x, z0, z1, 2.8, 3.4), light.shade(cloth, side.face), BUILDING)
         for z in steps(z0 + 1, min(z1 - 1, z0 + 5), 0.55):
-            canvas.polygon(wall(x, z, z + 0.32, 2.95, 3.25), light.shade(MARKING, side.face))
+            canvas.polygon(wall(x, z, z + 0.32, 2.95, 3.25), light.shade(MARKING, side.face), BUILDING)
     if awning < 0.5:
         out = x - side.sign * 1.3
-        canvas.polygon([(x, 3.0, z0), (x, 3.0, z1), (out, 2.4, z1), (out, 2.4, z0)], light.shade(cloth, "up", out))
-        canvas.polygon(panel(x, out, 2.3, 2.4, z0), light.shade(scale(cloth, 0.7), "near"))
+        canvas.polygon(
+            [(x, 3.0, z0), (x, 3.0, z1), (out, 2.4, z1), (out, 2.4, z0)], light.shade(cloth, "up", out), BUILDING
+        )
+        canvas.polygon(panel(x, out, 2.3, 2.4, z0), light.shade(scale(cloth, 0.7), "near"), BUILDING)
     if hanging < 0.3:
         z = rng.uniform(z0, z1)
         out = x - side.sign * 0.9
-        canvas.polygon(panel(x - side.sign * 0.1, out, 3.6, 4.4, z), light.shade(cloth, "near", out))
-        canvas.polygon(panel(x - side.sign * 0.3, out + side.sign * 0.2, 3.8, 4.2, z), light.shade(MARKING, "near"))
+        canvas.polygon(panel(x - side.sign * 0.1, out, 3.6, 4.4, z), light.shade(cloth, "near", out), BUILDING)
+        canvas.polygon(
+            panel(x - side.sign * 0.3, out + side.sign * 0.2, 3.8, 4.2, z), light.shade(MARKING, "near"), BUILDING
+        )

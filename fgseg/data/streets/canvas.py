@@ -1,4 +1,4 @@
-"""Canvas of the street scenes: shapes in metres are projected onto an image and its labels.
+"""Canvas of the street scenes: shapes in metres are projected onto an image and its labels (ids of classes.py).
 
 x points right, y up and z ahead; the camera is at x = 0, z = 0.  A later shape covers earlier ones in the image and in
 the labels, so a scene is drawn from back to front.
@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from fgseg.data.streets.classes import OTHER
 
 Point = tuple[float, float, float]
 """x, y, z in metres."""
@@ -120,7 +122,6 @@ class Canvas:
         shape = (width * SUPERSAMPLING, height * SUPERSAMPLING)
         self._image = Image.new("RGB", shape)
         self._labels = Image.new("L", shape)
-        self._no_labels_yet = True
         self._image_draw = ImageDraw.Draw(self._image)
         self._tint_draw = ImageDraw.Draw(self._image, "RGBA")
         self._label_draw = ImageDraw.Draw(self._labels)
@@ -139,20 +140,20 @@ class Canvas:
         r, g, b = blend(colour, self.light.skyline, 1.0 - math.exp(-z / self.light.haze_m))
         return (int(r) if r < 255 else 255, int(g) if g < 255 else 255, int(b) if b < 255 else 255)
 
-    def backdrop(self, picture: np.ndarray) -> None:
-        """Resize an image (h, w, 3) uint8 to the whole canvas."""
+    def backdrop(self, picture: np.ndarray, label: int) -> None:
+        """Resize an image (h, w, 3) uint8 to the whole canvas, and label all of it."""
         self._image.paste(Image.fromarray(picture).resize(self._image.size, Image.Resampling.BILINEAR))
+        self._labels.paste(label, (0, 0, *self._labels.size))
 
-    def polygon(self, points: Sequence[Point], colour: Colour, label: int | None = 0) -> None:
+    def polygon(self, points: Sequence[Point], colour: Colour, label: int | None = OTHER) -> None:
         """Fill a polygon in the image and the labels; `label` None leaves the labels as they are."""
         flat = self.project(points)
         self._image_draw.polygon(flat, fill=self.hazed(colour, (points[0][2] + points[len(points) // 2][2]) / 2))
-        if self._must_label(label):
+        if label is not None:
             self._label_draw.polygon(flat, fill=label)
 
     def region(self, points: Sequence[Point], label: int) -> None:
         """Fill a polygon in the labels only."""
-        self._no_labels_yet = False
         self._label_draw.polygon(self.project(points), fill=label)
 
     def glaze(self, points: Sequence[Point], colour: Colour, opacity: float) -> None:
@@ -160,11 +161,11 @@ class Canvas:
         r, g, b = colour
         self._tint_draw.polygon(self.project(points), fill=(int(r), int(g), int(b), int(255 * opacity)))
 
-    def disc(self, centre: Point, radii: tuple[float, float], colour: Colour, label: int | None = 0) -> None:
+    def disc(self, centre: Point, radii: tuple[float, float], colour: Colour, label: int | None = OTHER) -> None:
         """Fill an ellipse that faces the camera; horizontal and vertical radius in metres."""
         box = self._box(centre, radii)
         self._image_draw.ellipse(box, fill=self.hazed(colour, centre[2]))
-        if self._must_label(label):
+        if label is not None:
             self._label_draw.ellipse(box, fill=label)
 
     def glow(self, centre: Point, radius: float, colour: Colour, opacity: float) -> None:
@@ -174,7 +175,7 @@ class Canvas:
             box = self._box(centre, (radius * share, radius * share))
             self._tint_draw.ellipse(box, fill=(r, g, b, int(255 * opacity / 6)))
 
-    def bar(self, ends: tuple[Point, Point], width: float, colour: Colour, label: int | None = 0) -> None:
+    def bar(self, ends: tuple[Point, Point], width: float, colour: Colour, label: int | None = OTHER) -> None:
         """Draw a straight bar of `width` metres, at least 2 * MIN_HALF_WIDTH_PX pixels wide."""
         (x0, y0), (x1, y1) = self.project(ends)
         per_m = self.view.focal * self._scale / 2
@@ -189,7 +190,7 @@ class Canvas:
             (x0 - nx * half0, y0 - ny * half0),
         ]
         self._image_draw.polygon(flat, fill=self.hazed(colour, (ends[0][2] + ends[1][2]) / 2))
-        if self._must_label(label):
+        if label is not None:
             self._label_draw.polygon(flat, fill=label)
 
     def wire(self, ends: tuple[Point, Point], colour: Colour, opacity: float) -> None:
@@ -201,8 +202,8 @@ class Canvas:
         """Downsample to the size asked for and add camera effects to the image.
 
         Returns:
-            (H, W, 3) uint8 RGB image with vignette, uneven exposure and sensor noise; (H, W) uint8 labels, sampled
-            without interpolation.
+            (H, W, 3) uint8 RGB image with vignette, uneven exposure and sensor noise; (H, W) uint8 ids of
+            `fgseg.data.streets.classes`, sampled without interpolation.
         """
         height, width = self._size
         picture = np.asarray(self._image.reduce(SUPERSAMPLING), dtype=np.float32)
@@ -215,12 +216,6 @@ class Canvas:
         grain = rng.standard_normal((height, width, 1), dtype=np.float32) * np.float32(coarseness)
         exposed = np.clip(picture * gain[:, :, None] + grain, 0, 255).astype(np.uint8)
         return exposed, np.asarray(self._labels)[1::SUPERSAMPLING, 1::SUPERSAMPLING].copy()
-
-    def _must_label(self, label: int | None) -> bool:
-        """Return whether a shape changes the labels; records when the first label other than background is drawn."""
-        # Nearly half of a scene is background drawn before anything else: labels are 0 already, so skip the drawing.
-        self._no_labels_yet = self._no_labels_yet and not label
-        return label is not None and not self._no_labels_yet
 
     def _box(self, centre: Point, radii: tuple[float, float]) -> list[float]:
         """Return the bounding box (left, top, right, bottom) in pixels of an ellipse given in metres."""

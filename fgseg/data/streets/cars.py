@@ -8,9 +8,8 @@ import numpy as np
 
 from fgseg.data.streets.buildings import DETAIL_M
 from fgseg.data.streets.canvas import Canvas, Colour, Point, blend, pick, scale
-from fgseg.labels import CLASSES
+from fgseg.data.streets.classes import CAR
 
-CAR = next(c.label for c in CLASSES if c.key == "car")
 PAINTS: Sequence[Colour] = (
     (228, 228, 226), (176, 180, 184), (96, 100, 106), (38, 40, 46), (36, 60, 112), (158, 34, 34),
     (40, 104, 112), (196, 150, 50), (52, 78, 58), (120, 30, 46), (88, 128, 168), (208, 196, 172),

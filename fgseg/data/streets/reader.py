@@ -6,7 +6,7 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.settings import DataConfig
 from fgseg.data.datasets import Frame
 from fgseg.data.streets.scene import RELEASE, render
-from fgseg.labels import CLASSES, VOID
+from fgseg.labels import cityscapes_table
 
 MAX_SCENES = 1_000_000
 """Scenes of a split, at most; a larger `data.<split>` raises ConfigError."""
@@ -20,12 +20,12 @@ Each is a multiple of `scene.COMPLETE_EVERY`, so that the first scene of a split
 class StreetsReader:
     """Render the scenes of the seed `data.seed`."""
 
-    table = {c.label: c.label for c in CLASSES} | {VOID: VOID}
     advice = "this is a bug in fgseg.data.streets.scene; please report it"
     remote = False
 
     def __init__(self, cfg: DataConfig):
         self.cfg = cfg
+        self.table = cityscapes_table(cfg.label_set(), "background")
 
     def splits(self) -> dict[str, list[Frame]]:
         """List the frames of each split (see `Reader.splits`)."""
@@ -41,5 +41,5 @@ class StreetsReader:
         return Frame(f"{index:07d}", location, location, (RELEASE, self.cfg.seed, index))
 
     def load(self, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
-        """Render a scene: (H, W, 3) uint8 RGB and (H, W) uint8 labels 0-6, at the size of the settings."""
+        """Render a scene: (H, W, 3) uint8 RGB and (H, W) uint8 ids, at the size of the settings."""
         return render(self.cfg.seed, int(frame.name), self.cfg.height, self.cfg.width)

@@ -1,7 +1,7 @@
 """Plants, fences, poles, traffic signs and traffic lights of the street scenes.  Lengths in metres.
 
 Labels follow Cityscapes: a trunk is vegetation, the gaps of a fence are fence, the arm of a pole is pole; the lamp of a
-pole and the back of a sign are background.
+pole and the back of a sign are OTHER.
 """
 
 import math
@@ -12,11 +12,7 @@ import numpy as np
 
 from fgseg.data.streets.buildings import DETAIL_M, Side, flat, panel, wall
 from fgseg.data.streets.canvas import Canvas, Colour, Point, pick, scale, steps
-from fgseg.labels import CLASSES
-
-_LABELS = {c.key: c.label for c in CLASSES}
-FENCE, VEGETATION, POLE = _LABELS["fence"], _LABELS["vegetation"], _LABELS["pole"]
-SIGN, TRAFFIC_LIGHT = _LABELS["traffic_sign"], _LABELS["traffic_light"]
+from fgseg.data.streets.classes import FENCE, POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN, VEGETATION
 
 SHADOW_TOP_M = 3.0
 """Height from which leaves are in the sun even if the ground below them is in the shadow of houses."""
@@ -168,7 +164,7 @@ def draw_lamp_post(canvas: Canvas, rng: np.random.Generator, side: Side, z: floa
 
 
 def draw_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float, back: bool) -> None:
-    """Draw one or two signs on a post; with `back`, their grey backs, which are background."""
+    """Draw one or two signs on a post; with `back`, their grey backs, which are OTHER."""
     size, height = rng.uniform(0.44, 0.62), rng.uniform(2.3, 3.1)
     post = canvas.light.shade(PALE_STEEL if rng.random() < 0.6 else STEEL, "near", x)
     canvas.bar(((x, 0, z), (x, height + size, z)), 0.14, post, POLE)
@@ -193,36 +189,38 @@ def _draw_plate(canvas: Canvas, centre: Point, size: float, kind: int) -> None:
 
     def bars(colour: Colour, *boxes: tuple[float, float, float, float]) -> None:
         for x0, x1, y0, y1 in boxes:
-            canvas.polygon(panel(x + x0 * size, x + x1 * size, y + y0 * size, y + y1 * size, z), paint(colour), SIGN)
+            canvas.polygon(
+                panel(x + x0 * size, x + x1 * size, y + y0 * size, y + y1 * size, z), paint(colour), TRAFFIC_SIGN
+            )
 
     up, down, octagon = math.pi / 2, -math.pi / 2, math.pi / 8
     if kind == 0:
-        canvas.disc(centre, (size, size), paint(RED), SIGN)
-        canvas.disc(centre, (size * 0.72, size * 0.72), paint(WHITE), SIGN)
+        canvas.disc(centre, (size, size), paint(RED), TRAFFIC_SIGN)
+        canvas.disc(centre, (size * 0.72, size * 0.72), paint(WHITE), TRAFFIC_SIGN)
         bars(BLACK, (-0.38, -0.08, -0.3, 0.3), (0.08, 0.38, -0.3, 0.3))
     elif kind == 1:
-        canvas.disc(centre, (size, size), paint(WHITE), SIGN)
-        canvas.disc(centre, (size * 0.92, size * 0.92), paint(BLUE), SIGN)
+        canvas.disc(centre, (size, size), paint(WHITE), TRAFFIC_SIGN)
+        canvas.disc(centre, (size * 0.92, size * 0.92), paint(BLUE), TRAFFIC_SIGN)
         bars(WHITE, (-0.12, 0.12, -0.55, 0.2))
         barbs = ((-0.4, 0.15), (0.0, 0.65), (0.4, 0.15))
-        canvas.polygon([(x + size * right, y + size * high, z) for right, high in barbs], paint(WHITE), SIGN)
+        canvas.polygon([(x + size * right, y + size * high, z) for right, high in barbs], paint(WHITE), TRAFFIC_SIGN)
     elif kind in (2, 3):
         turn = up if kind == 2 else down
-        canvas.polygon(corners(3, 1.3, turn), paint(RED), SIGN)
-        canvas.polygon(corners(3, 0.8, turn), paint(WHITE), SIGN)
+        canvas.polygon(corners(3, 1.3, turn), paint(RED), TRAFFIC_SIGN)
+        canvas.polygon(corners(3, 0.8, turn), paint(WHITE), TRAFFIC_SIGN)
         if kind == 2:
             bars(BLACK, (-0.09, 0.09, -0.25, 0.4))
     elif kind == 4:
-        canvas.polygon(corners(8, 1.12, octagon), paint(WHITE), SIGN)
-        canvas.polygon(corners(8, 1.0, octagon), paint(RED), SIGN)
+        canvas.polygon(corners(8, 1.12, octagon), paint(WHITE), TRAFFIC_SIGN)
+        canvas.polygon(corners(8, 1.0, octagon), paint(RED), TRAFFIC_SIGN)
         bars(WHITE, *((left, left + 0.26, -0.25, 0.25) for left in (-0.7, -0.32, 0.06, 0.44)))
     elif kind == 5:
         bars(WHITE, (-0.85, 0.85, -1, 1))
         bars(BLUE, (-0.77, 0.77, -0.92, 0.92))
         bars(WHITE, (-0.4, -0.12, -0.6, 0.6), (-0.4, 0.4, 0.35, 0.6), (0.15, 0.4, 0.0, 0.6), (-0.4, 0.4, -0.1, 0.12))
     else:
-        canvas.polygon(corners(4, 1.25, 0.0), paint(WHITE), SIGN)
-        canvas.polygon(corners(4, 1.0, 0.0), paint(YELLOW), SIGN)
+        canvas.polygon(corners(4, 1.25, 0.0), paint(WHITE), TRAFFIC_SIGN)
+        canvas.polygon(corners(4, 1.0, 0.0), paint(YELLOW), TRAFFIC_SIGN)
 
 
 def draw_traffic_light(canvas: Canvas, rng: np.random.Generator, side: Side, z: float, state: int) -> None:

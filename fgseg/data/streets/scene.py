@@ -14,12 +14,14 @@ from fgseg.data.streets import buildings, roadside, street_furniture
 from fgseg.data.streets.buildings import Side
 from fgseg.data.streets.canvas import Canvas, Light, View, steps
 from fgseg.data.streets.cars import draw_car
-from fgseg.labels import FOREGROUND
+from fgseg.data.streets.classes import CAR, FENCE, POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN, VEGETATION
 
 RELEASE = 1
 """Version of the rendering, part of the cache key; raise it whenever the same (seed, index) renders differently."""
 COMPLETE_EVERY = 4
-"""Frames whose index is a multiple of this show all six foreground classes."""
+"""Frames whose index is a multiple of this show every class of SMALL."""
+SMALL = (FENCE, CAR, VEGETATION, POLE, TRAFFIC_SIGN, TRAFFIC_LIGHT)
+"""Classes that a scene may lack, or of which it may show too few pixels."""
 VISIBLE_PX = 14
 """Pixels of a class, at least, with which it is visible at REFERENCE_SIZE."""
 REFERENCE_SIZE = (128, 256)
@@ -39,12 +41,12 @@ def render(seed: int, index: int, height: int, width: int) -> tuple[np.ndarray, 
 
     Args:
         seed: seed of the data set, >= 0.
-        index: index of the frame, >= 0; every multiple of COMPLETE_EVERY shows all six foreground classes, with at
-            least VISIBLE_PX pixels each at REFERENCE_SIZE.
+        index: index of the frame, >= 0; every multiple of COMPLETE_EVERY shows every class of SMALL, with at least
+            VISIBLE_PX pixels each at REFERENCE_SIZE.
         height, width: size in pixels; composed for a width of twice the height, other ratios crop or extend the sides.
 
     Returns:
-        (H, W, 3) uint8 RGB image; (H, W) uint8 labels 0-6, no VOID.
+        (H, W, 3) uint8 RGB image; (H, W) uint8 ids of `fgseg.data.streets.classes`.
 
     Raises:
         ValueError: seed or index is negative.
@@ -58,14 +60,14 @@ def render(seed: int, index: int, height: int, width: int) -> tuple[np.ndarray, 
     return reference if (height, width) == REFERENCE_SIZE else _draw(seed, index, attempt, height, width)
 
 
-def _shows_all(labels: np.ndarray) -> bool:
-    """Return whether labels (H, W) uint8 hold at least VISIBLE_PX pixels of every foreground class."""
-    counts = np.bincount(labels.ravel(), minlength=len(FOREGROUND) + 1)
-    return all(counts[c.label] >= VISIBLE_PX for c in FOREGROUND)
+def _shows_all(ids: np.ndarray) -> bool:
+    """Return whether ids (H, W) uint8 hold at least VISIBLE_PX pixels of every class of SMALL."""
+    counts = np.bincount(ids.ravel(), minlength=max(SMALL) + 1)
+    return all(counts[number] >= VISIBLE_PX for number in SMALL)
 
 
 def _draw(seed: int, index: int, attempt: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one attempt at a scene: (H, W, 3) uint8 RGB and (H, W) uint8 labels."""
+    """Draw one attempt at a scene: (H, W, 3) uint8 RGB and (H, W) uint8 ids."""
     rng = np.random.default_rng((seed, index, attempt))
     given = {key: index % COMPLETE_EVERY == 0 or rng.random() < chance for key, chance in PRESENCE.items()}
     sides = _plan_sides(rng)

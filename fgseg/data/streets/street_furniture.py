@@ -1,4 +1,4 @@
-"""Background objects of the street scenes: people, bicycles, bins, posters, bollards, cables.  Lengths in metres."""
+"""People, bicycles, bins, posters, bollards and cables of the street scenes.  Lengths in metres."""
 
 import math
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import numpy as np
 
 from fgseg.data.streets.buildings import Side, flat, panel
 from fgseg.data.streets.canvas import Canvas, Colour, pick, scale, steps
+from fgseg.data.streets.classes import BICYCLE, PERSON
 
 CLOTHES: Sequence[Colour] = (
     (52, 60, 84), (150, 48, 44), (70, 96, 74), (204, 176, 120), (40, 40, 46), (120, 132, 150),
@@ -28,15 +29,17 @@ def draw_person(canvas: Canvas, rng: np.random.Generator, x: float, z: float) ->
     skin = light.shade(pick(rng, SKIN), "near", x)
     hip, shoulder = tall * 0.5, tall * 0.82
     canvas.glaze(flat(x - 0.3, x + 0.3, z - 0.2, z + 0.3), SHADOW, 0.35)
-    canvas.bar(((x - 0.06, hip, z), (x - stride, 0, z)), 0.16, scale(trousers, 0.85))
-    canvas.bar(((x + 0.06, hip, z), (x + stride, 0, z)), 0.16, trousers)
+    canvas.bar(((x - 0.06, hip, z), (x - stride, 0, z)), 0.16, scale(trousers, 0.85), PERSON)
+    canvas.bar(((x + 0.06, hip, z), (x + stride, 0, z)), 0.16, trousers, PERSON)
     body = [(x - 0.17, hip - 0.1, z), (x - 0.24, shoulder - 0.06, z), (x - 0.1, shoulder + 0.04, z)]
     body += [(x + 0.1, shoulder + 0.04, z), (x + 0.24, shoulder - 0.06, z), (x + 0.17, hip - 0.1, z)]
-    canvas.polygon(body, coat)
+    canvas.polygon(body, coat, PERSON)
     for out in (-1, 1):
-        canvas.bar(((x + out * 0.24, shoulder - 0.08, z), (x + out * 0.3, hip - 0.02, z)), 0.1, scale(coat, 0.85))
-    canvas.disc((x, tall - 0.12, z), (0.11, 0.14), light.shade(pick(rng, HAIR), "near", x))
-    canvas.disc((x, tall - 0.16, z), (0.09, 0.11), skin)
+        canvas.bar(
+            ((x + out * 0.24, shoulder - 0.08, z), (x + out * 0.3, hip - 0.02, z)), 0.1, scale(coat, 0.85), PERSON
+        )
+    canvas.disc((x, tall - 0.12, z), (0.11, 0.14), light.shade(pick(rng, HAIR), "near", x), PERSON)
+    canvas.disc((x, tall - 0.16, z), (0.09, 0.11), skin, PERSON)
 
 
 def draw_bicycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
@@ -46,12 +49,12 @@ def draw_bicycle(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -
     for hub in (x - 0.52, x + 0.52):
         rim = [(hub + 0.33 * math.cos(a), 0.34 + 0.33 * math.sin(a), z) for a in turn]
         for a, b in pairwise(rim):
-            canvas.bar((a, b), 0.04, (34, 34, 36))
+            canvas.bar((a, b), 0.04, (34, 34, 36), BICYCLE)
     frame = [(x - 0.52, 0.34), (x - 0.2, 0.85), (x + 0.4, 0.85), (x, 0.34), (x - 0.2, 0.85)]
     for (ax, ay), (bx, by) in pairwise(frame):
-        canvas.bar(((ax, ay, z), (bx, by, z)), 0.05, tone)
-    canvas.bar(((x + 0.52, 0.34, z), (x + 0.38, 1.02, z)), 0.05, tone)
-    canvas.bar(((x - 0.3, 0.92, z), (x - 0.1, 0.92, z)), 0.07, (30, 30, 32))
+        canvas.bar(((ax, ay, z), (bx, by, z)), 0.05, tone, BICYCLE)
+    canvas.bar(((x + 0.52, 0.34, z), (x + 0.38, 1.02, z)), 0.05, tone, BICYCLE)
+    canvas.bar(((x - 0.3, 0.92, z), (x - 0.1, 0.92, z)), 0.07, (30, 30, 32), BICYCLE)
 
 
 def draw_bin(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
@@ -64,7 +67,7 @@ def draw_bin(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> No
 
 
 def draw_poster(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """Draw an advertising panel: as bright as a traffic sign, but background."""
+    """Draw an advertising panel: as bright as a traffic sign, but OTHER."""
     light = canvas.light
     back, logo = (light.shade(POSTERS[i], "near", x) for i in rng.choice(len(POSTERS), 2, replace=False))
     canvas.polygon(panel(x - 0.2, x + 0.2, 0.1, 0.6, z), light.shade((70, 72, 76), "near", x))
@@ -76,7 +79,7 @@ def draw_poster(canvas: Canvas, rng: np.random.Generator, x: float, z: float) ->
 
 
 def draw_bollard(canvas: Canvas, x: float, z: float) -> None:
-    """Draw a low, thick stone post, which is background and not a pole."""
+    """Draw a low, thick stone post, which is OTHER and not a pole."""
     tone = canvas.light.shade((128, 122, 114), "near", x)
     canvas.polygon(panel(x - 0.14, x + 0.14, 0.1, 0.7, z), tone)
     canvas.disc((x, 0.7, z), (0.14, 0.1), scale(tone, 1.12))

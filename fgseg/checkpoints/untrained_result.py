@@ -1,0 +1,68 @@
+"""The result of a checkpoint before any training, a record of a study that can be computed again.  Needs no torch."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fgseg.storage.store import Store
+
+UNTRAINED = "untrained.json"
+"""Name of the file in a study's folder."""
+
+
+@dataclass(frozen=True)
+class UntrainedResult:
+    """One evaluation of a checkpoint with its own head, its classes mapped by name to those of the study.
+
+    `iou` maps a foreground class key to a value in [0, 1], or NaN if the class is absent from truth and prediction;
+    `miou` is the mean over the values that are not NaN.
+    """
+
+    split: str
+    """val for a search, test for repeats."""
+    data: str
+    """Fingerprint of the study's data."""
+    seconds: float
+    """End of the evaluation, in seconds since 1970 (UTC)."""
+    miou: float
+    iou: dict[str, float]
+    confusion: list[list[list[int]]]
+    """(N, C, C) pixel counts by image, rows truth, columns prediction."""
+    boundary: list[list[list[int]]]
+    """(N, C, 2) pixel counts by image, see `fgseg.metrics.boundary_iou`; empty unless the split is test."""
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """IoU by class key, and `miou`."""
+        return {**self.iou, "miou": self.miou}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary of JSON types; NaN becomes null."""
+        values = {"iou": {key: finite(value) for key, value in self.iou.items()}, "miou": finite(self.miou)}
+        return asdict(self) | values
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "UntrainedResult":
+        """Read a dictionary of `to_json`; raises KeyError, TypeError or AttributeError for other contents."""
+        iou = {key: math.nan if value is None else value for key, value in record["iou"].items()}
+        return cls(**dict(record) | {"iou": iou, "miou": math.nan if record["miou"] is None else record["miou"]})
+
+    def metrics(self) -> dict[str, float]:
+        """Return the result by the names of its MLflow metrics; absent classes are left out."""
+        named = {f"{self.split}/miou": self.miou} | {f"{self.split}/iou/{key}": v for key, v in self.iou.items()}
+        return {key: value for key, value in named.items() if not math.isnan(value)}
+
+
+def finite(value: float) -> float | None:
+    """Return the value, or None for NaN."""
+    return None if math.isnan(value) else value
+
+
+def read_untrained(store: Store) -> UntrainedResult | None:
+    """Read the result in a study's folder; None if it is missing or damaged."""
+    try:
+        return UntrainedResult.from_json(json.loads(store.get(UNTRAINED)))
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,52 @@
+"""`python -m fgseg.labels`: what label images hold, and a file that the reader takes once it is completed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from small_data import noise, save, settings, stripes
+
+from fgseg import data
+from fgseg.labels.__main__ import main
+
+
+def write_labels(root: Path, label: np.ndarray, count: int = 10) -> Path:
+    for i in range(count):
+        save(noise(i), root / "images" / f"f{i}.png")
+        save(label, root / "labels" / f"f{i}.png")
+    return root
+
+
+def test_ids_are_listed_with_their_share_and_the_file_is_completed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = write_labels(tmp_path / "data", stripes((50, 50, 50, 17, 17, 26, 255)))
+    assert main([str(root)]) == 0
+    shown = capsys.readouterr()
+    assert "10 label images" in shown.err and "45.000 %" in shown.err
+    assert yaml.safe_load(shown.out) == {"rest": "background", "ids": {17: None, 26: None, 50: None, 255: None}}
+    assert "fence, car, vegetation, pole, traffic_sign, traffic_light, or void" in shown.out
+    text = shown.out.replace("17:", "17: pole").replace("26:", "26: car").replace("255:", "255: void")
+    (root / "labels.yaml").write_text(text.replace("50:", "50: background"))
+    labels = data.load_splits(settings("folder", root, tmp_path / "cache"))["val"].labels
+    assert np.array_equal(labels[0], stripes((0, 0, 0, 4, 4, 2, 255)))
+
+
+def test_colours_are_listed_as_the_file_takes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    palette = np.zeros((256, 3), np.uint8)
+    palette[1] = (128, 0, 64)
+    root = write_labels(tmp_path / "data", palette[stripes((0, 0, 0, 1, 1, 1, 1))])
+    assert main([str(root / "labels"), "--images", "3"]) == 0
+    shown = capsys.readouterr()
+    assert "3 label images" in shown.err
+    assert yaml.safe_load(shown.out) == {"rest": "background", "colours": {"0, 0, 0": None, "128, 0, 64": None}}
+    (root / "labels.yaml").write_text(
+        shown.out.replace("128, 0, 64:", "128, 0, 64: car").replace("0, 0, 0:", "0, 0, 0: void")
+    )
+    labels = data.load_splits(settings("folder", root, tmp_path / "cache"))["val"].labels
+    assert set(np.unique(labels).tolist()) == {2, 255}
+
+
+def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for arguments in ([str(tmp_path)], [str(tmp_path), "--images", "0"]):
+        assert main(arguments) == 2
+        assert capsys.readouterr().err.count("\n") == 1

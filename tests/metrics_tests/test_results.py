@@ -1,0 +1,25 @@
+"""`EpochResult`: the mean over the thin classes, and records of earlier versions."""
+
+import math
+
+from builders import make_epoch
+
+from fgseg.results import EpochResult
+
+
+def test_thin_miou_is_the_mean_over_the_thin_classes_that_occur():
+    iou = {"fence": 0.2, "car": 0.9, "pole": 0.4, "traffic_sign": math.nan}
+    result = make_epoch(iou=iou, thin=["fence", "pole", "traffic_sign"])
+    assert result.metrics()["val/thin_miou"] == result.thin_miou == (0.2 + 0.4) / 2
+    assert EpochResult.from_json(result.to_json()).thin_miou == result.thin_miou
+
+
+def test_without_thin_classes_there_is_no_thin_miou():
+    result = make_epoch(thin=[])
+    assert math.isnan(result.thin_miou) and "val/thin_miou" not in result.metrics()
+
+
+def test_record_of_an_earlier_version_is_read():
+    record = make_epoch().to_json()
+    del record["thin"]
+    assert EpochResult.from_json(record) == make_epoch()
