@@ -19,7 +19,7 @@ class CommutedDecodeHead(SegformerDecodeHead):
     """
 
     def forward(self, encoder_hidden_states: list[Tensor], **kwargs: Any) -> Tensor:
-        """Compute logits (B, 7, H_0, W_0) from the encoder's maps (B, C_i, H_i, W_i), any floating type."""
+        """Compute logits (B, C, H_0, W_0) from the encoder's maps (B, C_i, H_i, W_i), any floating type."""
         return self.classify(self.fused_map(encoder_hidden_states))
 
     def fused_map(self, stages: list[Tensor]) -> Tensor:
@@ -28,7 +28,7 @@ class CommutedDecodeHead(SegformerDecodeHead):
         return fused
 
     def classify(self, fused: Tensor) -> Tensor:
-        """Compute logits (B, 7, H_0, W_0) from the fused map (B, D, H_0, W_0)."""
+        """Compute logits (B, C, H_0, W_0) from the fused map (B, D, H_0, W_0)."""
         tokens = self.dropout(fused).permute(0, 2, 3, 1)
         logits = F.linear(tokens, self.classifier.weight.flatten(1), self.classifier.bias)
         return logits.permute(0, 3, 1, 2).contiguous()

@@ -218,7 +218,7 @@ def error_and_root(error: BaseException) -> str:
 
 
 def predict_unhooked(model: nn.Module, images: Tensor) -> Tensor:
-    """Compute logits (B, 7, H/4, W/4) for images (B, 3, H, W) uint8.
+    """Compute logits (B, C, H/4, W/4) for images (B, 3, H, W) uint8.
 
     Without the hooks by which Transformers (5.17) collects the stages: torch.compile splits its graph at each.
     """
