@@ -94,6 +94,11 @@ class LabelSet:
         """Name by label, as in the `config.json` of a model of Transformers."""
         return {c.label: c.name for c in self.classes}
 
+    def to_json(self) -> dict[str, Any]:
+        """Return name, colour and `thin` of the classes as JSON types, which `parse_label_set` reads."""
+        classes = [{"name": c.name, "colour": list(c.colour), "thin": c.thin} for c in self.classes]
+        return {"background": self.background, "classes": classes}
+
 
 Channel = Annotated[StrictInt, Field(ge=0, le=255)]
 

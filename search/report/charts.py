@@ -42,6 +42,8 @@ STYLE: dict[Any, Any] = {
 }
 CLASS_COLUMNS, CLASS_PANEL_IN = 3, 3.0
 """Panels in a row of the chart of the classes, and the height of a row in inches."""
+MATRIX_CLASSES = 10
+"""Classes of a confusion matrix of half the page's width; one of more classes is enlarged, so that its numbers fit."""
 HALF_IN, WHOLE_IN = (6.2, 3.7), (12.6, 4.4)
 """Width and height in inches of a chart of half and of full page width."""
 
@@ -244,7 +246,8 @@ def confusion(summary: Summary) -> Figure:
     epoch = summary.epoch(summary.best)
     assert epoch is not None  # the best trial has epochs
     shares = [[100 * n / sum(row) if sum(row) else math.nan for n in row] for row in epoch.confusion]
-    figure = Figure((HALF_IN[0], 5.2), layout="constrained")
+    enlarged = max(1.0, len(shares) / MATRIX_CLASSES)
+    figure = Figure((enlarged * HALF_IN[0], enlarged * 5.2), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     for row, values in enumerate(shares):
