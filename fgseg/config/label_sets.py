@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -156,7 +157,7 @@ def _read_own(path: Path, modified_ns: int) -> LabelSet | None:
 def find_label_set(name: str) -> Path:
     """Return the file of a label set, see `load_label_set`; raises ConfigError if there is none."""
     known = list_configs("labels")
-    path = known.get(name, Path(name).expanduser())
+    path = known.get(name, Path(expanduser(name)))  # unlike Path.expanduser, leaves an unknown user alone
     if name not in known and not path.is_file():
         check_name(name, known, f"data.labels: no label set {name!r} in configs/labels, nor a file of that name")
     return path
