@@ -3,10 +3,11 @@
 import json
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fgseg.checkpoints.manifest import Blob
+from fgseg.results import mean_iou
 from fgseg.storage.store import Store
 
 TEST_RESULT = re.compile(r"test-(\d{6})\.json")
@@ -38,6 +39,13 @@ class TestResult:
     """(C, 2) pixel counts over all images: in both rims, in at least one (see `fgseg.metrics.boundary_iou`)."""
     blob: Blob
     """The safetensors file with the counts per image: `confusion` (N, C, C) int32 and `boundary` (N, C, 2) int32."""
+    thin: list[str] = field(default_factory=list)
+    """Keys of the thin classes; empty in records of earlier versions, and if the label set has none."""
+
+    @property
+    def thin_miou(self) -> float:
+        """Mean IoU over the thin classes that are not NaN; NaN without one."""
+        return mean_iou(self.iou[key] for key in self.thin)
 
     @property
     def name(self) -> str:
@@ -60,7 +68,8 @@ class TestResult:
 
     def metrics(self) -> dict[str, float]:
         """Return the result by the names of its MLflow metrics; NaN for classes that do not occur in the truth."""
-        named = {"test/miou": self.miou} | {f"test/iou/{key}": value for key, value in self.iou.items()}
+        named = {"test/miou": self.miou} | ({"test/thin_miou": self.thin_miou} if self.thin else {})
+        named |= {f"test/iou/{key}": value for key, value in self.iou.items()}
         return named | {f"test/boundary_iou/{key}": value for key, value in self.boundary_iou.items()}
 
 

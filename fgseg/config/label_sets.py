@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,6 +95,11 @@ class LabelSet:
         """Name by label, as in the `config.json` of a model of Transformers."""
         return {c.label: c.name for c in self.classes}
 
+    def to_json(self) -> dict[str, Any]:
+        """Return name, colour and `thin` of the classes as JSON types, which `parse_label_set` reads."""
+        classes = [{"name": c.name, "colour": list(c.colour), "thin": c.thin} for c in self.classes]
+        return {"background": self.background, "classes": classes}
+
 
 Channel = Annotated[StrictInt, Field(ge=0, le=255)]
 
@@ -151,7 +157,7 @@ def _read_own(path: Path, modified_ns: int) -> LabelSet | None:
 def find_label_set(name: str) -> Path:
     """Return the file of a label set, see `load_label_set`; raises ConfigError if there is none."""
     known = list_configs("labels")
-    path = known.get(name, Path(name).expanduser())
+    path = known.get(name, Path(expanduser(name)))  # unlike Path.expanduser, leaves an unknown user alone
     if name not in known and not path.is_file():
         check_name(name, known, f"data.labels: no label set {name!r} in configs/labels, nor a file of that name")
     return path

@@ -1,6 +1,7 @@
 """Every setting of one model: name, unit, range, default and meaning."""
 
 from collections.abc import Mapping
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -65,7 +66,7 @@ class DataConfig(Section):
 
     def label_set(self) -> LabelSet:
         """Read the label set: that of the folder's labels.yaml if it defines one, else `labels`; raises ConfigError."""
-        file = Path(self.root, LABELS_FILE).expanduser() if self.reader == "folder" and self.root else None
+        file = Path(expanduser(self.root), LABELS_FILE) if self.reader == "folder" and self.root else None
         own = own_label_set(file) if file else None
         if own and self.labels != DataConfig.model_fields["labels"].default:
             raise ConfigError(f"data.labels: got {self.labels}, {file} defines its own classes; remove one of the two")

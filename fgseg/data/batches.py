@@ -1,6 +1,6 @@
 """Training and evaluation batches from the frames of a split; all randomness comes from one generator."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,7 @@ def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) ->
     """
     count, size, device = len(frames), run.train.batch_size, generator.device
     window, paste = run.data.window or frames.size, run.copy_paste
+    foreground, excluded = run.label_set().foreground_labels, excluded_labels(run)
     # Drawn once per epoch: with the frames on the host, copying the indices is the only synchronisation with the GPU.
     order = draw_order(frames, run.data.rare_class_temperature, generator).to(frames.index_device)
     sources = torch.randint(count, (count,), generator=generator, device=device).to(frames.index_device)
@@ -53,7 +54,9 @@ def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) ->
             objects = components.sources(part)
             images, labels = paste_components(images, labels, objects, paste.components, paste.prob, generator)
         elif paste.prob > 0 and paste.mode == "frame":
-            images, labels = paste_classes(images, labels, *frames.batch(sources[part]), run, generator)
+            pasted, classes = frames.batch(sources[part])
+            classes = hide(classes, excluded)
+            images, labels = copy_paste(images, labels, pasted, classes, foreground, paste.prob, generator)
         if run.augment.scale > 1 or window != frames.size:
             images, labels = scale_and_crop(images, labels, run.augment.scale, window, generator)
         if run.augment.colour > 0:
@@ -61,19 +64,11 @@ def train_batches(frames: Frames, run: RunConfig, generator: torch.Generator) ->
         yield images, labels
 
 
-def paste_classes(  # noqa: PLR0917  two batches, and how to mix them
-    images: Tensor,
-    labels: Tensor,
-    source_images: Tensor,
-    source_labels: Tensor,
-    run: RunConfig,
-    generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Paste whole classes of the source frames (see `copy_paste`), without those that `copy_paste.without` excludes."""
-    for label in excluded_labels(run):
-        source_labels = source_labels.masked_fill(source_labels == label, VOID)
-    foreground, prob = run.label_set().foreground_labels, run.copy_paste.prob
-    return copy_paste(images, labels, source_images, source_labels, foreground, prob, generator)
+def hide(labels: Tensor, excluded: Iterable[int]) -> Tensor:
+    """Replace the excluded labels (integers) in labels (B, H, W) uint8 by VOID."""
+    for label in excluded:
+        labels = labels.masked_fill(labels == label, VOID)
+    return labels
 
 
 def draw_order(frames: Frames, temperature: float, generator: torch.Generator) -> Tensor:

@@ -103,10 +103,12 @@ def frame_components(labels: np.ndarray, foreground: range) -> tuple[np.ndarray,
     from scipy import ndimage
 
     numbers, found = np.zeros(labels.shape, np.int32), list[tuple[int, int, int]]()
-    for label in filter(labels.__contains__, foreground):
-        parts, count = ndimage.label(labels == label, np.ones((3, 3), int))
-        numbers = np.where(parts > 0, parts + len(found), numbers)
-        found += [(label, columns.start, columns.stop) for _, columns in ndimage.find_objects(parts, count)]
+    boxes = ndimage.find_objects(labels.astype(np.int32) + 1, foreground.stop)  # None for an absent label
+    for label, box in ((label, boxes[label]) for label in foreground if boxes[label] is not None):
+        parts, count = ndimage.label(labels[box] == label, np.ones((3, 3), int))
+        numbers[box] += np.where(parts > 0, parts + len(found), 0)
+        first, places = box[1].start, ndimage.find_objects(parts, count)
+        found += [(label, first + columns.start, first + columns.stop) for _, columns in places]
     sizes = np.bincount(numbers.ravel(), minlength=len(found) + 1)[1:]
     kept = np.argsort(-sizes, kind="stable")[:MAX_COMPONENTS]
     kept = kept[sizes[kept] >= math.ceil(MIN_SHARE * labels.size)]

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgseg.checkpoints.manifest import Manifest, find, list_manifests, read_weights
-from fgseg.checkpoints.trial_files import CONFIG, PROCESSOR, SETTINGS, WEIGHTS
+from fgseg.checkpoints.trial_files import CONFIG, LABEL_SET, PROCESSOR, SETTINGS, WEIGHTS
 from fgseg.config.errors import ConfigError, one_line
+from fgseg.config.label_sets import parse_label_set
 from fgseg.config.settings import DataConfig
 from fgseg.labels import LabelSet, label_set_of
 from fgseg.model.class_names import checkpoint_labels
@@ -39,7 +40,7 @@ class TrainedModel:
     manifest: Manifest | None
     """Manifest of the weights in a folder of checkpoints; None in an exported folder."""
     classes: LabelSet
-    """The classes that its `config.json` names; colours are known for those of a shipped label set only."""
+    """The classes that its `config.json` names; they have plain colours without a label set there or a shipped one."""
     window: tuple[int, int] | None = None
     """Height and width of the training crops in pixels; None if the model was trained on whole frames."""
 
@@ -101,11 +102,13 @@ def find_checkpoint(folder: Path, manifests: list[Manifest]) -> TrainedModel:
 
 def model_classes(name: str, folder: Path) -> LabelSet:
     """Return the classes that the `config.json` in a folder lists; raises ConfigError if it lists none."""
-    found = read_json(folder / CONFIG).get("id2label") or {}
+    config = read_json(folder / CONFIG)
+    found = config.get("id2label") or {}
     names = [found.get(str(label)) for label in range(len(found))]
     if not names or not all(isinstance(each, str) for each in names):
         raise ConfigError(f"{WHERE}: {name} names no classes in {CONFIG}, as id2label; {KINDS}")
-    return label_set_of(map(str, names))
+    own = parse_label_set(config[LABEL_SET], folder.name, str(folder / CONFIG)) if LABEL_SET in config else None
+    return own if own and list(own.id2label.values()) == names else label_set_of(map(str, names))
 
 
 def labels_by_name(name: str, found: TrainedModel, classes: LabelSet) -> list[int] | None:

@@ -21,7 +21,7 @@ PIXELS_PER_FRAME = 2048
 """Pixels of the fused map drawn from each frame for the fit; 64 frames of the smallest decoder take 130 MB."""
 UNSURE_FLOOR = 0.02
 """Weight with which a pixel without doubt is drawn; the weight of others is up to 1 above."""
-MAX_ITERATIONS = 200
+MAX_ITERATIONS = 60
 """Iterations of L-BFGS."""
 DECAY = 1e-6
 """Factor of the squared weights in the fit's loss; makes the solution unique."""
@@ -127,6 +127,8 @@ def fit_rows(features: Tensor, targets: Tensor, start: HeadRows) -> HeadRows:
         start: initial values, of the same classes.
     """
     probs = targets.softmax(-1)
+    weights = probs @ probs.mean(0).clamp_min(1e-6).rsqrt()  # pixels of rare classes count more
+    weights /= weights.sum()
     centre, scale = features.mean(0), features.std(0).clamp_min(1e-4)
     features.sub_(centre).div_(scale)  # equal scales, so that few iterations are needed
     weight = (start.weight * scale).requires_grad_()
@@ -137,7 +139,8 @@ def fit_rows(features: Tensor, targets: Tensor, start: HeadRows) -> HeadRows:
 
     def closure() -> float:
         optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(features, weight, bias), probs) + DECAY * weight.square().sum()
+        each = F.cross_entropy(F.linear(features, weight, bias), probs, reduction="none")
+        loss = weights @ each + DECAY * weight.square().sum()
         loss.backward()
         return loss.item()
 

@@ -87,6 +87,7 @@ def save_test_result(  # noqa: PLR0917  what the result is of, and its counts
         boundary_iou={key: math.nan if math.isnan(iou[key]) else rims[label] for label, key in keys.items()},
         confusion=confusion.sum(0).tolist(),
         boundary=boundary.sum(0).tolist(),
+        thin=[c.key for c in classes.thin],
         blob=make_blob(f"counts-{attempt:06d}.safetensors", data),
     )
     store.put(outcome.blob.name, data)

@@ -69,7 +69,7 @@ def evaluate_untrained(run: RunConfig, labels: list[int], split: str) -> Untrain
     grouped = load_grouped(checkpoint_folder(run.model.name), labels, classes.num_classes)
     model = accelerator.prepare_model(grouped, evaluation_mode=True)
     counters = (confusion_counts, boundary_counts) if split == "test" else (confusion_counts,)
-    confusion, *boundary = confusion_per_image(model, frames, *counters)
+    confusion, *boundary = confusion_per_image(model, frames, *counters, window=run.data.window)
     iou = class_iou(confusion.sum(0), classes)
     return UntrainedResult(
         split=split,

@@ -1,6 +1,7 @@
 """Draw the charts of a study from its summary, each as a figure without pyplot's global state."""
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -42,8 +43,12 @@ STYLE: dict[Any, Any] = {
 }
 CLASS_COLUMNS, CLASS_PANEL_IN = 3, 3.0
 """Panels in a row of the chart of the classes, and the height of a row in inches."""
+MATRIX_CLASSES = 10
+"""Classes of a confusion matrix of half the page's width; one of more classes is enlarged, so that its numbers fit."""
 HALF_IN, WHOLE_IN = (6.2, 3.7), (12.6, 4.4)
 """Width and height in inches of a chart of half and of full page width."""
+CROWDED = 8
+"""Settings beside one another in `parallel` above which their names are broken at every word, so as not to overlap."""
 
 
 def png(draw: Callable[[], Figure]) -> bytes:
@@ -182,7 +187,8 @@ def parallel(summary: Summary) -> Figure:
         r = summary.ranges[key]
         mark_axis(axes, at, f"{r.low:.3g}" if r.off_below is None else "off", f"{r.high:.3g}")
     mark_axis(axes, len(keys), f"{low:.3g}", f"{high:.3g}")
-    axes.set_xticks(range(len(keys) + 1), [*(key.replace(".", "\n") for key in keys), "validation\nmIoU"])
+    lines = "[._]" if len(keys) > CROWDED else "[.]"
+    axes.set_xticks(range(len(keys) + 1), [*(re.sub(lines, "\n", key) for key in keys), "validation\nmIoU"])
     axes.set(yticks=[], ylim=(-0.09, 1.09), xlim=(-0.35, len(keys) + 0.35))
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(axis="x", length=0)
@@ -244,7 +250,8 @@ def confusion(summary: Summary) -> Figure:
     epoch = summary.epoch(summary.best)
     assert epoch is not None  # the best trial has epochs
     shares = [[100 * n / sum(row) if sum(row) else math.nan for n in row] for row in epoch.confusion]
-    figure = Figure((HALF_IN[0], 5.2), layout="constrained")
+    enlarged = max(1.0, len(shares) / MATRIX_CLASSES)
+    figure = Figure((enlarged * HALF_IN[0], enlarged * 5.2), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     for row, values in enumerate(shares):

@@ -16,6 +16,7 @@ from real_search import Driver
 from thin_street import THIN_STREET
 
 from fgseg.checkpoints.untrained_result import UNTRAINED
+from fgseg.config.settings import DataConfig
 from fgseg.metrics.boundary_iou import boundary_iou
 from fgseg.metrics.iou import class_iou, miou
 from fgseg.storage.store import LocalStore
@@ -31,6 +32,7 @@ from search.ledger.ledger import Ledger
 from search.ledger.study_metadata import StudyMetadata
 from search.study.location import find_location
 from search.study.plan import make_plan
+from search.study.space import load_space
 from search.tracking.client import open_client
 
 pytestmark = pytest.mark.slow
@@ -243,6 +245,22 @@ def test_best_of_a_study_on_other_frames_is_refused(capsys, tmp_path: Path, cach
     searched(tmp_path, "bas", **{key.replace(".", "__"): value for key, value in sets.items()})
     arguments = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
     assert "was searched on other frames" in mistake(capsys, tmp_path, "--spaces", "bas", "--point", "best", *arguments)
+
+
+def test_families_may_differ_in_the_sampling_of_frames_and_start_with_terms_that_are_off(tmp_path: Path):
+    plans = plans_from(
+        ["baseline", "rare", "all"], studies=None, point="start", seeds=1, config=CONFIG, assignments={},
+        search={"storage": str(tmp_path)},
+    )  # fmt: skip
+    temperatures = [plan.settings.data.rare_class_temperature for plan in plans]
+    assert temperatures == [0, load_space("rare", DataConfig()).start["data.rare_class_temperature"], 0]
+    point = plans[2].repeats[0].params
+    assert (point["loss.lovasz"], point["loss.ssim"]) == (0, 0.4)
+    ledger = Ledger.create(f"sqlite:///{tmp_path}/repeats.db", "s")
+    ledger.start_repeats(plans[2].repeats, epochs=1, select="last")
+    attempt = ledger.next_attempt()
+    assert attempt is not None and attempt.params == point
+    assert plans[2].trial_settings(attempt)["loss.lovasz"] == 0
 
 
 def test_best_points_come_with_the_number_of_trials_that_were_searched(tmp_path: Path):

@@ -33,6 +33,13 @@ def test_components_are_those_of_eight_neighbours_of_one_class():
     assert ((ids > 0) == ((labels > 0) & (labels != VOID))).all()
 
 
+def test_label_set_without_background_has_components_of_label_0():
+    labels = np.full((16, 16), VOID, np.uint8)
+    labels[2:6, 3:9] = 0
+    assert frame_components(labels, range(3))[1].tolist() == [[1, 0, 3, 9]]
+    assert len(frame_components(labels, range(1, 3))[1]) == 0
+
+
 def test_small_components_are_left_out_and_the_largest_are_kept_first():
     labels = np.zeros((128, 256), np.uint8)
     labels[0, 0:7] = 4  # 7 of 32,768 pixels

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from kept_study import IDENTITY, SETTINGS, change, epoch
+from thin_street import THIN_STREET
 
 from fgseg.checkpoints.checkpoint import Checkpoints
 from fgseg.config.errors import ConfigError
@@ -107,7 +108,9 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Checkpoints(store, 1).save({"weight": torch.zeros(3)}, {}, history, "last")
         confusion = torch.eye(7, dtype=torch.int64).repeat(4, 1, 1) + 1
         ledger.report(ask.number, 1, history)
-        ledger.record_test(ask.number, 1, save_test_result(store, 1, 1, confusion, torch.full((4, 7, 2), 3)))
+        ledger.record_test(
+            ask.number, 1, save_test_result(store, 1, 1, confusion, torch.full((4, 7, 2), 3), THIN_STREET)
+        )
         ledger.complete(ask.number, 1)
     sync(find_location(storage, "s-repeats"))
     return storage
@@ -154,5 +157,5 @@ def test_mlflow_shows_what_the_test_split_said_once_however_often_it_is_sent(loc
     ]
     assert len(repeats) == 2
     for run in repeats:
-        assert run.points["test/miou"] == [(1, pytest.approx(2 / 14))]
+        assert run.points["test/miou"] == run.points["test/thin_miou"] == [(1, pytest.approx(2 / 14))]
         assert run.points["test/boundary_iou/pole"] == [(1, 1.0)]

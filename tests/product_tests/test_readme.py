@@ -17,6 +17,7 @@ DOCUMENTS = (
     "search/README.md",
     "scripts/README.md",
     "configs/README.md",
+    "configs/labels/README.md",
     "mlflow/README.md",
     "configs/cluster/ray-up.yaml",
 )
@@ -32,6 +33,8 @@ COMMANDS = sorted(
 ELSEWHERE = ("/path/to/", "-per-trial", "--ray-address", "bas_flip")
 """Parts of commands that need other data, another machine or a change of this tree to run."""
 FILES = re.compile(r"`((?:search|fgseg|configs|scripts|tests|mlflow|\.github|\.ci)/[\w./-]+)`|\]\(([\w./-]+)[)#]")
+DIFF = re.compile(r"```diff.*?```", re.DOTALL)
+"""Lines of code, in which a call after an index looks like a link."""
 SCRIPTS = re.compile(r"python (scripts/[\w/]+\.py)|python -m (scripts\.[\w.]+)")
 LINKS = re.compile(r"\]\(([\w./-]*)#([\w-]+)\)")
 """A link to a heading: file, empty for the same one, and anchor."""
@@ -51,7 +54,7 @@ def anchors(document: Path) -> set[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_of_the_documents_is_understood(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    module, *arguments = shlex.split(command)
+    module, *arguments = shlex.split(command.partition(" > ")[0])  # without the shell's redirection
     options = parser_of(module).parse(arguments)
     if options and module == "search.run" and options.space and not any(part in command for part in ELSEWHERE):
         monkeypatch.chdir(tmp_path)
@@ -60,7 +63,7 @@ def test_command_of_the_documents_is_understood(command: str, monkeypatch: pytes
 
 @pytest.mark.parametrize("name", MARKDOWN)
 def test_file_that_a_document_names_is_there(name: str):
-    named = {first or second for first, second in FILES.findall(TEXT[name])}
+    named = {first or second for first, second in FILES.findall(DIFF.sub("", TEXT[name]))}
     places = (ROOT, (ROOT / name).parent)
     assert [file for file in sorted(named) if not any((place / file).exists() for place in places)] == []
 

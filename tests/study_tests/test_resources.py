@@ -54,12 +54,13 @@ def test_fp16_without_a_gpu_is_refused():
 def test_folder_named_like_a_variant_does_not_hide_it(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small").mkdir()
-    settings = {"data.root": None, "data.cache": None, "model.name": "small"}
+    settings = {"data.root": None, "data.cache": None, "data.labels": "thin_street", "model.name": "small"}
     assert absolute(settings) == settings
 
 
 def test_relative_paths_are_made_absolute_for_workers(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "frames").mkdir()
-    settings = absolute({"data.root": "frames", "data.cache": "cache", "model.name": "b0"})
+    relative = {"data.root": "frames", "data.cache": "cache", "data.labels": "thin_street", "model.name": "b0"}
+    settings = absolute(relative)
     assert (settings["data.root"], settings["data.cache"]) == (str(tmp_path / "frames"), str(tmp_path / "cache"))

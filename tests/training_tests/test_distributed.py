@@ -322,7 +322,7 @@ def test_mistake_of_several_processes_is_told_once(environment: dict[str, str], 
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.timeout(450)
+@pytest.mark.timeout(900)
 @pytest.mark.ray
 @pytest.mark.slow
 def test_trial_that_loses_a_process_ends_whole_and_continues_from_its_checkpoint(

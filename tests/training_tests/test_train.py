@@ -57,10 +57,12 @@ def test_continued_training_gives_the_epochs_of_an_uninterrupted_one(tiny, tmp_p
 
 
 @pytest.mark.slow
-def test_training_with_every_augmentation_continues_to_the_last_bit(tiny, tmp_path: Path):
+def test_training_with_the_whole_recipe_continues_to_the_last_bit(tiny, tmp_path: Path):
     recipe = {
         "data__crop": "32x64", "data__rare_class_temperature": 0.1, "augment__flip_prob": 0.5, "augment__scale": 2.0,
         "augment__colour": 1.0, "copy_paste__prob": 0.8, "copy_paste__mode": "component", "train__epochs": 2,
+        "train__ema": 0.9, "train__warmup": 0.2, "train__weight_decay": 0.01, "train__head_lr_factor": 2,
+        "loss__edge": 0.2, "loss__hard_pixels": 0.7, "loss__soft_iou_over": "batch", "model__drop_path": 0.2,
     }  # fmt: skip
     expected = numbers(train(tiny(**recipe), tmp_path / "whole"))
     with pytest.raises(PowerCut):
