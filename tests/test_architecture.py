@@ -19,11 +19,11 @@ GROUND = {"fgseg.cli", "fgseg.devices", "fgseg.distributed", "fgseg.labels", "fg
 MAY_IMPORT = {
     "search.compare": {"execution", "console", "report", "tracking", "ledger", "study", "cli"},
     "search.report": {"sampling", "ledger", "study", "cli"},
-    "search.audit": {"tracking", "ledger", "study", "cli"},
+    "search.audit": {"tracking", "sampling", "ledger", "study", "cli"},
     "search.console": {"report", "ledger", "study"},
-    "search.execution": {"console", "export", "report", "tracking", "cluster", "ledger", "study", "cli"},
+    "search.execution": {"console", "export", "report", "tracking", "cluster", "sampling", "ledger", "study", "cli"},
     "search.export": {"tracking", "ledger", "study", "cli"},
-    "search.tracking": {"ledger", "study"},
+    "search.tracking": {"sampling", "ledger", "study"},
     "search.cluster": {"study"},
     "search.sampling": {"ledger", "study"},
     "search.ledger": {"study"},
@@ -51,8 +51,7 @@ OWNERS = {
     },
     "optuna": {
         "search.sampling",
-        "search.ledger",  # its tables are Optuna's until the ledger is plain SQL
-        "search.study.space",  # its ranges are Optuna's distributions until then
+        "search.tracking.optuna_studies",  # the file of optuna-dashboard
     },
     "mlflow": {"search.tracking"},
     "accelerate": {"fgseg"},
@@ -173,9 +172,10 @@ def test_ground_modules_import_the_settings_and_one_another_only():
     assert {target for name in GROUND for target in GRAPH[name] if package_of(target) != "fgseg.config"} <= GROUND
 
 
-def test_sampling_reads_no_more_of_the_ledger_than_its_records():
+def test_sampling_uses_the_ledgers_values_and_never_its_database():
     targets = {m for name in GRAPH if package_of(name) == "search.sampling" for m in GRAPH[name]}
-    assert {m for m in targets if is_within(m, {"search.ledger"})} <= {"search.ledger", "search.ledger.records"}
+    values = {f"search.ledger.{name}" for name in ("records", "study_metadata", "trial_source")}
+    assert {m for m in targets if is_within(m, {"search.ledger"})} <= {"search.ledger", *values}
 
 
 @pytest.mark.parametrize("product", COMMANDS)
