@@ -1,7 +1,9 @@
 """Print the end of a run: the closing table, the addresses of the results, and the next commands."""
 
+import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -46,7 +48,11 @@ def print_run_summary(plan: Plan, console: Console, summary: Summary, finished: 
 def closing_table(summary: Summary, best: TrialRecord) -> Table:
     """Compare the best trial class by class with the start point, and with the untrained checkpoint if known."""
     title = f"{summary.study}: {summary.endings()}"
-    return score_table(summary, references(summary, "start (trial 000)"), title, f"best (trial {best.number:03d})")
+    table = score_table(summary, references(summary, "start (trial 000)"), title, f"best (trial {best.number:03d})")
+    if summary.untrained is None:
+        return table
+    narrow = [re.sub(r"[()]", "", name).replace(" ", "\n", 1) for name in table.columns]  # 78 of 80 characters
+    return replace(table, columns=narrow)
 
 
 def mlflow_command(plan: Plan) -> str:

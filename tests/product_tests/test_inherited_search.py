@@ -17,7 +17,7 @@ def test_search_shows_the_untrained_checkpoint_in_table_report_and_mlflow(search
     storage = tmp_path / "runs"
     finished = search(storage, "--space", "baseline", "--study", "s", "--trials", "2", "--no-register", *sets)
     assert finished.code == 0, finished.output
-    assert all(text in " ".join(finished.output.split()) for text in ("checkpoint,", "untrained", "over", "checkpoint"))
+    assert all(text in finished.output for text in ("checkpoint, ┃", "untrained ┃", "over ┃", "checkpoint ┃"))
     assert audit(storage, "s", trials=2) == []
     (run,) = (run for run in read_runs(f"sqlite:///{storage / 'mlflow.db'}", "s", "") if run.number == CHECKPOINT)
     assert [step for step, _ in run.points["val/miou"]] == [0]

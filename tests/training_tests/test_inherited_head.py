@@ -1,12 +1,16 @@
 """The head that a training inherits from a checkpoint, and the checkpoint's own result as its reference."""
 
 import json
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import two_processes
 from filelock import FileLock
+from safetensors.torch import load_file
 from small_checkpoint import LABELS, save_checkpoint
 
 from fgseg.checkpoints.untrained_result import UNTRAINED, read_untrained
@@ -14,6 +18,7 @@ from fgseg.config.settings import RunConfig
 from fgseg.data import fingerprint, load_splits
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
+from fgseg.train import main as train_command
 from fgseg.training import inherited_head
 from fgseg.training.inherited_head import inherited_rows
 from fgseg.training.loop import train
@@ -104,6 +109,22 @@ def test_training_from_an_inherited_head_resumes_to_the_last_bit(run: RunConfig,
         train(run, tmp_path / "cut", stop)
     continued = train(run, tmp_path / "cut")
     assert [(e.miou, e.loss) for e in continued] == [(e.miou, e.loss) for e in whole]
+
+
+@pytest.mark.slow
+def test_two_processes_begin_with_the_same_inherited_head_as_one(
+    environment: dict[str, str], run: RunConfig, tmp_path: Path
+):
+    command = two_processes.command(tmp_path / "both", str(run.data.cache), f"model.name={run.model.name}")
+    started = two_processes.start([sys.executable, "-m", "fgseg.train", *command], os.environ | environment)
+    ends = [(process.communicate(timeout=300)[0], process.returncode) for process in started]
+    assert [code for _, code in ends] == [0, 0], ends
+    command = two_processes.command(tmp_path / "one", str(run.data.cache), f"model.name={run.model.name}")
+    assert train_command(command) == 0
+    both, one = (load_file(next((tmp_path / name).glob("model-*.safetensors"))) for name in ("both", "one"))
+    key = "decode_head.classifier.weight"
+    # Dropout differs by rank: three steps of AdamW at a falling rate of 3e-3 move each weight by about 6e-3.
+    assert (both[key] - one[key]).abs().max() < 0.02 < one[key].abs().max()
 
 
 def test_untrained_checkpoint_is_evaluated_once_with_its_own_head(run: RunConfig, tmp_path: Path):
