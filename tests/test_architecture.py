@@ -89,6 +89,17 @@ ours lose decide
 """Names that were replaced by the field's own terms; those that are ordinary English words elsewhere are left out."""
 
 
+UNDERSCORED = {
+    "_asdict",  # public: namedtuples and rows of SQLAlchemy
+    "_mapping",
+    "_exit",  # public: os
+    "_actions",  # argparse: the options that the shell completes
+    "_private",  # Ray: see the function that uses it
+    "_reset_state",  # Accelerate: see fgseg/distributed.py
+}
+"""Names of libraries that may be used in spite of their underscore; none of Optuna or MLflow."""
+
+
 def modules() -> dict[str, Path]:
     paths = [*ROOT.glob("fgseg/**/*.py"), *ROOT.glob("search/**/*.py")]
     return {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
@@ -198,6 +209,18 @@ def test_there_is_no_cycle_of_imports():
         for name in leaves:
             del left[name]
     assert left == {}
+
+
+def test_no_private_name_of_a_library_is_used():
+    """A private name is ours if our code defines it: as a function, a class, a variable or an attribute of `self`."""
+    nodes = [node for tree in TREES.values() for node in ast.walk(tree)]
+    defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    defined |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    defined |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    used |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    private = {name for name in used - defined if name.startswith("_") and not name.startswith("__")}
+    assert private - UNDERSCORED == set()
 
 
 def test_no_replaced_name_remains():
