@@ -83,7 +83,7 @@ def real_model(shared: Path) -> torch.nn.Module:
 def check_scores(frames: FrameSet, counts: Tensor, predicted: np.ndarray, folder: Path) -> None:
     """Compare the IoU of every class that occurs in the frames with that of cityscapesscripts."""
     expected, _ = official_scores(ids_of(np.asarray(frames.labels)), ids_of(predicted), folder)
-    occurring = [c.key for c in CLASSES.classes if frames.pixels[c.label]]
+    occurring = [c.key for c in CLASSES.classes if frames.pixels[:, c.label].any()]
     iou = class_iou(counts, CLASSES)
     assert len(occurring) > 10 and iou["road"] > 0.8
     assert [iou[key] for key in occurring] == pytest.approx([expected[key] for key in occurring], rel=1e-12)
