@@ -36,7 +36,7 @@ class StudyViews:
 
     @property
     def listeners(self) -> list[TrialListener]:
-        """What is notified of every change of a trial."""
+        """Return the views that are notified of every change of a trial."""
         return [self.tracker, *([self.report] if self.report else [])]
 
     def close(self, reason: StopReason | None, signals: Signals) -> None:
