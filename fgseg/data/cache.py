@@ -48,6 +48,11 @@ class CacheMeta:
     """Size in bytes of each file of ARRAYS; a file of another size is damaged."""
 
 
+def cache_folder(cfg: DataConfig) -> Path:
+    """Return the folder of everything that is cached: decoded frames, compiled steps, fitted heads."""
+    return Path(cfg.cache or user_cache_dir("fgsearch")).expanduser()
+
+
 def load_split(  # noqa: PLR0917  what is cached, where, and how its building is shown
     reader: Reader,
     cfg: DataConfig,
@@ -70,7 +75,7 @@ def load_split(  # noqa: PLR0917  what is cached, where, and how its building is
         ConfigError: a frame or label is wrong (the file is named), `val` or `test` has no class but the background,
             or the cache folder cannot be written.
     """
-    base = Path(cfg.cache).expanduser() if cfg.cache else Path(user_cache_dir("fgsearch"))
+    base = cache_folder(cfg)
     folder = base / cache_key(reader, cfg, frames)
     cached = open_cached(folder)
     if cached is None:

@@ -39,7 +39,7 @@ TRIED_SCALE = 2.0**10
 
 
 class CompiledStep(Step):
-    """The same step through torch.compile; on a GPU, all of it but the schedule is one CUDA graph.
+    """Computes the step through torch.compile; on a GPU, all of it but the schedule is one CUDA graph.
 
     At the first group everything is compiled, captured and compared with the plain step, in dry runs that leave the
     state unchanged.  If that fails, a warning gives the reason and the plain step is used.  Model and loss are compiled
@@ -48,7 +48,7 @@ class CompiledStep(Step):
     """
 
     def __init__(self, *parts: object, cache: Path):
-        """Nothing is compiled before the first group.
+        """Create the step; it is compiled at the first group.
 
         Args:
             parts: the arguments of `Step`.

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from platformdirs import user_cache_dir
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
@@ -16,7 +15,7 @@ from safetensors.torch import save as save_safetensors
 from fgseg.config.settings import RunConfig
 from fgseg.data import FrameSet
 from fgseg.data.batches import normalise
-from fgseg.data.cache import as_config_error
+from fgseg.data.cache import as_config_error, cache_folder
 from fgseg.devices import find_device
 from fgseg.model.class_names import checkpoint_folder, inherited_labels
 from fgseg.model.head_transfer import HeadRows, load_grouped, sample_features, transfer_rows
@@ -51,7 +50,7 @@ def inherited_rows(run: RunConfig, frames: FrameSet) -> HeadRows | None:
     if labels is None or labels == list(range(classes.num_classes)):
         return None
     folder = checkpoint_folder(run.model.name)
-    base = cache_folder(run) / "heads"
+    base = cache_folder(run.data) / "heads"
     name = f"{fit_key(folder, labels, classes.num_classes, frames)}.safetensors"
     with as_config_error(base):
         base.mkdir(parents=True, exist_ok=True)
@@ -61,11 +60,6 @@ def inherited_rows(run: RunConfig, frames: FrameSet) -> HeadRows | None:
                 rows = fit_to_frames(folder, labels, classes.num_classes, frames)
                 LocalStore(base).put(name, save_safetensors(vars(rows)))
     return rows
-
-
-def cache_folder(run: RunConfig) -> Path:
-    """Return the folder of decoded frames, compiled steps and fitted heads."""
-    return Path(run.data.cache or user_cache_dir("fgsearch")).expanduser()
 
 
 def fit_key(folder: Path, labels: Sequence[int], classes: int, frames: FrameSet) -> str:

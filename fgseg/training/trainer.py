@@ -4,14 +4,12 @@ import math
 import time
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import release_memory
-from platformdirs import user_cache_dir
 from torch import Tensor
 from torch.nn import SyncBatchNorm
 from torch.optim import AdamW
@@ -22,6 +20,7 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.settings import RunConfig
 from fgseg.data import FrameSet
 from fgseg.data.batches import train_batches
+from fgseg.data.cache import cache_folder
 from fgseg.data.device_frames import Frames, load_to_device
 from fgseg.devices import peak_gib, peak_memory_gib, reset_peak, tune_malloc
 from fgseg.distributed import World, reset_accelerate
@@ -131,8 +130,7 @@ def build_step(run: RunConfig, parts: tuple[Any, ...]) -> Step:
     accelerator: Accelerator = parts[0]
     if accelerator.num_processes > 1 or not wants_compiling(run.train.compile, accelerator.device):
         return Step(*parts)
-    cache = Path(run.data.cache or user_cache_dir("fgsearch")).expanduser()
-    return CompiledStep(*parts, cache=cache / "compiled")
+    return CompiledStep(*parts, cache=cache_folder(run.data) / "compiled")
 
 
 def build_accelerator(run: RunConfig) -> Accelerator:

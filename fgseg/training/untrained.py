@@ -9,6 +9,7 @@ from filelock import FileLock, Timeout
 from fgseg.checkpoints.untrained_result import UNTRAINED, UntrainedResult, read_untrained
 from fgseg.config.settings import RunConfig
 from fgseg.data import fingerprint, load_splits
+from fgseg.data.cache import cache_folder
 from fgseg.data.device_frames import Frames, HostFrames, load_to_device
 from fgseg.metrics.boundary_iou import boundary_counts
 from fgseg.metrics.evaluator import confusion_per_image
@@ -16,7 +17,6 @@ from fgseg.metrics.iou import class_iou, confusion_counts, miou
 from fgseg.model.class_names import checkpoint_folder, inherited_labels
 from fgseg.model.head_transfer import load_grouped
 from fgseg.storage.store import open_store
-from fgseg.training.inherited_head import cache_folder
 from fgseg.training.trainer import build_accelerator
 
 
@@ -38,7 +38,7 @@ def evaluate_untrained_once(run: RunConfig, address: str, split: str) -> None:
     labels = inherited_labels(run.model, run.label_set())
     if labels is None or read_untrained(store) is not None:
         return
-    folder = cache_folder(run) / "heads"
+    folder = cache_folder(run.data) / "heads"
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"untrained-{hashlib.sha256(address.encode()).hexdigest()[:32]}.lock", timeout=0)
     try:

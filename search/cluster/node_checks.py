@@ -5,7 +5,7 @@ A child process connects to Ray (node_probe.py), because Ray 2 retries an addres
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from fgseg.config.errors import ConfigError
@@ -92,11 +92,9 @@ class ClusterCheck:
     def _collect(self, required: NodeRequirements) -> dict[Node, NodeReport]:
         """Return the reports of all nodes still alive; raises ConfigError if the cluster is lost meanwhile."""
         reports: dict[str, NodeReport | None] = {}
-        try:
+        with suppress(ChildError):  # Ray's client has ended the child process: no node is found, see below
             self.child.send((required, [node.id for node in self.nodes]))
             reports = self.child.receive()
-        except ChildError:
-            pass  # Ray's client has ended the child process
         found = {node: report for node in self.nodes if (report := reports.get(node.id)) is not None}
         if not found:
             raise ConfigError(f"--ray-address: the cluster at {self.address} was lost while its nodes were checked")

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class RunState:
-    """What the hooks of Ray Tune share: the event handler, the jobs, the nodes, and the first reason to stop."""
+    """Holds what the hooks of Ray Tune share: event handler, jobs, nodes, and the first reason to stop."""
 
     def __init__(self, events: TrialEventHandler, jobs: TrialJobs, monitor: NodeMonitor, signals: Signals):
         self.events, self.jobs, self.monitor, self.signals = events, jobs, monitor, signals

@@ -20,7 +20,7 @@ from search.tracking.client import TrackingError
 
 
 class Strategy(Protocol):
-    """What differs between a search and repeats."""
+    """Defines what differs between a search and repeats."""
 
     plan: Plan
     writes_report: bool

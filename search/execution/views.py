@@ -41,7 +41,7 @@ class StudyViews:
 
     @property
     def listeners(self) -> list[TrialListener]:
-        """What is notified of every change of a trial."""
+        """Return the views that are notified of every change of a trial."""
         return [listener for listener in (self.tracker, self.optuna, self.report) if listener is not None]
 
     def close(self, reason: StopReason | None, signals: Signals) -> None:

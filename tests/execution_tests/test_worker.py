@@ -48,9 +48,9 @@ def splits_read(job: TrialJob, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     read: set[str] = set()
     load = fgseg.data.load_splits
 
-    def note(cfg, names, progress=None):
+    def note(cfg, names, *arguments, **options):
         read.update(names)
-        return load(cfg, names, progress)
+        return load(cfg, names, *arguments, **options)
 
     for module in ("fgseg.data", "fgseg.training.test_evaluation"):
         monkeypatch.setattr(f"{module}.load_splits", note)
@@ -101,7 +101,7 @@ def test_exception_becomes_the_reason_in_one_line(job: TrialJob, monkeypatch: py
 
 
 def test_diverged_loss_fails_with_epoch_and_term_and_without_a_metric(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
-    def diverging(self, logits, labels, frames):
+    def diverging(self, logits, *arguments):
         loss = logits.sum() * float("nan")
         return loss, {name: loss.detach() if name == "ssim" else torch.tensor(1.0) for name in self.terms}
 

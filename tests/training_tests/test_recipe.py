@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from power_cut import PowerCut, cut_after
 from random_frames import resident, some_frames
 from safetensors.torch import load_file
 from thin_street import THIN_STREET
@@ -146,18 +147,6 @@ def test_defaults_leave_model_and_checkpoint_as_they_were(tiny):
     state = build_training_state(tiny(), 6)
     assert state.evaluated is state.model is state.step.model
     assert set(state.state_dict()[1]) == {"optimizer", "schedule", "scaler"}
-
-
-class PowerCut(Exception):
-    pass
-
-
-def cut_after(epoch: int):
-    def on_epoch(result: EpochResult) -> None:
-        if result.epoch == epoch:
-            raise PowerCut
-
-    return on_epoch
 
 
 def numbers(history: list[EpochResult]) -> list[tuple[object, ...]]:

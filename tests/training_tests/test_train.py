@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from power_cut import PowerCut, cut_after
 
 from fgseg.results import DivergedError, EpochResult
 from fgseg.train import main
@@ -19,18 +20,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def numbers(history: list[EpochResult]) -> list[tuple[object, ...]]:
     """All that must repeat to the last bit."""
     return [(e.epoch, e.miou, e.loss, *e.terms.values(), str(e.confusion)) for e in history]
-
-
-class PowerCut(Exception):
-    pass
-
-
-def cut_after(epoch: int):
-    def on_epoch(result: EpochResult) -> None:
-        if result.epoch == epoch:
-            raise PowerCut
-
-    return on_epoch
 
 
 @pytest.fixture(scope="module")
