@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -12,10 +12,6 @@ from fgseg.config.files import find_config, list_configs, read_yaml
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import DataConfig, RunConfig, Section, flatten
 from fgseg.labels import LabelSet, load_label_set
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
 
 UNSEARCHABLE = ("train.epochs", "train.seed")
 """Settings that must be the same in all trials of a study, besides the section `data`."""
@@ -94,17 +90,6 @@ class Space:
         """Return the value of a setting at a number of its range: an int if it takes whole numbers only."""
         value = self.search[key].value(number)
         return int(value) if is_whole(key) else float(value)
-
-    def distributions(self) -> "dict[str, BaseDistribution]":
-        """Return the searched settings as Optuna distributions by dotted name."""
-        from optuna.distributions import FloatDistribution, IntDistribution
-
-        return {
-            key: IntDistribution(int(r.low), int(r.high), log=r.log)
-            if is_whole(key)
-            else FloatDistribution(r.low, r.high, log=r.log)
-            for key, r in self.search.items()
-        }
 
     def to_json(self) -> dict[str, Any]:
         """Return name and ranges as JSON types for the study's identity, which contains fixed settings elsewhere."""

@@ -99,7 +99,7 @@ def test_missing_mlflow_database_is_named_and_not_created(location: StudyLocatio
 
 
 def test_open_trial_that_mlflow_calls_finished_is_named_also_after_an_interruption(location: StudyLocation):
-    statement = "UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = 0"
+    statement = "UPDATE fgsearch_trials SET state = 'running', ended = NULL WHERE number = 0"
     change(Path(location.folder) / "study.db", statement)
     assert "trial 0: MLflow says FINISHED, must be KILLED (fgseg.interrupted: true)" in lines(
         location, interrupted=True
@@ -109,12 +109,7 @@ def test_open_trial_that_mlflow_calls_finished_is_named_also_after_an_interrupti
 def test_changed_batch_that_is_allowed_to_be_the_best_later_is_no_fault(location: StudyLocation):
     ledger = open_ledger(location)
     database = Path(location.folder) / "study.db"
-    change(
-        database,
-        "INSERT INTO trial_user_attributes (trial_id, key, value_json) SELECT trial_id, 'overrides', ? FROM trials "
-        "WHERE number = 0",
-        '{"train.batch_size": 1}',
-    )
+    change(database, "UPDATE fgsearch_trials SET overrides = ? WHERE number = 0", '{"train.batch_size": 1}')
     assert open_ledger(location).best() is None
     ledger.record_run(replace(ledger.metadata, allow_changed_batch=True))
     sync(location)

@@ -26,9 +26,11 @@ from search.compare.plans import plans_from
 from search.compare.runner import budgets, untrained_checkpoint
 from search.compare.scores import MEAN, Family, Scorer, compare
 from search.compare.tables import render_comparison
+from search.execution.strategies import strategy_of
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.study_metadata import StudyMetadata
+from search.ledger.trial_source import FixedTrials
 from search.study.location import find_location
 from search.study.plan import make_plan
 from search.study.space import load_space
@@ -204,10 +206,7 @@ def searched(storage: Path, space: str, finished: bool = True, **settings: Any) 
     Path(plan.location.folder).mkdir(parents=True)
     ledger = Ledger.create(plan.location.ledger_url, plan.study)
     ledger.record_run(StudyMetadata(identity=plan.identity | {"data": "f00d"}, budget=1))
-    ledger.start(
-        plan.space.distributions(), plan.space.start,
-        trials=1, sampler="random", pruner="none", epochs=1, seed=0, select="last",
-    )  # fmt: skip
+    strategy_of(plan).prepare(ledger)
     if finished:
         ask = ledger.next_attempt()
         ledger.report(ask.number, 1, [make_epoch(1, 0.3)])
@@ -259,7 +258,7 @@ def test_families_may_differ_in_the_sampling_of_frames_and_start_with_terms_that
     point = plans[2].repeats[0].params
     assert (point["loss.lovasz"], point["loss.ssim"]) == (0, 0.4)
     ledger = Ledger.create(f"sqlite:///{tmp_path}/repeats.db", "s")
-    ledger.start_repeats(plans[2].repeats, epochs=1, select="last")
+    ledger.start(FixedTrials(plans[2].repeats), epochs=1, select="last")
     attempt = ledger.next_attempt()
     assert attempt is not None and attempt.params == point
     assert plans[2].trial_settings(attempt)["loss.lovasz"] == 0
@@ -308,7 +307,7 @@ def test_comparison_that_was_killed_is_continued_and_the_books_are_clean(tmp_pat
         assert run.data.metrics["test/gain/bas"] == written["against_baseline"][0]["iou"]["mean"]["value"]
     change(
         storage / "quickstart-bas-repeats" / "study.db",
-        "UPDATE trials SET state = 'FAIL' WHERE number >= 0",
+        "UPDATE fgsearch_trials SET state = 'fail' WHERE number >= 0",
     )
     lone = Driver(storage, environment, "--seeds", "1", command=line_of)
     assert lone.finish() == 0, lone.output

@@ -20,8 +20,8 @@ from search.execution.stop_reason import BUDGET, LOCK_LOST, StopReason
 from search.execution.strategies import SearchStrategy
 from search.execution.views import StudyViews
 from search.ledger.ledger import Ledger
-from search.ledger.lock import LOCKS
 from search.ledger.study_metadata import StudyMetadata
+from search.ledger.tables import STUDIES
 from search.study.plan import Plan, make_plan
 from search.study.resources import Resources
 from search.tracking.run_reader import read_runs
@@ -66,8 +66,8 @@ def test_study_begun_before_a_setting_existed_continues_while_it_has_its_default
 def test_driver_that_lost_the_study_leaves_mlflow_report_and_model_to_the_other(plan: Plan, monkeypatch, capsys):
     def run_until_it_is_lost(plan: Plan, ledger: Ledger, views: StudyViews, signals: Signals) -> StopReason:
         wait_for(lambda: read_runs(plan.location.tracking_uri, "s", ledger.metadata.uid))
-        with ledger._storage._backend.engine.begin() as connection:
-            connection.execute(update(LOCKS).values(token="theirs"))
+        with ledger._engine.begin() as connection:
+            connection.execute(update(STUDIES).values(lock_token="theirs"))
         wait_for(lambda: not ledger.is_locked)  # its next heartbeat tells, within 5 s
         return LOCK_LOST
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from builders import make_history
+from small_ledger import start_search
 from sqlalchemy import update
 
 from fgseg.config.settings import DataConfig
@@ -12,9 +13,10 @@ from search.execution.messages import TrialReport
 from search.execution.trial_events import MAX_NODE_LOSSES, StopRunError, TrialEventHandler
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
-from search.ledger.lock import LOCKS
 from search.ledger.records import State, TrialAttempt, TrialRecord
 from search.ledger.study_metadata import StudyMetadata
+from search.ledger.tables import STUDIES
+from search.sampling.distributions import distributions
 from search.study.config import SearchConfig
 from search.study.space import load_space
 
@@ -24,10 +26,8 @@ EPOCHS = 3
 def open_ledger(folder: Path, pruner: str = "none", trials: int = 6) -> Ledger:
     ledger = Ledger.create(f"sqlite:///{folder}/study.db", "s")
     space = load_space("bas", DataConfig())
-    ledger.start(
-        space.distributions(), space.start,
-        trials=trials, sampler="random", pruner=pruner, epochs=EPOCHS, seed=0, select="last",
-    )  # fmt: skip
+    settings = {"trials": trials, "sampler": "random", "pruner": pruner, "epochs": EPOCHS, "seed": 0}
+    start_search(ledger, distributions(space.search), space.start, **settings)
     return ledger
 
 
@@ -254,7 +254,7 @@ def test_mistake_of_our_own_at_the_end_of_a_trial_ends_the_run_instead_of_vanish
 
 def test_study_that_another_driver_has_taken_gets_no_more_trials_from_this_one(events: TrialEventHandler):
     with events.ledger.lock():
-        with events.ledger._storage._backend.engine.begin() as connection:
-            connection.execute(update(LOCKS).values(token="theirs"))
+        with events.ledger._engine.begin() as connection:
+            connection.execute(update(STUDIES).values(lock_token="theirs"))
         with pytest.raises(StopRunError, match=r"^another driver has taken the study over$"):
             events.next_attempt("a")

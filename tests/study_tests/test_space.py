@@ -90,7 +90,7 @@ def test_space_typo_names_the_nearest_space():
 def test_new_family_needs_one_file_only(write_space):
     write_space("title: Mine\nsearch:\n  train.lr: {low: 1e-5, high: 1e-3, log: true, start: 6e-5}\n")
     assert load_space("mine", DataConfig()).start == {"train.lr": 6e-5}
-    assert set(load_space("mine", DataConfig()).distributions()) == {"train.lr"}
+    assert set(load_space("mine", DataConfig()).search) == {"train.lr"}
 
 
 def test_whole_number_setting_is_searched_in_whole_numbers(write_space):
