@@ -64,7 +64,7 @@ class Components:
 
 @dataclass(frozen=True)
 class FrameSet:
-    """The frames of one split, resized to `data.height` x `data.width`; memory-mapped, read-only."""
+    """The frames of one split, of `data.height` x `data.width` pixels; memory-mapped, read-only."""
 
     images: np.ndarray
     """(N, H, W, 3) uint8 RGB."""
@@ -76,6 +76,8 @@ class FrameSet:
     """SHA-256 of images and labels, hex."""
     pixels: np.ndarray
     """(N, C) int64: pixels of each class in each frame, in the order of the labels."""
+    aspect: float | None = None
+    """Median of width / height of the pictures before they became frames; None in a cache of an earlier version."""
     components: Components | None = None
     """Connected components of the labels, where they were asked for."""
 
