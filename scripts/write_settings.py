@@ -44,13 +44,13 @@ FITS = """### Pictures of another shape
 Training, evaluation and prediction see pictures through one geometry: the size of the frames and `data.fit`. A picture
 whose aspect ratio differs from that of the frames by at most 2 % is resized to a frame. For any other picture:
 
-- `stretch` resizes it to a frame, which changes its proportions. `fgseg.predict` does the same with a photo, and resizes
-  the logits to the photo.
-- `pad` resizes it to fit into a frame, which is filled to the right of the picture or below it: the image with grey (114,
-  the mean of ImageNet), the labels with void, which no loss and no score counts, whatever `data.void` is.
+- `stretch` resizes it to a frame, which changes its proportions. `fgseg.predict` does the same with a photo, and
+  resizes the logits to the photo.
+- `pad` resizes it to fit into a frame, which is filled to the right of the picture or below it: the image with grey
+  (114, the mean of ImageNet), the labels with void, which no loss and no score counts, whatever `data.void` is.
   `fgseg.predict` does the same with a photo, cuts off the logits of the filling and resizes the others to the photo.
-- `crop` resizes it to cover a frame, and takes the central part; of an odd remainder, the larger part is cut below or at
-  the right. `fgseg.predict` resizes a photo to cover a frame, too, but cuts nothing: a window of the size of a frame
+- `crop` resizes it to cover a frame, and takes the central part; of an odd remainder, the larger part is cut below or
+  at the right. `fgseg.predict` resizes a photo to cover a frame, too, but cuts nothing: a window of the size of a frame
   slides over the photo, and logits are blended where windows overlap.
 
 Images are resized bilinearly, labels by nearest neighbour. With `pad` sides are rounded to whole pixels, with `crop` a
@@ -69,9 +69,9 @@ SOURCE = """## Differences from the run of the source
 
 `cityscapes.yaml` follows the protocol of the source, which trains with fp16 on a GPU. These differences are known:
 
-- **Logits of the baseline.** The source's baseline computes its loss inside the model, under autocast: logits are resized
-  to the labels in fp16, and cross-entropy is float32. Here every family resizes logits in float32, as the losses of the
-  source's other approaches do.
+- **Logits of the baseline.** The source's baseline computes its loss inside the model, under autocast: logits are
+  resized to the labels in fp16, and cross-entropy is float32. Here every family resizes logits in float32, as the
+  losses of the source's other approaches do.
 - **Precision of evaluation.** The source does not show it; its `Trainer` evaluates in the precision of training. Here
   evaluation has the precision of training, too: with fp16 the forward pass runs under autocast, and logits are resized
   and compared in float32.
