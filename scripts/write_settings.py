@@ -79,6 +79,9 @@ SOURCE = """## Differences from the run of the source
   show. A `SegformerImageProcessor` of the default size resizes the images once more, to 512x512, and leaves the labels
   as they are; the source may have trained so. Here the model sees 512x1024. `data.width=512` is not the same, since the
   labels then have 512x512 pixels, too.
+- **Skipped steps.** As in the source, the learning rate falls with every step, also with those that fp16 skips since a
+  gradient overflowed: its `Trainer` does not see that fused AdamW skips them. Unlike there, a batch whose loss is not
+  finite is left out of the mean training loss, and more than 10 % of such images in an epoch end the trial.
 
 Compare differences between families with those of the source rather than single scores.
 """

@@ -126,7 +126,8 @@ def open_cached(folder: Path) -> FrameSet | None:
         if any((folder / name).stat().st_size != meta.bytes[name] for name in ARRAYS):
             return None
         images, labels = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ARRAYS)
-        return FrameSet(images, labels, meta.names, meta.fingerprint, np.array(meta.pixels, np.int64), meta.aspect)
+        pixels = np.array(meta.pixels, np.int64)
+        return FrameSet(images, labels, meta.names, meta.fingerprint, pixels, aspect=meta.aspect)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -76,10 +76,10 @@ class FrameSet:
     """SHA-256 of images and labels, hex."""
     pixels: np.ndarray
     """(N, C) int64: pixels of each class in each frame, in the order of the labels."""
-    aspect: float | None = None
-    """Median of width / height of the pictures before they became frames; None in a cache of an earlier version."""
     components: Components | None = None
     """Connected components of the labels, where they were asked for."""
+    aspect: float | None = None
+    """Median of width / height of the pictures before they became frames; None in a cache of an earlier version."""
 
     def absent(self, classes: LabelSet) -> tuple[SegClass, ...]:
         """Return the foreground classes without a pixel, which no mean over classes takes into account."""

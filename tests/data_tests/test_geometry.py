@@ -8,7 +8,7 @@ from PIL import Image
 from small_data import make, noise, save, settings, stripes, write_folder
 
 from fgseg import data
-from fgseg.config.settings import DataConfig, with_defaults
+from fgseg.config.settings import DataConfig
 from fgseg.data.cache import cache_key
 from fgseg.data.geometry import FILL, Geometry
 from fgseg.labels import VOID
@@ -165,7 +165,3 @@ def test_frames_of_another_shape_than_most_pictures_are_told_once(fit, told, tmp
 def test_shapes_within_five_per_cent_are_not_told(width, notes, tmp_path):
     frames = data.load_splits(make("cityscapes", tmp_path), names=["val"])
     assert len(data.aspect_notes(make("cityscapes", tmp_path).model_copy(update={"width": width}), frames)) == notes
-
-
-def test_study_of_a_version_without_the_setting_was_stretched():
-    assert with_defaults({"data.height": 64})["data.fit"] == "stretch"
