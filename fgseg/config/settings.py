@@ -32,6 +32,10 @@ class Section(BaseModel):
         raise ValueError("not a truth value")
 
 
+Fit = Literal["stretch", "pad", "crop"]
+"""How a picture of another aspect ratio becomes a frame, see fgseg/data/geometry.py."""
+
+
 class DataConfig(Section):
     reader: Literal["streets", "cityscapes", "folder", "hub"] = "streets"
     """Where frames come from: procedural scenes, the Cityscapes layout, images/ + labels/, or a hub data set."""
@@ -43,6 +47,9 @@ class DataConfig(Section):
     """Height to which frames are resized, in pixels."""
     width: int = Field(256, ge=32, le=8192)
     """Width to which frames are resized, in pixels."""
+    fit: Fit = "stretch"
+    """How a picture of another aspect ratio becomes a frame: stretch changes its proportions; pad keeps them and adds
+    void at the right or below; crop keeps them and cuts off both ends, once and for all (unlike `data.crop`)."""
     crop: str | None = None
     """Height x width of the training crops in pixels, such as 256x512; by default the whole frame. A model trained on
     crops is evaluated in windows of this size that slide over the frame."""

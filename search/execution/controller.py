@@ -21,7 +21,7 @@ from search.console.progress import Progress
 from search.console.run_summary import mlflow_command
 from search.execution.checkpoint_retention import CheckpointRetention
 from search.execution.jobs import TrialJobs
-from search.execution.preflight import make_folder, preflight, print_absent_classes
+from search.execution.preflight import make_folder, preflight, print_data_notes
 from search.execution.stop_reason import BUDGET, StopReason, signal
 from search.execution.strategies import Strategy, strategy_of
 from search.execution.trial_events import TrialEventHandler
@@ -47,7 +47,7 @@ def run_study(plan: Plan, signals: Signals) -> int:
     console, strategy = Console(), strategy_of(plan)
     try:
         identity = preflight(plan, console)
-        print_absent_classes(plan, console)
+        print_data_notes(plan, console)
         if note := new_head_note(plan.settings.model, plan.settings.label_set()):
             console.print(note, soft_wrap=True, highlight=False, markup=False)
         signals.gentle = True  # from here on a signal is acted on between two writes
