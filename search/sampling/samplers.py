@@ -158,10 +158,8 @@ class SnappingSampler(BaseSampler):
         return self._snap(param_name, value, param_distribution)
 
     def _snap(self, name: str, value: Any, distribution: BaseDistribution) -> Any:
-        if name not in self._off_below:
-            return value
-        assert isinstance(distribution, FloatDistribution | IntDistribution)
-        return distribution.low if value < self._off_below[name] else value
+        is_number = isinstance(distribution, FloatDistribution | IntDistribution)
+        return distribution.low if is_number and value < self._off_below.get(name, -math.inf) else value
 
 
 def is_same_point(one: float, other: float, distribution: BaseDistribution) -> bool:
