@@ -13,10 +13,10 @@ from search.study.location import public_address
 from search.tracking.optuna_studies import OptunaTracker, can_show
 from search.tracking.tracker import Tracker
 
-CLOSING_S = 8.0
-"""Seconds that the end of a run waits for MLflow; a signal must be acted on within ten."""
+CLOSING_S = 30.0
+"""Seconds that the end of a run waits for MLflow; creating its database takes ten on a busy machine."""
 INTERRUPTED_CLOSING_S = 3.0
-"""The same after a signal."""
+"""The same after a signal, which must be acted on within ten."""
 
 
 class StudyViews:

@@ -30,6 +30,7 @@ from search.execution.strategies import strategy_of
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.study_metadata import StudyMetadata
+from search.ledger.trial_source import FixedTrials
 from search.study.location import find_location
 from search.study.plan import make_plan
 from search.study.space import load_space
@@ -257,7 +258,7 @@ def test_families_may_differ_in_the_sampling_of_frames_and_start_with_terms_that
     point = plans[2].repeats[0].params
     assert (point["loss.lovasz"], point["loss.ssim"]) == (0, 0.4)
     ledger = Ledger.create(f"sqlite:///{tmp_path}/repeats.db", "s")
-    ledger.start_repeats(plans[2].repeats, epochs=1, select="last")
+    ledger.start(FixedTrials(plans[2].repeats), epochs=1, select="last")
     attempt = ledger.next_attempt()
     assert attempt is not None and attempt.params == point
     assert plans[2].trial_settings(attempt)["loss.lovasz"] == 0

@@ -17,7 +17,7 @@ from search.ledger.database import LedgerError, open_engine
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialAttempt
 from search.ledger.study_metadata import StudyMetadata
-from search.ledger.tables import STUDIES
+from search.ledger.tables import STUDIES, TABLES
 from search.ledger.transaction import Transaction
 
 SPACE = {"copy_paste.prob": FloatDistribution(0.0, 1.0), "loss.ssim": FloatDistribution(0.05, 5.0, log=True)}
@@ -473,6 +473,7 @@ def test_study_of_another_version_is_refused_in_one_line(tmp_path):
 
 def test_database_with_the_tables_of_the_first_version_is_refused_in_one_line(tmp_path):
     with open_engine(url_in(tmp_path)).begin() as connection:
+        TABLES.drop_all(connection)
         connection.execute(text("CREATE TABLE fgsearch_lock (study VARCHAR(512))"))
     with pytest.raises(LedgerError, match="another version of fgsearch"):
         Ledger.exists(url_in(tmp_path), "s")
