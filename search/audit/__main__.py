@@ -20,16 +20,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def print_broken(options: argparse.Namespace) -> int:
     """Print each broken invariant as a line; a ledger or bucket that cannot be read is one.  Raises ConfigError."""
-    location, tracking = location_from(options), not options.no_tracking
+    location, tracking, replayed = location_from(options), not options.no_tracking, ""
     try:
         broken = list(audit_location(location, options.trials, options.interrupted, tracking))
         if options.replay:
-            broken += audit_points(location)
+            points, unequal = audit_points(location)
+            broken += unequal
+            replayed = f", {points - len(unequal)} of {points} points suggested again"
     except (LedgerError, ObjectStoreError) as error:
         broken = [str(error)]
     for line in broken:
         print(line)
-    print(f"study {options.study}: {f'{len(broken)} broken' if broken else 'clean'}")
+    print(f"study {options.study}: {f'{len(broken)} broken' if broken else 'clean'}{replayed}")
     return FAULT if broken else DONE
 
 

@@ -1,14 +1,17 @@
 """Check that every point of a search is the one that the sampler suggests after the trials before it."""
 
-from collections.abc import Iterator
-
 from search.ledger.catalog import open_ledger
 from search.ledger.records import Kind
 from search.study.location import StudyLocation
 
 
-def audit_points(location: StudyLocation) -> Iterator[str]:
-    """Yield one line for every trial whose point cannot be repeated; none for a study of repeats."""
+def audit_points(location: StudyLocation) -> tuple[int, list[str]]:
+    """Suggest every point of a search again; a study of repeats has none.
+
+    Returns:
+        The number of points, and one line for every point that is not suggested again or cannot be: the space, the
+        seed or the version of Optuna have changed since.
+    """
     from search.sampling.distributions import distributions, recorded_ranges
     from search.sampling.replay import replay
     from search.sampling.study_sampler import StudySampler
@@ -16,7 +19,7 @@ def audit_points(location: StudyLocation) -> Iterator[str]:
     ledger = open_ledger(location)
     metadata, records = ledger.metadata, ledger.trials()
     if any(record.kind is Kind.REPEAT for record in records):
-        return
+        return 0, []
     ranges = recorded_ranges(metadata)
     source = StudySampler(
         distributions(ranges),
@@ -28,4 +31,4 @@ def audit_points(location: StudyLocation) -> Iterator[str]:
         seed=int(metadata.settings["train.seed"]),
         off_below={key: r.off_below for key, r in ranges.items() if r.off_below is not None},
     )
-    yield from replay(records, source)
+    return len(records), list(replay(records, source))

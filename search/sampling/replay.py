@@ -16,7 +16,7 @@ def replay(records: Sequence[TrialRecord], source: StudySampler) -> Iterator[str
 
     Args:
         records: all trials of a search, by number.
-        source: of the same space, start point and seed as the study; budget and sampler are changed.
+        source: of the study's space, start point and seed; its budget and sampler are changed.
     """
     for record in records:
         changes = [

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -61,8 +61,7 @@ class SobolSampler(BaseSampler):
     """
 
     def __init__(self, space: Space, seed: int, index: int) -> None:
-        self._space = dict(sorted(space.items()))
-        self._seed, self._index = seed, index
+        self._space, self._seed, self._index = dict(space), seed, index
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the whole space."""
@@ -71,8 +70,14 @@ class SobolSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Return the point."""
-        return self.point() if search_space else {}
+        """Return the point; the dimensions of the sequence are the settings by name."""
+        if not search_space:
+            return {}
+        sequence = Sobol(len(search_space), scramble=True, rng=self._seed)
+        if self._index:
+            sequence.fast_forward(self._index)
+        shares = zip(sorted(search_space), sequence.random(1)[0], strict=True)
+        return {name: from_share(float(share), search_space[name]) for name, share in shares}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -80,16 +85,6 @@ class SobolSampler(BaseSampler):
         """Sample a setting outside the space at random."""
         fresh = int(np.random.SeedSequence((self._seed, self._index)).generate_state(1)[0])
         return RandomSampler(seed=fresh).sample_independent(study, trial, param_name, param_distribution)
-
-    def point(self) -> dict[str, float | int]:
-        """Return the value of every setting at this position of the sequence."""
-        if not self._space:
-            return {}
-        sequence = Sobol(len(self._space), scramble=True, rng=self._seed)
-        if self._index:
-            sequence.fast_forward(self._index)
-        shares = sequence.random(1)[0]
-        return {name: from_share(float(u), d) for u, (name, d) in zip(shares, self._space.items(), strict=True)}
 
 
 class AvoidingGPSampler(GPSampler):
@@ -162,9 +157,9 @@ class SnappingSampler(BaseSampler):
         value = self._sampler.sample_independent(study, trial, param_name, param_distribution)
         return self._snap(param_name, value, param_distribution)
 
-    def _snap(self, name: str, value: float, distribution: BaseDistribution) -> float:
-        assert isinstance(distribution, FloatDistribution | IntDistribution)
-        return distribution.low if value < self._off_below.get(name, -math.inf) else value
+    def _snap(self, name: str, value: Any, distribution: BaseDistribution) -> Any:
+        is_number = isinstance(distribution, FloatDistribution | IntDistribution)
+        return distribution.low if is_number and value < self._off_below.get(name, -math.inf) else value
 
 
 def is_same_point(one: float, other: float, distribution: BaseDistribution) -> bool:
@@ -174,13 +169,15 @@ def is_same_point(one: float, other: float, distribution: BaseDistribution) -> b
     return abs(scale(one) - scale(other)) < SAME_POINT * (scale(distribution.high) - scale(distribution.low))
 
 
-def from_share(share: float, distribution: BaseDistribution) -> float | int:
+def from_share(share: float, distribution: BaseDistribution) -> Any:
     """Return the value of a setting at a share, in [0, 1), of its range, or of the logarithm of its range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[int(share * len(distribution.choices))]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    low, high = float(distribution.low), float(distribution.high)
-    if isinstance(distribution, IntDistribution):
-        low, high = low - 0.5, high + 0.5
+    step = distribution.step or 0.0
+    low, high = distribution.low - step / 2, distribution.high + step / 2
     scale, back = (math.log, math.exp) if distribution.log else (float, float)
     value = back(scale(low) + share * (scale(high) - scale(low)))
-    value = min(max(value, distribution.low), distribution.high)  # rounding may leave the range
-    return round(value) if isinstance(distribution, IntDistribution) else value
+    if step:
+        value = distribution.low + step * round((value - distribution.low) / step)
+    return min(max(value, distribution.low), distribution.high)  # rounding may leave the range

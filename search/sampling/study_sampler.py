@@ -62,7 +62,8 @@ class StudySampler:
     Attributes:
         budget: number of trials; may be changed between calls.
         sampler: its name; may be changed between calls.
-        versions: of space and Optuna, with another of which the suggestions would differ.
+        versions: what all suggestions of a study depend on besides its records: a digest of the space, the seed, and
+            the version of Optuna.
     """
 
     def __init__(
@@ -81,12 +82,13 @@ class StudySampler:
         self.budget, self.sampler, self._seed = trials, sampler, seed
         self._pruner = build_pruner(pruner, trials, epochs)
         self.prunes = pruner != "none"
-        self.versions = {"space": digest(self._space, self._off_below), "optuna": optuna.__version__}
+        space_digest = digest(self._space, self._start_point, self._off_below)
+        self.versions = {"space": space_digest, "seed": seed, "optuna": optuna.__version__}
         self.begin()
 
     @property
     def context(self) -> dict[str, Any]:
-        """What suggestions depend on besides the records, the start point and the seed."""
+        """What a suggestion depends on besides the records."""
         return {"sampler": self.sampler, "budget": self.budget, **self.versions}
 
     def remaining(self, records: Sequence[TrialRecord]) -> int:
@@ -197,7 +199,11 @@ def events_of(record: TrialRecord) -> Iterator[Event]:
         yield Event(record.ended_seq, Happening.ENDED, record)
 
 
-def digest(space: Mapping[str, BaseDistribution], off_below: Mapping[str, float]) -> str:
-    """Return 12 hexadecimal digits that change with any range of a space."""
-    text = json.dumps([{name: distribution_to_json(space[name]) for name in sorted(space)}, dict(off_below)])
+def digest(
+    space: Mapping[str, BaseDistribution], start_point: Mapping[str, float], off_below: Mapping[str, float]
+) -> str:
+    """Return 12 hexadecimal digits that change with any range of a space and with its start point."""
+    ranges = {name: distribution_to_json(distribution) for name, distribution in space.items()}
+    start = {name: float(value) for name, value in start_point.items()}
+    text = json.dumps([ranges, start, dict(off_below)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -199,7 +199,7 @@ class StudyRunWriter:
         if new_tags:
             self.client.log_batch(run.run_id, tags=new_tags)
         run.tags |= {tag.key: tag.value for tag in new_tags}
-        run.params |= {param.key for param in new_params}
+        run.params |= {param.key: param.value for param in new_params}
 
     def log_dataset(self, run: TrackedRun) -> None:
         """Log the study's data set as the input of a run, once."""

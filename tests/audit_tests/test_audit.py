@@ -15,7 +15,6 @@ from kept_study import (
     epoch,
     finished_study,
     lines,
-    named,
     rewrite_manifest,
     train,
 )
@@ -50,37 +49,6 @@ def test_trials_are_judged_by_the_settings_under_which_they_ended(tmp_path: Path
     assert [ledger.metadata.settings_at(number)["train.epochs"] for number in range(4)] == [3, 3, 3, 4]
 
 
-LEDGER_FAULTS = {
-    "trial 0: its epochs are [1, 3], must be 1 to 2, each once": (
-        "DELETE FROM fgsearch_epochs WHERE number = 0 AND epoch = 2"
-    ),
-    "trial 0: COMPLETE with 2 of 3 epochs": "DELETE FROM fgsearch_epochs WHERE number = 0 AND epoch = 3",
-    "trial 0: its value is 0.9, that of epoch 3 is 0.3": "UPDATE fgsearch_trials SET value = 0.9 WHERE number = 0",
-    "trial 1: COMPLETE with 1 of 3 epochs": "UPDATE fgsearch_trials SET state = 'complete' WHERE number = 1",
-    "trial 1: PRUNED without a reason": "UPDATE fgsearch_trials SET reason = NULL WHERE number = 1",
-    "trial 2: FAIL without a reason": "UPDATE fgsearch_trials SET reason = NULL WHERE number = 2",
-    "trial 2: epoch 2 is of attempt 7, must be one of 1 to 1": (
-        "UPDATE fgsearch_epochs SET result = json_set(result, '$.attempt', 7) WHERE number = 2 AND epoch = 2"
-    ),
-    "trial 2: ended as FAIL without ever being started": "UPDATE fgsearch_trials SET attempt = 0 WHERE number = 2",
-    "the trial numbers are [0, 1, 7], must be 0 to 2, each once": (
-        "UPDATE fgsearch_trials SET number = 7 WHERE number = 2"
-    ),
-    "3 trials have ended, the budget says 9": (
-        "UPDATE fgsearch_studies SET metadata = json_set(metadata, '$.budget', 9)"
-    ),
-    "interrupted: 1 open (trials 2), and no driver is alive": (
-        "UPDATE fgsearch_trials SET state = 'running', ended = NULL WHERE number = 2"
-    ),
-}
-
-
-@pytest.mark.parametrize("line", LEDGER_FAULTS)
-def test_what_is_wrong_in_the_ledger_is_named(location: StudyLocation, line: str):
-    change(Path(location.folder) / "study.db", LEDGER_FAULTS[line])
-    assert named(line, lines(location))
-
-
 def test_attempts_never_go_back_from_one_epoch_to_the_next(location: StudyLocation):
     database = Path(location.folder) / "study.db"
     change(database, "UPDATE fgsearch_trials SET attempt = 2 WHERE number = 0")
@@ -106,31 +74,6 @@ def test_leftover_temporary_file_is_named(location: StudyLocation, name: str):
     assert lines(location, interrupted=True) == [f"{name}: a temporary file was left behind"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
-@pytest.mark.parametrize("blob", ["model-000001-000003.safetensors", "state-000001-000003.pt"])
-def test_checkpoint_that_cannot_be_loaded_is_named(location: StudyLocation, damage: str, blob: str):
-    path = Path(location.folder) / "trials" / "0" / blob
-    data = path.read_bytes()
-    path.unlink()
-    if damage != "missing":
-        path.write_bytes(data[:-1] if damage == "truncated" else data[:-1] + bytes([data[-1] ^ 1]))
-    first, _ = lines(location)
-    assert first.startswith("trial 0: checkpoint-000001-000003.json cannot be loaded: ")
-    assert blob in first
-
-
-def test_manifest_that_is_no_json_is_named(location: StudyLocation):
-    (Path(location.folder) / "trials" / "2" / "checkpoint-000001-000002.json").write_text("{")
-    (line,) = lines(location)
-    assert line.startswith("trial 2: checkpoint-000001-000002.json cannot be loaded: ")
-
-
-def test_checkpoint_that_tells_other_epochs_than_the_ledger_is_named(location: StudyLocation):
-    history = [epoch(k, trial=0).to_json() | {"miou": 0.7} for k in (1, 2, 3)]
-    rewrite_manifest(Path(location.folder) / "trials" / "0" / "checkpoint-000001-000003.json", history=history)
-    assert "trial 0: checkpoint-000001-000003.json holds another epoch 2 than the ledger" in lines(location)
-
-
 def test_epoch_done_again_after_a_damaged_checkpoint_is_right(location: StudyLocation):
     change(Path(location.folder) / "study.db", "UPDATE fgsearch_trials SET attempt = 2 WHERE number = 0")
     change(Path(location.storage) / "mlflow.db", "UPDATE tags SET value = '2' WHERE key = 'fgseg.attempt'")
@@ -140,27 +83,11 @@ def test_epoch_done_again_after_a_damaged_checkpoint_is_right(location: StudyLoc
     assert lines(location) == []
 
 
-def test_epoch_that_only_the_checkpoint_of_an_ended_trial_holds_is_named(location: StudyLocation):
-    path = Path(location.folder) / "trials" / "1" / "checkpoint-000001-000001.json"
-    rewrite_manifest(path, history=[epoch(k, trial=1).to_json() for k in (1, 2)])
-    assert lines(location) == ["trial 1: checkpoint-000001-000001.json holds an epoch that the ledger lacks"]
-
-
 def test_best_trial_must_have_its_weights_and_others_need_none(location: StudyLocation):
     shutil.rmtree(Path(location.folder) / "trials" / "1")
     assert lines(location) == []
     shutil.rmtree(Path(location.folder) / "trials" / "0")
     assert lines(location) == ["trial 0: the best trial has no checkpoint"]
-
-
-def test_weights_of_the_epoch_that_stands_for_a_trial_must_be_there(location: StudyLocation):
-    (Path(location.folder) / "trials" / "0" / "checkpoint-000001-000003.json").unlink()
-    assert lines(location) == ["trial 0: no checkpoint is of its selected epoch 3"]
-
-
-def test_folder_of_a_trial_that_was_never_asked_is_named(location: StudyLocation):
-    (Path(location.folder) / "trials" / "8").mkdir()
-    assert lines(location) == ["trials/8: belongs to no trial of the ledger"]
 
 
 @pytest.fixture

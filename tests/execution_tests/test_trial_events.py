@@ -41,16 +41,20 @@ class Listener:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
+        self.epochs: list[int] = []
         self.notes: list[tuple[int | None, str]] = []
 
     def on_attempt(self, record: TrialRecord) -> None:
         self.calls.append(("attempt", record.number))
+        self.epochs.append(len(record.epochs))
 
     def on_epoch(self, record: TrialRecord) -> None:
         self.calls.append(("epoch", record.number))
+        self.epochs.append(len(record.epochs))
 
     def on_trial_end(self, record: TrialRecord) -> None:
         self.calls.append(("end", record.number))
+        self.epochs.append(len(record.epochs))
 
     def on_note(self, number: int | None, text: str) -> None:
         self.notes.append((number, text))
@@ -172,6 +176,7 @@ def test_listeners_are_notified_of_start_epochs_and_end_in_order(tmp_path: Path)
     events.on_report("a", report(ask, 1))
     events.on_trial_end("a", report(ask, 3), died=False)
     assert listener.calls == [("attempt", 0), ("epoch", 0), ("end", 0)]
+    assert listener.epochs == [0, 1, 3]
 
 
 def test_listener_whose_disk_is_full_stops_the_run(tmp_path: Path):
@@ -224,6 +229,7 @@ def test_trial_under_which_node_after_node_dies_fails_in_the_end(events):
     for move in range(1, MAX_NODE_LOSSES + 3):
         assert take(events, "t").number == 0
         events.on_node_lost("t")
+        assert events.live == {}
         assert events.ledger.trial(0).failures == max(0, move - MAX_NODE_LOSSES)
     assert events.ledger.trial(0).state is State.FAIL
     assert take(events, "t").number == 1

@@ -108,12 +108,14 @@ def test_the_identity_and_uid_are_those_first_written_down(tmp_path):
 
 
 def test_an_accepted_change_replaces_the_identity_and_is_noted(tmp_path):
-    ledger = Ledger.create(url_in(tmp_path), "s")
+    ledger = drive(tmp_path)
     ledger.record_run(StudyMetadata(identity={"space": "bas"}, budget=4))
+    finish(ledger)
+    take(ledger)
     ledger.accept_changes({"space": "slc"}, "space: bas there, slc now", when=5.0)
     assert Ledger(url_in(tmp_path), "s").metadata.identity == {"space": "slc"}
     noted = ledger.metadata.changes
-    assert [(n["when"], n["changes"]) for n in noted] == [(5.0, "space: bas there, slc now")]
+    assert [(n["when"], n["changes"], n["ended"]) for n in noted] == [(5.0, "space: bas there, slc now", [0])]
 
 
 def test_a_ledger_opened_for_reading_names_the_call_to_make_before_asking(tmp_path):
@@ -213,14 +215,66 @@ def test_a_late_report_to_an_ended_trial_is_refused_if_it_brings_news(tmp_path):
         ledger.report(0, 1, history(0.2, 0.3))
 
 
-def test_a_trial_that_another_driver_ends_under_our_hands_is_told_as_superseded(tmp_path, monkeypatch):
+@pytest.mark.parametrize("other", [lambda ledger: ledger.fail(0, 1, "ended by another driver"), take])
+def test_a_trial_that_another_driver_ends_or_restarts_under_our_hands_is_told_as_superseded(
+    tmp_path, monkeypatch, other
+):
     ledger = drive(tmp_path)
     take(ledger)
     stale = ledger.trial(0)
-    drive(tmp_path).fail(0, 1, "ended by another driver")
+    other(drive(tmp_path))
     monkeypatch.setattr(ledger, "trial", lambda number: stale)
     with pytest.raises(SupersededError, match="another driver"):
         ledger.report(0, 1, history(0.2))
+    assert Ledger(url_in(tmp_path), "s").trial(0).epochs == []
+
+
+def test_a_write_changes_no_trial_of_another_study_in_the_same_database(tmp_path):
+    other = Ledger.create(url_in(tmp_path), "t")
+    settings = {"trials": 8, "sampler": "random", "pruner": "asha", "epochs": 3, "seed": 42}
+    start_search(other, SPACE, START, **settings)
+    ledger = drive(tmp_path, pruner="asha")
+    for each in (other, ledger):
+        take(each)
+        each.report(0, 1, history(0.2))
+    before = str(Ledger(url_in(tmp_path), "t").trials())
+    ledger.should_prune(0)
+    ledger.report(0, 1, history(0.2, 0.3))
+    ledger.fail(0, 1, "broken")
+    assert str(Ledger(url_in(tmp_path), "t").trials()) == before
+
+
+def test_a_recorded_decision_stays_though_the_pruner_has_changed(tmp_path):
+    ledger = drive(tmp_path, pruner="asha")
+    for number, miou in enumerate((0.5, 0.4)):
+        take(ledger)
+        ledger.report(number, 1, history(miou))
+    assert [ledger.should_prune(number) for number in (0, 1)] == [False, True]
+    assert drive(tmp_path, pruner="median").should_prune(1) is True
+
+
+def test_a_trial_whose_latest_miou_is_not_a_number_is_not_pruned(tmp_path):
+    ledger = drive(tmp_path, pruner="asha")
+    for number, mious in enumerate(((0.5,), (0.1, math.nan))):
+        take(ledger)
+        ledger.report(number, 1, history(*mious))
+        assert ledger.should_prune(number) is False
+
+
+def test_a_trial_that_continues_with_more_epochs_has_their_number(tmp_path):
+    take(drive(tmp_path))
+    ledger = drive(tmp_path, epochs=5)
+    take(ledger)
+    assert ledger.trial(0).length == 5
+
+
+def test_a_superseded_attempt_cannot_be_rescheduled(tmp_path):
+    ledger = drive(tmp_path)
+    take(ledger)
+    ledger.reschedule(0, 1)
+    assert take(ledger).attempt == 2
+    ledger.reschedule(0, 1)
+    assert take(ledger).number == 1
 
 
 @pytest.mark.parametrize("asked", [0, 1])
@@ -348,7 +402,8 @@ def test_trials_start_and_end_in_order(tmp_path):
     first, second = ledger.trials()
     assert first.ended is not None
     assert first.started <= first.ended <= second.started
-    assert second.ended is None
+    assert first.asked_seq < first.epoch_events[0].seq < first.ended_seq < second.asked_seq
+    assert second.ended is second.ended_seq is None
 
 
 def test_a_trial_never_asked_is_unknown(tmp_path):

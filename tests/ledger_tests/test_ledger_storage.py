@@ -15,6 +15,7 @@ from fgseg.results import SupersededError
 from search.ledger.ledger import Ledger
 from search.ledger.lock import StudyLock
 from search.ledger.records import State
+from search.ledger.study_metadata import StudyMetadata
 from search.ledger.tables import STUDIES, TRIALS
 from search.ledger.trial_source import FixedTrials
 from search.study.plan import Repeat
@@ -137,6 +138,37 @@ def test_a_driver_that_lost_the_study_sees_it_at_once(ledger, monkeypatch):
         assert lock.is_held() is False
         other.fail(0, 1, "ended by another driver")
         assert ledger.trial(0).state is State.FAIL
+
+
+def test_a_write_between_the_last_look_and_the_lock_is_seen(ledger):
+    ledger.next_attempt()
+    ledger.trials()
+    Ledger(url(ledger), "s").fail(0, 1, "ended by another driver")
+    with ledger.lock():
+        assert ledger.trial(0).state is State.FAIL
+
+
+def test_a_write_of_another_process_is_seen_after_the_next_own_one(ledger):
+    with ledger.lock():
+        ledger.next_attempt()
+        Ledger(url(ledger), "s").fail(0, 1, "ended by another driver")
+        ledger.next_attempt()
+        assert [t.state for t in ledger.trials()] == [State.FAIL, State.RUNNING]
+
+
+def test_description_written_under_the_lock_is_read_again(ledger):
+    with ledger.lock():
+        ledger.trials()
+        ledger.record_run(StudyMetadata(title="BAS", budget=8))
+        assert ledger.metadata.title == "BAS"
+
+
+def test_study_that_another_driver_has_taken_is_not_deleted(ledger):
+    with ledger.lock():
+        with ledger._engine.begin() as connection:
+            connection.execute(update(STUDIES).values(lock_token="theirs"))
+        ledger.delete_study()
+    assert Ledger.exists(url(ledger), "s")
 
 
 def lose_answer(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:

@@ -174,6 +174,22 @@ def test_a_heartbeat_between_looking_and_taking_over_saves_the_holder(ledger, mo
         pass
 
 
+def test_a_lock_taken_between_looking_and_taking_it_is_respected(ledger, monkeypatch):
+    leave_row(ledger)
+    looks, read_row = [None], lock.read_row
+    monkeypatch.setattr(lock, "read_row", lambda *args: looks.pop() if looks else read_row(*args))
+    with pytest.raises(LockedError), ledger.lock():
+        pass
+    assert rows(ledger) == ["t"]
+
+
+def test_every_heartbeat_prolongs_the_lock(ledger, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.02)
+    with ledger.lock() as held:
+        began = held._renewed
+        wait_for(lambda: held._renewed > began)
+
+
 def test_the_heartbeat_goes_on_after_a_database_error(ledger, monkeypatch, caplog):
     monkeypatch.setattr(lock, "HEARTBEAT_S", 0.02)
     calls, write = [], lock.StudyLock._renew
