@@ -131,7 +131,7 @@ def main(path: str) -> None:
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
     ray.init(cluster.address)
     sequences = {"ray": ray.__version__, **{scenario: record(scenario, die_really) for scenario in SCENARIOS}}

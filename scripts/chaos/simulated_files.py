@@ -4,7 +4,7 @@ import errno
 import io
 import os
 from collections.abc import Callable, Iterator
-from pathlib import PurePosixPath
+from fnmatch import fnmatch
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +34,7 @@ class Disk:
     def __init__(self, clock: Clock, random: Random) -> None:
         self.clock, self.random = clock, random
         self.files: dict[str, bytes] = {}
-        self.folders: set[str] = {"/"}
+        self.folders: set[str] = {""}
         self.undo: list[tuple[float, str, Callable[[], None]]] = []
         self.listings: dict[tuple[str, str], tuple[float, list[str]]] = {}
         self.fault: int | None = None
@@ -159,60 +159,89 @@ class Disk:
         )
 
 
-class SimulatedPath(PurePosixPath):
+class SimulatedPath:
     """A path on a simulated disk, with the methods of `pathlib.Path` that the product calls."""
 
     disk: Disk
+
+    def __init__(self, *parts: object) -> None:
+        self.text = "/".join(map(str, parts))
+        self.name = self.text.rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __truediv__(self, name: str) -> "SimulatedPath":
+        return type(self)(self.text, name)
+
+    @property
+    def parent(self) -> "SimulatedPath":
+        return type(self)(parent(self.text))
+
+    @property
+    def suffix(self) -> str:
+        return "." + self.name.rpartition(".")[2] if "." in self.name else ""
+
+    def with_name(self, name: str) -> "SimulatedPath":
+        return self.parent / name
+
+    def relative_to(self, folder: "SimulatedPath") -> "SimulatedPath":
+        return type(self)(self.text.removeprefix(f"{folder}/"))
+
+    def as_posix(self) -> str:
+        return self.text
 
     def exists(self) -> bool:
         return self.is_file() or self.is_dir()
 
     def is_file(self) -> bool:
-        return str(self) in self.disk.files
+        return self.text in self.disk.files
 
     def is_dir(self) -> bool:
-        return str(self) in self.disk.folders
+        return self.text in self.disk.folders
 
     def is_symlink(self) -> bool:
         return False
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
-        self.disk.folders |= {str(self), *map(str, self.parents)}
+        if not self.is_dir():
+            self.disk.folders.add(self.text)
+            self.parent.mkdir()
 
     def rmdir(self) -> None:
-        self.disk.folders.discard(str(self))
+        self.disk.folders.discard(self.text)
 
     def iterdir(self) -> "Iterator[SimulatedPath]":
-        return (self / name for name in self.disk.names(str(self)))
+        return (self / name for name in self.disk.names(self.text))
 
     def glob(self, pattern: str) -> "Iterator[SimulatedPath]":
-        return (path for path in self.iterdir() if path.match(pattern))
+        return (path for path in self.iterdir() if fnmatch(path.name, pattern))
 
     def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
         found = list(self.iterdir())
-        yield str(self), [p.name for p in found if p.is_dir()], [p.name for p in found if p.is_file()]
+        yield self.text, [p.name for p in found if p.is_dir()], [p.name for p in found if p.is_file()]
         for path in found:
             if path.is_dir():
                 yield from path.walk()
 
     def read_bytes(self) -> bytes:
         self.disk.operate()
-        if str(self) not in self.disk.files:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
-        return self.disk.files[str(self)]
+        if self.text not in self.disk.files:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.text)
+        return self.disk.files[self.text]
 
     def lstat(self) -> Any:
-        return SimpleNamespace(st_size=len(self.disk.files[str(self)]))
+        return SimpleNamespace(st_size=len(self.disk.files[self.text]))
 
     def open(self, mode: str) -> "SimulatedFile":
         return SimulatedFile(self)
 
     def unlink(self, missing_ok: bool = False) -> None:
         if not missing_ok or self.is_file():
-            self.disk.unlink(str(self))
+            self.disk.unlink(self.text)
 
     def rename(self, target: "SimulatedPath") -> None:
-        self.disk.rename(str(self), str(target))
+        self.disk.rename(self.text, str(target))
 
 
 class SimulatedFile(io.BytesIO):

@@ -127,7 +127,7 @@ class Client:
     def log_text(self, run_id: str, text: str, name: str) -> None:
         self.server.change(run_id, lambda run: None)
 
-    def log_artifact(self, run_id: str, local_path: str, folder: str | None) -> None:
+    def log_artifact(self, run_id: str, name: str, data: bytes) -> None:
         self.server.change(run_id, lambda run: None)
 
     def delete_tag(self, run_id: str, key: str) -> None:

@@ -70,6 +70,7 @@ class Cluster:
     def __init__(self, clock: Clock, random: Random) -> None:
         self.clock, self.random = clock, random
         self.nodes: list[SimulatedNode] = []
+        self.workers: dict[Process, tuple[SimulatedTuner, SimulatedTrial]] = {}
         self.late_s, self.repeats, self.reorders = 0.0, 0, 0
 
     def join(self) -> None:
@@ -114,8 +115,7 @@ class Cluster:
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Send a result to the driver and wait until it is processed, in place of `ray.tune.report`."""
-        worker = self.clock.thread
-        tuner, trial = worker.home  # type: ignore[attr-defined]
+        tuner, trial = self.workers[self.clock.process]
         trial.acknowledged = Event(clock=self.clock)
         delay_s, self.late_s = self.late_s, 0.0
         self.clock.call_at(self.clock.now + delay_s, lambda: tuner.deliver(trial, metrics))
@@ -123,9 +123,7 @@ class Cluster:
 
     def context(self) -> Any:
         """Return what the product uses of Ray's runtime context."""
-        thread = self.clock.thread
-        node = thread.home[1].node.id if hasattr(thread, "home") else ""
-        return SimpleNamespace(get_node_id=lambda: node, gcs_address="head")
+        return SimpleNamespace(get_node_id=lambda: self.clock.process.host, gcs_address="head")
 
 
 class SimulatedTuner:
@@ -195,9 +193,8 @@ class SimulatedTuner:
         trial.node, trial.status = self.cluster.random.choice(free), "RUNNING"
         trial.node.worker = worker = Process(self.clock, host=trial.node.id)
         worker.on_death, trial.node.on_removal = partial(self.lose, trial), partial(self.deliver, trial, None)
-        thread = Thread(self.work, (trial,), process=worker, clock=self.clock)
-        thread.home = self, trial  # type: ignore[attr-defined]
-        thread.start()
+        self.cluster.workers[worker] = self, trial
+        Thread(self.work, (trial,), process=worker, clock=self.clock).start()
 
     def work(self, trial: SimulatedTrial) -> None:
         """Run the trainable in the worker; when it returns, Ray Tune gets its last result again."""

@@ -21,7 +21,7 @@ from scripts.chaos.invariants import check_end, check_history, check_run
 from scripts.chaos.replayed_study import DATA, replayed_trial, small_plan
 from scripts.chaos.simulated_database import shared_database
 from scripts.chaos.simulated_files import Disk
-from scripts.chaos.simulated_mlflow import Server
+from scripts.chaos.simulated_mlflow import Client, Server
 from scripts.chaos.simulated_ray import Cluster, SimulatedTuner
 from scripts.chaos.virtual_time import Clock, Process, Thread, threading_for
 from search.cli.signals import CODES, Interrupted, Signals
@@ -98,8 +98,10 @@ class Study:
         code: int | None = None
         try:
             code = run_study(self.plan, self.drivers[process])
-        except ConfigError:
+        except ConfigError:  # this one and the next as in `run_command`
             code = 2
+        except OSError:
+            code = 1
         except Interrupted:
             code = 143
         except Exception:
@@ -162,7 +164,7 @@ class Study:
 
     @contextmanager
     def replacing(self) -> Iterator[None]:
-        """Replace whatever the product reaches outside of itself; see the table in scripts/README.md."""
+        """Replace everything outside of the product's own process, and the parts that only show results."""
         threads, path = threading_for(self.clock), self.disk.path_class
         replaced: dict[str, Any] = {
             "time.time": self.clock.time,
@@ -188,6 +190,8 @@ class Study:
             "search.tracking.tracker.load_client": lambda: self.mlflow.client,
             "search.tracking.run_writer.load_client": lambda: self.mlflow.client,
             "search.tracking.client.load_client": lambda: self.mlflow.client,
+            "search.tracking.run_writer.log_bytes": Client.log_artifact,
+            "search.tracking.run_writer.yaml": SimpleNamespace(safe_dump=lambda *settings, **options: ""),
             "ray.tune.Tuner": partial(SimulatedTuner, self.cluster),
             "ray.tune.report": self.cluster.report,
             "ray.get_runtime_context": self.cluster.context,
@@ -202,6 +206,7 @@ class Study:
             "search.execution.controller.preflight": lambda plan, console: plan.identity | {"data": DATA},
             "search.execution.controller.print_absent_classes": lambda plan, console: None,
             "search.execution.controller.Console": lambda: Console(file=self.outputs[self.clock.process], width=200),
+            "search.execution.strategies.print_run_summary": lambda *summary, finished: None,
             "search.execution.views.ReportWriter": NoReport,
             "search.execution.views.can_show": lambda location: False,
             "search.export.model.model_card": lambda *arguments: "card",

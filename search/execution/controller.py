@@ -13,6 +13,7 @@ from fgseg.checkpoints.untrained_result import UNTRAINED
 from fgseg.cli import FAULT
 from fgseg.config.errors import ConfigError
 from fgseg.model.class_names import new_head_note
+from fgseg.results import SupersededError
 from fgseg.storage.s3 import ObjectStoreError
 from fgseg.storage.store import open_store
 from search.cli.signals import Signals
@@ -66,6 +67,9 @@ def run_study(plan: Plan, signals: Signals) -> int:
             return code
     except LockedError as error:
         raise ConfigError(str(error)) from None
+    except SupersededError as error:  # before or after Ray Tune runs, whose hooks handle it themselves
+        print(f"error: study {plan.study}: {error}", file=sys.stderr)
+        return FAULT
     except (LedgerError, ObjectStoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAULT

@@ -95,3 +95,17 @@ def test_signal_while_ray_shuts_down_ends_the_run_like_one_before(plan: Plan, mo
     with controller.open_for_writing(strategy, {"data": "f00d"}) as ledger:
         views = SimpleNamespace(console=Console(), listeners=[], print_line=print)
         assert controller.run_remaining_trials(plan, ledger, views, signals).exit_code == TERMINATED
+
+
+def test_driver_that_loses_the_study_while_ray_starts_ends_with_one_line(plan: Plan, monkeypatch, capsys):
+    @contextmanager
+    def cluster(*arguments: object) -> Iterator[Resources]:
+        with Ledger(plan.location.ledger_url, plan.study)._engine.begin() as connection:
+            connection.execute(update(STUDIES).values(lock_token="theirs"))
+        yield Resources(1, 0, 1, 1)
+
+    views = SimpleNamespace(console=Console(), listeners=[], close=lambda reason, signals: None)
+    monkeypatch.setattr(controller, "StudyViews", lambda strategy, ledger, console: views)
+    monkeypatch.setattr(ray_cluster, "cluster", cluster)
+    assert controller.run_study(plan, Signals()) == FAULT
+    assert capsys.readouterr().err == "error: study s: another driver has taken the study over\n"

@@ -1,4 +1,4 @@
-"""The deterministic simulation: it finds no violation, finds those that are put in, and calls Tune's hooks as Ray does."""
+"""The simulation finds no violation, finds one that is put in, and calls the hooks of Ray Tune as Ray does."""
 
 import json
 from collections.abc import Sequence
