@@ -2,7 +2,7 @@
 
 | replaced | by |
 |---|---|
-| Ray, its cluster and its workers | `run_trials`: trials in turn, whose events reach the event handler as from Ray Tune |
+| Ray, its cluster and its workers | `run_trials`: trials in turn; the event handler is called as from Ray Tune |
 | the threads of MLflow and Optuna | `InStep`: every notification is written before the driver continues |
 | the checks of data and weights | nothing; they write only into the cache |
 | the processes that write the report and register the model | calls; the charts are empty, nothing is registered |
@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,8 @@ from search.execution.jobs import TrialJobs
 from search.execution.messages import TrialReport
 from search.execution.stop_reason import BUDGET, StopReason, fault
 from search.execution.trial_events import TrialEventHandler
+from search.report.content import Content, build_content
+from search.report.frames import Frames
 from search.study.plan import Plan
 from search.study.resources import Resources
 from search.tracking.client import create_database, fill_database
@@ -136,7 +139,7 @@ load_once = cache(load_python_file)
 
 
 def load_migration(folder: str, name: str) -> Any:
-    """Load a module of Alembic once; it would read all migrations of Optuna and MLflow whenever a database is opened."""
+    """Load a module of Alembic once: it reads all migrations of Optuna and MLflow whenever a database is opened."""
     return load_python_file(folder, name) if name == "env.py" else load_once(folder, name)  # env.py is a program
 
 
@@ -151,13 +154,14 @@ def shared_engine(url: Any, create: Callable[..., Engine] = create_engine, **opt
     return ENGINES[key]
 
 
-def run_in_one_process(plan: Plan, database: Path, is_slow: bool = False) -> int:
+def run_in_one_process(plan: Plan, database: Path, is_slow: bool = False, with_optuna: bool = True) -> int:
     """Run what is left of a study; returns the exit code of `run_study`.
 
     Args:
         plan: of the study.
         database: an empty MLflow database, see `empty_database`.
         is_slow: see `InStep`.
+        with_optuna: whether to write optuna.db.
     """
     ray = ModuleType("search.execution.ray_tune")
     ray.run_trials = run_trials  # type: ignore[attr-defined]
@@ -166,6 +170,8 @@ def run_in_one_process(plan: Plan, database: Path, is_slow: bool = False) -> int
         "search.ledger.database.create_engine": shared_engine,
         "sqlalchemy.engine.create_engine": shared_engine,  # of Optuna
         "sqlalchemy.create_engine": shared_engine,  # of MLflow
+        "search.ledger.lock.HEARTBEAT_S": 1e6,  # no thread writes while the files are copied, however long that takes
+        "search.ledger.lock.TAKEOVER_S": 1e9,
         "alembic.util.load_python_file": load_migration,
         "search.execution.controller.preflight": lambda plan, console: plan.identity | {"data": DATA},
         "search.execution.controller.print_absent_classes": lambda plan, console: None,
@@ -173,9 +179,10 @@ def run_in_one_process(plan: Plan, database: Path, is_slow: bool = False) -> int
         "search.cluster.ray_cluster.NodeMonitor": lambda resources: None,
         "search.execution.views.Tracker": TrackerInStep,
         "search.execution.views.OptunaTracker": OptunaInStep,
+        "search.execution.views.can_show": lambda location: with_optuna,
         "search.report.background.ChildProcess": CalledAtOnce,
-        "search.report.charts.png": lambda draw: b"PNG",
         "search.report.content.png": lambda draw: b"PNG",
+        "search.report.content.build_content": one_chart,
         "search.report.frames.choose_frames": no_frames,
         "search.tracking.run_writer.fill_database": lambda uri, artifacts: copy_database(database, uri),
         "search.export.model.register": lambda *arguments: 1,
@@ -187,10 +194,14 @@ def run_in_one_process(plan: Plan, database: Path, is_slow: bool = False) -> int
         return run_study(plan, Signals())
 
 
-def no_frames(*arguments: Any) -> Any:
-    """Stand for the frames of the report, which torch predicts."""
-    from search.report.frames import Frames
+def one_chart(*arguments: Any, build_content: Callable[..., Content] = build_content) -> Content:
+    """Return the content of a report with the first of its charts."""
+    content = build_content(*arguments)
+    return replace(content, charts=content.charts[:1])
 
+
+def no_frames(*arguments: Any) -> Frames:
+    """Stand for the frames of the report, which torch predicts."""
     return Frames((), "No frames.")
 
 
