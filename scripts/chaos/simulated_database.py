@@ -87,9 +87,9 @@ class Database(sqlite3.Connection):
         """Return all changes in order."""
         return [Change(*row) for row in self.execute("SELECT * FROM history ORDER BY rowid")]
 
-    def ended(self) -> int:
-        """Return the number of ended trials."""
-        return int(self.execute("SELECT COUNT(*) FROM fgsearch_trials WHERE state <> 'running'").fetchone()[0])
+    def count(self, *states: str) -> int:
+        """Return the number of trials in these states."""
+        return sum(row[0] in states for row in self.execute("SELECT state FROM fgsearch_trials"))
 
     def state_of(self, number: int) -> str | None:
         """Return the state of a trial as it is stored; None: there is no such trial."""

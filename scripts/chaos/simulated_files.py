@@ -69,8 +69,9 @@ class Disk:
             process.kill()
             raise Killed
 
-    def sync(self, folder: str) -> None:
-        """Make all changes of a folder durable."""
+    def sync(self, folder: str | int) -> None:
+        """Make all changes of a folder durable; a number is a file, whose content is durable once it is written."""
+        self.operate()
         self.undo = [entry for entry in self.undo if entry[1] != folder]
 
     def lose_power(self) -> None:
@@ -152,10 +153,12 @@ class Disk:
         """Return what the product uses of the module `os`."""
         paths = self.path_class
         return SimpleNamespace(
-            fsync=lambda number: None,
+            O_RDONLY=os.O_RDONLY,
+            open=lambda folder, flags: str(folder),
+            close=lambda folder: None,
+            fsync=self.sync,
             replace=lambda source, target: self.rename(str(source), str(target)),
             walk=lambda folder: paths(folder).walk(),
-            environ=os.environ,
         )
 
 
@@ -177,6 +180,10 @@ class SimulatedPath:
     @property
     def parent(self) -> "SimulatedPath":
         return type(self)(parent(self.text))
+
+    @property
+    def parents(self) -> "list[SimulatedPath]":
+        return [self.parent, *self.parent.parents] if self.text else []
 
     @property
     def suffix(self) -> str:

@@ -109,7 +109,7 @@ class Study:
         finally:
             process.kill()
             del self.drivers[process]
-            if code == 0 or (code == 1 and self.database.ended() == self.plan.search.trials):  # 1: all trials failed
+            if code == 0 or (code == 1 and self.database.count("fail", "pruned") == self.plan.search.trials):
                 self.done, self.last_output = True, self.outputs[process].getvalue()
             self.clock.call_at(self.clock.now + RESTART_S, self.restart)
 
@@ -143,7 +143,8 @@ class Study:
                 self.clock.run(min(self.clock.queue[0][0], over + END_WITHIN_S))
             if not self.done and not self.violations:
                 self.violations.append(f"the study has not ended {END_WITHIN_S:.0f} s after the last fault")
-            self.clock.run(max(self.clock.now, over) + 2 * END_WITHIN_S)
+            if not self.violations:
+                self.clock.run(max(self.clock.now, over) + END_WITHIN_S)  # whatever is late or frozen
             self.violations += check_history(self.database.history(), self.plan.search.trials)
             if not self.violations:
                 self.settle()
@@ -242,7 +243,7 @@ class SimulatedPsutil:
 class NoReport:
     """In place of the report, which other processes write."""
 
-    def __init__(self, location: StudyLocation, publish: Callable[[str, bytes], None]) -> None:
+    def __init__(self, location: StudyLocation, publish: Callable[[str, bytes], None], **options: Any) -> None:
         self.on_attempt = self.on_epoch = self.on_trial_end = self.stop = lambda *arguments: None
         self.on_note = self.finish = self.stop
 
