@@ -119,7 +119,10 @@ def waiting(database: Database, connect: Callable[[], Any]) -> Callable[[], Any]
     """Return `connect` after a pause, in which other threads may write."""
 
     def connect_later() -> Any:
-        database.clock.sleep(TRANSACTION_S)
+        clock, process = database.clock, database.clock.process
+        if process.stall_s:
+            process.frozen_until, process.stall_s = clock.now + process.stall_s, 0.0
+        clock.sleep(TRANSACTION_S)
         return connect()
 
     return connect_later

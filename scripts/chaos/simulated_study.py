@@ -59,7 +59,7 @@ class Fault:
 
 
 class Study:
-    """A study, its drivers, and the world around them.
+    """A study, its drivers, and the world around them.  One at a time in a process, whose database it empties.
 
     Attributes:
         violations: a line for each invariant that does not hold.
@@ -283,10 +283,10 @@ def crash_driver(study: Study, fault: Fault) -> None:
 
 
 def freeze_driver(study: Study, fault: Fault) -> None:
-    """Stop a driver for some seconds, and start another one on the other host afterwards."""
+    """Stop a driver before its next transaction, and start another one on the other host before it goes on."""
     for process in list(study.drivers)[:1]:
-        process.frozen_until = study.clock.now + fault.seconds
-        study.clock.call_at(process.frozen_until - 1.0, partial(second_driver, study, fault))
+        process.stall_s = fault.seconds
+        study.clock.call_at(study.clock.now + fault.seconds - 1.0, partial(second_driver, study, fault))
 
 
 def second_driver(study: Study, fault: Fault) -> None:

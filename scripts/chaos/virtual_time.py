@@ -23,6 +23,7 @@ class Process:
     Attributes:
         writes_left: durable writes until the process crashes; None: it does not crash.
         torn: whether this crash leaves the write half done, if a half exists.
+        stall_s: seconds for which the process freezes before its next transaction.
         on_death: called once when the process ends.
     """
 
@@ -32,6 +33,7 @@ class Process:
         self.alive, self.frozen_until = True, 0.0
         self.writes_left: int | None = None
         self.torn = False
+        self.stall_s = 0.0
         self.on_death: Callable[[], None] = lambda: None
         self.threads: list[Thread] = []
         clock.processes.append(self)

@@ -9,13 +9,12 @@ from unittest.mock import patch
 
 import pytest
 
+from fgseg.storage import store
 from scripts.chaos.ray_sequences import SCENARIOS, record
 from scripts.chaos.simulate import main, shorten
 from scripts.chaos.simulated_ray import Cluster, SimulatedTuner
-from scripts.chaos.simulated_study import FAULTS, Fault, Study, schedule
+from scripts.chaos.simulated_study import FAULTS, START, Fault, Study, schedule
 from scripts.chaos.virtual_time import Clock, Process, Thread
-from search.ledger.ledger import Ledger
-from search.ledger.records import TrialRecord
 
 SEQUENCES = json.loads((Path(__file__).parent / "ray_sequences.json").read_text(encoding="utf-8"))
 """Recorded by `python -m scripts.chaos.ray_sequences`."""
@@ -61,20 +60,22 @@ def test_schedules_have_3_to_10_faults_and_the_first_300_have_every_kind():
 
 
 def test_equal_seeds_give_equal_histories():
-    first, second = Study(1), Study(1)
-    first.run(schedule(1))
-    history = first.database.history()
-    second.run(schedule(1))
-    assert history and second.database.history() == history
+    histories = []
+    for _ in range(2):
+        study = Study(1)
+        study.run(schedule(1))
+        histories.append(study.database.history())
+    assert histories[0] == histories[1] != []
 
 
-def test_missing_fence_is_found_and_reduced_to_one_fault(monkeypatch: pytest.MonkeyPatch, capsys):
-    def unfenced(ledger: Ledger, number: int, attempt: int) -> TrialRecord:
-        return ledger.trial(number)
-
-    monkeypatch.setattr(Ledger, "_current", unfenced)
-    assert main(["--schedules", "1", "--seed", "0", "--processes", "1"]) == 1
-    assert "violations" in capsys.readouterr().out
+def test_rename_that_is_not_synced_is_found_by_a_power_cut_after_the_last_trial(monkeypatch: pytest.MonkeyPatch):
+    undisturbed = Study(1)
+    assert undisturbed.run([]) == []
+    (ended,) = undisturbed.database.execute("SELECT MAX(ended) FROM fgsearch_trials").fetchone()
+    cut = [Fault(ended - START + 0.05, "power cut")]
+    assert Study(1).run(cut) == []
+    monkeypatch.setattr(store, "sync_folder", lambda folder: None)
+    assert "trial 2: the best trial has no checkpoint" in Study(1).run(cut)
 
 
 def test_failing_schedule_is_reduced_to_the_faults_that_it_needs():
