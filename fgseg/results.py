@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -56,7 +56,7 @@ class EpochResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary of JSON types; NaN becomes null."""
-        return asdict(self) | {"iou": {k: None if math.isnan(v) else v for k, v in self.iou.items()}}
+        return vars(self) | {"iou": {k: None if math.isnan(v) else v for k, v in self.iou.items()}}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "EpochResult":

@@ -11,7 +11,7 @@ from typing import Any
 from fgseg.checkpoints.trial_files import CONFIG, PROCESSOR, WEIGHTS
 from fgseg.data.geometry import Geometry, Size
 from fgseg.data.image_files import IMAGENET_MEAN, IMAGENET_STD
-from fgseg.storage.store import is_local, open_store
+from fgseg.storage.store import is_local, open_store, sync_folder
 
 
 def model_files(
@@ -74,9 +74,11 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+        sync_folder(part)
         if folder.exists():
             folder.rename(old)
         part.rename(folder)
+        sync_folder(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -133,9 +133,12 @@ class MetricPoint:
         return next(iter(self.values))
 
     def rows(self) -> list[tuple[str, float, int, int]]:
-        """Return (metric, value, milliseconds, step) of every finite value, as MLflow's `Metric` takes them."""
+        """Return (metric, value, milliseconds, step) of every finite value, as MLflow's `Metric` takes them.
+
+        The marker is last, so that a server that has stored only a part of them is sent the point again.
+        """
         moment = milliseconds(self.seconds)
-        return [(key, value, moment, self.step) for key, value in self.values.items() if math.isfinite(value)]
+        return [(key, value, moment, self.step) for key, value in reversed(self.values.items()) if math.isfinite(value)]
 
 
 def epoch_points(record: "TrialRecord") -> list[MetricPoint]:

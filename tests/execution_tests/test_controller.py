@@ -13,6 +13,7 @@ from waiting import wait_for
 
 from fgseg.cli import FAULT, TERMINATED
 from fgseg.config.errors import ConfigError
+from fgseg.storage.store import LocalStore
 from search.cli.signals import Signals
 from search.cluster import ray_cluster
 from search.execution import controller, ray_tune
@@ -62,6 +63,14 @@ def test_study_begun_before_a_setting_existed_continues_while_it_has_its_default
         controller.run_study(other, Signals())
 
 
+def test_temporary_file_of_a_driver_that_was_killed_is_deleted(plan: Plan):
+    leftover = Path(plan.location.folder, f"write-test.0123{LocalStore.SUFFIX}")
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
+    with controller.open_for_writing(SearchStrategy(plan), plan.identity | {"data": "f00d"}):
+        assert not leftover.exists()
+
+
 @pytest.mark.slow
 def test_driver_that_lost_the_study_leaves_mlflow_report_and_model_to_the_other(plan: Plan, monkeypatch, capsys):
     def run_until_it_is_lost(plan: Plan, ledger: Ledger, views: StudyViews, signals: Signals) -> StopReason:
@@ -95,3 +104,17 @@ def test_signal_while_ray_shuts_down_ends_the_run_like_one_before(plan: Plan, mo
     with controller.open_for_writing(strategy, {"data": "f00d"}) as ledger:
         views = SimpleNamespace(console=Console(), listeners=[], print_line=print)
         assert controller.run_remaining_trials(plan, ledger, views, signals).exit_code == TERMINATED
+
+
+def test_driver_that_loses_the_study_while_ray_starts_ends_with_one_line(plan: Plan, monkeypatch, capsys):
+    @contextmanager
+    def cluster(*arguments: object) -> Iterator[Resources]:
+        with Ledger(plan.location.ledger_url, plan.study)._engine.begin() as connection:
+            connection.execute(update(STUDIES).values(lock_token="theirs"))
+        yield Resources(1, 0, 1, 1)
+
+    views = SimpleNamespace(console=Console(), listeners=[], close=lambda reason, signals: None)
+    monkeypatch.setattr(controller, "StudyViews", lambda strategy, ledger, console: views)
+    monkeypatch.setattr(ray_cluster, "cluster", cluster)
+    assert controller.run_study(plan, Signals()) == FAULT
+    assert capsys.readouterr().err == "error: study s: another driver has taken the study over\n"
