@@ -17,6 +17,7 @@ from search.ledger.records import State, TrialRecord
 from search.ledger.study_metadata import StudyMetadata
 from search.sampling.distributions import distributions, recorded_ranges
 from search.study.location import StudyLocation
+from search.tracking.client import create_database
 from search.tracking.run_schema import LedgerReader, Phase
 from search.tracking.tracker import BackgroundWriter
 
@@ -133,9 +134,10 @@ def open_study(storage: Path, name: str) -> "Study":
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    database = optuna.storages.RDBStorage(
-        f"sqlite:///{storage / DATABASE}", engine_kwargs={"connect_args": {"timeout": 60}}
-    )
+    address = f"sqlite:///{storage / DATABASE}"
+    # Optuna creates tables, then their indices: killed in between, it never adds those of a table that exists.
+    create_database(address, lambda whole: optuna.storages.RDBStorage(whole).engine.dispose())
+    database = optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
     options: dict[str, Any] = {"study_name": name, "storage": database, "direction": "maximize"}
     study = optuna.create_study(**options, sampler=optuna.samplers.RandomSampler(seed=0), load_if_exists=True)
     if any(not trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):
