@@ -9,6 +9,7 @@ from search.execution.strategies import Strategy
 from search.execution.trial_events import TrialListener
 from search.ledger.ledger import Ledger
 from search.report.background import ReportWriter
+from search.report.build import is_current
 from search.study.location import public_address
 from search.tracking.optuna_studies import OptunaTracker, can_show
 from search.tracking.tracker import Tracker
@@ -36,8 +37,14 @@ class StudyViews:
         self.optuna = OptunaTracker(ledger, self.plan.location, ledger.metadata) if shows else None
         if self.optuna:
             self.optuna.start()
-        self.report = ReportWriter(self.plan.location, self.tracker.publish) if strategy.writes_report else None
+        self.report = self._report_writer() if strategy.writes_report else None
         self.warnings: list[str] = []
+
+    def _report_writer(self) -> ReportWriter:
+        """Return the writer of the report."""
+        store = self.plan.location.report_store
+        publish = self.tracker.publish
+        return ReportWriter(self.plan.location, publish, is_current=lambda: is_current(store, self.ledger.trials()))
 
     @property
     def listeners(self) -> list[TrialListener]:

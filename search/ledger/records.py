@@ -147,6 +147,11 @@ def best_trial(records: Iterable[TrialRecord], changed_batch: bool) -> TrialReco
     return next(iter(rank_trials(records, changed_batch)), None)
 
 
+def count_ended(records: Iterable[TrialRecord]) -> int:
+    """Return the number of trials that have ended."""
+    return sum(not record.is_open for record in records)
+
+
 def read_record(trial: "RowMapping", epochs: "Sequence[RowMapping]", failures: int) -> TrialRecord:
     """Convert rows of the database to a record.
 

@@ -26,7 +26,7 @@ from search.ledger.ledger import Ledger
 from search.ledger.records import TrialRecord, rank_trials
 from search.ledger.study_metadata import StudyMetadata
 from search.report import __main__ as report
-from search.report.build import report_files, write_report
+from search.report.build import FRAMES_LATER, is_current, report_files, store_files, write_report
 from search.report.charts import parallel, plain_ticks, position, slices, ticks
 from search.report.content import Content, build_content
 from search.report.frames import Frames, ShownFrame, choose_frames, difference
@@ -273,6 +273,22 @@ def test_command_for_a_study_without_finished_trials_says_so(tmp_path: Path, cap
 def test_command_for_an_unknown_study_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert report.main(["--study", "none", "--storage", str(tmp_path)]) == 2
     assert "there are none" in capsys.readouterr().err
+
+
+def test_page_is_written_last(tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):
+    names: list[str] = []
+    monkeypatch.setattr(LocalStore, "put", lambda store, name, data: names.append(name))
+    store_files(LocalStore(tmp_path), files)
+    assert names[-1] == "report.html" and set(names) == set(files)
+
+
+def test_report_is_current_if_it_shows_frames_and_all_trials_that_have_ended(tmp_path: Path):
+    store, trials = LocalStore(tmp_path), (make_trial(0), make_trial(1), make_trial(2, "running", done=1))
+    store_files(store, report_files(content(*trials)))
+    assert is_current(store, trials)
+    assert not is_current(store, (*trials, make_trial(3)))
+    store_files(store, report_files(replace(content(*trials), frames=Frames((), FRAMES_LATER))))
+    assert not is_current(store, trials)
 
 
 def test_pictures_of_an_earlier_report_are_deleted(kept: StudyLocation):
