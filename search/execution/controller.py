@@ -81,14 +81,16 @@ def open_for_writing(strategy: Strategy, identity: dict[str, Any]) -> Iterator[L
     """
     plan = strategy.plan
     make_folder(plan.location.folder)
+    store = open_store(plan.location.folder)
     ledger = Ledger.create(plan.location.ledger_url, plan.study)
     with ledger.lock():
         check_ownership(plan.location, ledger)
+        store.remove_temporary()  # of a driver that was killed
         recorded = ledger.metadata
         check_identity(recorded.identity, identity, plan)
         if changes := differences(recorded.identity, identity):
             ledger.accept_changes(identity, changes, time.time())
-            open_store(plan.location.folder).delete(UNTRAINED)  # perhaps of another checkpoint
+            store.delete(UNTRAINED)  # perhaps of another checkpoint
         ledger.record_run(
             StudyMetadata(
                 study=plan.study,

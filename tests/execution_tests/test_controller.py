@@ -13,6 +13,7 @@ from waiting import wait_for
 
 from fgseg.cli import FAULT, TERMINATED
 from fgseg.config.errors import ConfigError
+from fgseg.storage.store import LocalStore
 from search.cli.signals import Signals
 from search.cluster import ray_cluster
 from search.execution import controller, ray_tune
@@ -60,6 +61,14 @@ def test_study_begun_before_a_setting_existed_continues_while_it_has_its_default
     other = make_plan("bas", "configs/quickstart.yaml", {"train.ema": 0.9}, {"storage": str(tmp_path / "runs")}, "s")
     with pytest.raises(ConfigError, match=r"\(settings\.train\.ema: 0\.0 there, 0\.9 now\)"):
         controller.run_study(other, Signals())
+
+
+def test_temporary_file_of_a_driver_that_was_killed_is_deleted(plan: Plan):
+    leftover = Path(plan.location.folder, f"write-test.0123{LocalStore.SUFFIX}")
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
+    with controller.open_for_writing(SearchStrategy(plan), plan.identity | {"data": "f00d"}):
+        assert not leftover.exists()
 
 
 @pytest.mark.slow
