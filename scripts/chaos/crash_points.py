@@ -11,7 +11,7 @@ folder that is made, by this project or by a library.  SQLAlchemy's events see e
 and Optuna; SQLite itself makes a transaction atomic, so that there is no state in the middle of one.
 
 What is tried, besides before and after: of a file half of its bytes; of a rename that was not synced to the disk (the
-folder was not) that it is lost although the next transaction of the ledger is not; of a renamed file that was not
+folder was not) that it is lost although later transactions of the ledger are not; of a renamed file that was not
 synced that it is empty.
 
 Not simulated: the threads of the views (they write in step with the driver here), a worker that outlives its driver,
@@ -77,6 +77,7 @@ TRANSACTIONS = {
     "optuna.db": "optuna.db",
     ".optuna.db.new": "optuna.db, created",
 }
+"""Kind of the transactions of each database, by its file."""
 
 Files = Mapping[str, str | None]
 """Digest of the content of each file by path in the storage; None for a folder."""
@@ -205,7 +206,6 @@ class Recorder:
             for rename in self._renames:
                 lost = moved(files, rename.new, rename.old) | rename.replaced
                 self.points.append(Point(rename.kind, rename.new, "rename lost", lost))
-            self._renames = []
         self._last = None
 
     def _snapshot(self) -> Files:

@@ -87,7 +87,7 @@ def replayed_epoch(job: TrialJob, run: RunConfig, number: int, weight: float) ->
     return EpochResult(
         epoch=number,
         miou=miou,
-        iou={c.key: miou for c in classes.foreground} | {classes.foreground[0].key: math.nan},
+        iou={c.key: math.nan for c in classes.foreground[:-1]} | {classes.foreground[-1].key: miou},  # few metrics
         confusion=[[number] * classes.num_classes] * classes.num_classes,
         loss=1 - weight,
         terms={"ssim": weight},

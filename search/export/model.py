@@ -159,4 +159,5 @@ def register_once(location: StudyLocation, folder: str, stop: Callable[[], bool]
     if REGISTERED in note.list() and note.get(REGISTERED).decode() == address:
         return
     register(location.tracking_uri, read_origin(folder), folder, REGISTER_S, stop)
+    note.remove_temporary()  # of a run that was killed
     note.put(REGISTERED, address.encode())

@@ -22,10 +22,10 @@ from fgseg.inference.photos import labels_of as predict_photo
 from fgseg.inference.trained_model import find_trained, load_trained
 from fgseg.metrics.evaluator import predict_labels
 from search.export.__main__ import main
-from search.export.model import export
+from search.export.model import ORIGIN, export, register_once
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
-from search.study.location import StudyLocation
+from search.study.location import REGISTERED, StudyLocation
 
 pytestmark = pytest.mark.slow
 
@@ -206,3 +206,13 @@ def test_trial_folder_says_what_is_needed_to_use_its_checkpoints(study: tuple[St
     assert json.loads((trial / "settings.json").read_text()) == tiny_run(cache).flat()
     found = find_trained(str(trial))
     assert (found.geometry, found.manifest.epoch if found.manifest else 0) == (Geometry((64, 128)), 3)
+
+
+def test_temporary_file_of_a_registration_that_was_killed_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in (ORIGIN, f"{REGISTERED}.0123.tmp"):
+        (tmp_path / name).write_text("{}")
+    monkeypatch.setattr("search.export.model.register", lambda *arguments: 1)
+    location = StudyLocation("runs", "s", "http://mlflow")
+    register_once(location, str(tmp_path), lambda: False)
+    assert {path.name for path in tmp_path.iterdir()} == {ORIGIN, REGISTERED}
+    assert (tmp_path / REGISTERED).read_text() == "http://mlflow"
