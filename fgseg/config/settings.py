@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from fgseg.config.errors import ConfigError, check_name
-from fgseg.config.label_sets import LABELS_FILE, LabelSet, load_label_set, own_label_set
+from fgseg.config.label_sets import LABELS_FILE, LabelSet, load_label_set, own_label_set, shipped_keys
 
 
 class Section(BaseModel):
@@ -167,7 +167,8 @@ class CopyPasteConfig(Section):
     components: int = Field(4, ge=1, le=16)
     """Largest number of components that a frame receives in the mode `component`; each number is equally likely."""
     without: str | None = None
-    """Classes that are never pasted, by key and separated by commas; keys that the label set lacks are ignored."""
+    """Classes that are never pasted, by key and separated by commas. A key that only another shipped label set has is
+    ignored, so that a family fits every label set."""
 
     @property
     def needs_components(self) -> bool:
@@ -212,6 +213,18 @@ class RunConfig(Section):
         for key in weights:
             check_name(key, keys, f"class_weights.{key}: no such class in data.labels={info.data['data'].labels}")
         return {key: weights.get(key, 1.0) for key in keys}
+
+    @field_validator("copy_paste")
+    @classmethod
+    def check_excluded(cls, section: CopyPasteConfig, info: ValidationInfo) -> CopyPasteConfig:
+        """Raise ConfigError for a class in `copy_paste.without` that neither the label set nor a shipped one has."""
+        if "data" in info.data and section.excluded:
+            keys = info.data["data"].label_set().keys
+            for key in section.excluded:
+                if key not in shipped_keys():
+                    labels = info.data["data"].labels
+                    check_name(key, keys, f"copy_paste.without: no class {key!r} in data.labels={labels}")
+        return section
 
     def label_set(self) -> LabelSet:
         """Read the label set of the data; raises ConfigError."""

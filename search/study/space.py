@@ -9,9 +9,10 @@ from pydantic import Field, ValidationError
 
 from fgseg.config.errors import ConfigError, check_name, explain
 from fgseg.config.files import find_config, list_configs, read_yaml
+from fgseg.config.label_sets import shipped_keys
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import DataConfig, RunConfig, Section, flatten
-from fgseg.labels import LabelSet, load_label_set
+from fgseg.labels import LabelSet
 
 UNSEARCHABLE = ("train.epochs", "train.seed")
 """Settings that must be the same in all trials of a study, besides the section `data`."""
@@ -152,7 +153,7 @@ def expand_thin(entries: Mapping[str, Value], classes: LabelSet) -> dict[str, Va
         The entries, those of the thin classes in the order of the labels in place of `<thin>`.
     """
     own = {f"{WEIGHT}{c.key}" for c in classes.classes}
-    elsewhere = {f"{WEIGHT}{c.key}" for name in list_configs("labels") for c in load_label_set(name).classes} - own
+    elsewhere = {f"{WEIGHT}{key}" for key in shipped_keys()} - own
     expanded: dict[str, Value] = {}
     for key, entry in entries.items():
         if key == THIN:

@@ -24,7 +24,7 @@ from search.audit.trials import audit
 from search.compare.__main__ import main
 from search.compare.plans import plans_from
 from search.compare.runner import budgets, untrained_checkpoint
-from search.compare.scores import MEAN, Family, Scorer, compare
+from search.compare.scores import MEAN, THIN_MEAN, Family, Scorer, compare
 from search.compare.tables import render_comparison
 from search.execution.strategies import strategy_of
 from search.ledger.catalog import open_ledger
@@ -94,6 +94,17 @@ def test_class_that_is_nowhere_is_absent_and_left_out_of_the_means():
     assert found["families"][0]["iou"]["traffic_light"]["rank"] is None
 
 
+def test_mean_over_the_thin_classes_is_a_row_above_the_miou():
+    thin = [replace(f, thin=("fence", "pole")) for f in (family("baseline"), family("good", 0.7))]
+    found, plain = facts(thin), facts([replace(f, thin=()) for f in thin])
+    rows = found["families"][1]["iou"]
+    assert list(rows)[-2:] == [THIN_MEAN, MEAN]
+    assert rows[THIN_MEAN]["value"] == pytest.approx((rows["fence"]["value"] + rows["pole"]["value"]) / 2)
+    assert [f["iou"][MEAN] for f in found["families"]] == [f["iou"][MEAN] for f in plain["families"]]
+    page = render_comparison(found)
+    assert "| **thin mIoU** |" in page and "| **thin mean** |" in page and "thin" not in render_comparison(plain)
+
+
 def test_one_seed_has_no_interval_and_the_page_says_so():
     found = facts([family("baseline", seeds=1), family("good", 0.7, seeds=1)], seeds=1)
     assert found["against_baseline"][0]["iou"]["mean"] | {"value": 0} == {
@@ -160,11 +171,13 @@ def test_untrained_checkpoint_is_compared_only_if_all_families_start_from_it(tmp
     for plan in plans:
         Path(plan.location.folder).mkdir(parents=True)
         ledger = Ledger.create(plan.location.ledger_url, plan.study)
-        ledger.record_run(StudyMetadata(plan.study, identity={"data": result.data}))
-    LocalStore(plans[0].location.folder).put(UNTRAINED, json.dumps(result.to_json()).encode())
-    assert untrained_checkpoint(plans, 2) is None
-    found = untrained_checkpoint(plans[:1], 2)
-    assert found is not None
+        ledger.record_run(StudyMetadata(plan.study, settings=plan.settings.flat(), identity={"data": result.data}))
+    assert untrained_checkpoint(plans, 2)[1].startswith("the untrained checkpoint cannot be evaluated: model.name: ")
+    LocalStore(plans[1].location.folder).put(UNTRAINED, json.dumps(result.to_json()).encode())
+    changed = plans[1].settings.model_copy(update={"model": plans[1].settings.model.model_copy(update={"head": "new"})})
+    assert untrained_checkpoint([plans[0], replace(plans[1], settings=changed)], 2) == (None, "")
+    found, problem = untrained_checkpoint(plans, 2)  # the file of one study is enough
+    assert found is not None and problem == ""
     assert (found.confusion.shape, found.boundary.shape) == ((2, 2, 7, 7), (2, 2, 7, 2))
 
 
@@ -238,7 +251,7 @@ def line_of(storage: Path, *arguments: str) -> list[str]:
     """A comparison of two families with two seeds."""
     sets = [part for s in TINY for part in ("--set", s)]
     base = [sys.executable, "-m", "search.compare", "--spaces", "baseline", "bas", "--seeds", "2"]
-    return [*base, "--storage", str(storage), *sets, *arguments]
+    return [*base, "--storage", str(storage), *sets, "--set", "model.name=small", *arguments]
 
 
 def test_best_of_a_study_on_other_frames_is_refused(capsys, tmp_path: Path, cache: str):

@@ -117,6 +117,15 @@ def test_report_compares_the_best_trial_with_the_untrained_checkpoint():
     assert "over the untrained checkpoint" in page and '<span class="up">+0.0600</span>' in page
 
 
+def test_report_has_the_thin_miou_of_trials_and_checkpoint():
+    thin = ["fence", "traffic_light"]
+    trials = [replace(t, epochs=[replace(e, thin=thin) for e in t.epochs]) for t in (make_trial(0), make_trial(1))]
+    known = replace(summary(*trials), untrained=make_untrained(thin=thin))
+    text = report_files(build_content(known, Baseline(), Frames((), "None."), written=1e9))["report.md"].decode()
+    assert "| **thin mIoU** | **0.2500** | **0.3350** | **0.3450** | **+0.0950** | **+0.0100** |" in text
+    assert "| trial | state | epochs | mIoU | thin mIoU | fence |" in text
+
+
 def test_markdown_names_the_pictures_beside_it(files: dict[str, bytes]):
     text = files["report.md"].decode()
     assert set(re.findall(r"\]\((.+?)\)", text)) == {name for name in files if name.endswith(".png")}

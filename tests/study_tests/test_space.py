@@ -180,6 +180,13 @@ def test_family_in_context_pastes_objects_of_all_classes_but_fences():
     assert set(space.search) == set(load_space("bas_cp", DataConfig()).search)
 
 
+def test_class_that_is_never_pasted_must_be_in_the_label_set_or_in_a_shipped_one():
+    build([Layer("other", {"data.labels": "cityscapes19", "copy_paste.without": "fence, bicycle"})])
+    build([Layer("family", {"copy_paste.without": "bicycle"})])
+    with pytest.raises(ConfigError, match=r"copy_paste.without: no class 'fense' in data.labels=thin_street; did you"):
+        build([Layer("typo", {"copy_paste.without": "car, fense"})])
+
+
 OFF = "title: Mine\nsearch:\n  loss.ssim: {low: 0.01, high: 5, log: true, start: 0, off_below: 0.05}\n"
 
 
