@@ -37,7 +37,7 @@ class TestSobol(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSam
 
 @pytest.mark.slow
 class TestGaussianProcess(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
-    """With fewer spaces than Optuna's tests have, since a suggestion takes a tenth of a second."""
+    """With fewer spaces than Optuna's tests have, since a suggestion takes tenths of a second."""
 
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
