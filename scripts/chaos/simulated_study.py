@@ -205,7 +205,7 @@ class Study:
             "search.cluster.ray_cluster.alive_nodes": self.cluster.alive_nodes,
             "search.cluster.ray_cluster.answers": self.cluster.answers,
             "search.execution.controller.preflight": lambda plan, console: plan.identity | {"data": DATA},
-            "search.execution.controller.print_absent_classes": lambda plan, console: None,
+            "search.execution.controller.print_data_notes": lambda plan, console: None,
             "search.execution.controller.Console": lambda: Console(file=self.outputs[self.clock.process], width=200),
             "search.execution.strategies.print_run_summary": lambda *summary, finished: None,
             "search.execution.views.ReportWriter": NoReport,
