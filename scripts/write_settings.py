@@ -23,7 +23,7 @@ A configuration file (`--config`) is YAML with the sections below; settings that
 
 | file | what it is |
 | :--- | :--- |
-| `quickstart.yaml` | the default: procedural scenes, a small model, 8 trials |
+| `quickstart.yaml` | the default: procedural scenes, the checkpoint `streets` of this package, 8 trials |
 | `finetune.yaml` | for a checkpoint: a complete recipe with a searched learning rate |
 | `cityscapes.yaml` | the protocol of the source: SegFormer-B0 on Cityscapes |
 | `accelerate.yaml` | for `accelerate launch --config_file`: several processes train one model |

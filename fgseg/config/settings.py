@@ -94,7 +94,8 @@ VARIANT_NAMES = ("small", "b0", "b1", "b2", "b3", "b4", "b5")
 
 class ModelConfig(Section):
     name: str = "small"
-    """`small` or `b0`..`b5` (SegFormer from random weights), a folder of weights, or a hub id."""
+    """`small` or `b0`..`b5` (SegFormer from random weights), `streets` (a checkpoint of the size of `small`, trained on
+    procedural scenes; no download), a folder of weights, or a hub id."""
     head: Literal["inherit", "new"] = "inherit"
     """Initial classifier: fitted to the checkpoint's classes of the same names, or new (random, as in the source).
     Random weights, and a checkpoint without such classes, begin with a new one in either case."""

@@ -69,8 +69,8 @@ def find_trained(name: str) -> TrainedModel:
     """Find a trained model; a hub id is downloaded.
 
     Args:
-        name: an exported folder, a hub id, or a folder of checkpoints.  Of the latter the epoch selected by
-            `train.select` is used, or the newest if the selected one has no checkpoint.
+        name: an exported folder, a shipped checkpoint, a hub id, or a folder of checkpoints.  Of the latter the epoch
+            selected by `train.select` is used, or the newest if the selected one has no checkpoint.
 
     Raises:
         ConfigError: the name is none of these, or the model does not name its classes.
@@ -82,7 +82,8 @@ def find_trained(name: str) -> TrainedModel:
     if manifests:
         return find_checkpoint(folder, manifests)
     check_weights(name, WHERE)
-    folder = fetch_weights(name, WHERE) or folder
+    if not folder.exists():
+        folder = fetch_weights(name, WHERE) or folder
     classes = model_classes(name, folder)
     if not any((folder / file).is_file() for file in (WEIGHTS, *OTHER_WEIGHTS)):
         raise ConfigError(f"{WHERE}: {name} has no {WEIGHTS}; {KINDS}")

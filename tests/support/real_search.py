@@ -14,7 +14,7 @@ import psutil
 
 TINY = [
     "data.height=64", "data.width=128", "data.train=8", "data.val=4", "data.test=4", "train.epochs=4",
-    "search.copy_paste.prob.high=0.9",
+    "model.name=small", "search.copy_paste.prob.high=0.9",
 ]  # fmt: skip
 
 

@@ -203,6 +203,7 @@ def command(tmp_path: Path, cache: str, *extra: str) -> int:
         "data.train=6",
         "data.val=4",
         "train.epochs=1",
+        "model.name=small",
         f"data.cache={cache}",
     ]
     sets = [part for s in (*settings, *extra) for part in ("--set", s)]
