@@ -62,6 +62,7 @@ class Study:
     """A study, its drivers, and the world around them.  One at a time in a process, whose database it empties.
 
     Attributes:
+        lacking: whether the last run ended with a fault or a warning, so that the same command has something to do.
         violations: a line for each invariant that does not hold.
     """
 
@@ -78,7 +79,7 @@ class Study:
         self.raising = 0
         self.done = False
         self.outputs: dict[Process, io.StringIO] = {}
-        self.last_output = ""
+        self.lacking = False
         self.violations: list[str] = []
 
     def on_mlflow(self, run: Any) -> None:
@@ -110,7 +111,7 @@ class Study:
             process.kill()
             del self.drivers[process]
             if code == 0 or (code == 1 and self.database.count("fail", "pruned") == self.plan.search.trials):
-                self.done, self.last_output = True, self.outputs[process].getvalue()
+                self.done, self.lacking = True, code == 1 or "warning:" in self.outputs[process].getvalue()
             self.clock.call_at(self.clock.now + RESTART_S, self.restart)
 
     def restart(self) -> None:
@@ -152,7 +153,7 @@ class Study:
 
     def settle(self) -> None:
         """Run the command once more where it said that something is lacking; then everything must agree."""
-        if "warning:" in self.last_output:
+        if self.lacking:
             self.start_driver(HOSTS[0])
             self.clock.run(self.clock.now + END_WITHIN_S)
         auditor = Process(self.clock, HOSTS[0])
