@@ -14,6 +14,7 @@ from fgseg.checkpoints import find
 from fgseg.checkpoints.manifest import read_weights
 from fgseg.checkpoints.trial_files import CONFIG
 from fgseg.config.loading import Layer, build
+from fgseg.data.geometry import Geometry
 from fgseg.inference.export import model_files, replace_folder
 from fgseg.inference.model_card import model_card
 from fgseg.storage.store import open_store
@@ -57,7 +58,7 @@ def main() -> None:
         f"Trained by `python scripts/train_streets_checkpoint.py FOLDER` in {minutes:.0f} minutes on two CPU cores."
     )
     card = model_card("streets", origin, run, history[-1])
-    files = model_files(store.get(CONFIG), save(weights), (run.data.height, run.data.width), card)
+    files = model_files(store.get(CONFIG), save(weights), Geometry.of(run.data), card)
     replace_folder(TARGET, files)
 
 
