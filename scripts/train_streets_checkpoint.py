@@ -1,7 +1,7 @@
 """Train the checkpoint that ships as `model.name: streets`: python scripts/train_streets_checkpoint.py FOLDER
 
 A small SegFormer with the classes of configs/labels/streets.yaml, trained from random weights on procedural street
-scenes.  Takes less than an hour on two cores; the same command with the same FOLDER resumes.  Replaces the files in
+scenes.  Takes about eight minutes on one core; the same command with the same FOLDER resumes.  Replaces the files in
 fgseg/model/streets/.
 """
 
@@ -53,10 +53,7 @@ def main() -> None:
     weights = {
         name: v.half() if v.is_floating_point() else v for name, v in load(read_weights(store, manifest)).items()
     }
-    minutes = sum(result.seconds for result in history) / 60
-    origin = (
-        f"Trained by `python scripts/train_streets_checkpoint.py FOLDER` in {minutes:.0f} minutes on two CPU cores."
-    )
+    origin = "Trained by `python scripts/train_streets_checkpoint.py FOLDER`."
     card = model_card("streets", origin, run, history[-1])
     files = model_files(store.get(CONFIG), save(weights), Geometry.of(run.data), card)
     replace_folder(TARGET, files)
