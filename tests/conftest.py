@@ -43,7 +43,7 @@ TINY = {
 }
 
 
-FIRST = ("quickstart", "cluster", "faults", "browser", "distributed", "cluster_storage")
+FIRST = ("quickstart", "cluster", "faults", "browser", "distributed", "worker_faults", "cluster_storage")
 """The longest modules, in the order in which the processes of pytest-xdist begin them.
 
 The browser's tests need the quickstart to have ended, and one module at a time starts clusters of several nodes.
@@ -238,6 +238,23 @@ def search(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
         return Finished(process.returncode, log.read_text(), cpu_s, storage, folder)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def start(environment: dict[str, str]):
+    """Start a search in a storage; whatever still runs at the end of the module is killed by its own id."""
+    from real_search import Driver
+
+    drivers: list[Driver] = []
+
+    def begin(storage: Path, *arguments: str) -> Driver:
+        drivers.append(Driver(storage, environment, *arguments))
+        return drivers[-1]
+
+    yield begin
+    for driver in drivers:
+        if driver.process.poll() is None:
+            driver.kill()
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,7 @@ def test_progress_tells_the_time_left(quickstart: Finished):
 
 
 def test_closing_lines_tell_scores_places_and_what_to_do_next(quickstart: Finished):
-    end = quickstart.output[quickstart.output.index("validation IoU") :]
+    end = quickstart.output[quickstart.output.index("validation") :]
     assert all(c.name in end for c in FOREGROUND) and "thin mIoU" in end
     assert all(text in end for text in ("checkpoint, ┃", "untrained ┃", "start ┃", "over ┃"))
     assert f"mlflow server --backend-store-uri sqlite:///{quickstart.storage}/mlflow.db" in end
