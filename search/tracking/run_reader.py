@@ -22,6 +22,8 @@ class TrackedRun:
     params: dict[str, str]
     """Logged params by name."""
     has_dataset: bool
+    is_new: bool = False
+    """Whether this process created the run, so that it had no metrics before."""
     has_params: bool = False
     """Whether all params are known to be logged and need no further comparison."""
     points: dict[str, list[tuple[int, float]]] = field(default_factory=dict)

@@ -165,9 +165,9 @@ def test_data_folder_that_disappears_stops_the_run_after_some_failures(start, tm
 
 def test_changed_settings_are_refused_and_recorded_where_accepted(killed, start):
     storage, _, _ = killed
-    refused = start(storage, "--trials", "3", "--set", "train.lr=1e-3")
+    refused = start(storage, "--trials", "3", "--set", "train.lr=2e-3")
     assert refused.finish() == 2
-    assert "settings.train.lr: 0.005 there, 0.001 now" in refused.output
-    accepted = start(storage, "--trials", "3", "--set", "train.lr=1e-3", "--accept-changes")
+    assert "settings.train.lr: 0.001 there, 0.002 now" in refused.output
+    accepted = start(storage, "--trials", "3", "--set", "train.lr=2e-3", "--accept-changes")
     assert accepted.finish() == 0, accepted.output
-    assert Ledger(f"sqlite:///{storage}/small/study.db", "small").metadata.identity["settings"]["train.lr"] == 0.001
+    assert Ledger(f"sqlite:///{storage}/small/study.db", "small").metadata.identity["settings"]["train.lr"] == 0.002

@@ -231,7 +231,7 @@ def test_command_refuses_to_continue_with_other_settings(
 ):
     assert command(tmp_path, cache) == 0
     assert command(tmp_path, cache, "train.lr=0.1") == 2
-    assert "was begun with other settings (train.lr: 0.005 there, 0.1 now)" in capsys.readouterr().err
+    assert "was begun with other settings (train.lr: 0.001 there, 0.1 now)" in capsys.readouterr().err
 
 
 def test_command_tells_a_folder_that_cannot_be_written(tmp_path: Path, cache: str, capsys: pytest.CaptureFixture[str]):
