@@ -224,7 +224,7 @@ class Study:
 
 
 class SimulatedPsutil:
-    """What the lock uses of psutil: it sees the processes of its own host."""
+    """Replaces psutil in the lock: shows the simulated processes of the caller's host."""
 
     NoSuchProcess, STATUS_ZOMBIE = psutil.NoSuchProcess, psutil.STATUS_ZOMBIE
 

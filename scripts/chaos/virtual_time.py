@@ -6,6 +6,7 @@ A thread runs until it sleeps or waits; then the earliest event is next, and the
 import heapq
 import itertools
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -159,10 +160,9 @@ class Thread(greenlet):
 
     def _run(self) -> None:
         try:
-            if self.process.alive:
-                self.target(*self.arguments)
-        except Killed:
-            pass
+            with suppress(Killed):  # the end of a killed process's thread
+                if self.process.alive:
+                    self.target(*self.arguments)
         finally:
             self.process.threads.remove(self)
             self.ended.set()

@@ -25,7 +25,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Happening(Enum):
-    """What a write to the ledger says about a trial."""
+    """Kind of an event of a trial that the ledger has recorded."""
 
     ASKED = auto()
     REPORTED = auto()
@@ -34,7 +34,7 @@ class Happening(Enum):
 
 
 class Event(NamedTuple):
-    """One of them."""
+    """One event of a trial, as the ledger has recorded it."""
 
     seq: int
     """Number of the write."""
@@ -88,7 +88,7 @@ class StudySampler:
 
     @property
     def context(self) -> dict[str, Any]:
-        """What a suggestion depends on besides the records."""
+        """Return what a suggestion depends on besides the records, by name."""
         return {"sampler": self.sampler, "budget": self.budget, **self.versions}
 
     def remaining(self, records: Sequence[TrialRecord]) -> int:

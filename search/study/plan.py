@@ -44,7 +44,7 @@ class Repeat:
 
 
 class TrialPoint(Protocol):
-    """What determines the settings of a trial; TrialAttempt and TrialRecord have these attributes."""
+    """The attributes of TrialAttempt and TrialRecord that determine the settings of a trial."""
 
     @property
     def number(self) -> int: ...
@@ -110,7 +110,7 @@ class RepeatPlan(Plan):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes the study this study; has the names of the searched settings, without their ranges."""
+        """Return what may not change while a study is continued: settings, and names of the searched ones."""
         point = {"space": self.space.name, "settings": sorted(self.space.search)}
         return self.common_identity() | {"point": point}
 

@@ -186,8 +186,9 @@ def test_a_lock_taken_between_looking_and_taking_it_is_respected(ledger, monkeyp
 def test_every_heartbeat_prolongs_the_lock(ledger, monkeypatch):
     monkeypatch.setattr(lock, "HEARTBEAT_S", 0.02)
     with ledger.lock() as held:
-        began = held._renewed
+        began, stored = held._renewed, ledger.holder().heartbeat
         wait_for(lambda: held._renewed > began)
+        assert ledger.holder().heartbeat > stored
 
 
 def test_the_heartbeat_goes_on_after_a_database_error(ledger, monkeypatch, caplog):
