@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
 
-from scripts.chaos.simulated_study import Fault, Study, schedule
+from scripts.chaos.simulated_faults import Fault, schedule
+from scripts.chaos.simulated_study import Study
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

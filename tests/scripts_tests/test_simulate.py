@@ -14,8 +14,9 @@ import pytest
 from fgseg.storage import store
 from scripts.chaos.ray_sequences import SCENARIOS, record
 from scripts.chaos.simulate import shorten
+from scripts.chaos.simulated_faults import FAULTS, Fault, schedule
 from scripts.chaos.simulated_ray import Cluster, SimulatedTuner
-from scripts.chaos.simulated_study import FAULTS, START, Fault, Study, schedule
+from scripts.chaos.simulated_study import START, Study
 from scripts.chaos.virtual_time import Clock, Process, Thread
 
 ROOT = Path(__file__).parent.parent.parent
