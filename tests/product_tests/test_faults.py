@@ -119,7 +119,7 @@ def test_mlflow_server_that_never_answers_costs_a_warning_only(start, tmp_path: 
 def test_full_disk_stops_the_run_with_one_line_and_it_continues_once_there_is_room(start, tmp_path: Path):
     storage, ballast = tmp_path / "small-disk", tmp_path / "small-disk" / "ballast"
     storage.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(storage)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(storage)], capture_output=True)
     if mounted.returncode:
         absent("only root may mount a small disk")
     try:
