@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fgseg.config.errors import one_line
+from fgseg.results import select_epoch
 from search.study.location import public_address
 
 if TYPE_CHECKING:
@@ -152,6 +153,48 @@ def test_points(record: "TrialRecord") -> list[MetricPoint]:
         return []
     evaluated = record.epochs[record.test.epoch - 1]
     return [MetricPoint(evaluated.epoch, evaluated.wall_time, record.test.metrics())]
+
+
+def outcome_points(record: "TrialRecord") -> list[MetricPoint]:
+    """Return the outcome of an ended trial, at the step of its last epoch; empty without an epoch.
+
+    MLflow's table of runs shows the last value of a metric; `best/` and `selected/` have one value only.
+    """
+    if record.is_open or not record.epochs:
+        return []
+    return [MetricPoint(record.epochs[-1].epoch, last_moment(record), outcome_metrics(record))]
+
+
+def outcome_metrics(record: "TrialRecord") -> dict[str, float]:
+    """Return the best epoch of a trial, and the validation metrics of the selected epoch of a COMPLETE trial."""
+    best = select_epoch(record.epochs, "best")
+    selected = record.chosen.validation_metrics() if record.chosen else {}
+    return {"best/val/miou": best.miou, "best/epoch": best.epoch} | {f"selected/{k}": v for k, v in selected.items()}
+
+
+def study_points(
+    best: "TrialRecord", records: "Iterable[TrialRecord]", untrained: "UntrainedResult | None"
+) -> list[MetricPoint]:
+    """Return the metrics of the parent run after the latest end of a trial.
+
+    Args:
+        best: the best trial, COMPLETE.
+        records: all trials of the study.
+        untrained: result of the untrained checkpoint, if there is one.
+
+    Returns:
+        Two points at the step of the number of ended trials: the validation metrics of the best trial; and its
+        outcome with its gains in mIoU over trial 0, the start point, and over the untrained checkpoint, if known.
+    """
+    assert best.value is not None and best.chosen is not None
+    ended = [record for record in records if not record.is_open]
+    start = next((record.value for record in ended if record.number == 0 and record.repeat is None), None)
+    gains = {} if start is None else {"gain/over_start": best.value - start}
+    if untrained and untrained.split == "val":
+        gains["gain/over_checkpoint"] = best.value - untrained.miou
+    moment = max(map(last_moment, ended))
+    groups = best.chosen.validation_metrics(), outcome_metrics(best) | gains
+    return [MetricPoint(len(ended), moment, values) for values in groups]
 
 
 def trial_ending(record: "TrialRecord", phase: Phase) -> tuple[str, dict[str, str]]:
