@@ -11,8 +11,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from fgseg.cli import DONE, run_command
+from fgseg.cli import DONE, add_json_option, run_command
+from fgseg.config.errors import ConfigError
 from search.cli.options import Parser, add_location_options, location_from
+from search.console.documents import print_document, status_document
 from search.console.study_status import StudyStatus, recent_pace, time_left
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
@@ -31,7 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def show_study(options: argparse.Namespace) -> int:
     """Print the state of the study once, or until its driver ends or Ctrl-C; raises ConfigError."""
+    if options.json and options.follow:
+        raise ConfigError("--json: not with --follow; call the command again instead")
     location, console = location_from(options), Console(highlight=False)
+    if options.json:
+        return print_document(status_document(location))
     ledger = open_ledger(location)
     if not options.follow:
         console.print(study_view(ledger, location))
@@ -74,6 +80,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m search.status", description=__doc__)
     add_location_options(parser)
     parser.add_argument("--follow", action="store_true", help="refresh until the driver of the study ends")
+    add_json_option(parser)
     return parser.parse_args(arguments)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fgseg.config.errors import one_line
-from fgseg.results import select_epoch
 from search.study.location import public_address
 
 if TYPE_CHECKING:
@@ -162,14 +161,7 @@ def outcome_points(record: "TrialRecord") -> list[MetricPoint]:
     """
     if record.is_open or not record.epochs:
         return []
-    return [MetricPoint(record.epochs[-1].epoch, last_moment(record), outcome_metrics(record))]
-
-
-def outcome_metrics(record: "TrialRecord") -> dict[str, float]:
-    """Return the best epoch of a trial, and the validation metrics of the selected epoch of a COMPLETE trial."""
-    best = select_epoch(record.epochs, "best")
-    selected = record.chosen.validation_metrics() if record.chosen else {}
-    return {"best/val/miou": best.miou, "best/epoch": best.epoch} | {f"selected/{k}": v for k, v in selected.items()}
+    return [MetricPoint(record.epochs[-1].epoch, last_moment(record), record.outcome())]
 
 
 def study_points(
@@ -193,7 +185,7 @@ def study_points(
     if untrained and untrained.split == "val":
         gains["gain/over_checkpoint"] = best.value - untrained.miou
     moment = max(map(last_moment, ended))
-    groups = best.chosen.validation_metrics(), outcome_metrics(best) | gains
+    groups = best.chosen.validation_metrics(), best.outcome() | gains
     return [MetricPoint(len(ended), moment, values) for values in groups]
 
 
