@@ -8,10 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
+from rich.console import Console
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import DataConfig
+from fgseg.data import FrameSet, open_reader
+from fgseg.labels import LabelSet
 from fgseg.storage.store import absolute, is_local
+from search.console.data_picture import save_picture
+from search.console.decoding import read_splits
 from search.console.study_status import StudyStatus, recent_pace
 from search.ledger.catalog import open_ledger, study_names
 from search.ledger.ledger import Ledger
@@ -49,6 +54,27 @@ class StudyDocument(Document):
     """Metrics of the best trial, as MLflow's table shows them; empty while no trial is complete."""
 
 
+class SplitDocument(Document):
+    """Frames of one split."""
+
+    frames: int
+    pixel_share: dict[str, float]
+    """Share of each class among the pixels that are not void, in [0, 1]."""
+    class_frames: dict[str, int]
+    """Number of frames that hold the class."""
+
+
+class DataDocument(Document):
+    """The data set of a plan."""
+
+    splits: dict[str, SplitDocument]
+    """Training and validation frames; empty if the data are not read, see `note`."""
+    picture: str | None
+    """Path of a PNG file that shows training frames with their labels."""
+    note: str
+    """Why the data are not read; empty if they are."""
+
+
 class PlanDocument(Document):
     """What a search would run: `search.run --dry-run --json`."""
 
@@ -71,6 +97,7 @@ class PlanDocument(Document):
     """Settings of the search, by the name of their flag with underscores."""
     searched: dict[str, Range]
     """Ranges by setting."""
+    data: DataDocument
 
 
 class TrialDocument(Document):
@@ -185,6 +212,31 @@ def plan_document(plan: Plan) -> PlanDocument:
         settings=plan.settings.flat(),
         search=plan.search.model_dump(exclude={"tracking_uri", "storage", "ledger_url"}),
         searched=plan.space.search,
+        data=data_document(plan.settings.data),
+    )
+
+
+def data_document(cfg: DataConfig) -> DataDocument:
+    """Read training and validation frames, as a run would, and describe them; raises ConfigError.
+
+    Nothing is read while there is no `data.root`, nor from the hub, from which a dry run downloads nothing.
+    """
+    if cfg.reader != "streets" and cfg.root is None:
+        return DataDocument(splits={}, picture=None, note="not read, since data.root is not set")
+    if open_reader(cfg).remote:
+        return DataDocument(splits={}, picture=None, note="not read, since a dry run downloads nothing from the hub")
+    splits = read_splits(cfg, ("train", "val"), Console(stderr=True))
+    found = {name: split_document(frames, cfg.label_set()) for name, frames in splits.items()}
+    return DataDocument(splits=found, picture=str(save_picture(cfg, splits)), note="")
+
+
+def split_document(frames: FrameSet, classes: LabelSet) -> SplitDocument:
+    """Describe the frames of a split."""
+    pixels = frames.pixels.sum(0) / max(1, frames.pixels.sum())
+    return SplitDocument(
+        frames=len(frames),
+        pixel_share={c.key: float(pixels[c.label]) for c in classes.classes},
+        class_frames={c.key: int((frames.pixels[:, c.label] > 0).sum()) for c in classes.classes},
     )
 
 

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from fgseg.config.settings import DataConfig
+from fgseg.labels import display_name
 from fgseg.tables import Row, Table
-from search.console.documents import PlanDocument, SpaceDocument, StudyDocument
+from search.console.documents import DataDocument, PlanDocument, SpaceDocument, StudyDocument
 from search.ledger.records import State
 from search.study.location import public_address
 from search.study.plan import Plan
@@ -47,7 +49,24 @@ def print_plan(plan: Plan, found: PlanDocument) -> int:
     console.print(f"  ledger    {public_address(plan.location.ledger_url)}")
     console.print(f"  MLflow    {public_address(plan.location.tracking_uri)}")
     console.print(plan_table(plan).to_rich(), space_table(plan.space).to_rich())
+    print_data(found.data, plan.settings.data, console)
     return 0
+
+
+def print_data(found: DataDocument, cfg: DataConfig, console: Console) -> None:
+    """Print the frames, and the share and the number of frames of each class, or why they are not read."""
+    if found.note:
+        console.print(f"data: {found.note}")
+        return
+    columns = ["class", *(text for name in found.splits for text in (f"{name} pixels", f"{name} frames"))]
+    cells = {
+        key: [text for s in found.splits.values() for text in (f"{s.pixel_share[key]:.2%}", str(s.class_frames[key]))]
+        for key in next(iter(found.splits.values())).pixel_share
+    }
+    sizes = ", ".join(f"{split.frames} {name}" for name, split in found.splits.items())
+    title = f"data: {sizes} frames of {cfg.height}x{cfg.width}"
+    console.print(Table(title, columns, [Row([display_name(key), *texts]) for key, texts in cells.items()]).to_rich())
+    console.print(f"labels on frames: {found.picture}", soft_wrap=True)
 
 
 def remaining_trials(found: PlanDocument) -> str:

@@ -4,17 +4,23 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from builders import make_untrained
 from kept_study import begin, finished_study, train
+from PIL import Image
 from pydantic import TypeAdapter
+from rich.console import Console
+from small_data import make
 
 from fgseg.checkpoints.untrained_result import UNTRAINED
 from fgseg.storage.store import LocalStore
 from search import run, status
 from search.audit.__main__ import AuditDocument
 from search.audit.__main__ import main as audit
-from search.console.documents import PlanDocument, SpaceDocument, StatusDocument, StudyDocument
+from search.console.data_picture import LEGEND_HEIGHT_PX
+from search.console.documents import PlanDocument, SpaceDocument, StatusDocument, StudyDocument, data_document
+from search.console.listings import print_data
 from search.ledger.records import State
 
 
@@ -25,15 +31,57 @@ def test_spaces_are_listed_with_their_ranges(capsys: pytest.CaptureFixture[str])
     assert ssim.low < ssim.start < ssim.high
 
 
+def sets(**settings: object) -> list[str]:
+    """--set for settings of the section `data`."""
+    return [word for key, value in settings.items() for word in ("--set", f"data.{key}={value}")]
+
+
 def test_plan_names_settings_as_set_does_and_masks_credentials(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     uri = "http://someone:very-secret@127.0.0.1:5000"
     arguments = ["--space=bas", "--dry-run", "--json", f"--storage={tmp_path / 'runs'}", f"--tracking-uri={uri}"]
-    assert run.main(arguments) == 0
+    assert run.main([*arguments, *sets(train=6, val=3, cache=tmp_path / "cache")]) == 0
     shown = capsys.readouterr().out
     plan = PlanDocument.model_validate_json(shown)
     assert (plan.new_trials, plan.exists, plan.search["trials"]) == (8, False, 8)
     assert plan.settings["loss.ssim"] == plan.searched["loss.ssim"].start
     assert "very-secret" not in shown
+    train = plan.data.splits["train"]
+    assert (train.frames, train.class_frames["background"]) == (6, 6)
+    assert sum(train.pixel_share.values()) == pytest.approx(1)
+    assert plan.data.picture and plan.data.picture.startswith(str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "note"),
+    [
+        ({"reader": "cityscapes"}, "data: not read, since data.root is not set"),
+        (
+            {"reader": "hub", "root": "someone/streets"},
+            "data: not read, since a dry run downloads nothing from the hub",
+        ),
+    ],
+)
+def test_data_that_a_dry_run_does_not_read_are_noted(settings: dict[str, str], note: str, capsys):
+    assert run.main(["--space=bas", "--dry-run", *sets(**settings)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].strip() == note
+
+
+def test_dry_run_draws_the_labels_of_a_folder_on_its_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The classes that occur have a share, and the picture their colours."""
+    cfg = make("folder", tmp_path)
+    found = data_document(cfg)
+    assert found.picture is not None
+    with Image.open(found.picture) as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    shares = found.splits["train"].pixel_share
+    assert shares["car"] > 0
+    car = next(c for c in cfg.label_set().classes if c.key == "car")
+    rows = pixels[:-LEGEND_HEIGHT_PX]
+    assert (np.abs(rows[:, rows.shape[1] // 2 :].astype(int) - car.colour).sum(-1) < 200).any()
+    assert (pixels[-LEGEND_HEIGHT_PX:] == car.colour).all(-1).any()
+    print_data(found, cfg, Console())
+    assert f"{found.splits['train'].frames} train" in (shown := capsys.readouterr().out)
+    assert f"{shares['car']:.2%}" in shown
 
 
 def test_status_has_the_metrics_of_mlflow_s_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
