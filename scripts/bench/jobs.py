@@ -16,7 +16,8 @@ from fgseg.config.settings import RunConfig
 from fgseg.data import load_splits
 from fgseg.data.batches import train_batches
 from fgseg.data.device_frames import Frames, load_to_device
-from fgseg.devices import limit_gpu_memory, tune_malloc
+from fgseg.devices import tune_malloc
+from fgseg.gpu_memory import limit_gpu_memory
 from fgseg.losses import HybridLoss
 from fgseg.metrics.evaluator import evaluate
 from fgseg.model.pretrained import VARIANTS
