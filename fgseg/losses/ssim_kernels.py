@@ -18,10 +18,14 @@ from fgseg.losses.ssim_window import C1, C2, RADIUS, blur_matrix
 BLOCK = 256
 """Values per program of a kernel."""
 
+# ruff: noqa: PLR0917  # Triton passes the arguments of a kernel by position
+
 
 @triton.jit
-def blur_columns(probs, target, band, mean, target_mean, square, product, H, W, N, BLOCK: tl.constexpr, R: tl.constexpr):
-    """Blur probs, target, probs**2 and probs * target, (.., H, W) with N values each, along columns; band is (11, H)."""
+def blur_columns(
+    probs, target, band, mean, target_mean, square, product, H, W, N, BLOCK: tl.constexpr, R: tl.constexpr
+):
+    """Blur probs, target, probs**2 and probs * target, (..., H, W) and N values each, by columns; band is (11, H)."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < N
     row = (at // W) % H
@@ -48,7 +52,7 @@ def blur_columns(probs, target, band, mean, target_mean, square, product, H, W, 
 @triton.jit
 def similarity(
     mean, target_mean, square, product, band, by_mean, by_square, by_product, sums, W, N,
-    C1: tl.constexpr, C2: tl.constexpr, BLOCK: tl.constexpr, R: tl.constexpr,
+    C1: tl.constexpr, C2: tl.constexpr, BLOCK: tl.constexpr, R: tl.constexpr
 ):  # fmt: skip
     """Blur the moments along rows (band is (11, W)); store the sum of the similarity, and its derivatives by moment.
 

@@ -1,7 +1,7 @@
 """Run the Triton kernels of SSIM on the CPU: TRITON_INTERPRET=1 python interpreted_kernels.py
 
-Prints a line for each case: its name, how far the loss is from the formula in float64, and how far the gradient is, as a
-fraction of its norm.  Triton reads the variable when it is imported, hence a process of its own.
+Prints a line for each case: its name, the difference of the loss from the formula in float64, and that of the gradient
+as a fraction of its norm.  Triton reads the variable when it is imported, hence a process of its own.
 """
 
 import torch
@@ -20,9 +20,10 @@ def prediction(height: int, width: int) -> tuple[torch.Tensor, Batch]:
 
 
 def main() -> None:
-    """Compare plain and compiled calls with the formula, on frames that do and do not fill the blocks of the kernels."""
+    """Compare plain and compiled calls with the formula, on frames that fill the kernels' blocks and others."""
     compiled = torch.compile(kernel_ssim, backend="aot_eager", fullgraph=True, dynamic=False)
-    for name, form, size in (("6x7", kernel_ssim, (6, 7)), ("11x23", kernel_ssim, (11, 23)), ("compiled", compiled, (8, 16))):
+    cases = {"6x7": (kernel_ssim, (6, 7)), "11x23": (kernel_ssim, (11, 23)), "compiled": (compiled, (8, 16))}
+    for name, (form, size) in cases.items():
         logits, batch = prediction(*size)
         expected, found = direct_ssim(batch.probs.double(), batch.target.double()), form(batch.probs, batch.target)
         wanted, gradient = (torch.autograd.grad(v, logits, retain_graph=True)[0] for v in (expected, found))
