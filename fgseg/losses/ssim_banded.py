@@ -35,6 +35,14 @@ class BandedSsim(torch.autograd.Function):
         return slope * (grads[0] / -slope.numel()), None
 
 
+def banded_sum_and_slope(probs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the similarity () summed over (N, C, H, W), and its derivative by probs, (N, C, H, W)."""
+    blur = _Blur(*probs.shape[-2:], probs)
+    total, slope = _sum_and_slope(probs.flatten(0, 1), target.flatten(0, 1), blur, wants_slope=True)
+    assert slope is not None
+    return total, slope.view_as(probs)
+
+
 def _sum_and_slope(probs: Tensor, target: Tensor, blur: "_Blur", wants_slope: bool) -> tuple[Tensor, Tensor | None]:
     """Return the similarity summed over planes (M, H, W), and with `wants_slope` its derivative by probs (M, H, W)."""
     moments = (blur(maps) for maps in (probs, target, probs * probs, probs * target))

@@ -5,7 +5,6 @@ map exists, so that 25 maps are read or written in all.
 """
 
 from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -133,12 +132,8 @@ def combine_derivatives(
     tl.store(slope + at, d_mean + 2 * d_square * prob + d_product * truth, mask=inside)
 
 
-@torch.library.custom_op("fgseg::ssim_and_slope", mutates_args=())
-def ssim_and_slope(probs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute `fgseg.losses.ssim.ssim` of (N, C, H, W) float32, and the derivative of the summed similarity by probs.
-
-    An operator, so that torch.compile calls it as it is.
-    """
+def kernel_sum_and_slope(probs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the similarity () summed over (N, C, H, W) float32, and its derivative by probs, (N, C, H, W)."""
     height, width = probs.shape[-2:]
     probs, target, count = probs.contiguous(), target.contiguous(), probs.numel()
     (rows, rows_adjoint), (columns, columns_adjoint) = (bands(size, probs.device) for size in (height, width))
@@ -150,27 +145,7 @@ def ssim_and_slope(probs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     similarity[grid](a, b, c, d, columns, by_mean, by_square, by_product, sums, width, count, C1=C1, C2=C2, **sizes)
     blur_derivatives[grid](by_mean, by_square, by_product, rows_adjoint, a, b, c, height, width, count, **sizes)
     combine_derivatives[grid](a, b, c, probs, target, columns_adjoint, d, width, count, **sizes)
-    return 1 - sums.sum() / count, d
-
-
-@ssim_and_slope.register_fake
-def _(probs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    return probs.new_empty(()), torch.empty(probs.shape, dtype=probs.dtype, device=probs.device)
-
-
-def keep_slope(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
-    """Keep the derivative for the backward pass."""
-    ctx.save_for_backward(output[1])
-    ctx.set_materialize_grads(False)
-
-
-def scale_slope(ctx: Any, by_loss: Tensor, by_slope: None) -> tuple[Tensor, None]:
-    """Return the derivative of the loss by probs; the loss is one minus the mean similarity."""
-    (slope,) = ctx.saved_tensors
-    return slope * (by_loss / -slope.numel()), None
-
-
-ssim_and_slope.register_autograd(scale_slope, setup_context=keep_slope)
+    return sums.sum(), d
 
 
 @cache

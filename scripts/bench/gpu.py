@@ -29,6 +29,8 @@ SCENES, TRIALS, SEEDS = 24, 5, 3
 """PNG files of the source's recipe, trials of the search, and trainings of each side of the comparison of mIoU."""
 FRAMES, EPOCHS, SEARCH_SIZE = 2000, 3, (256, 512)
 """Training frames, epochs and frame size of the trials of the search."""
+INTERRUPT_S = 15.0
+"""Seconds that an interrupted part may take to end before it is killed."""
 MARK = "figure"
 """Begins a line of a part's output that has a name and a number."""
 
@@ -224,19 +226,22 @@ def show(name: str, figures: Iterator[tuple[str, float]]) -> None:
 
 
 def collect(command: Sequence[str], limit_s: float) -> dict[str, float]:
-    """Run a part as a command, kill it and its group after `limit_s`, and return the figures that it printed."""
+    """Run a part as a command, and return the figures that it printed; after `limit_s` it is interrupted."""
     figures: dict[str, float] = {}
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
-    timer = threading.Timer(limit_s, os.killpg, (process.pid, signal.SIGKILL))
-    timer.start()
+    ends = {signal.SIGINT: limit_s, signal.SIGKILL: limit_s + INTERRUPT_S}  # the first lets it end what it started
+    timers = [threading.Timer(after, os.killpg, (process.pid, number)) for number, after in ends.items()]
+    for timer in timers:
+        timer.start()
     with process:
         for line in process.stdout:
             print(line, end="", flush=True)
             if line.startswith(f"{MARK}\t"):
                 _, name, value = line.rstrip("\n").split("\t")
                 figures[name] = float(value)
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
     if process.returncode:
         print(f"failed or cut off, exit code {process.returncode}: {' '.join(command)}", flush=True)
     return figures

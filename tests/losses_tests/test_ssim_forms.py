@@ -1,22 +1,23 @@
 """The forms of SSIM: Triton's kernels against the formula, in Triton's interpreter, and which form is used when."""
 
-import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-import fgseg.losses.ssim as forms
 from fgseg.losses import HybridLoss
-from fgseg.losses.ssim import compare_kernels, direct_ssim, kernels_work_on, ssim
-from fgseg.losses.ssim_banded import BandedSsim
+from fgseg.losses.ssim import ssim
+from fgseg.losses.ssim_banded import BandedSsim, banded_sum_and_slope
+from fgseg.losses.ssim_operator import compare_kernels, kernels_work, ssim_and_slope
 
 ROOT = Path(__file__).parents[2]
-KERNELS = "fgseg.losses.ssim_kernels"
 CPU = torch.device("cpu")
 
 
@@ -32,42 +33,48 @@ def test_kernels_compute_the_formula_and_its_gradient():
         assert loss < 2e-6 and gradient < 1e-5, name  # float32, see ROUNDING in test_losses.py
 
 
-def test_kernels_are_compared_with_the_formula_before_they_are_used(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    monkeypatch.setattr(forms, "kernel_ssim", BandedSsim.apply)
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """Stands in for the module of the kernels, whose function a test sets; nothing is known about it yet."""
+    kernels = SimpleNamespace(kernel_sum_and_slope=banded_sum_and_slope)
+    monkeypatch.setitem(sys.modules, "fgseg.losses.ssim_kernels", kernels)
+    kernels_work.cache_clear()
+    yield kernels
+    kernels_work.cache_clear()
+
+
+def test_kernels_are_compared_before_they_are_used(kernels: SimpleNamespace, caplog: pytest.LogCaptureFixture):
     assert compare_kernels(CPU) == ""
-    monkeypatch.setattr(forms, "kernel_ssim", lambda probs, target: 1.001 * direct_ssim(probs, target))
-    kernels_work_on.cache_clear()
-    with caplog.at_level(logging.WARNING):
-        assert [kernels_work_on(CPU), kernels_work_on(CPU)] == [False, False]
+
+    def wrong(*maps: Tensor) -> tuple[Tensor, Tensor]:
+        total, slope = banded_sum_and_slope(*maps)
+        return total, 1.001 * slope
+
+    kernels.kernel_sum_and_slope = wrong
+    assert [kernels_work(CPU), kernels_work(CPU)] == [False, False]
     assert caplog.messages == [
-        "loss.ssim: the Triton kernels are not used, slower matrix products are: their gradient differs by 1.0e-03 of "
-        "its norm"
+        "loss.ssim: the Triton kernels are not used, slower matrix products are: the mean similarity differs by "
+        "0.0e+00, its derivative by 1.0e-03 of its norm"
     ]
 
 
-def test_machine_without_triton_uses_matrix_products(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
-    monkeypatch.setitem(sys.modules, KERNELS, None)  # its import fails
-    kernels_work_on.cache_clear()
-    assert not kernels_work_on(CPU)
+def test_machine_without_triton_uses_matrix_products(
+    kernels: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setitem(sys.modules, "fgseg.losses.ssim_kernels", None)  # its import fails
+    probs, target = torch.rand(1, 3, 32, 64), torch.zeros(1, 3, 32, 64)
+    assert ssim_and_slope(probs, target)[0] == BandedSsim.apply(probs, target)
     assert "slower matrix products are: ModuleNotFoundError: " in caplog.text
 
 
 @pytest.mark.parametrize(
-    ("device", "pixels", "work", "form"),
-    [
-        ("cpu", 0, True, "BandedSsim"),
-        ("cuda", 0, True, "ssim_and_slope"),
-        ("cuda", 0, False, "BandedSsim"),
-        ("cuda", 10**4, True, "RsubBackward"),
-    ],
+    ("device", "pixels", "form"),
+    [("cpu", 0, "BandedSsim"), ("cuda", 0, "ssim_and_slope"), ("cuda", 10**4, "RsubBackward")],
 )
 def test_device_and_size_decide_which_form_is_used(
-    monkeypatch: pytest.MonkeyPatch, device: str, pixels: int, work: bool, form: str
+    monkeypatch: pytest.MonkeyPatch, device: str, pixels: int, form: str
 ):
-    monkeypatch.setattr(forms, "MAX_DIRECT_PX", pixels)
-    monkeypatch.setattr(forms, "kernels_work", lambda: work)
+    monkeypatch.setattr("fgseg.losses.ssim.MAX_DIRECT_PX", pixels)
     with FakeTensorMode():  # tensors of a GPU without one
         probs = torch.rand(1, 3, 32, 64, device=device).requires_grad_()
         assert form in type(ssim(probs, torch.zeros_like(probs)).grad_fn).__name__
@@ -75,9 +82,8 @@ def test_device_and_size_decide_which_form_is_used(
 
 @pytest.mark.gpu
 def test_loss_on_a_gpu_is_that_of_the_cpu(gpu: torch.device, monkeypatch: pytest.MonkeyPatch):
-    kernels_work_on.cache_clear()
-    monkeypatch.setattr(forms, "MAX_DIRECT_PX", 0)
-    assert forms.kernels_work()
+    monkeypatch.setattr("fgseg.losses.ssim.MAX_DIRECT_PX", 0)
+    assert kernels_work(torch.device("cuda", torch.cuda.current_device()))
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 7, 32, 64, generator=generator)
     labels = torch.randint(0, 7, (2, 16, 32), generator=generator).repeat_interleave(8, 1).repeat_interleave(8, 2)

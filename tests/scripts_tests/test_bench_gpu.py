@@ -36,4 +36,4 @@ def test_figures_of_a_part_that_is_cut_off_count(capsys: pytest.CaptureFixture[s
     started = time.monotonic()
     assert collect([sys.executable, "-c", part], 5) == {"one": 1.5}
     assert time.monotonic() - started < 300
-    assert "failed or cut off, exit code -9" in capsys.readouterr().out
+    assert "failed or cut off, exit code -" in capsys.readouterr().out

@@ -7,7 +7,8 @@ as a fraction of its norm.  Triton reads the variable when it is imported, hence
 import torch
 
 from fgseg.losses.hybrid import Batch
-from fgseg.losses.ssim import direct_ssim, kernel_ssim
+from fgseg.losses.ssim import direct_ssim
+from fgseg.losses.ssim_operator import kernels_work, ssim_and_slope
 
 
 def prediction(height: int, width: int) -> tuple[torch.Tensor, Batch]:
@@ -21,11 +22,13 @@ def prediction(height: int, width: int) -> tuple[torch.Tensor, Batch]:
 
 def main() -> None:
     """Compare plain and compiled calls with the formula, on frames that fill the kernels' blocks and others."""
-    compiled = torch.compile(kernel_ssim, backend="aot_eager", fullgraph=True, dynamic=False)
-    cases = {"6x7": (kernel_ssim, (6, 7)), "11x23": (kernel_ssim, (11, 23)), "compiled": (compiled, (8, 16))}
+    if not kernels_work(torch.device("cpu")):
+        raise SystemExit("the kernels are not used")
+    compiled = torch.compile(ssim_and_slope, backend="aot_eager", fullgraph=True, dynamic=False)
+    cases = {"6x7": (ssim_and_slope, (6, 7)), "11x23": (ssim_and_slope, (11, 23)), "compiled": (compiled, (8, 16))}
     for name, (form, size) in cases.items():
         logits, batch = prediction(*size)
-        expected, found = direct_ssim(batch.probs.double(), batch.target.double()), form(batch.probs, batch.target)
+        expected, found = direct_ssim(batch.probs.double(), batch.target.double()), form(batch.probs, batch.target)[0]
         wanted, gradient = (torch.autograd.grad(v, logits, retain_graph=True)[0] for v in (expected, found))
         print(name, abs(found.item() - expected.item()), ((gradient - wanted).norm() / wanted.norm()).item())
 
