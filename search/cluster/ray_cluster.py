@@ -48,6 +48,8 @@ def ray_environment() -> dict[str, str]:
 def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], None]) -> Iterator[Resources]:
     """Start or join a cluster; yields the resources of each trial, and leaves or ends the cluster at the end.
 
+    If trials share a GPU of a private cluster, they run under NVIDIA MPS where it is installed (see `mps_daemon`).
+
     `ray_environment` must be in os.environ before Ray is imported, since Ray reads the variables at import.
 
     Args:
