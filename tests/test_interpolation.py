@@ -50,6 +50,7 @@ def test_gradient_in_half_precision_is_summed_in_float32():
     assert_same(maps, slope, (32, 64), maps.detach().float().requires_grad_(), 5e-4)  # float16 has 11 bits
 
 
+@pytest.mark.slow  # imports the compiler
 def test_compiled_gradient_is_the_same_where_the_result_is_changed_in_place():
     maps, slope = maps_and_slope((4, 8), (8, 16))
 

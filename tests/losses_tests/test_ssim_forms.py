@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow  # imports torch and Triton in a process of its own
 def test_kernels_compute_the_formula_and_its_gradient():
     pytest.importorskip("triton", reason="Triton comes with PyTorch for Linux")
     own = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
@@ -67,6 +68,7 @@ def test_machine_without_triton_uses_matrix_products(
     assert "slower matrix products are: ModuleNotFoundError: " in caplog.text
 
 
+@pytest.mark.slow  # imports the compiler
 def test_operator_is_called_as_it_is_by_a_compiled_loss(kernels: SimpleNamespace):
     calls, probs = [], torch.rand(1, 3, 16, 32).requires_grad_()
     kernels.kernel_sum_and_slope = lambda *maps: calls.append(maps) or banded_sum_and_slope(*maps)
