@@ -1,6 +1,6 @@
 """The memory of a GPU that this process may use: its share, the frames that stay, what is free, evaluation batches."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -17,6 +17,9 @@ EVALUATION_BYTES_PER_PX = 2**10
 DEFAULT_POOL = (0, 0)
 """The allocator's pool outside captured graphs, as torch.cuda.memory_snapshot names it."""
 
+FramesKey = tuple[str, bool]
+"""Fingerprint of a set of frames, and whether their components are loaded."""
+
 
 class GpuMemory:
     """The memory of one GPU as this process uses it; one object for each GPU and process, see `gpu_memory`.
@@ -27,7 +30,7 @@ class GpuMemory:
     def __init__(self, index: int):
         """Use the GPU of this index, at least 0."""
         self.index = index
-        self.frames: dict[Hashable, Any] = {}
+        self.frames: dict[FramesKey, Any] = {}
 
     def limit_share(self, fraction: float) -> None:
         """Limit this process to a fraction of the GPU.
@@ -52,7 +55,7 @@ class GpuMemory:
         """Return the number of pixels of an evaluation batch: `EVALUATION_PX`, or fewer where memory is scarce."""
         return min(EVALUATION_PX, self.available_bytes() // EVALUATION_BYTES_PER_PX)
 
-    def keep_frames(self, wanted: Mapping[Hashable, int], load: Callable[[Hashable], Any]) -> int | None:
+    def keep_frames(self, wanted: Mapping[FramesKey, int], load: Callable[[FramesKey], Any]) -> int | None:
         """Hold exactly the wanted frames on the GPU; those of the last call are reused, and the others are dropped.
 
         Args:

@@ -37,7 +37,8 @@ class BandedSsim(torch.autograd.Function):
 
 def banded_sum_and_slope(probs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return the similarity () summed over (N, C, H, W), and its derivative by probs, (N, C, H, W)."""
-    blur = _Blur(*probs.shape[-2:], probs)
+    height, width = probs.shape[-2:]
+    blur = _Blur(height, width, probs)
     total, slope = _sum_and_slope(probs.flatten(0, 1), target.flatten(0, 1), blur, wants_slope=True)
     assert slope is not None
     return total, slope.view_as(probs)
