@@ -147,7 +147,7 @@ class CompiledStep(Step):
             logits, edge_logits = output if isinstance(output, tuple) else (output, None)
             loss, terms = criterion(logits, labels, None, edge_logits)
             self.scaler.scale(loss / len(group)).backward()
-            self.loss_sums += torch.stack([loss.detach(), *terms.values()]) * len(labels)
+            self.add_losses(torch.stack([loss.detach(), *terms.values()]), len(labels))
         self.scaler.unscale_(self.optimizer)
         self.grad_norm.copy_(clip_grad_norm_(self.model.parameters(), self.clip))
         self.scaler.step(self.optimizer)
@@ -263,7 +263,8 @@ def restoring_state(step: Step) -> Iterator[None]:
 def state_of(step: Step) -> list[Tensor]:
     """List every tensor that a step changes."""
     moments = [value for state in step.optimizer.state.values() for value in state.values()]
-    return [*step.model.parameters(), *step.model.buffers(), *moments, step.loss_sums, step.grad_norm]
+    sums = [step.loss_sums, step.nonfinite, step.grad_norm]
+    return [*step.model.parameters(), *step.model.buffers(), *moments, *sums]
 
 
 def wants_compiling(setting: str, device: torch.device) -> bool:

@@ -109,7 +109,7 @@ def test_diverged_loss_fails_with_epoch_and_term_and_without_a_metric(job: Trial
     sent = reports(job)
     assert [r.epochs for r in sent] == [[]]
     assert sent[0].error is not None
-    assert sent[0].error.startswith("DivergedError: epoch 1: ssim is nan")
+    assert sent[0].error.startswith("DivergedError: epoch 1: ssim is NaN or infinite")
 
 
 def test_full_disk_halts_the_run_instead_of_failing_the_trial(job: TrialJob, monkeypatch: pytest.MonkeyPatch):

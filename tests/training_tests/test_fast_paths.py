@@ -9,7 +9,6 @@ import weakref
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -234,17 +233,6 @@ def test_nothing_in_a_step_reads_a_number_from_the_device(tiny, recipe: dict[str
         state.step.loss_sums[0].item()
 
 
-def test_steps_that_the_scaler_skipped_do_not_count_for_the_learning_rate(tiny):
-    state = build_training_state(tiny(train__lr=1e-3, train__epochs=1), 12)
-    run_steps(state, groups(3))
-    for moments in state.optimizer.state.values():
-        moments["step"] -= 1  # as fused AdamW does on a GPU
-    state.step.scaler = SimpleNamespace(is_enabled=lambda: True)
-    state.step.sync_schedule_with_skipped_steps()
-    assert state.schedule.last_epoch == 2
-    assert state.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * (1 - 2 / 6))
-
-
 @pytest.mark.parametrize("images", [1, 3, 5])
 def test_evaluation_does_not_depend_on_how_many_images_are_judged_at_a_time(tiny, images: int, monkeypatch):
     model = build_training_state(tiny(), 6).model
@@ -383,7 +371,6 @@ def test_step_on_a_gpu_never_waits_for_it(tiny, gpu: torch.device, setting: str,
             state.step(group)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    state.step.sync_schedule_with_skipped_steps()
     rate = 1 - state.schedule.last_epoch / 27  # 9 epochs of 3 steps
     assert float(state.optimizer.param_groups[0]["lr"]) == pytest.approx(3e-3 * rate, rel=1e-5)
 
