@@ -11,7 +11,8 @@ import os
 import random
 import statistics
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -35,20 +36,21 @@ from scripts.bench.train import machine
 
 BATCH = 2
 FOLDERS = (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds"))
-STEPS = {"plain": "off", "fast": "on"}
-"""The setting `train.compile` of two ways of our own training."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Settings of one training; `side` is "source", "ours", or ours with a step of `STEPS`."""
+    """Settings of one training."""
 
     side: str
+    """Whose recipe trains: that of "source", else ours; names the folder of its checkpoints."""
     seed: int
     folder: str
     frames: int
     epochs: int
     lr: float
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings of our training, by dotted name."""
 
 
 def settings(task: Task) -> RunConfig:
@@ -56,8 +58,7 @@ def settings(task: Task) -> RunConfig:
     values: dict[str, Any] = {f"loss.{term}": weight for term, weight in FAMILIES["bas"][0].items()}
     values |= {"train.epochs": task.epochs, "train.lr": task.lr, "train.batch_size": BATCH, "train.seed": task.seed}
     values |= {"copy_paste.prob": 0.5, "data.train": task.frames, "data.cache": f"{task.folder}/cache"}
-    values |= {"train.compile": STEPS.get(task.side, "auto")}
-    return build([Layer("equality", values)])
+    return build([Layer("equality", values | task.changes)])
 
 
 def run_task(task: Task) -> float:
@@ -67,7 +68,7 @@ def run_task(task: Task) -> float:
 
 
 def ours(task: Task) -> float:
-    """Train as a trial does, with the fast path or the plain step; returns the mIoU of the last epoch."""
+    """Train as a trial does; returns the mIoU of the last epoch."""
     return train(settings(task), f"{task.folder}/{task.side}-{task.seed}")[-1].miou
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from scripts.bench import equality
 from scripts.bench.jobs import EVALUATED, JOBS, Setup, our_training
@@ -29,6 +30,8 @@ SCENES, TRIALS, SEEDS = 24, 5, 3
 """PNG files of the source's recipe, trials of the search, and trainings of each side of the comparison of mIoU."""
 FRAMES, EPOCHS, SEARCH_SIZE = 2000, 3, (256, 512)
 """Training frames, epochs and frame size of the trials of the search."""
+DRY_SCENES: dict[str, Any] = {"data.height": 64, "data.width": 128, "data.val": 2, "data.test": 0}
+"""Settings of the scenes of a dry comparison of mIoU."""
 INTERRUPT_S = 15.0
 """Seconds that an interrupted part may take to end before it is killed."""
 MARK = "figure"
@@ -83,7 +86,7 @@ TARGETS = (
     Target("start of the second trial of a process", "start of trial 2", 2, "s", at_least=False),
     Target("mIoU of the plain and the fast step, difference", "mIoU: difference", 2, "standard errors", at_least=False),
     Target(f"search: {EPOCHS} epochs of {FRAMES} frames of 256x512", "trials per hour", 200, "trials/h"),
-    Target("search: time of the GPU in epochs", "time in epochs", 0.9, ""),
+    Target("search: images/s, to those of bare training", "search: to bare training", 0.9, ""),
     Target("driver held up per epoch (scripts.bench.orchestration)", "driver", 10, "ms", at_least=False),
     Target("two CPU cores: hybrid loss, to the source's", "CPU, bas loss: ratio", 2.4, "x"),
     Target("two CPU cores: approach-3 loss, to the source's", "CPU, slc loss: ratio", 2.4, "x"),
@@ -145,12 +148,15 @@ def start(bench: Bench) -> Iterator[tuple[str, float]]:
 
 def miou(bench: Bench) -> Iterator[tuple[str, float]]:
     """Compare the mIoU of trainings by the plain and by the fast step, with equal seeds."""
-    frames, epochs, seeds = (2, 1, 2) if bench.dry else (208, 5, SEEDS)
-    scores: dict[str, list[float]] = {"plain": [], "ours" if bench.dry else "fast": []}
+    frames, epochs, seeds, others = (2, 1, 2, DRY_SCENES) if bench.dry else (208, 5, SEEDS, {})
+    steps = {"plain": "off", "fast": "auto" if bench.dry else "on"}  # on the CPU both are the plain step
+    scores: dict[str, list[float]] = {side: [] for side in steps}
     for seed in range(seeds):
-        for side, values in scores.items():
-            values.append(equality.ours(equality.Task(side, seed, str(bench.setup.cache), frames, epochs, lr=5e-3)))
-            yield f"mIoU, {side}, seed {seed}", values[-1]
+        for side, setting in steps.items():
+            changes = others | {"train.compile": setting}
+            task = equality.Task(side, seed, str(bench.setup.cache), frames, epochs, 5e-3, changes)
+            scores[side].append(equality.ours(task))
+            yield f"mIoU, {side}, seed {seed}", scores[side][-1]
     difference, error = equality.difference(scores)
     yield "mIoU: difference", abs(difference) / error if difference else 0.0
 
@@ -172,8 +178,8 @@ def sharing(bench: Bench) -> Iterator[tuple[str, float]]:
 
 
 def search(bench: Bench) -> Iterator[tuple[str, float]]:
-    """Run a search with the compiled step, one trial at a time; the first trial, which compiles, is left out."""
-    from scripts.bench.orchestration import busy_spans, steady_share
+    """Compare a search with bare training, one trial at a time; the first trial, which compiles, is left out."""
+    from scripts.bench.orchestration import busy_spans
     from search.cluster.ray_cluster import ray_environment
     from search.run import main as run_search
 
@@ -187,8 +193,10 @@ def search(bench: Bench) -> Iterator[tuple[str, float]]:
     if code:
         raise RuntimeError(f"search.run ended with {code}")
     _, *spans = busy_spans(storage, "bench")
-    yield "trials per hour", 3600 / statistics.median(b[1] - a[1] for a, b in pairwise(spans))
-    yield "time in epochs", steady_share(spans, 1)
+    trial_s = statistics.median(b[1] - a[1] for a, b in pairwise(spans))
+    yield "trials per hour", 3600 / trial_s
+    bare_s = EPOCHS * FRAMES / our_training(replace(bench.setup, size=SEARCH_SIZE))()
+    yield "search: to bare training", bare_s / trial_s
 
 
 PARTS: Parts = {
@@ -213,8 +221,9 @@ DRY_PARTS = ("step-2", "losses", "evaluation", "start", "miou")
 def bench_of(folder: Path, dry: bool, seconds: float) -> Bench:
     """Return the setup over the scenes and the cache in a folder."""
     size, frames, model = ((64, 128), 2, "small") if dry else ((512, 1024), SCENES, "b0")
-    device = "cpu" if dry else "cuda"
-    return Bench(Setup(folder / "streets", folder, size, frames, 2, seconds, model, 0, device), dry)
+    device, evaluated = ("cpu", 2) if dry else ("cuda", EVALUATED)
+    setup = Setup(folder / "streets", folder, size, frames, 2, seconds, model, 0, device, evaluated=evaluated)
+    return Bench(setup, dry)
 
 
 def show(name: str, figures: Iterator[tuple[str, float]]) -> None:

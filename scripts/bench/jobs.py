@@ -55,6 +55,8 @@ class Setup:
     device: str
     share: float = 1.0
     """Fraction of the GPU's memory."""
+    evaluated: int = EVALUATED
+    """Frames of an evaluation."""
 
 
 class Endless:
@@ -159,12 +161,12 @@ def our_step(setup: Setup) -> Callable[[], float]:
 
 
 def our_evaluation(setup: Setup) -> Callable[[], float]:
-    """Prepare the evaluation of 250 frames: predictions, upsampling, counts; a sample is in seconds."""
+    """Prepare the evaluation of frames: predictions, upsampling, counts; a sample is in seconds."""
     run = settings(setup)
     state = build_training_state(run, 10**5)
     device = state.accelerator.device
     train = load_splits(run.data, ("train",))["train"]
-    frames = Endless(load_to_device({"train": train}, run.data.device, device)["train"], EVALUATED)
+    frames = Endless(load_to_device({"train": train}, run.data.device, device)["train"], setup.evaluated)
 
     def run_evaluation() -> None:
         with state.accelerator.autocast():

@@ -5,32 +5,33 @@ as a fraction of its norm.  Triton reads the variable when it is imported, hence
 """
 
 import torch
+from torch import Tensor
 
-from fgseg.losses.hybrid import Batch
 from fgseg.losses.ssim import direct_ssim
-from fgseg.losses.ssim_operator import kernels_work, ssim_and_slope
+from fgseg.losses.ssim_kernels import kernel_sum_and_slope
 
 
-def prediction(height: int, width: int) -> tuple[torch.Tensor, Batch]:
-    """Logits of three classes and their batch; a corner is void."""
+def frames(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return probabilities (2, 3, H, W) float32 and their one-hot target; a corner is void."""
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 3, height, width, generator=generator).requires_grad_()
-    labels = torch.randint(0, 3, (2, height, width), generator=generator).to(torch.uint8)
-    labels[0, :4, :6] = 255
-    return logits, Batch(logits, labels, None)
+    probs = torch.randn(2, 3, height, width, generator=generator).softmax(1)
+    labels = torch.randint(0, 3, (2, 1, height, width), generator=generator)
+    target = (labels == torch.arange(3).view(-1, 1, 1)).float()
+    for maps in (probs, target):
+        maps[0, :, :4, :6] = 0
+    return probs, target
 
 
 def main() -> None:
     """Compare the kernels with the formula, on frames that fill their blocks and others."""
-    if not kernels_work(torch.device("cpu")):
-        raise SystemExit("the kernels are not used")
     for size in ((6, 7), (8, 32), (11, 23)):
-        logits, batch = prediction(*size)
-        expected = direct_ssim(batch.probs.double(), batch.target.double())
-        found = ssim_and_slope(batch.probs, batch.target)[0]
-        wanted, gradient = (torch.autograd.grad(v, logits, retain_graph=True)[0] for v in (expected, found))
-        error = ((gradient - wanted).norm() / wanted.norm()).item()
-        print(f"{size[0]}x{size[1]}", abs(found.item() - expected.item()), error)
+        probs, target = frames(*size)
+        total, slope = kernel_sum_and_slope(probs, target)
+        exact = probs.double().requires_grad_()
+        expected = direct_ssim(exact, target.double())
+        gradient = torch.autograd.grad(expected, exact)[0]
+        error = (slope / -slope.numel() - gradient).norm() / gradient.norm()
+        print(f"{size[0]}x{size[1]}", abs(1 - total / slope.numel() - expected).item(), error.item())
 
 
 if __name__ == "__main__":
