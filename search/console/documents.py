@@ -219,12 +219,10 @@ def plan_document(plan: Plan) -> PlanDocument:
 def data_document(cfg: DataConfig) -> DataDocument:
     """Read training and validation frames, as a run would, and describe them; raises ConfigError.
 
-    Nothing is read while there is no `data.root`, nor from the hub, from which a dry run downloads nothing.
+    A data set of the hub is not read, since a dry run downloads nothing.
     """
-    if cfg.reader != "streets" and cfg.root is None:
-        return DataDocument(splits={}, picture=None, note="not read, since data.root is not set")
     if open_reader(cfg).remote:
-        return DataDocument(splits={}, picture=None, note="not read, since a dry run downloads nothing from the hub")
+        return DataDocument(splits={}, picture=None, note="not read, since a dry run downloads nothing")
     splits = read_splits(cfg, ("train", "val"), Console(stderr=True))
     found = {name: split_document(frames, cfg.label_set()) for name, frames in splits.items()}
     return DataDocument(splits=found, picture=str(save_picture(cfg, splits)), note="")
