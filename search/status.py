@@ -15,7 +15,7 @@ from fgseg.cli import DONE, add_json_option, run_command
 from fgseg.config.errors import ConfigError
 from search.cli.options import Parser, add_location_options, location_from
 from search.console.documents import print_document, status_document
-from search.console.study_status import StudyStatus, recent_pace, time_left
+from search.console.study_status import StudyStatus, recent_pace, time_left, trial_time
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
@@ -63,6 +63,7 @@ def study_view(ledger: Ledger, location: StudyLocation) -> Group:
     left = time_left(status.seconds_left(pace)) if holder else "not running"
     driver = f"runs on {holder.name}, process {holder.pid}" if holder else "no driver runs"
     untrained = untrained_of(location, metadata)
+    duration = trial_time(records)
     failures = [Text(f"trial {r.number:03d} FAILED: {r.reason}") for r in records if r.state is State.FAIL]
     return Group(
         Text(f"{location.study}: {driver}", style="bold"),
@@ -70,6 +71,7 @@ def study_view(ledger: Ledger, location: StudyLocation) -> Group:
         status.running_table(),
         status.class_table(),
         *([Text(f"checkpoint, untrained: mIoU {untrained.miou:.4f}")] if untrained else []),
+        *([Text(str(duration))] if duration else []),
         *failures,
         Text(f"look: {public_address(location.tracking_uri)}", style="dim"),
     )

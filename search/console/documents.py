@@ -17,7 +17,7 @@ from fgseg.labels import LabelSet
 from fgseg.storage.store import absolute, is_local
 from search.console.data_picture import save_picture
 from search.console.decoding import read_splits
-from search.console.study_status import StudyStatus, recent_pace
+from search.console.study_status import StudyStatus, recent_pace, trial_time
 from search.ledger.catalog import open_ledger, study_names
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord, count_ended
@@ -136,6 +136,10 @@ class StatusDocument(Document):
     """Length of a trial."""
     seconds_left: float | None
     """Estimate until the budget is used up; null if no driver runs or before the second epoch."""
+    trial_seconds: float | None
+    """Mean duration of the finished trials; null before the first one."""
+    training_seconds: float | None
+    """The part of it that is training and validation; the rest is fixed cost."""
     best_trial: int | None
     checkpoint: dict[str, float] | None
     """Metrics of the untrained checkpoint, if there is one."""
@@ -243,7 +247,7 @@ def status_document(location: StudyLocation) -> StatusDocument:
     ledger = open_ledger(location)
     records, holder, metadata = ledger.trials(), ledger.holder(), ledger.metadata
     status = StudyStatus(metadata, records)
-    untrained = untrained_of(location, metadata)
+    untrained, duration = untrained_of(location, metadata), trial_time(records)
     return StatusDocument(
         study=location.study,
         space=metadata.space,
@@ -252,6 +256,8 @@ def status_document(location: StudyLocation) -> StatusDocument:
         budget=metadata.budget,
         epochs=metadata.epochs,
         seconds_left=status.seconds_left(recent_pace(records, time.time())) if holder else None,
+        trial_seconds=duration and duration.total,
+        training_seconds=duration and duration.training,
         best_trial=status.best and status.best.number,
         checkpoint=untrained and untrained.metrics(),
         trials=[trial_document(record) for record in records],
