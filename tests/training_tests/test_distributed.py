@@ -307,11 +307,6 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
         check_gpus(1)
 
 
-def test_compiled_step_of_several_processes_is_refused(tiny):
-    with pytest.raises(ConfigError, match=r"train\.compile: got on, the step of 2 processes is not compiled"):
-        check_processes(tiny(train__compile="on"), 2)
-
-
 def test_mistake_of_several_processes_is_told_once(environment: dict[str, str], tmp_path: Path, cache: str):
     mistake = two_processes.command(tmp_path / "out", cache, "train.batch_size=3")
     started = two_processes.start([sys.executable, "-m", "fgseg.train", *mistake], os.environ | environment)
