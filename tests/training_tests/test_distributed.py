@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 FAMILIES = (
-    "all", "baseline", "bas", "bas_cp", "bas_ctx", "bas_edge", "rare", "slc", *two_processes.VARIANTS,
+    "all", "baseline", "bas", "bas_cp", "bas_ctx", "bas_edge", "rare", "slc", "compiled", *two_processes.VARIANTS,
 )  # fmt: skip
 
 
@@ -60,6 +60,7 @@ def folder(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 def steps(folder: Path, cache: str) -> dict[str, tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
     """Gradients and sums of one step by family: those of one process, and those of two."""
     alone, both = two_processes.take_steps(cache), torch.load(folder / "steps.pt")
+    alone["compiled"] = alone["bas"]
     return {family: (alone[family], both[family]) for family in alone}
 
 
