@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,13 @@ from fgseg.model.edge_head import Prediction, SegformerWithEdges
 from fgseg.training.network import decode, encode, predict_traceable
 from fgseg.training.step import MicroBatches, Step
 
-Function = TypeVar("Function", bound=Callable[..., object])
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+InductorOptions = dict[str, str | int | bool | Callable[..., Any]]
 
 BACKEND = "inductor"
 """Backend of torch.compile."""
-MODEL_OPTIONS = {
+MODEL_OPTIONS: InductorOptions = {
     # Channels-last convolutions in every graph. Without it torch 2.14 runs the backward pass of the depthwise
     # convolutions in NCHW, torch 2.11 does not.
     "force_layout_optimization": True,
@@ -79,9 +81,9 @@ class CompiledParts:
 
     def __init__(self) -> None:
         """Create the functions; each is compiled when it is first called."""
-        self.predict = compile_part(predict_traceable, **MODEL_OPTIONS)
+        self.predict = compile_part(predict_traceable, MODEL_OPTIONS)
         self.compute_loss = compile_part(compute_loss)
-        self.encode = compile_part(encode, **MODEL_OPTIONS)
+        self.encode = compile_part(encode, MODEL_OPTIONS)
         self.compared, self.refused = False, ""
 
 
@@ -148,20 +150,21 @@ def key_of(step: Step, group: MicroBatches) -> PartsKey:
     )
 
 
-def compile_part(part: Function, **options: bool) -> Function:
+def compile_part(
+    part: Callable[Arguments, Result], options: InductorOptions | None = None
+) -> Callable[Arguments, Result]:
     """Return a function that torch.compile compiles when it is first called.
 
     Where the installed torch or Transformers splits the graph, the function is slower and computes the same.
     """
-    inductor = options if BACKEND == "inductor" else None
-    return torch.compile(part, backend=BACKEND, dynamic=False, options=inductor)
+    return torch.compile(part, backend=BACKEND, dynamic=False, options=options if BACKEND == "inductor" else None)
 
 
 def compute_loss(
     criterion: HybridLoss, logits: Tensor, labels: Tensor, edge_logits: Tensor | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compute the loss of a batch and its unweighted terms, each () float32."""
-    return criterion(logits, labels, None, edge_logits)  # type: ignore[no-any-return]
+    return criterion(logits, labels, None, edge_logits)
 
 
 def predict_by(
