@@ -12,12 +12,8 @@ from fgseg.config.errors import ConfigError
 
 NON_TENSOR_BYTES = 2**30
 """GPU memory in bytes that torch's allocator does not count: CUDA's context, code and captured graphs."""
-OUT_OF_MEMORY_TEXTS = (
-    "CUDA error: out of memory", "Triton Error [CUDA]: out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory",
-)  # fmt: skip
+OUT_OF_MEMORY_TEXTS = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
 """Texts of out-of-memory errors of CUDA's libraries and the CPU's allocator, which raise no torch.OutOfMemoryError."""
-GPU_FAULT_TEXTS = ("CUDA error", "CUDA driver error", "Triton Error [CUDA]", "CUBLAS_STATUS_", "CUDNN_STATUS_")
-"""Texts of errors of CUDA and its libraries that are raised as RuntimeError instead of torch.AcceleratorError."""
 MAX_FRAMES_FRACTION = 0.5
 """Largest fraction of a trial's memory that frames may take; beyond it they stay on the host."""
 
@@ -69,13 +65,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
 
 
+GPU_FAULT_TEXTS = ("CUDA error", "CUDA driver error", "Triton Error [CUDA]", "CUBLAS_STATUS_", "CUDNN_STATUS_")
+"""Texts of errors of CUDA and its libraries that are raised as RuntimeError instead of torch.AcceleratorError."""
+
+
 def is_gpu_fault(error: BaseException) -> bool:
     """Return whether an error of the GPU, other than out of memory, may make every later call in this process fail.
 
     After an illegal memory access or a failed assertion on the GPU, CUDA returns the same error from every call until
     the process ends.  Which errors are of that kind is not told apart: a new process is safe after all of them.
     """
-    if is_out_of_memory(error) or not isinstance(error, RuntimeError):
+    if is_out_of_memory(error) or "out of memory" in str(error) or not isinstance(error, RuntimeError):
         return False
     return isinstance(error, torch.AcceleratorError) or any(text in str(error) for text in GPU_FAULT_TEXTS)
 
