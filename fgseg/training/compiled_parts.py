@@ -168,7 +168,7 @@ def compute_loss(
 
 
 def predict_by(
-    encoder: Callable[[nn.Module, Tensor], Sequence[Tensor]], model: nn.Module, images: Tensor
+    encoder: Callable[[nn.Module, Tensor], Sequence[Tensor]], unhooked: nn.Module, model: nn.Module, images: Tensor
 ) -> Prediction:
-    """Compute the logits of images (B, 3, H, W) uint8 by another form of `encode`."""
-    return decode(model, encoder(model, images))
+    """Compute the logits of images (B, 3, H, W) uint8 by a compiled encoder and the decode head of the model."""
+    return decode(model, encoder(unhooked, images))

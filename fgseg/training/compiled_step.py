@@ -14,7 +14,7 @@ from fgseg.devices import is_out_of_memory
 from fgseg.distributed import local_batch
 from fgseg.training.compiled_parts import CACHE, CompiledParts, key_of, predict_by
 from fgseg.training.graph_recorder import RecordedStep, end_failed_capture, record
-from fgseg.training.network import predict
+from fgseg.training.network import predict, without_hooks
 from fgseg.training.step import MicroBatches, Step
 from fgseg.training.step_comparison import difference, dry_run, restoring_state
 
@@ -30,6 +30,11 @@ class CompiledStep(Step):
     the first one's (the last of an epoch) uses the plain step instead of being compiled as well.
 
     With several processes only the encoder is compiled, in the loop of Accelerate.  The processes decide together.
+
+    Attributes:
+        unhooked: a copy of the model for the compiled code, with the same tensors.
+        compiled: the parts in use; None if the plain step is used.
+        recorded: the CUDA graph in use, or None.
     """
 
     def __init__(self, *parts: object, cache: Path, steps: int | None = None):
@@ -44,6 +49,7 @@ class CompiledStep(Step):
         super().__init__(*parts)  # type: ignore[arg-type]
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
         self.steps = steps
+        self.unhooked = without_hooks(self.model)
         self.shapes: list[torch.Size] | None = None
         self.compiled: CompiledParts | None = None
         self.recorded: RecordedStep | None = None
@@ -71,6 +77,7 @@ class CompiledStep(Step):
         if self.steps is not None and not CACHE.justifies_compiling(key, self.steps - self.schedule.last_epoch):
             return
         started = time.perf_counter()
+        self.unhooked.train(self.model.training)
         parts = CACHE.get(key)
         trouble = self.agreed(parts.refused) or self.try_parts(parts, group)
         self.compile_s = time.perf_counter() - started
@@ -129,7 +136,7 @@ class CompiledStep(Step):
         """Take a compiled step, which changes the weights once."""
         assert self.compiled is not None
         if self.world.is_distributed:
-            self.network.predict = partial(predict_by, self.compiled.encode)
+            self.network.predict = partial(predict_by, self.compiled.encode, self.unhooked)
             try:
                 self.update(group)
             finally:
@@ -149,7 +156,7 @@ class CompiledStep(Step):
         assert self.compiled is not None
         for images, labels in group:
             with self.accelerator.autocast():
-                logits, edge_logits = self.compiled.predict(self.model, images)
+                logits, edge_logits = self.compiled.predict(self.unhooked, images)
             loss, terms = self.compiled.compute_loss(self.criterion, logits, labels, edge_logits)
             self.scaler.scale(loss / len(group)).backward()
             self.loss_sums += torch.stack([loss.detach(), *terms.values()]) * len(labels)
@@ -168,7 +175,7 @@ class CompiledStep(Step):
         for images, labels in group:
             local, _ = local_batch(images, labels, self.world)
             with self.accelerator.autocast():
-                maps = parts.encode(self.model, local)
+                maps = parts.encode(self.unhooked, local)
             torch.autograd.grad([tensor.float().sum() for tensor in maps], weights)
 
 

@@ -1,6 +1,7 @@
 """The forward pass from uint8 images to logits, as Accelerate prepares it and as torch.compile takes it."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 
 from torch import Tensor, nn
 
@@ -36,9 +37,8 @@ def predict(model: nn.Module, images: Tensor) -> Prediction:
 def encode(model: nn.Module, images: Tensor) -> list[Tensor]:
     """Compute the maps (B, C_i, H_i, W_i) of the encoder's stages for images (B, 3, H, W) uint8.
 
-    Differs from the forward pass of Transformers (5.17 to 5.23) in two points.  There are no hooks that collect the
-    stages, at each of which torch.compile would split its graph.  The maps stay channels-last: they are views of the
-    tokens (B, H_i W_i, C_i), where Transformers copies each to NCHW and the next convolution copies it back.
+    The maps stay channels-last: they are views of the tokens (B, H_i W_i, C_i), where Transformers (5.17 to 5.23)
+    copies each to NCHW and the next convolution copies it back.
     """
     current, maps = normalise(images), []
     for stage in model.get_submodule("segformer.stages").children():
@@ -61,3 +61,12 @@ def decode(model: nn.Module, maps: Sequence[Tensor]) -> Prediction:
 def predict_traceable(model: nn.Module, images: Tensor) -> Prediction:
     """Compute what `predict` computes, in a form that torch.compile traces as one graph."""
     return decode(model, encode(model, images))
+
+
+def without_hooks(model: nn.Module) -> nn.Module:
+    """Return a copy of a model that has not run yet, with the same tensors as weights and buffers.
+
+    In the first forward pass Transformers (5.23) adds hooks to the stages and attentions of the original.  torch.compile
+    splits its graph at each hook, and compiles again for a model that does not have them yet.
+    """
+    return deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
