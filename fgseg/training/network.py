@@ -66,7 +66,7 @@ def predict_traceable(model: nn.Module, images: Tensor) -> Prediction:
 def without_hooks(model: nn.Module) -> nn.Module:
     """Return a copy of a model that has not run yet, with the same tensors as weights and buffers.
 
-    In the first forward pass Transformers (5.23) adds hooks to the stages and attentions of the original.  torch.compile
-    splits its graph at each hook, and compiles again for a model that does not have them yet.
+    In the first forward pass Transformers (5.23) adds hooks to the stages and attentions of the original.
+    torch.compile splits its graph at each hook, and compiles again for a model that does not have them yet.
     """
     return deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
