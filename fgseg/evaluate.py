@@ -47,7 +47,7 @@ def score(found: TrainedModel, run: RunConfig, split: str = "val", device: str =
 
     Args:
         found: the model.
-        run: its data set, frame size, window (`data.crop`) and precision are used.
+        run: its data set, geometry (size and `data.fit`), window (`data.crop`) and precision are used.
         split: train, val or test.
         device: a device of torch, such as cpu or cuda:0.
 

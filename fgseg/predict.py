@@ -4,10 +4,13 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from fgseg.cli import DONE, FAULT, Parser, add_model_options, run_command
 from fgseg.config.errors import ConfigError
+from fgseg.config.settings import Fit
 from fgseg.inference.photos import Photo, find_photos, predict
 from fgseg.inference.trained_model import TrainedModel, open_trained_model
 
@@ -26,9 +29,10 @@ def predict_photos(options: argparse.Namespace) -> int:
         raise ConfigError(f"--out: {options.out} is a file; name a folder")
     photos = find_photos(options.photos, options.out)
     left = [p for p in photos if options.overwrite or not (p.mask.exists() and p.overlay.exists())]
-    with open_trained_model(options.model) as found:
-        if found.size is None:
+    with open_trained_model(options.model) as stored:
+        if stored.geometry is None:
             raise ConfigError(f"MODEL: {options.model} does not say its size; add a preprocessor_config.json with one")
+        found = replace(stored, geometry=replace(stored.geometry, fit=options.fit or stored.geometry.fit))
         faults = predict_with_progress(found, left, options) if left else []
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
@@ -63,6 +67,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of masks and overlays")
     parser.add_argument(
         "--scale", type=float, default=1.0, metavar="X", help="factor on the size used in training (default: 1)"
+    )
+    parser.add_argument(
+        "--fit",
+        choices=get_args(Fit),
+        help="for photos of another shape than the training frames: stretch them; keep their proportions and pad; or "
+        "keep them and slide a window over the photo (crop) (default: as in training)",
     )
     parser.add_argument("--overwrite", action="store_true", help="predict photos again that have a mask")
     options: argparse.Namespace = parser.parse_args(arguments)

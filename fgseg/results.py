@@ -1,8 +1,8 @@
 """`EpochResult`, the record of one epoch of one trial that trainer, ledger, MLflow and report share."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -54,9 +54,14 @@ class EpochResult:
         """Mean IoU over the thin classes that are not NaN; NaN without one."""
         return mean_iou(self.iou[key] for key in self.thin)
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """IoU by class key, `thin_miou` if it is known, and `miou`."""
+        return named_scores(self.iou, self.thin_miou, self.miou)
+
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary of JSON types; NaN becomes null."""
-        return asdict(self) | {"iou": {k: None if math.isnan(v) else v for k, v in self.iou.items()}}
+        return vars(self) | {"iou": {k: None if math.isnan(v) else v for k, v in self.iou.items()}}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "EpochResult":
@@ -79,6 +84,11 @@ def mean_iou(values: Iterable[float]) -> float:
     """Return the mean of the values that are not NaN, or NaN if all are."""
     present = [value for value in values if not math.isnan(value)]
     return math.fsum(present) / len(present) if present else math.nan
+
+
+def named_scores(iou: Mapping[str, float], thin_miou: float, miou: float) -> dict[str, float]:
+    """Return IoU by class key, `thin_miou` unless it is NaN, and `miou`."""
+    return {**iou, **({} if math.isnan(thin_miou) else {"thin_miou": thin_miou}), "miou": miou}
 
 
 def select_epoch(epochs: list[EpochResult], rule: str) -> EpochResult:

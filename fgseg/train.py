@@ -13,8 +13,8 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.files import find_file
 from fgseg.config.loading import Layer, build, check_processes, parse_assignments, read_layer
 from fgseg.config.settings import RunConfig, with_defaults
-from fgseg.data import absent_notes, load_splits
 from fgseg.data import check as check_data
+from fgseg.data import data_notes, load_splits
 from fgseg.labels import display_name
 from fgseg.model.class_names import new_head_note
 from fgseg.model.pretrained import check_weights
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(note)
         from fgseg.distributed import joined_world  # imports torch
 
-        for note in absent_notes(run.data, load_splits(run.data, ("val",))):
+        for note in data_notes(run.data, load_splits(run.data, ("val",))):
             say(note, flush=True)
         with joined_world():
             history = train(run, out, lambda result: say(line(result, run.train.epochs), flush=True))

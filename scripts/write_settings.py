@@ -23,7 +23,7 @@ A configuration file (`--config`) is YAML with the sections below; settings that
 
 | file | what it is |
 | :--- | :--- |
-| `quickstart.yaml` | the default: procedural scenes, a small model, 8 trials |
+| `quickstart.yaml` | the default: procedural scenes, the checkpoint `streets` of this package, 8 trials |
 | `finetune.yaml` | for a checkpoint: a complete recipe with a searched learning rate |
 | `cityscapes.yaml` | the protocol of the source: SegFormer-B0 on Cityscapes |
 | `accelerate.yaml` | for `accelerate launch --config_file`: several processes train one model |
@@ -38,6 +38,52 @@ HEADINGS = ("| setting | accepts | default | meaning |", "| :--- | :--- | :--- |
 RUN = """## One model
 
 Read by `search.run`, `search.compare`, `fgseg.train` and `fgseg.evaluate`, from the file and from `--set`.
+"""
+FITS = """### Pictures of another shape
+
+Training, evaluation and prediction see pictures through one geometry: the size of the frames and `data.fit`. A picture
+whose aspect ratio differs from that of the frames by at most 2 % is resized to a frame. For any other picture:
+
+- `stretch` resizes it to a frame, which changes its proportions. `fgseg.predict` does the same with a photo, and
+  resizes the logits to the photo.
+- `pad` resizes it to fit into a frame, which is filled to the right of the picture or below it: the image with grey
+  (114, the mean of ImageNet), the labels with void, which no loss and no score counts, whatever `data.void` is.
+  `fgseg.predict` does the same with a photo, cuts off the logits of the filling and resizes the others to the photo.
+- `crop` resizes it to cover a frame, and takes the central part; of an odd remainder, the larger part is cut below or
+  at the right. `fgseg.predict` resizes a photo to cover a frame, too, but cuts nothing: a window of the size of a frame
+  slides over the photo, and logits are blended where windows overlap.
+
+Images are resized bilinearly, labels by nearest neighbour. With `pad` sides are rounded to whole pixels, with `crop` a
+side beyond the frame to a multiple of 4. Procedural scenes are drawn at the size of the frames and fit as they are.
+
+`data.crop` is something else: the size of random windows of the frames, in which a model is trained. Such a model is
+evaluated and predicts in windows of this size, whatever `data.fit` is.
+
+A command that trains prints a line if the median aspect ratio of the pictures differs from that of the frames by more
+than 5 %. An exported model stores the geometry in its `preprocessor_config.json` (`size`, `fit`, and `crop_size` for
+`data.crop`). Models without `fit`, of earlier versions or of other tools, stretch. `fgseg.predict --fit crop` keeps the
+proportions of photos for any model. `transformers.pipeline` can only stretch: for `pad` and `crop` its masks are those
+of `fgseg.predict` where a photo has the shape of the frames.
+"""
+SOURCE = """## Differences from the run of the source
+
+`cityscapes.yaml` follows the protocol of the source, which trains with fp16 on a GPU. These differences are known:
+
+- **Logits of the baseline.** The source's baseline computes its loss inside the model, under autocast: logits are
+  resized to the labels in fp16, and cross-entropy is float32. Here every family resizes logits in float32, as the
+  losses of the source's other approaches do.
+- **Precision of evaluation.** The source does not show it; its `Trainer` evaluates in the precision of training. Here
+  evaluation has the precision of training, too: with fp16 the forward pass runs under autocast, and logits are resized
+  and compared in float32.
+- **Image processor.** The source resizes images and labels to 512x1024, then calls an image processor that it does not
+  show. A `SegformerImageProcessor` of the default size resizes the images once more, to 512x512, and leaves the labels
+  as they are; the source may have trained so. Here the model sees 512x1024. `data.width=512` is not the same, since the
+  labels then have 512x512 pixels, too.
+- **Skipped steps.** As in the source, the learning rate falls with every step, also with those that fp16 skips since a
+  gradient overflowed: its `Trainer` does not see that fused AdamW skips them. Unlike there, a batch whose loss is not
+  finite is left out of the mean training loss, and more than 10 % of such images in an epoch end the trial.
+
+Compare differences between families with those of the source rather than single scores.
 """
 SEARCH = """## The search
 
@@ -69,7 +115,7 @@ def text() -> str:
     sections = [f"### {name}\n\n{section(name, field)}" for name, field in RunConfig.model_fields.items()]
     search = table("", SearchConfig)
     space = table("", SpaceFile) + "\n" + table("search.KEY", Range)
-    return "\n".join([HEAD, RUN, *sections, SEARCH, search, SPACE, space])
+    return "\n".join([HEAD, RUN, *sections, FITS, SOURCE, SEARCH, search, SPACE, space])
 
 
 def section(name: str, field: FieldInfo) -> str:

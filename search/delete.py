@@ -15,6 +15,7 @@ from search.ledger.ledger import Ledger
 from search.ledger.records import State
 from search.study.location import LEDGER, StudyLocation, public_address
 from search.tracking.client import TrackingError
+from search.tracking.optuna_studies import forget_study
 from search.tracking.sync import hold
 
 
@@ -65,6 +66,7 @@ def delete(location: StudyLocation, tracking: bool = True) -> None:
 
             delete_versions(location.tracking_uri, location.study, ledger.metadata.uid)
             delete_runs(location.tracking_uri, location.study, ledger.metadata.uid)
+        forget_study(location)
         store.clear(keep=None if location.shared_ledger else LEDGER)
         if location.shared_ledger:
             ledger.delete_study()

@@ -5,6 +5,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -35,13 +36,11 @@ def show_study(options: argparse.Namespace) -> int:
     if not options.follow:
         console.print(study_view(ledger, location))
         return DONE
-    try:
-        with Live(study_view(ledger, location), console=console, auto_refresh=False) as live:
-            while ledger.holder():
-                time.sleep(PERIOD_S)
-                live.update(study_view(ledger, location), refresh=True)
-    except KeyboardInterrupt:
-        pass  # the usual way to end --follow
+    live = Live(study_view(ledger, location), console=console, auto_refresh=False)
+    with suppress(KeyboardInterrupt), live:  # Ctrl-C is the usual way to end --follow
+        while ledger.holder():
+            time.sleep(PERIOD_S)
+            live.update(study_view(ledger, location), refresh=True)
     return DONE
 
 

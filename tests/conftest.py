@@ -43,6 +43,13 @@ TINY = {
 }
 
 
+FIRST = ("quickstart", "cluster", "faults", "browser", "distributed", "worker_faults", "cluster_storage")
+"""The longest modules, in the order in which the processes of pytest-xdist begin them.
+
+The browser's tests need the quickstart to have ended, and one module at a time starts clusters of several nodes.
+"""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of fixtures that start a server or Ray, and put the longest modules first, for pytest-xdist."""
     for item in items:
@@ -52,7 +59,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "quickstart" in names:
             item.add_marker("ray")
     with_ray = {item.path for item in items if item.get_closest_marker("ray")}
-    items.sort(key=lambda item: (item.path.name != "test_quickstart.py", item.path not in with_ray))
+
+    def position(item: pytest.Item) -> tuple[int, bool]:
+        module = item.path.stem.removeprefix("test_")
+        return FIRST.index(module) if module in FIRST else len(FIRST), item.path not in with_ray
+
+    items.sort(key=position)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -237,6 +249,23 @@ def search(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
         return Finished(process.returncode, log.read_text(), cpu_s, storage, folder)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def start(environment: dict[str, str]):
+    """Start a search in a storage; whatever still runs at the end of the module is killed by its own id."""
+    from real_search import Driver
+
+    drivers: list[Driver] = []
+
+    def begin(storage: Path, *arguments: str) -> Driver:
+        drivers.append(Driver(storage, environment, *arguments))
+        return drivers[-1]
+
+    yield begin
+    for driver in drivers:
+        if driver.process.poll() is None:
+            driver.kill()
 
 
 @pytest.fixture(scope="session")

@@ -14,16 +14,17 @@ COMMANDS = {
     "search": {"run", "status", "sync", "delete", "api"},
 }
 """Modules on the first level of each product package: what people type, and the public API."""
-GROUND = {"fgseg.cli", "fgseg.devices", "fgseg.distributed", "fgseg.labels", "fgseg.results", "fgseg.tables"}
+GROUND = {"fgseg.cli", "fgseg.devices", "fgseg.distributed", "fgseg.gpu_memory", "fgseg.interpolation", "fgseg.labels"}
+GROUND |= {"fgseg.results", "fgseg.tables"}
 """Small modules that every package of fgseg may import; `fgseg.config` is below them."""
 MAY_IMPORT = {
     "search.compare": {"execution", "console", "report", "tracking", "ledger", "study", "cli"},
     "search.report": {"sampling", "ledger", "study", "cli"},
-    "search.audit": {"tracking", "ledger", "study", "cli"},
+    "search.audit": {"tracking", "sampling", "ledger", "study", "cli"},
     "search.console": {"report", "ledger", "study"},
-    "search.execution": {"console", "export", "report", "tracking", "cluster", "ledger", "study", "cli"},
+    "search.execution": {"console", "export", "report", "tracking", "cluster", "sampling", "ledger", "study", "cli"},
     "search.export": {"tracking", "ledger", "study", "cli"},
-    "search.tracking": {"ledger", "study"},
+    "search.tracking": {"sampling", "ledger", "study"},
     "search.cluster": {"study"},
     "search.sampling": {"ledger", "study"},
     "search.ledger": {"study"},
@@ -51,8 +52,7 @@ OWNERS = {
     },
     "optuna": {
         "search.sampling",
-        "search.ledger",  # its tables are Optuna's until the ledger is plain SQL
-        "search.study.space",  # its ranges are Optuna's distributions until then
+        "search.tracking.optuna_studies",  # the file of optuna-dashboard
     },
     "mlflow": {"search.tracking"},
     "accelerate": {"fgseg"},
@@ -68,6 +68,7 @@ OWNERS = {
         "search.execution.worker_group",
         "search.report.frames",  # predicts the frames of the report
     },
+    "triton": {"fgseg.losses.ssim_kernels"},
     "sqlalchemy": {
         "search.ledger",
         "search.tracking.client",  # takes the address of MLflow's database apart
@@ -88,6 +89,17 @@ own_frames Outcome predict_frames take_share ran_out keep_freed_memory Trained a
 ours lose decide
 """
 """Names that were replaced by the field's own terms; those that are ordinary English words elsewhere are left out."""
+
+
+UNDERSCORED = {
+    "_asdict",  # public: namedtuples and rows of SQLAlchemy
+    "_mapping",
+    "_exit",  # public: os
+    "_actions",  # argparse: the options that the shell completes
+    "_private",  # Ray: see the function that uses it
+    "_reset_state",  # Accelerate: see fgseg/distributed.py
+}
+"""Names of libraries that may be used in spite of their underscore; none of Optuna or MLflow."""
 
 
 def modules() -> dict[str, Path]:
@@ -173,9 +185,10 @@ def test_ground_modules_import_the_settings_and_one_another_only():
     assert {target for name in GROUND for target in GRAPH[name] if package_of(target) != "fgseg.config"} <= GROUND
 
 
-def test_sampling_reads_no_more_of_the_ledger_than_its_records():
+def test_sampling_uses_the_ledgers_values_and_never_its_database():
     targets = {m for name in GRAPH if package_of(name) == "search.sampling" for m in GRAPH[name]}
-    assert {m for m in targets if is_within(m, {"search.ledger"})} <= {"search.ledger", "search.ledger.records"}
+    values = {f"search.ledger.{name}" for name in ("records", "study_metadata", "trial_source")}
+    assert {m for m in targets if is_within(m, {"search.ledger"})} <= {"search.ledger", *values}
 
 
 @pytest.mark.parametrize("product", COMMANDS)
@@ -188,8 +201,8 @@ def test_first_level_holds_commands_the_public_api_and_packages_only(product: st
 def test_losses_metrics_and_augmentation_import_torch_only():
     for name, found in IMPORTS.items():
         if name.startswith(PURE):
-            outside = {m.split(".")[0] for m in found} - {"torch", "fgseg"}
-            assert outside <= {"math", "collections", "dataclasses", "functools", "typing"}, name
+            outside = {m.split(".")[0] for m in found} - {"torch", "triton", "fgseg"}
+            assert outside <= {"math", "collections", "dataclasses", "functools", "logging", "typing"}, name
 
 
 def test_there_is_no_cycle_of_imports():
@@ -198,6 +211,18 @@ def test_there_is_no_cycle_of_imports():
         for name in leaves:
             del left[name]
     assert left == {}
+
+
+def test_no_private_name_of_a_library_is_used():
+    """A private name is ours if our code defines it: as a function, a class, a variable or an attribute of `self`."""
+    nodes = [node for tree in TREES.values() for node in ast.walk(tree)]
+    defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    defined |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    defined |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    used |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+    private = {name for name in used - defined if name.startswith("_") and not name.startswith("__")}
+    assert private - UNDERSCORED == set()
 
 
 def test_no_replaced_name_remains():

@@ -3,9 +3,10 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fgseg.results import mean_iou, named_scores
 from fgseg.storage.store import Store
 
 UNTRAINED = "untrained.json"
@@ -32,11 +33,18 @@ class UntrainedResult:
     """(N, C, C) pixel counts by image, rows truth, columns prediction."""
     boundary: list[list[list[int]]]
     """(N, C, 2) pixel counts by image, see `fgseg.metrics.boundary_iou`; empty unless the split is test."""
+    thin: list[str] = field(default_factory=list)
+    """Keys of the thin classes; empty in records of earlier versions, and if the label set has none."""
+
+    @property
+    def thin_miou(self) -> float:
+        """Mean IoU over the thin classes that are not NaN; NaN without one."""
+        return mean_iou(self.iou[key] for key in self.thin)
 
     @property
     def scores(self) -> dict[str, float]:
-        """IoU by class key, and `miou`."""
-        return {**self.iou, "miou": self.miou}
+        """IoU by class key, `thin_miou` if it is known, and `miou`."""
+        return named_scores(self.iou, self.thin_miou, self.miou)
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary of JSON types; NaN becomes null."""
@@ -51,7 +59,8 @@ class UntrainedResult:
 
     def metrics(self) -> dict[str, float]:
         """Return the result by the names of its MLflow metrics; absent classes are left out."""
-        named = {f"{self.split}/miou": self.miou} | {f"{self.split}/iou/{key}": v for key, v in self.iou.items()}
+        named = {f"{self.split}/miou": self.miou, f"{self.split}/thin_miou": self.thin_miou}
+        named |= {f"{self.split}/iou/{key}": value for key, value in self.iou.items()}
         return {key: value for key, value in named.items() if not math.isnan(value)}
 
 

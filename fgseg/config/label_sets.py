@@ -21,7 +21,7 @@ MAX_CLASSES = 255
 """Classes of a label set, at most: labels are uint8, and VOID is none of them."""
 GREY = (64, 64, 64)
 """Default colour of the background."""
-RESERVED = ("void", "mean", "miou")
+RESERVED = ("void", "mean", "miou", "thin_mean", "thin_miou")
 """Keys that label tables and tables of scores use."""
 FIELDS = ("background", "classes")
 """Fields of a label set."""
@@ -137,6 +137,11 @@ def load_label_set(name: str) -> LabelSet:
     """
     path = find_label_set(name)
     return _read_cached(path, path.stat().st_mtime_ns)
+
+
+def shipped_keys() -> set[str]:
+    """Return the keys of the classes of all label sets in configs/labels/; raises ConfigError if one is wrong."""
+    return {c.key for name in list_configs("labels") for c in load_label_set(name).classes}
 
 
 def own_label_set(path: Path) -> LabelSet | None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from fgseg.config.errors import ConfigError, check_name
-from fgseg.config.label_sets import LABELS_FILE, LabelSet, load_label_set, own_label_set
+from fgseg.config.label_sets import LABELS_FILE, LabelSet, load_label_set, own_label_set, shipped_keys
 
 
 class Section(BaseModel):
@@ -32,6 +32,10 @@ class Section(BaseModel):
         raise ValueError("not a truth value")
 
 
+Fit = Literal["stretch", "pad", "crop"]
+"""How a picture of another aspect ratio becomes a frame, see fgseg/data/geometry.py."""
+
+
 class DataConfig(Section):
     reader: Literal["streets", "cityscapes", "folder", "hub"] = "streets"
     """Where frames come from: procedural scenes, the Cityscapes layout, images/ + labels/, or a hub data set."""
@@ -43,6 +47,9 @@ class DataConfig(Section):
     """Height to which frames are resized, in pixels."""
     width: int = Field(256, ge=32, le=8192)
     """Width to which frames are resized, in pixels."""
+    fit: Fit = "stretch"
+    """How a picture of another aspect ratio becomes a frame: stretch changes its proportions; pad keeps them and adds
+    void at the right or below; crop keeps them and cuts off both ends, once and for all (unlike `data.crop`)."""
     crop: str | None = None
     """Height x width of the training crops in pixels, such as 256x512; by default the whole frame. A model trained on
     crops is evaluated in windows of this size that slide over the frame."""
@@ -87,7 +94,8 @@ VARIANT_NAMES = ("small", "b0", "b1", "b2", "b3", "b4", "b5")
 
 class ModelConfig(Section):
     name: str = "small"
-    """`small` or `b0`..`b5` (SegFormer from random weights), a folder of weights, or a hub id."""
+    """`small` or `b0`..`b5` (SegFormer from random weights), `streets` (a checkpoint of the size of `small`, trained on
+    procedural scenes; no download), a folder of weights, or a hub id."""
     head: Literal["inherit", "new"] = "inherit"
     """Initial classifier: fitted to the checkpoint's classes of the same names, or new (random, as in the source).
     Random weights, and a checkpoint without such classes, begin with a new one in either case."""
@@ -161,7 +169,8 @@ class CopyPasteConfig(Section):
     components: int = Field(4, ge=1, le=16)
     """Largest number of components that a frame receives in the mode `component`; each number is equally likely."""
     without: str | None = None
-    """Classes that are never pasted, by key and separated by commas; keys that the label set lacks are ignored."""
+    """Classes that are never pasted, by key and separated by commas. A key that only another shipped label set has is
+    ignored, so that a family fits every label set."""
 
     @property
     def needs_components(self) -> bool:
@@ -206,6 +215,18 @@ class RunConfig(Section):
         for key in weights:
             check_name(key, keys, f"class_weights.{key}: no such class in data.labels={info.data['data'].labels}")
         return {key: weights.get(key, 1.0) for key in keys}
+
+    @field_validator("copy_paste")
+    @classmethod
+    def check_excluded(cls, section: CopyPasteConfig, info: ValidationInfo) -> CopyPasteConfig:
+        """Raise ConfigError for a class in `copy_paste.without` that neither the label set nor a shipped one has."""
+        if "data" in info.data and section.excluded:
+            keys = info.data["data"].label_set().keys
+            for key in section.excluded:
+                if key not in shipped_keys():
+                    labels = info.data["data"].labels
+                    check_name(key, keys, f"copy_paste.without: no class {key!r} in data.labels={labels}")
+        return section
 
     def label_set(self) -> LabelSet:
         """Read the label set of the data; raises ConfigError."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from fgseg.config.settings import DataConfig
 from fgseg.data.datasets import FrameSet, Progress, Reader
 
-__all__ = ["FrameSet", "Progress", "absent_notes", "check", "fingerprint", "load_splits"]
+__all__ = ["FrameSet", "Progress", "absent_notes", "aspect_notes", "check", "data_notes", "fingerprint", "load_splits"]
 
 READERS = {
     "streets": ("fgseg.data.streets.reader", "StreetsReader"),
@@ -22,6 +22,8 @@ READERS = {
 
 BUILD_ORDER = ("val", "test", "train")
 """Order in which splits are decoded: val and test are short, so their mistakes are reported before train is decoded."""
+MAX_ASPECT_CHANGE = 0.05
+"""Relative difference of the aspect ratios of pictures and frames above which `aspect_notes` reports it."""
 
 
 def open_reader(cfg: DataConfig) -> Reader:
@@ -81,6 +83,11 @@ def load_splits(
     return {name: opened[name] for name in names}
 
 
+def data_notes(cfg: DataConfig, splits: Mapping[str, FrameSet]) -> list[str]:
+    """Return the lines of `absent_notes` and `aspect_notes`, which a command prints before it trains."""
+    return [*absent_notes(cfg, splits), *aspect_notes(cfg, splits)]
+
+
 def absent_notes(cfg: DataConfig, splits: Mapping[str, FrameSet]) -> list[str]:
     """Return a line for each of the splits val and test that lacks foreground classes; no mean counts these."""
     absent = {name: splits[name].absent(cfg.label_set()) for name in ("val", "test") if name in splits}
@@ -89,6 +96,31 @@ def absent_notes(cfg: DataConfig, splits: Mapping[str, FrameSet]) -> list[str]:
         "left out of the means over classes"
         for split, classes in absent.items()
         if classes
+    ]
+
+
+def aspect_notes(cfg: DataConfig, splits: Mapping[str, FrameSet]) -> list[str]:
+    """Return a line if the pictures of the largest split have another aspect ratio than the frames, at the median.
+
+    The line says what `data.fit` then does to them. Without pictures, or in a cache of an earlier version, which does
+    not record aspect ratios, there is none.
+    """
+    pictures, frames = max(splits.values(), key=len).aspect, cfg.width / cfg.height
+    if pictures is None:
+        return []
+    change = max(pictures / frames, frames / pictures) - 1
+    if change <= MAX_ASPECT_CHANGE:
+        return []
+    share = 1 - 1 / (1 + change)
+    effect = {
+        "stretch": f"stretches their proportions by {change:.0%}",
+        "pad": f"fills {share:.0%} of each frame with void",
+        "crop": f"cuts off {share:.0%} of each picture",
+    }
+    return [
+        f"data.fit: the pictures are {pictures:.2f} times as wide as high at the median, frames of "
+        f"{cfg.height}x{cfg.width} {frames:.2f} times; {cfg.fit} {effect[cfg.fit]}; change data.height, data.width or "
+        "data.fit if that is not intended"
     ]
 
 

@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from fgseg.data.geometry import FILL
 from fgseg.labels import VOID
 
 LABEL_VALUES = 256
 """Values of a uint8 label."""
-FILL = 114
-"""Grey value of the pixels outside a frame: the mean of ImageNet's channels, about zero after normalisation."""
 CHANGE_PROB = 0.5
 """Probability of each of the four changes of `distort_colours`, as in mmsegmentation."""
 BRIGHTNESS, CONTRAST, SATURATION, HUE_DEGREES = 32.0, 0.5, 0.5, 36.0

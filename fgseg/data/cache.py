@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import statistics
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +20,13 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 from numpy.lib.format import open_memmap
-from PIL import Image
 from platformdirs import user_cache_dir
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import DataConfig
 from fgseg.data.components import load_components
 from fgseg.data.datasets import Frame, FrameSet, Progress, Reader
+from fgseg.data.geometry import Geometry
 from fgseg.labels import LabelSet, UnknownIdError, remap
 
 FORMAT = 3
@@ -46,6 +47,8 @@ class CacheMeta:
     """Pixels of each class in each frame, in the order of the labels."""
     bytes: dict[str, int]
     """Size in bytes of each file of ARRAYS; a file of another size is damaged."""
+    aspect: float | None = None
+    """See `FrameSet.aspect`."""
 
 
 def cache_folder(cfg: DataConfig) -> Path:
@@ -65,7 +68,7 @@ def load_split(  # noqa: PLR0917  what is cached, where, and how its building is
 
     Args:
         reader: decodes the frames.
-        cfg: height and width in pixels, and the cache folder.
+        cfg: the size of the frames, their fit, and the cache folder.
         split: name, for progress and messages.
         frames: the frames of the split, in order.
         progress: called with (split, frames done, frames in total) while the split is built.
@@ -96,7 +99,8 @@ def cache_key(reader: Reader, cfg: DataConfig, frames: Sequence[Frame]) -> str:
     if root and Path(root).expanduser().exists():  # a hub id is not a path: do not resolve it
         root = str(Path(root).expanduser().resolve())
     content = [
-        [FORMAT, cfg.reader, root, cfg.height, cfg.width],
+        # Frames that are stretched have the key that they had before `data.fit` existed.
+        [FORMAT, cfg.reader, root, cfg.height, cfg.width, *([] if cfg.fit == "stretch" else [cfg.fit])],
         sorted(reader.table.items()),
         [[frame.name, *frame.identity] for frame in frames],
     ]
@@ -122,7 +126,8 @@ def open_cached(folder: Path) -> FrameSet | None:
         if any((folder / name).stat().st_size != meta.bytes[name] for name in ARRAYS):
             return None
         images, labels = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ARRAYS)
-        return FrameSet(images, labels, meta.names, meta.fingerprint, np.array(meta.pixels, np.int64))
+        pixels = np.array(meta.pixels, np.int64)
+        return FrameSet(images, labels, meta.names, meta.fingerprint, pixels, aspect=meta.aspect)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -157,18 +162,20 @@ def write_split(  # noqa: PLR0917  the arguments of load_split, and the folder
     shapes = [(len(frames), cfg.height, cfg.width, 3), (len(frames), cfg.height, cfg.width)]
     images, labels = (allocate(folder / name, shape) for name, shape in zip(ARRAYS, shapes, strict=True))
 
-    classes = cfg.label_set().num_classes
+    classes, geometry = cfg.label_set().num_classes, Geometry.of(cfg)
 
-    def fill(i: int) -> tuple[bytes, np.ndarray]:
-        images[i], labels[i] = prepare(reader, frames[i], cfg.height, cfg.width)
+    def fill(i: int) -> tuple[bytes, np.ndarray, float]:
+        image, found = read_labelled(reader, frames[i])
+        images[i], labels[i] = geometry.frame(image), geometry.frame(found)
         digest = hashlib.sha256(images[i].tobytes() + labels[i].tobytes()).digest()
-        return digest, np.bincount(labels[i].ravel(), minlength=classes)[:classes]
+        return digest, np.bincount(labels[i].ravel(), minlength=classes)[:classes], image.shape[1] / image.shape[0]
 
-    content, pixels = hashlib.sha256(repr(shapes).encode()), []
+    content, pixels, aspects = hashlib.sha256(repr(shapes).encode()), [], []
     with ThreadPoolExecutor(min(os.cpu_count() or 1, MAX_THREADS)) as pool:
-        for done, (digest, counts) in enumerate(pool.map(fill, range(len(frames))), start=1):
+        for done, (digest, counts, aspect) in enumerate(pool.map(fill, range(len(frames))), start=1):
             content.update(digest)
             pixels.append(counts.tolist())
+            aspects.append(aspect)
             if progress:
                 progress(split, done, len(frames))
     for array in (images, labels):
@@ -178,6 +185,7 @@ def write_split(  # noqa: PLR0917  the arguments of load_split, and the folder
         fingerprint=content.hexdigest(),
         pixels=pixels,
         bytes={name: (folder / name).stat().st_size for name in ARRAYS},
+        aspect=statistics.median(aspects) if aspects else None,
     )
     (folder / "meta.json").write_text(json.dumps(asdict(meta)), encoding="utf-8")
 
@@ -192,12 +200,11 @@ def allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
     return array
 
 
-def prepare(reader: Reader, frame: Frame, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Decode one frame, map its ids to labels and resize both to height x width pixels.
+def read_labelled(reader: Reader, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """Decode one frame at its own size and map its ids to labels.
 
     Returns:
-        image (height, width, 3) uint8 RGB, resized bilinearly; labels (height, width) uint8, a class or VOID,
-        resized by nearest neighbour.
+        image (H, W, 3) uint8 RGB; labels (H, W) uint8, a class or VOID.
 
     Raises:
         ConfigError: a file cannot be decoded, or the label has another size than its frame or ids outside the table.
@@ -207,12 +214,9 @@ def prepare(reader: Reader, frame: Frame, height: int, width: int) -> tuple[np.n
         of_image, of_label = (f"{array.shape[1]}x{array.shape[0]}" for array in (image, ids))
         raise ConfigError(f"{frame.label}: is {of_label}, its frame {frame.image} is {of_image}; both need one size")
     try:
-        labels = remap(ids, reader.table)
+        return image, remap(ids, reader.table)
     except UnknownIdError as error:
         raise ConfigError(describe_unknown_ids(frame.label, error.ids, reader)) from None
-    size = (width, height)
-    resized = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(resized), np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
 
 
 def describe_unknown_ids(location: str, unknown: Sequence[int], reader: Reader) -> str:

@@ -64,7 +64,7 @@ class Components:
 
 @dataclass(frozen=True)
 class FrameSet:
-    """The frames of one split, resized to `data.height` x `data.width`; memory-mapped, read-only."""
+    """The frames of one split, of `data.height` x `data.width` pixels; memory-mapped, read-only."""
 
     images: np.ndarray
     """(N, H, W, 3) uint8 RGB."""
@@ -78,6 +78,8 @@ class FrameSet:
     """(N, C) int64: pixels of each class in each frame, in the order of the labels."""
     components: Components | None = None
     """Connected components of the labels, where they were asked for."""
+    aspect: float | None = None
+    """Median of width / height of the pictures before they became frames; None in a cache of an earlier version."""
 
     def absent(self, classes: LabelSet) -> tuple[SegClass, ...]:
         """Return the foreground classes without a pixel, which no mean over classes takes into account."""

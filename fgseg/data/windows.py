@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-STRIDE_PX = 4
-"""Side of the square of pixels for which a SegFormer computes one logit."""
+from fgseg.data.geometry import STRIDE_PX
+
 MIN_OVERLAP = 0.25
 """Share of a window's side, at least, in which it overlaps the next window."""
 

@@ -9,26 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from fgseg.checkpoints.trial_files import CONFIG, PROCESSOR, WEIGHTS
+from fgseg.data.geometry import Geometry, Size
 from fgseg.data.image_files import IMAGENET_MEAN, IMAGENET_STD
-from fgseg.storage.store import is_local, open_store
+from fgseg.storage.store import is_local, open_store, sync_folder
 
 
 def model_files(
-    architecture: bytes, weights: bytes, size: tuple[int, int], card: str, window: tuple[int, int] | None = None
+    architecture: bytes, weights: bytes, geometry: Geometry, card: str, window: Size | None = None
 ) -> dict[str, bytes]:
     """Return the contents of the files of an exported model by name.
 
     Args:
         architecture: contents of `config.json`.
         weights: contents of the safetensors file.
-        size: height and width of the training frames in pixels.
+        geometry: of the training frames.
         card: the model card, Markdown.
         window: height and width of the training crops in pixels; None if training used whole frames.
     """
     return {
         CONFIG: architecture,
         WEIGHTS: weights,
-        PROCESSOR: json.dumps(processor_config(size, window), indent=1).encode(),
+        PROCESSOR: json.dumps(processor_config(geometry, window), indent=1).encode(),
         "README.md": card.encode(),
     }
 
@@ -73,9 +74,11 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+        sync_folder(part)
         if folder.exists():
             folder.rename(old)
         part.rename(folder)
+        sync_folder(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -85,17 +88,19 @@ BILINEAR = 2
 """Value of `PIL.Image.Resampling.BILINEAR`, which Transformers stores as a number."""
 
 
-def processor_config(size: tuple[int, int], window: tuple[int, int] | None) -> dict[str, Any]:
-    """Return the `preprocessor_config.json` that resizes to height x width pixels and normalises as in training.
+def processor_config(geometry: Geometry, window: Size | None) -> dict[str, Any]:
+    """Return the `preprocessor_config.json` that stretches to the size of the frames and normalises as in training.
 
-    `do_reduce_labels` is off since label 0, the background, is a class like the others.  `crop_size`, the window of
-    `fgseg.predict`, changes nothing in Transformers, which crops only with `do_center_crop`.
+    `do_reduce_labels` is off since label 0, the background, is a class like the others.  Transformers ignores two
+    entries of `fgseg.predict`: `fit`, the setting `data.fit`, since it can only stretch; and `crop_size`, the size of
+    windows, since it crops only with `do_center_crop`.
     """
     crop = {} if window is None else {"crop_size": {"height": window[0], "width": window[1]}}
     return crop | {
         "image_processor_type": "SegformerImageProcessor",
         "do_resize": True,
-        "size": {"height": size[0], "width": size[1]},
+        "size": {"height": geometry.size[0], "width": geometry.size[1]},
+        "fit": geometry.fit,
         "resample": BILINEAR,
         "do_rescale": True,
         "rescale_factor": 1 / 255,

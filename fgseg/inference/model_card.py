@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fgseg.config.settings import RunConfig
 from fgseg.labels import display_name
-from fgseg.model.pretrained import VARIANTS, is_folder
+from fgseg.model.pretrained import NAMES, SHIPPED, VARIANTS, is_folder
 from fgseg.results import EpochResult, format_iou
 from fgseg.tables import Row, Table
 
@@ -57,7 +57,7 @@ def data_origin(run: RunConfig) -> str:
 
 def licence_id(run: RunConfig) -> str:
     """Return the hub's id of the licence; `other` if the licence of other weights or data applies."""
-    return "apache-2.0" if run.model.name in VARIANTS and run.data.reader == "streets" else "other"
+    return "apache-2.0" if run.model.name in NAMES and run.data.reader == "streets" else "other"
 
 
 def licence(name: str) -> str:
@@ -68,6 +68,8 @@ def licence(name: str) -> str:
     """
     if name in VARIANTS:
         return "Trained from random weights: no other model's licence applies. That of the training data may."
+    if name in SHIPPED:
+        return f"Fine-tuned from the checkpoint `{name}` of fgsearch, which has the licence of fgsearch: Apache 2.0."
     if is_folder(name):
         return (
             f"Fine-tuned from the weights in a folder `{Path(name).name}`, whose licence it inherits. If they are, or "

@@ -81,10 +81,11 @@ def predict(
     """Write the mask and the overlay of each photo.
 
     Args:
-        found: the model; its `size`, the frame size of its training, must be known.
+        found: the model; its geometry must be known.
         photos: to predict.
         device: a device of torch, such as cpu or cuda:0.
-        scale: see `fgseg.inference.tiling.working_size`.
+        scale: factor on the size at which the model sees a photo; 2 makes objects twice as large as in training and
+            takes four times the work, in tiles.
         on_photo: called after each photo.
 
     Returns:
@@ -126,19 +127,21 @@ def open_upright(path: Path) -> "Image.Image":
 
 
 def labels_of(image: "Image.Image", model: "nn.Module", found: TrainedModel, device: str, scale: float) -> "np.ndarray":
-    """Predict the labels of a picture at its own size: (H, W) uint8."""
-    assert found.size is not None
+    """Predict the labels of a picture at its own size: (H, W) uint8.
+
+    The model sees the picture as `Geometry.whole` makes it, in windows of its training crops or of its frames where
+    these are smaller; its logits are resized bilinearly to the picture.
+    """
+    assert found.geometry is not None
     import numpy as np
     import torch
-    from PIL import Image
 
-    from fgseg.inference.tiling import labels_at, tiled_logits, working_size
+    from fgseg.inference.tiling import labels_at, tiled_logits, without_padding
 
-    size = (image.height, image.width)
-    height, width = working_size(size, found.size, scale)
-    resized = np.array(image.resize((width, height), Image.Resampling.BILINEAR))
-    logits = tiled_logits(model, torch.from_numpy(resized).permute(2, 0, 1), found.size, device, found.window)
-    return labels_at(logits, size).numpy()
+    size, geometry = (image.height, image.width), found.geometry.scaled(scale)
+    whole = torch.tensor(geometry.whole(np.asarray(image))).permute(2, 0, 1)
+    logits = tiled_logits(model, whole, found.geometry.size, device, found.window)
+    return labels_at(without_padding(logits, geometry, size), size).numpy()
 
 
 def save_results(photo: Photo, image: "Image.Image", labels: "np.ndarray", classes: LabelSet) -> None:

@@ -1,6 +1,6 @@
 """Find and load a trained model: an exported folder, a hub id, or a trial's checkpoints.
 
-Only `load_trained` imports torch.
+Only `load_trained` and `load_checkpoint` import torch.
 """
 
 import json
@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from fgseg.checkpoints.manifest import Manifest, find, list_manifests, read_weights
 from fgseg.checkpoints.trial_files import CONFIG, LABEL_SET, PROCESSOR, SETTINGS, WEIGHTS
 from fgseg.config.errors import ConfigError, one_line
 from fgseg.config.label_sets import parse_label_set
-from fgseg.config.settings import DataConfig
+from fgseg.config.loading import validate
+from fgseg.config.settings import Fit
+from fgseg.data.geometry import Geometry, Size
 from fgseg.labels import LabelSet, label_set_of
 from fgseg.model.class_names import checkpoint_labels
 from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 WHERE = "MODEL"
 OTHER_WEIGHTS = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Weights of a hub's model in another form, with which it can be evaluated if its classes are mapped by name."""
+GEOMETRY_SETTINGS = ("data.height", "data.width", "data.fit", "data.crop")
+"""Settings that decide what a model sees of a picture; one that an earlier version did not record has its default."""
 KINDS = "name an exported folder, a hub id, or a folder of checkpoints"
 
 
@@ -35,20 +39,14 @@ class TrainedModel:
     """Location of a trained model; its weights are read by `weights`."""
 
     folder: Path
-    size: tuple[int, int] | None
-    """Height and width of the training frames in pixels; None if the folder does not record them."""
+    geometry: Geometry | None
+    """Size of the training frames, and how photos become frames; None if the folder records no size."""
     manifest: Manifest | None
     """Manifest of the weights in a folder of checkpoints; None in an exported folder."""
     classes: LabelSet
     """The classes that its `config.json` names; they have plain colours without a label set there or a shipped one."""
-    window: tuple[int, int] | None = None
+    window: Size | None = None
     """Height and width of the training crops in pixels; None if the model was trained on whole frames."""
-
-    def weights(self) -> bytes:
-        """Read the weights, a safetensors file; raises ValueError or FileNotFoundError if damaged or missing."""
-        if self.manifest is None:
-            return (self.folder / WEIGHTS).read_bytes()
-        return read_weights(LocalStore(self.folder), self.manifest)
 
 
 @contextmanager
@@ -65,8 +63,8 @@ def find_trained(name: str) -> TrainedModel:
     """Find a trained model; a hub id is downloaded.
 
     Args:
-        name: an exported folder, a hub id, or a folder of checkpoints.  Of the latter the epoch selected by
-            `train.select` is used, or the newest if the selected one has no checkpoint.
+        name: an exported folder, a shipped checkpoint, a hub id, or a folder of checkpoints.  Of the latter the epoch
+            selected by `train.select` is used, or the newest if the selected one has no checkpoint.
 
     Raises:
         ConfigError: the name is none of these, or the model does not name its classes.
@@ -78,11 +76,12 @@ def find_trained(name: str) -> TrainedModel:
     if manifests:
         return find_checkpoint(folder, manifests)
     check_weights(name, WHERE)
-    folder = fetch_weights(name, WHERE) or folder
+    if not folder.exists():
+        folder = fetch_weights(name, WHERE) or folder
     classes = model_classes(name, folder)
     if not any((folder / file).is_file() for file in (WEIGHTS, *OTHER_WEIGHTS)):
         raise ConfigError(f"{WHERE}: {name} has no {WEIGHTS}; {KINDS}")
-    return TrainedModel(folder, frame_size(folder), None, classes, frame_size(folder, "crop_size"))
+    return TrainedModel(folder, processor_geometry(folder), None, classes, processor_size(folder, "crop_size"))
 
 
 def find_checkpoint(folder: Path, manifests: list[Manifest]) -> TrainedModel:
@@ -96,8 +95,9 @@ def find_checkpoint(folder: Path, manifests: list[Manifest]) -> TrainedModel:
     settings = read_json(folder / SETTINGS)
     selected = select_epoch(manifests[0].history, settings["train.select"]).epoch
     manifest = find(LocalStore(folder), selected) or manifests[0]
-    size = (settings["data.height"], settings["data.width"])
-    return TrainedModel(folder, size, manifest, classes, DataConfig(crop=settings.get("data.crop")).window)
+    recorded = {key: settings[key] for key in GEOMETRY_SETTINGS if key in settings}
+    data = validate(recorded, dict.fromkeys(recorded, str(folder / SETTINGS))).data
+    return TrainedModel(folder, Geometry.of(data), manifest, classes, data.window)
 
 
 def model_classes(name: str, folder: Path) -> LabelSet:
@@ -137,12 +137,29 @@ def labels_by_name(name: str, found: TrainedModel, classes: LabelSet) -> list[in
     return labels
 
 
-def frame_size(folder: Path, name: str = "size") -> tuple[int, int] | None:
-    """Return the height and width to which a folder's image processor resizes; None without a processor or a size.
+def processor_geometry(folder: Path) -> Geometry | None:
+    """Return the geometry that a folder's image processor describes; None without a processor or a size.
+
+    A processor without `fit` is that of another tool or of a version that could only stretch: it stretches.
+
+    Raises:
+        ConfigError: an unknown `fit`.
+    """
+    size = processor_size(folder)
+    if size is None:
+        return None
+    fit = read_json(folder / PROCESSOR).get("fit", "stretch")
+    if fit not in get_args(Fit):
+        raise ConfigError(f"{WHERE}: {folder / PROCESSOR} has fit {fit!r}, must be one of: {', '.join(get_args(Fit))}")
+    return Geometry(size, fit)
+
+
+def processor_size(folder: Path, name: str = "size") -> Size | None:
+    """Return a size in a folder's image processor; None without a processor or a height and width.
 
     Args:
         folder: of the model.
-        name: of the size in the processor's file; `crop_size` is that of the training crops.
+        name: `size`, to which it resizes; or `crop_size`, that of the training crops.
     """
     if not (folder / PROCESSOR).is_file():
         return None
@@ -174,21 +191,37 @@ def load_trained(found: TrainedModel, device: str = "cpu") -> "SegformerForSeman
     Raises:
         ConfigError: the weights are missing, damaged, or do not fit the `config.json`.
     """
+    from fgseg.model.decode_head import commute_head
+    from fgseg.model.segformer import load_pretrained
+
+    if found.manifest:
+        model = load_checkpoint(found.folder, found.manifest)
+    else:
+        model = load_pretrained(str(found.folder), where=WHERE)
+    return commute_head(model).to(device).eval()
+
+
+def load_checkpoint(folder: Path, manifest: Manifest) -> "SegformerForSemanticSegmentation":
+    """Load the model of a folder of checkpoints.
+
+    Args:
+        folder: holds the checkpoints and the `config.json`.
+        manifest: of the checkpoint.
+
+    Raises:
+        ConfigError: as `load_trained`.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-    from fgseg.model.decode_head import commute_head
     from fgseg.model.segformer import quiet
 
     with quiet():
-        config = SegformerConfig.from_json_file(found.folder / CONFIG)
-        model = SegformerForSemanticSegmentation(config)
-        try:
-            model.load_state_dict(load(found.weights()))
-        except (RuntimeError, SafetensorError, ValueError, OSError) as error:
-            reason = one_line(error, first_line=True)
-            raise ConfigError(
-                f"MODEL: the weights in {found.folder} cannot be used ({reason}); export it again"
-            ) from None
-    return commute_head(model).to(device).eval()
+        model = SegformerForSemanticSegmentation(SegformerConfig.from_json_file(folder / CONFIG))
+    try:
+        model.load_state_dict(load(read_weights(LocalStore(folder), manifest)))
+    except (RuntimeError, SafetensorError, ValueError, OSError) as error:
+        reason = one_line(error, first_line=True)
+        raise ConfigError(f"{WHERE}: the weights in {folder} cannot be used ({reason})") from None
+    return model

@@ -1,4 +1,4 @@
-"""Check and fetch a model's initial weights: random, a folder or the hub.  Needs no torch."""
+"""Check and fetch a model's initial weights: random, a shipped checkpoint, a folder or the hub.  Needs no torch."""
 
 import json
 import os
@@ -30,6 +30,10 @@ VARIANTS = {
     "b4": Variant(WIDE, (3, 8, 27, 3), HEADS, 768),
     "b5": Variant(WIDE, (3, 6, 40, 3), HEADS, 768),
 }
+SHIPPED = {"streets": Path(__file__).parent / "streets"}
+"""Folder of each checkpoint in this package by its value of `model.name`."""
+NAMES = (*VARIANTS, *SHIPPED)
+"""Values of `model.name` that are neither a path nor a hub id."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 
@@ -43,23 +47,21 @@ def check_weights(name: str, where: str = "model.name") -> None:
     """Check the name of a model without the network.
 
     Args:
-        name: a variant, a folder or a hub id.
+        name: a variant, a shipped checkpoint, a folder or a hub id.
         where: setting or argument that holds the name, for messages.
 
     Raises:
-        ConfigError: the name is neither a variant, nor a folder with a SegFormer's weights, nor a well-formed hub id.
+        ConfigError: the name is none of these; a folder must hold a SegFormer's weights, a hub id be well-formed.
     """
-    if name in VARIANTS:
+    if name in NAMES:
         return
     folder = Path(name).expanduser()
     if os.sep not in name and not folder.exists():
-        check_name(name, VARIANTS, f"{where}: no such model {name!r}, nor a folder or hub id of that name")
+        check_name(name, NAMES, f"{where}: no such model {name!r}, nor a folder or hub id of that name")
     if not is_folder(name):
         return
     if not folder.is_dir():
-        raise ConfigError(
-            f"{where}: no folder {name}; name a folder of weights, a hub id or one of {', '.join(VARIANTS)}"
-        )
+        raise ConfigError(f"{where}: no folder {name}; name a folder of weights, a hub id or one of {', '.join(NAMES)}")
     check_model_type(folder, name, where)
     if not any((folder / file).is_file() for file in WEIGHT_FILES):
         raise ConfigError(
@@ -80,20 +82,20 @@ def check_model_type(folder: Path, name: str, where: str) -> None:
 
 
 def fetch_weights(name: str, where: str = "model.name") -> Path | None:
-    """Download a hub id's model into the hub cache; does nothing for other names.
+    """Return the folder of a checkpoint that has a name; a hub id's model is downloaded into the hub cache.
 
     Args:
-        name: a variant, a folder or a hub id.
+        name: a variant, a shipped checkpoint, a folder or a hub id.
         where: setting or argument that holds the name, for messages.
 
     Returns:
-        The folder of the model in the hub cache; None if the name is not a hub id.
+        The folder in this package or in the hub cache; None for a variant and for a folder.
 
     Raises:
         ConfigError: the hub cannot be reached, has no such model, or the model is not a SegFormer.
     """
-    if name in VARIANTS or is_folder(name):
-        return None
+    if name in VARIANTS or name in SHIPPED or is_folder(name):
+        return SHIPPED.get(name)
     from huggingface_hub import snapshot_download
 
     try:

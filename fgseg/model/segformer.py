@@ -1,4 +1,4 @@
-"""SegFormer with a head for the classes of a label set: from random weights, a folder or the hub."""
+"""SegFormer with a head for the classes of a label set: from random weights, a checkpoint's folder or the hub."""
 
 import json
 from collections.abc import Iterator
@@ -15,15 +15,15 @@ from transformers.utils import logging as transformers_logging
 from fgseg.config.errors import ConfigError, one_line
 from fgseg.labels import LabelSet
 from fgseg.model.decode_head import commute_head
-from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights, is_folder
+from fgseg.model.pretrained import SHIPPED, VARIANTS, check_weights, fetch_weights, is_folder
 
 
 def build_model(name: str, classes: LabelSet, drop_path: float | None = None) -> SegformerForSemanticSegmentation:
     """Build a SegFormer that maps normalised images (B, 3, H, W) float32 to logits (B, C, H/4, W/4).
 
     Args:
-        name: a variant (random weights), a folder or a hub id.  A head with other classes is replaced by one with
-            random weights, as in the source.
+        name: a variant (random weights), a shipped checkpoint, a folder or a hub id.  A head with other classes is
+            replaced by one with random weights, as in the source.
         classes: the label set, of C classes.
         drop_path: the setting `model.drop_path`; None keeps that of the checkpoint.
 
@@ -45,7 +45,7 @@ def load_pretrained(
     """Load a checkpoint from a folder or the hub cache, in float32.
 
     Args:
-        name: a folder or a hub id.
+        name: a shipped checkpoint, a folder or a hub id.
         needed: beginning of the names of the weights that the checkpoint must have; by default of all.
         where: setting or argument that holds the name, for messages.
         options: of `from_pretrained`, such as the classes of a new head; by default the checkpoint's own.
@@ -53,10 +53,11 @@ def load_pretrained(
     Raises:
         ConfigError: the weights cannot be read, or needed ones are missing.
     """
+    source = SHIPPED.get(name) or (Path(name).expanduser() if is_folder(name) else name)
     try:
         with quiet():
             model, loaded = SegformerForSemanticSegmentation.from_pretrained(
-                str(Path(name).expanduser()) if is_folder(name) else name,
+                str(source),
                 output_loading_info=True,
                 dtype=torch.float32,  # weights stored in half precision are trained in float32, too
                 **options,

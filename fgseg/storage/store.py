@@ -72,8 +72,12 @@ class LocalStore:
 
     @retry_files
     def put(self, name: str, data: bytes) -> None:
-        """Write to a temporary file, then rename it: a reader gets the old blob or the new one, never a part."""
+        """Write to a temporary file, then rename it: a reader gets the old blob or the new one, never a part.
+
+        The call returns when file and rename are on the disk: the ledger may then record what depends on them.
+        """
         path = self.folder / name
+        new_folders = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{self.SUFFIX}")
         try:
@@ -85,6 +89,8 @@ class LocalStore:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        for folder in (path.parent, *(new.parent for new in new_folders)):
+            sync_folder(folder)
 
     @retry_files
     def get(self, name: str) -> bytes:
@@ -129,6 +135,18 @@ class LocalStore:
     def remove_temporary(self) -> None:
         for path in self.folder.glob(f"*{self.SUFFIX}"):
             path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk; does nothing on a file system that cannot."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def is_local(address: str) -> bool:

@@ -159,7 +159,7 @@ class CompiledStep(Step):
                 logits, edge_logits = self.compiled.predict(self.unhooked, images)
             loss, terms = self.compiled.compute_loss(self.criterion, logits, labels, edge_logits)
             self.scaler.scale(loss / len(group)).backward()
-            self.loss_sums += torch.stack([loss.detach(), *terms.values()]) * len(labels)
+            self.add_losses(torch.stack([loss.detach(), *terms.values()]), len(labels))
         self.scaler.unscale_(self.optimizer)
         self.grad_norm.copy_(clip_grad_norm_(self.model.parameters(), self.clip))
         self.scaler.step(self.optimizer)

@@ -31,8 +31,10 @@ class Step:
         network: from images to logits; shares `model`'s weights.
         prepared: the network with automatic mixed precision and averaged gradients.
         scaler: of the loss; disabled where the precision needs none.
-        loss_sums: (1 + terms,) float32, the loss and its unweighted terms times images, summed until they are zeroed;
-            with several processes this rank's part.
+        loss_sums: (1 + terms,) float32, the loss and its unweighted terms times images, summed over the batches with a
+            finite loss until they are zeroed; with several processes this rank's part.
+        nonfinite: (1 + terms,) float32, the images of batches in which the loss and each term were NaN or infinite,
+            counted until they are zeroed; with several processes this rank's part.
         grad_norm: () float32, the gradient's norm in the last step, before clipping.
         compile_s: seconds that compiling took; None without compiling.
     """
@@ -54,8 +56,8 @@ class Step:
             model: on the accelerator's device; a SegFormer, or a SegformerWithEdges if the loss needs edge logits.
             criterion: the loss.
             optimizer: of the model's parameters.
-            schedule: of the optimizer.  Not prepared: a prepared one steps once for every process, and cannot see on
-                the host which steps the scaler skipped (see `sync_schedule_with_skipped_steps`).
+            schedule: of the optimizer.  Not prepared: a prepared one steps once for every process.  It counts the steps
+                that the scaler skips, as in the source: fused AdamW skips them on the GPU, unknown to the host.
             clip: largest norm of the gradient, above 0.
             average: updated after every step; None for no average.
         """
@@ -74,6 +76,7 @@ class Step:
             self.prepared.broadcast_buffers = False
         self.scaler = accelerator.scaler or GradScaler(self.device.type, enabled=False)
         self.loss_sums = torch.zeros(1 + len(criterion.terms), device=self.device)
+        self.nonfinite = torch.zeros_like(self.loss_sums)
         self.grad_norm = torch.zeros((), device=self.device)
         self.compile_s: float | None = None
 
@@ -105,15 +108,15 @@ class Step:
                     self.grad_norm.copy_(accelerator.clip_grad_norm_(self.model.parameters(), self.clip))
                 self.prepared_optimizer.step()
                 self.prepared_optimizer.zero_grad()
-            self.loss_sums += torch.stack([loss.detach(), *terms.values()]) * frames
+            self.add_losses(torch.stack([loss.detach(), *terms.values()]), frames)
 
-    def sync_schedule_with_skipped_steps(self) -> None:
-        """Set the schedule to the number of steps that AdamW took; those that the scaler skipped do not count.
+    def add_losses(self, values: Tensor, frames: int) -> None:
+        """Add the loss and terms of a batch, (1 + terms,) float32, to `loss_sums` if the loss is finite.
 
-        Waits for the device; called once an epoch.
+        Args:
+            values: the loss, which is not finite if a term is not, and its unweighted terms.
+            frames: images of the whole batch.
         """
-        counts = [state["step"] for state in self.optimizer.state.values()]
-        taken = int(torch.stack(counts).max()) if self.scaler.is_enabled() and counts else self.schedule.last_epoch
-        if taken != self.schedule.last_epoch:
-            self.schedule.last_epoch = taken - 1
-            self.schedule.step()
+        finite = values.isfinite()
+        self.loss_sums += torch.where(finite[0], values, 0) * frames
+        self.nonfinite += ~finite * (frames / self.world.world_size)

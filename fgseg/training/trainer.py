@@ -1,6 +1,6 @@
 """The state of a training, and one epoch of it."""
 
-import math
+import logging
 import time
 from dataclasses import dataclass
 from itertools import islice
@@ -35,6 +35,15 @@ from fgseg.training.compiled_step import CompiledStep, wants_compiling
 from fgseg.training.optimizer import build_optimizer, build_schedule, count_steps, lr_to_device
 from fgseg.training.step import Step
 from fgseg.training.weight_average import WeightAverage
+
+log = logging.getLogger(__name__)
+
+MAX_OVERFLOWS = 0.1
+"""Largest share of an epoch's images whose loss may be NaN or infinite with fp16; beyond it the training has diverged.
+
+The scaler skips the steps of such batches, so that they do no harm.  The share was chosen and not measured: overflows
+come one at a time, while a model that has diverged overflows in nearly every batch.  Without a scaler a single one
+destroys the weights."""
 
 
 @dataclass
@@ -193,7 +202,6 @@ def run_epoch(state: TrainingState, splits: dict[str, FrameSet], epoch: int, att
     loss, terms = train_one_epoch(state, frames["train"], epoch)
     trained = time.perf_counter()
     compile_s = state.step.compile_s if prepared is None else None
-    check_finite(epoch, {**terms, "loss": loss})
     counts = validate(state, frames["val"])
     classes = state.run.label_set()
     iou = class_iou(counts, classes)
@@ -233,21 +241,42 @@ def validate(state: TrainingState, frames: Frames) -> Tensor:
 
 
 def train_one_epoch(state: TrainingState, frames: Frames, epoch: int) -> tuple[float, dict[str, float]]:
-    """Train on every frame once; return the mean per image of the loss and of its unweighted terms."""
+    """Train on every frame once; return the mean per image of the loss and of its unweighted terms.
+
+    Batches whose loss is not finite are left out of the means.
+
+    Raises:
+        DivergedError: there are too many such batches, see `check_finite`.
+    """
     run, step = state.run, state.step
     generator = torch.Generator(frames.device).manual_seed(seed_epoch(run.train.seed, epoch, step.world.rank))
     state.model.train()
     step.loss_sums.zero_()
+    step.nonfinite.zero_()
     batches = train_batches(frames, run, generator)
     while group := list(islice(batches, run.train.accumulation)):
         step(group)
-    step.sync_schedule_with_skipped_steps()
-    loss, *terms = (value / len(frames) for value in step.world.all_reduce(step.loss_sums).tolist())
-    return loss, dict(zip(step.criterion.terms, terms, strict=True))
+    sums, nonfinite = step.world.all_reduce(torch.stack([step.loss_sums, step.nonfinite])).tolist()
+    names, count = ("loss", *step.criterion.terms), len(frames)
+    shares = {name: images / count for name, images in zip(names, nonfinite, strict=True)}
+    check_finite(epoch, shares, MAX_OVERFLOWS if step.scaler.is_enabled() else 0.0)
+    means = {name: value / (count - nonfinite[0]) for name, value in zip(names, sums, strict=True)}
+    return means.pop("loss"), means
 
 
-def check_finite(epoch: int, values: dict[str, float]) -> None:
-    """Raise DivergedError naming the epoch and the first value that is NaN or infinite."""
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise DivergedError(f"epoch {epoch}: {name} is {value}; lower train.lr or the weights of the loss")
+def check_finite(epoch: int, shares: dict[str, float], limit: float) -> None:
+    """Raise DivergedError if the loss was NaN or infinite too often, else log a warning if it was at all.
+
+    Args:
+        epoch: number of the epoch, for messages.
+        shares: the share of the epoch's images, in [0, 1], in whose batches the loss and each of its terms were not
+            finite, by name.  The message names the first such term.
+        limit: largest share for the loss that is not a divergence.
+    """
+    if shares["loss"] == 0:
+        return
+    name = next((name for name, share in shares.items() if share > 0 and name != "loss"), "loss")
+    found = f"epoch {epoch}: {name} is NaN or infinite for {shares[name]:.1%} of the images"
+    if shares["loss"] > limit:
+        raise DivergedError(f"{found}; lower train.lr or the weights of the loss")
+    log.warning("%s, whose steps fp16 skipped; more than %.0f %% would end the trial", found, 100 * limit)

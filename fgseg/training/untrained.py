@@ -79,4 +79,5 @@ def evaluate_untrained(run: RunConfig, labels: list[int], split: str) -> Untrain
         iou=iou,
         confusion=confusion.tolist(),
         boundary=boundary[0].tolist() if boundary else [],
+        thin=[c.key for c in classes.thin],
     )

@@ -1,9 +1,11 @@
 """Overlays of a trained model's predictions on a few validation frames, the same ones for every trial."""
 
 import re
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from fgseg.data import FrameSet
 from fgseg.labels import LabelSet
@@ -57,5 +59,9 @@ def read_overlays(store: Store) -> dict[str, bytes]:
 
 
 def is_whole(png: bytes) -> bool:
-    """Return whether the bytes start and end like a PNG file."""
-    return png.startswith(b"\x89PNG\r\n\x1a\n") and png.endswith(b"IEND\xaeB`\x82")
+    """Return whether a PNG file is complete and the checksums of all its chunks are right."""
+    try:
+        Image.open(BytesIO(png), formats=["PNG"]).verify()
+    except Exception:  # Pillow raises many types for damaged files
+        return False
+    return png.endswith(b"\0\0\0\0IEND\xaeB`\x82")  # Pillow does not check the last chunk

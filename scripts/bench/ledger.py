@@ -13,9 +13,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from optuna.samplers import RandomSampler
-from optuna.trial import create_trial
-
 from fgseg.config.settings import DataConfig
 from fgseg.results import EpochResult
 from scripts.bench.orchestration import machine
@@ -23,6 +20,8 @@ from scripts.bench.replay import synthetic_epoch
 from search.execution.messages import TrialJob
 from search.ledger.ledger import Ledger
 from search.ledger.records import TrialAttempt
+from search.sampling.distributions import distributions
+from search.sampling.study_sampler import StudySampler
 from search.study.space import Space, load_space
 
 EPOCHS = 15
@@ -38,27 +37,20 @@ def timed(seconds: list[float], call: Callable[..., Any], *arguments: Any) -> An
     return result
 
 
-def fill(ledger: Ledger, space: Space, ended: int) -> None:
+def fill(ledger: Ledger, source: StudySampler, ended: int) -> None:
     """Add ended trials with all their epochs."""
-    sampler, drawn = RandomSampler(seed=1), space.distributions()
-    for number in range(ended):
-        params = {name: sampler.sample_independent(ledger._study, None, name, d) for name, d in drawn.items()}
-        epochs = history(TrialAttempt(number, 1, params), EPOCHS)
-        attributes = {f"epoch/{e.epoch}": e.to_json() for e in epochs} | {
-            "attempt": 1,
-            "length": EPOCHS,
-            "selected": EPOCHS,
-        }
-        values = {e.epoch: e.miou for e in epochs}
-        ledger._study.add_trial(
-            create_trial(
-                params=params,
-                distributions=drawn,
-                value=epochs[-1].miou,
-                user_attrs=attributes,
-                intermediate_values=values,
-            )
-        )
+    ledger.start(source, epochs=EPOCHS, select="last")
+    for _ in range(ended):
+        attempt = ledger.next_attempt()
+        assert attempt is not None
+        ledger.report(attempt.number, attempt.attempt, history(attempt, EPOCHS))
+        ledger.complete(attempt.number, attempt.attempt)
+
+
+def make_source(space: Space, sampler: str, trials: int) -> StudySampler:
+    """Return the source of the trials of a search."""
+    settings = {"pruner": "none", "epochs": EPOCHS, "seed": 1}
+    return StudySampler(distributions(space.search), space.start, trials=trials, sampler=sampler, **settings)
 
 
 def history(attempt: TrialAttempt, count: int) -> list[EpochResult]:
@@ -73,10 +65,7 @@ def measure(ledger: Ledger, space: Space, opened: int, trials: int) -> str:
     report_s: list[float] = []
     end_s: list[float] = []
     with ledger.lock():
-        ledger.start(
-            space.distributions(), space.start, trials=trials, sampler="auto", pruner="none", epochs=EPOCHS, seed=1,
-            select="last",
-        )  # fmt: skip
+        ledger.start(make_source(space, "auto", trials), epochs=EPOCHS, select="last")
         started = [attempt for _ in range(opened) if (attempt := ledger.next_attempt())]
         for attempt in started:
             ledger.report(attempt.number, attempt.attempt, history(attempt, EPOCHS - 3))
@@ -102,7 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
         url = options.ledger_url or f"sqlite:///{Path(folder, 'study.db')}"
         for opened in options.open:
             ledger = Ledger.create(url, f"bench-{uuid.uuid4().hex}")
-            fill(ledger, space, options.ended)
+            with ledger.lock():
+                fill(ledger, make_source(space, "random", options.ended), options.ended)
             print(measure(ledger, space, opened, options.ended + opened + SAMPLE), flush=True)
             ledger.delete_study()
 

@@ -72,14 +72,15 @@ def audit_checkpoints(store: Store, record: TrialRecord) -> Iterator[str]:
 
 
 def audit_history(manifests: Sequence[Manifest], record: TrialRecord) -> Iterator[str]:
-    """Yield one line per difference between the epochs of a trial's newest checkpoint and those of the ledger.
+    """Yield one line per difference between the epochs of a trial's checkpoints, newest first, and those of the ledger.
 
     The checkpoint of a RUNNING or FAIL trial may be one epoch ahead: its worker died between writing and reporting.
     """
+    for manifest in manifests:
+        for saved, recorded in zip(manifest.history, record.epochs, strict=False):
+            if not is_same(saved, recorded):
+                yield f"trial {record.number}: {manifest.name} holds another epoch {saved.epoch} than the ledger"
     newest = manifests[0]
-    for saved, recorded in zip(newest.history, record.epochs, strict=False):
-        if not is_same(saved, recorded):
-            yield f"trial {record.number}: {newest.name} holds another epoch {saved.epoch} than the ledger"
     finished = record.state in (State.COMPLETE, State.PRUNED)
     if finished and len(newest.history) > len(record.epochs):
         yield f"trial {record.number}: {newest.name} holds an epoch that the ledger lacks"

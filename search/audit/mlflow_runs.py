@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from fgseg.checkpoints.untrained_result import UntrainedResult
 from search.ledger.records import State, TrialRecord, best_trial
 from search.tracking.run_reader import CHECKPOINT, TrackedRun
-from search.tracking.run_schema import ENDING_TAGS, study_ending, trial_ending
+from search.tracking.run_schema import ENDING_TAGS, as_text, study_ending, trial_ending
 
 
 def audit_runs(
@@ -56,7 +56,16 @@ def audit_run(run: TrackedRun, record: TrialRecord, behind: bool) -> Iterator[st
     found = (run.status, {key: run.tags[key] for key in ENDING_TAGS if key in run.tags})
     if found != expected and not (behind and is_earlier(run)):
         yield f"trial {record.number}: MLflow says {format_ending(*found)}, must be {format_ending(*expected)}"
+    yield from audit_params(run, record, behind)
     yield from audit_points(run, expected_points(record), behind)
+
+
+def audit_params(run: TrackedRun, record: TrialRecord, behind: bool) -> Iterator[str]:
+    """Check that a run has the point of its trial, except settings changed after the trial ran out of memory."""
+    for key in sorted(record.params.keys() - record.overrides.keys()):
+        logged, expected = run.params.get(key), as_text(record.params[key])
+        if logged != expected and not (behind and logged is None):
+            yield f"trial {record.number}: {key} is {logged} in MLflow, {expected} in the ledger"
 
 
 def is_earlier(run: TrackedRun) -> bool:

@@ -126,6 +126,7 @@ def audit_trial(record: TrialRecord) -> Iterator[str]:
     }
     yield from (f"trial {record.number}: {text}" for text, broken in faults.items() if broken)
     yield from (f"trial {record.number}: {text}" for text in audit_attempts(record))
+    yield from audit_order(record)
     chosen = record.chosen
     if chosen is None and record.state is State.COMPLETE:
         yield f"trial {record.number}: its selected epoch {record.selected} is not in the ledger"
@@ -140,3 +141,14 @@ def audit_attempts(record: TrialRecord) -> Iterator[str]:
         if not last <= epoch.attempt <= record.attempt:
             yield f"epoch {epoch.epoch} is of attempt {epoch.attempt}, must be one of {last} to {record.attempt}"
         last = max(last, epoch.attempt)
+
+
+def audit_order(record: TrialRecord) -> Iterator[str]:
+    """Check that the numbers of a trial's writes ascend: its start, its epochs and decisions, and its end."""
+    of_epochs = [seq for event in record.epoch_events for seq in (event.seq, event.stop_seq) if seq is not None]
+    numbers = [record.asked_seq, *of_epochs, *([] if record.ended_seq is None else [record.ended_seq])]
+    if numbers != sorted(numbers):
+        yield f"trial {record.number}: its writes have the numbers {numbers}, must ascend"
+    if (record.ended_seq is None) != record.is_open:
+        has = "without" if record.ended_seq is None else "with"
+        yield f"trial {record.number}: {record.state.name} {has} the number of a write that ended it"

@@ -12,6 +12,7 @@ from rich.console import Console
 from safetensors.numpy import load as load_safetensors
 
 from fgseg.checkpoints.manifest import read_blob
+from fgseg.checkpoints.untrained_result import UntrainedResult
 from fgseg.cli import DONE, FAULT
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import with_defaults
@@ -26,6 +27,7 @@ from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
 from search.ledger.untrained import untrained_of
+from search.report.build import complete_untrained
 from search.report.tables import CHECKPOINT_NAME
 from search.study.plan import COMPARISONS, REPEATS, UNIDENTIFYING, RepeatPlan, check_identity
 
@@ -99,8 +101,9 @@ def present_comparison(plans: Sequence[RepeatPlan], name: str, point: str, conso
         print(f"error: comparison {name}: no seed has finished in every family", *missing, sep="\n", file=sys.stderr)
         return FAULT
     families = [family(plan, [finished[plan.study][seed] for seed in seeds]) for plan in compared]
-    comparison = facts(compared, name, point, missing)
-    comparison |= compare(families, seeds, checkpoint=untrained_checkpoint(compared, len(seeds)))
+    checkpoint, problem = untrained_checkpoint(compared, len(seeds))
+    comparison = facts(compared, name, point, [*missing, *([problem] if problem else [])])
+    comparison |= compare(families, seeds, checkpoint=checkpoint)
     folder = join(plans[0].location.storage, COMPARISONS, name)
     files = {"comparison.json": json.dumps(comparison, indent=1), "comparison.md": render_comparison(comparison)}
     for file, text in files.items():
@@ -172,20 +175,32 @@ def family(plan: RepeatPlan, records: Sequence[TrialRecord]) -> Family:
         confusion=np.stack([each["confusion"] for each in counts]),
         boundary=np.stack([each["boundary"] for each in counts]),
         classes=tuple(records[0].test.iou) if records[0].test else (),
+        thin=tuple(records[0].test.thin) if records[0].test else (),
     )
 
 
-def untrained_checkpoint(plans: Sequence[RepeatPlan], seeds: int) -> Family | None:
-    """Return the counts of the untrained checkpoint, the same for every seed.
+def untrained_checkpoint(plans: Sequence[RepeatPlan], seeds: int) -> tuple[Family | None, str]:
+    """Return the counts of the untrained checkpoint, the same for every seed; evaluates it if no study has its result.
 
-    None unless all families start from one checkpoint and inherit its head.
+    Returns:
+        None unless all families start from one checkpoint and inherit its head; and, if it cannot be evaluated, the
+        reason in one line.
     """
-    results = [untrained_of(plan.location, Ledger(plan.location.ledger_url, plan.study).metadata) for plan in plans]
-    found = [result for result in results if result is not None]
-    if len(found) < len(plans) or len({plan.settings.model.name for plan in plans}) > 1:
-        return None
-    confusion, boundary = (np.asarray([counts] * seeds) for counts in (found[0].confusion, found[0].boundary))
-    return Family("checkpoint", CHECKPOINT_NAME, "", {}, tuple(found[0].iou), confusion, boundary)
+    if len({plan.settings.model for plan in plans}) > 1:
+        return None, ""
+    problem = ""
+    if not any(map(untrained_result, plans)):
+        problem = complete_untrained(plans[0].location)
+    found = next(filter(None, map(untrained_result, plans)), None)
+    if found is None:
+        return None, problem
+    confusion, boundary = (np.asarray([counts] * seeds) for counts in (found.confusion, found.boundary))
+    return Family("checkpoint", CHECKPOINT_NAME, "", {}, tuple(found.iou), confusion, boundary), ""
+
+
+def untrained_result(plan: RepeatPlan) -> UntrainedResult | None:
+    """Return the result of the untrained checkpoint in a plan's study, or None."""
+    return untrained_of(plan.location, Ledger(plan.location.ledger_url, plan.study).metadata)
 
 
 def read_counts(plan: RepeatPlan, record: TrialRecord) -> dict[str, Any]:

@@ -23,6 +23,8 @@ BASELINE = "baseline"
 """The family to which every other one is compared."""
 MEAN = "mean"
 """Last row of every table, below the classes; the mean of IoU is the mIoU."""
+THIN_MEAN = "thin_mean"
+"""Row above the last one, the mean over the thin classes; only if there are thin classes."""
 MEASURES = ("iou", "boundary_iou")
 ALPHA = 0.05
 """Significance level: a difference with a lower corrected p-value is called higher or lower."""
@@ -42,6 +44,8 @@ class Family:
     """(S, N, C, C) pixel counts by seed and image, rows truth."""
     boundary: Array
     """(S, N, C, 2) pixel counts by seed and image: in both rims, in either."""
+    thin: tuple[str, ...] = ()
+    """Keys of the thin classes."""
 
     @property
     def counts(self) -> Array:
@@ -59,6 +63,8 @@ class Scorer:
     """C."""
     occurs: tuple[bool, ...]
     """Whether a test frame holds the class, for each of the F foreground classes; others have no score."""
+    thin: tuple[bool, ...] = ()
+    """Whether the class is thin, for each of the F foreground classes; empty if none is."""
 
     def __call__(self, sums: Array) -> Array:
         """Compute the scores.
@@ -67,8 +73,9 @@ class Scorer:
             sums: (..., C * C + C * 2) as in `Family.counts`, of one image or many.
 
         Returns:
-            (..., 2 * (F + 1)): IoU of the foreground classes and their mean, then boundary IoU and its mean. NaN for a
-            class that no frame holds, or absent from truth and prediction of these; the mean leaves it out.
+            (..., 2 * (F + M)): IoU of the foreground classes and M means, that of the thin classes, if any, and of all;
+            then the same of boundary IoU. NaN for a class that no frame holds, or absent from truth and prediction of
+            these; the means leave it out.
         """
         number, shape = self.num_classes, sums.shape[:-1]
         confusion = sums[..., : number**2].reshape(*shape, number, number)
@@ -78,21 +85,27 @@ class Scorer:
             iou = hits / (confusion.sum(-1) + confusion.sum(-2) - hits)
             rims = boundary[..., 0] / boundary[..., 1]
         first = number - len(self.occurs)
-        return np.concatenate([with_mean(np.where(self.occurs, each[..., first:], np.nan)) for each in (iou, rims)], -1)
+        scored = [np.where(self.occurs, each[..., first:], np.nan) for each in (iou, rims)]
+        return np.concatenate([part for each in scored for part in (each, *self.means(each))], -1)
+
+    def means(self, classes: Array) -> list[Array]:
+        """Return the mean (..., 1) of the thin classes, if any, and of all, from the scores (..., F) of the classes."""
+        thin = [mean_of_known(np.where(self.thin, classes, np.nan))] if self.thin else []
+        return [*thin, mean_of_known(classes)]
 
 
 def scorer_of(family: Family) -> Scorer:
     """Return the scorer of all families that were evaluated on the same frames as this one."""
     truth = family.confusion[0].sum((0, 2))
-    return Scorer(len(truth), tuple((truth[len(truth) - len(family.classes) :] > 0).tolist()))
+    occurs = tuple((truth[len(truth) - len(family.classes) :] > 0).tolist())
+    return Scorer(len(truth), occurs, tuple(key in family.thin for key in family.classes) if family.thin else ())
 
 
-def with_mean(classes: Array) -> Array:
-    """Append to (..., F) scores the mean of those that are not NaN: (..., F + 1)."""
+def mean_of_known(classes: Array) -> Array:
+    """Return the mean (..., 1) of the scores (..., F) that are not NaN; NaN if all are."""
     known = ~np.isnan(classes)
     with np.errstate(invalid="ignore"):
-        mean = np.nan_to_num(classes).sum(-1, keepdims=True) / known.sum(-1, keepdims=True)
-    return np.concatenate([classes, mean], -1)
+        return np.nan_to_num(classes).sum(-1, keepdims=True) / known.sum(-1, keepdims=True)
 
 
 def compare(
@@ -114,7 +127,8 @@ def compare(
     shapes = {family.confusion.shape[:2] for family in compared}
     if len(shapes) > 1:
         raise ValueError(f"families were evaluated on different seeds or images: {sorted(shapes)}")
-    rows, scores = (*families[0].classes, MEAN), scorer_of(families[0])
+    means = (THIN_MEAN, MEAN) if families[0].thin else (MEAN,)
+    rows, scores = (*families[0].classes, *means), scorer_of(families[0])
     by_seed = [scores(family.counts.sum(1)) for family in compared]
     resampled = bootstrap([family.counts for family in compared], scores, resamples)
     values = [scores_table(rows, each) for each in by_seed[: len(families)]]

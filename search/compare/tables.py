@@ -1,6 +1,6 @@
 """The tables of a comparison of families, on a terminal and in Markdown."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fgseg.labels import display_name
 from fgseg.tables import Row, Table
-from search.compare.scores import ALPHA, BASELINE, MEAN
+from search.compare.scores import ALPHA, BASELINE, MEAN, THIN_MEAN
 from search.report.tables import CHECKPOINT_NAME
 
 SHOWN = (
@@ -18,8 +18,10 @@ SHOWN = (
 """Settings that the introduction names."""
 WIDTH_COLUMNS = 120
 """Width of the output in characters if it is no terminal."""
-MEANS = ("mIoU", "mean")
-"""First cells of the rows that hold a mean over classes."""
+MEANS = {THIN_MEAN: "thin mIoU", MEAN: "mIoU"}
+"""Names of the rows that hold a mean over classes, by key."""
+BOUNDARY_MEANS = {THIN_MEAN: "thin mean", MEAN: "mean"}
+"""Their names in the tables of boundary IoU."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Section:
 
 def make_section(title: str, columns: list[str], rows: list[list[str]], notes: Sequence[str] = ()) -> Section:
     """Build a section whose rows of means are strong."""
-    styled = [Row(cells, "strong" if cells[0] in MEANS else "") for cells in rows]
+    means = {*MEANS.values(), *BOUNDARY_MEANS.values()}
+    styled = [Row(cells, "strong" if cells[0] in means else "") for cells in rows]
     return Section(title, Table("", columns, styled), notes)
 
 
@@ -135,7 +138,7 @@ def method_note(comparison: dict[str, Any], tests: int) -> str:
 
 def significance_note(cells: dict[str, Any]) -> str:
     """Describe the difference in mIoU, and name the classes whose difference is significant."""
-    clear = [f"{row_name(row)} {signed(c['value'])}" for row, c in cells.items() if row != MEAN and star(c)]
+    clear = [f"{row_name(row)} {signed(c['value'])}" for row, c in cells.items() if row not in MEANS and star(c)]
     classes = f"Of the classes, distinguishable from zero: {', '.join(clear) or 'none'}."
     return f"mIoU {verdict_text(cells['mean'])}. {classes if cells['mean']['p'] is not None else ''}".rstrip()
 
@@ -204,10 +207,12 @@ def boundary_section(comparison: dict[str, Any]) -> Section:
     families = comparison["families"]
     header = ["Class", *(text for f in families for text in (f["title"], "boundary"))]
     rows = [
-        [row_name(row), *(number(f[measure][row]["value"]) for f in families for measure in ("iou", "boundary_iou"))]
+        [
+            row_name(row, BOUNDARY_MEANS),
+            *(number(f[measure][row]["value"]) for f in families for measure in ("iou", "boundary_iou")),
+        ]
         for row in families[0]["iou"]
     ]
-    rows[-1][0] = "mean"
     note = (
         "Of each family IoU, then boundary IoU, which counts the rims of the masks only, "
         "2 % of the image's diagonal wide (Cheng et al., 2021)."
@@ -221,12 +226,11 @@ def boundary_gain_section(comparison: dict[str, Any], titles: dict[str, str]) ->
     header = ["Class", *(titles[d["approach"]] for d in differences)]
     rows = [
         [
-            row_name(row),
+            row_name(row, BOUNDARY_MEANS),
             *(f"{signed(cell['value'])}{star(cell)}" for cell in (d["boundary_iou"][row] for d in differences)),
         ]
         for row in differences[0]["boundary_iou"]
     ]
-    rows[-1][0] = "mean"
     note = f"* distinguishable from zero at these seeds (corrected p below {ALPHA}); no other is."
     return make_section(f"Improvement of boundary IoU over {titles[BASELINE]}", header, rows, [note])
 
@@ -244,9 +248,9 @@ def star(cell: dict[str, Any]) -> str:
     return " *" if cell["verdict"] in ("higher", "lower") else ""
 
 
-def row_name(row: str) -> str:
-    """Return the name of a class key; "mIoU" for the mean."""
-    return "mIoU" if row == MEAN else display_name(row)
+def row_name(row: str, means: Mapping[str, str] = MEANS) -> str:
+    """Return the name of a row: of a mean, or of a class by its key."""
+    return means.get(row) or display_name(row)
 
 
 def number(value: float | None) -> str:

@@ -13,6 +13,7 @@ from fgseg.checkpoints.untrained_result import UNTRAINED
 from fgseg.cli import FAULT
 from fgseg.config.errors import ConfigError
 from fgseg.model.class_names import new_head_note
+from fgseg.results import SupersededError
 from fgseg.storage.s3 import ObjectStoreError
 from fgseg.storage.store import open_store
 from search.cli.signals import Signals
@@ -21,7 +22,7 @@ from search.console.progress import Progress
 from search.console.run_summary import mlflow_command
 from search.execution.checkpoint_retention import CheckpointRetention
 from search.execution.jobs import TrialJobs
-from search.execution.preflight import make_folder, preflight, print_absent_classes
+from search.execution.preflight import make_folder, preflight, print_data_notes
 from search.execution.stop_reason import BUDGET, StopReason, signal
 from search.execution.strategies import Strategy, strategy_of
 from search.execution.trial_events import TrialEventHandler
@@ -47,7 +48,7 @@ def run_study(plan: Plan, signals: Signals) -> int:
     console, strategy = Console(), strategy_of(plan)
     try:
         identity = preflight(plan, console)
-        print_absent_classes(plan, console)
+        print_data_notes(plan, console)
         if note := new_head_note(plan.settings.model, plan.settings.label_set()):
             console.print(note, soft_wrap=True, highlight=False, markup=False)
         signals.gentle = True  # from here on a signal is acted on between two writes
@@ -66,6 +67,9 @@ def run_study(plan: Plan, signals: Signals) -> int:
             return code
     except LockedError as error:
         raise ConfigError(str(error)) from None
+    except SupersededError as error:  # before or after Ray Tune runs, whose hooks handle it themselves
+        print(f"error: study {plan.study}: {error}", file=sys.stderr)
+        return FAULT
     except (LedgerError, ObjectStoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAULT
@@ -81,14 +85,16 @@ def open_for_writing(strategy: Strategy, identity: dict[str, Any]) -> Iterator[L
     """
     plan = strategy.plan
     make_folder(plan.location.folder)
+    store = open_store(plan.location.folder)
     ledger = Ledger.create(plan.location.ledger_url, plan.study)
     with ledger.lock():
         check_ownership(plan.location, ledger)
+        store.remove_temporary()  # of a driver that was killed
         recorded = ledger.metadata
         check_identity(recorded.identity, identity, plan)
         if changes := differences(recorded.identity, identity):
             ledger.accept_changes(identity, changes, time.time())
-            open_store(plan.location.folder).delete(UNTRAINED)  # perhaps of another checkpoint
+            store.delete(UNTRAINED)  # perhaps of another checkpoint
         ledger.record_run(
             StudyMetadata(
                 study=plan.study,

@@ -1,7 +1,7 @@
 """Messages between driver and worker: jobs to the worker, reports to the driver.  Does not import Ray."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from fgseg.checkpoints.test_results import TestResult
@@ -66,7 +66,7 @@ class TrialReport:
     def to_json(self) -> str:
         """Return the report as JSON text, since Ray Tune flattens a nested dictionary."""
         test = self.test.to_json() if self.test else None
-        return json.dumps(asdict(self) | {"epochs": [e.to_json() for e in self.epochs], "test": test})
+        return json.dumps(vars(self) | {"epochs": [e.to_json() for e in self.epochs], "test": test})
 
     @classmethod
     def from_json(cls, text: str) -> "TrialReport":

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.status import Status
 
 from fgseg.config.errors import ConfigError
-from fgseg.data import absent_notes, fingerprint, load_splits
 from fgseg.data import check as check_data
+from fgseg.data import data_notes, fingerprint, load_splits
 from fgseg.model.pretrained import check_weights, fetch_weights
 from fgseg.storage.store import check_store, open_store
 from search.cluster.node_checks import connect
@@ -49,9 +49,9 @@ def preflight(plan: Plan, console: Console) -> dict[str, Any]:
     return identity
 
 
-def print_absent_classes(plan: Plan, console: Console) -> None:
-    """Print a line for each split that lacks classes; its frames must be in the cache, see `preflight`."""
-    for note in absent_notes(plan.settings.data, load_splits(plan.settings.data, plan.splits)):
+def print_data_notes(plan: Plan, console: Console) -> None:
+    """Print the lines of `fgseg.data.data_notes`; the frames must be in the cache, see `preflight`."""
+    for note in data_notes(plan.settings.data, load_splits(plan.settings.data, plan.splits)):
         console.print(note, soft_wrap=True, highlight=False, markup=False)
 
 

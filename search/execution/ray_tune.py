@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -202,9 +203,8 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=0),  # the ledger restarts a trial whose process died
             ),
         )
-        tuner.fit()
-    except Interrupted:
-        pass  # raised by StopBetweenSteps; the state has the reason
+        with suppress(Interrupted):  # raised by StopBetweenSteps; the state has the reason
+            tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     left = events.ledger.open_trials()

@@ -11,7 +11,10 @@ from search.console.run_summary import print_run_summary, study_command
 from search.execution.stop_reason import StopReason
 from search.export.model import export_best_trial
 from search.ledger.ledger import Ledger
+from search.ledger.trial_source import FixedTrials
 from search.report.summary import summarise
+from search.sampling.distributions import distributions
+from search.sampling.study_sampler import StudySampler
 from search.study.plan import Plan, RepeatPlan
 from search.tracking.client import TrackingError
 
@@ -48,17 +51,17 @@ class SearchStrategy:
     def prepare(self, ledger: Ledger) -> None:
         """Prepare the ledger with the space, the sampler and the pruner."""
         plan, train = self.plan, self.plan.settings.train
-        ledger.start(
-            plan.space.distributions(),
+        source = StudySampler(
+            distributions(plan.space.search),
             plan.space.start,
             trials=plan.search.trials,
             sampler=plan.search.resolved_sampler,
             pruner=plan.search.pruner,
             epochs=train.epochs,
             seed=train.seed,
-            select=train.select,
             off_below=plan.space.off_below,
         )
+        ledger.start(source, epochs=train.epochs, select=train.select)
 
     def present_results(self, ledger: Ledger, reason: StopReason, signals: Signals, console: Console) -> int:
         """Export the best trial and print the summary; a search without a finished trial is a fault."""
@@ -94,7 +97,7 @@ class RepeatStrategy:
     def prepare(self, ledger: Ledger) -> None:
         """Prepare the ledger with the fixed points."""
         train = self.plan.settings.train
-        ledger.start_repeats(self.repeats, epochs=train.epochs, select=train.select)
+        ledger.start(FixedTrials(self.repeats), epochs=train.epochs, select=train.select)
 
     def present_results(self, ledger: Ledger, reason: StopReason, signals: Signals, console: Console) -> int:
         """Return the exit code; `search.compare` presents the results."""

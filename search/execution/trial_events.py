@@ -1,4 +1,4 @@
-"""What each event of a trial means for the ledger, and who is notified.
+"""Record each event of a trial in the ledger, and notify the listeners.
 
 | event of Ray Tune | ledger | state in MLflow |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""The views of a study while it runs: MLflow and the report, both written in the background."""
+"""The views of a study while it runs: MLflow, Optuna's dashboard and the report, written in the background."""
 
 from rich.console import Console
 
@@ -9,13 +9,15 @@ from search.execution.strategies import Strategy
 from search.execution.trial_events import TrialListener
 from search.ledger.ledger import Ledger
 from search.report.background import ReportWriter
+from search.report.build import is_current
 from search.study.location import public_address
+from search.tracking.optuna_studies import OptunaTracker, can_show
 from search.tracking.tracker import Tracker
 
-CLOSING_S = 8.0
-"""Seconds that the end of a run waits for MLflow; a signal must be acted on within ten."""
+CLOSING_S = 30.0
+"""Seconds that the end of a run waits for MLflow; creating its database takes ten on a busy machine."""
 INTERRUPTED_CLOSING_S = 3.0
-"""The same after a signal."""
+"""The same after a signal, which must be acted on within ten."""
 
 
 class StudyViews:
@@ -31,13 +33,23 @@ class StudyViews:
         self.plan, self.ledger, self.console = strategy.plan, ledger, console
         self.tracker = Tracker(ledger, self.plan.location, ledger.metadata)
         self.tracker.start()
-        self.report = ReportWriter(self.plan.location, self.tracker.publish) if strategy.writes_report else None
+        shows = can_show(self.plan.location)
+        self.optuna = OptunaTracker(ledger, self.plan.location, ledger.metadata) if shows else None
+        if self.optuna:
+            self.optuna.start()
+        self.report = self._report_writer() if strategy.writes_report else None
         self.warnings: list[str] = []
+
+    def _report_writer(self) -> ReportWriter:
+        """Return the writer of the report."""
+        store = self.plan.location.report_store
+        publish = self.tracker.publish
+        return ReportWriter(self.plan.location, publish, is_current=lambda: is_current(store, self.ledger.trials()))
 
     @property
     def listeners(self) -> list[TrialListener]:
         """Return the views that are notified of every change of a trial."""
-        return [self.tracker, *([self.report] if self.report else [])]
+        return [listener for listener in (self.tracker, self.optuna, self.report) if listener is not None]
 
     def close(self, reason: StopReason | None, signals: Signals) -> None:
         """Finish the report and MLflow's runs; neither where another driver has taken the study over.
@@ -54,8 +66,12 @@ class StudyViews:
             finally:
                 self.report.stop()
         if not self.ledger.is_locked:
+            if self.optuna:
+                self.optuna.abandon()
             return self.tracker.abandon()
         limit_s = INTERRUPTED_CLOSING_S if interrupted else CLOSING_S
+        if self.optuna:
+            self.optuna.stop(limit_s, interrupted=interrupted)
         if not self.tracker.stop(limit_s, interrupted=interrupted):
             address, command = public_address(self.plan.location.tracking_uri), study_command(self.plan, "search.sync")
             self.warnings.append(f"MLflow at {address} lacks results, which this sends: {command}")

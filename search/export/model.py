@@ -14,6 +14,7 @@ from fgseg.checkpoints.trial_files import CONFIG
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import with_defaults
+from fgseg.data.geometry import Geometry
 from fgseg.inference.export import model_files, replace_files
 from fgseg.inference.model_card import model_card
 from fgseg.results import EpochResult, select_epoch
@@ -61,8 +62,8 @@ def export(
         return folder, False
     run = build([Layer(f"trial {record.number}", with_defaults(metadata.trial_settings(record)))])
     text = model_card(*headline(metadata, record, result), run, result)
-    size = (run.data.height, run.data.width)
-    files = model_files(store.get(CONFIG), read_weights(store, manifest), size, text, run.data.window)
+    weights, geometry = read_weights(store, manifest), Geometry.of(run.data)
+    files = model_files(store.get(CONFIG), weights, geometry, text, run.data.window)
     replace_files(folder, files | {ORIGIN: json.dumps(origin, indent=1).encode()})
     return folder, True
 
@@ -158,4 +159,5 @@ def register_once(location: StudyLocation, folder: str, stop: Callable[[], bool]
     if REGISTERED in note.list() and note.get(REGISTERED).decode() == address:
         return
     register(location.tracking_uri, read_origin(folder), folder, REGISTER_S, stop)
+    note.remove_temporary()  # of a run that was killed
     note.put(REGISTERED, address.encode())

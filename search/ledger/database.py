@@ -1,15 +1,18 @@
 """Connect to the ledger's database: engine options by address, and retries while it is busy or unreachable."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, inspect, text
+from sqlalchemy import Engine, create_engine, inspect, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from fgseg.config.errors import ConfigError, FaultError, one_line
 from fgseg.storage.retry import retry as make_retry
+from search.ledger.tables import FORMAT, STUDIES
 from search.study.location import public_address
 
 RETRY_PAUSES_S = (0.1, 0.5, 2.0)
@@ -20,6 +23,8 @@ CONNECT_TIMEOUT_S = 5
 """Seconds that a server may take to accept a connection."""
 SILENCE_S = 20
 """Seconds after which a connection without any answer counts as broken."""
+OLD_TABLE = "fgsearch_lock"
+"""Table of versions that kept their studies in Optuna's tables."""
 
 
 class LedgerError(FaultError):
@@ -40,7 +45,7 @@ def engine_options(url: str) -> dict[str, Any]:
 
 
 def open_engine(url: str) -> Engine:
-    """Create an engine separate from Optuna's; it connects, and creates an SQLite file, only when it is used."""
+    """Create an engine; it connects, and creates an SQLite file, only when it is used."""
     return create_engine(url, **engine_options(url))
 
 
@@ -77,24 +82,15 @@ def has_database(url: str) -> bool:
     return parsed.get_backend_name() != "sqlite" or Path(parsed.database or "").is_file()
 
 
-def database_error(error: BaseException) -> DBAPIError | None:
-    """Return the database driver's error: the error itself or its cause (Optuna wraps errors); None if neither is."""
-    for candidate in (error, error.__cause__):
-        if isinstance(candidate, DBAPIError):
-            return candidate
-    return None
-
-
 def ledger_error(error: Exception) -> LedgerError:
-    """Make the error to raise for a database that still fails after all retries."""
-    fault = database_error(error)
-    assert fault is not None
+    """Return the error to raise for a database that still fails after all retries."""
+    assert isinstance(error, DBAPIError)
     return LedgerError(
-        f"the ledger's database fails: {driver_message(fault)}; mend that, then run the same command again"
+        f"the ledger's database fails: {driver_message(error)}; mend that, then run the same command again"
     )
 
 
-retry = make_retry(lambda error: database_error(error) is not None, RETRY_PAUSES_S, ledger_error)
+retry = make_retry(lambda error: isinstance(error, DBAPIError), RETRY_PAUSES_S, ledger_error)
 """Decorator: repeat a call while the database is busy or unreachable, or two processes create its tables at once.
 
 Only for calls that may be repeated.  Raises LedgerError if the database still fails after the last pause.
@@ -106,23 +102,42 @@ def list_studies(url: str) -> list[str]:
     """List the names of all studies of a database; creates nothing."""
     if not has_database(url):
         return []
-    engine = open_engine(url)
-    with engine.connect() as connection:
-        there = inspect(connection).has_table("studies")
-        query = text("SELECT study_name FROM studies ORDER BY study_name")
-        names = list(connection.execute(query).scalars()) if there else []
-    engine.dispose()
-    return names
+    with opened(url) as engine, engine.connect() as connection:
+        there = inspect(connection).has_table(STUDIES.name)
+        return list(connection.execute(select(STUDIES.c.name).order_by(STUDIES.c.name)).scalars()) if there else []
 
 
 @retry
-def has_study(url: str, study: str) -> bool:
-    """Return whether a database holds an Optuna study of this name; creates nothing."""
+def study_id(url: str, study: str) -> int | None:
+    """Return the id of a study, or None if the database has no study of this name; creates nothing.
+
+    Raises:
+        LedgerError: an older version of fgsearch has written the database.
+    """
     if not has_database(url):
-        return False
-    query = text("SELECT 1 FROM studies WHERE study_name = :name")
+        return None
+    with opened(url) as engine, engine.connect() as connection:
+        tables = inspect(connection)
+        if not tables.has_table(STUDIES.name):
+            if tables.has_table(OLD_TABLE):
+                raise outdated(study)
+            return None
+        row = connection.execute(select(STUDIES.c.id, STUDIES.c.format).where(STUDIES.c.name == study)).one_or_none()
+    if row is not None and row.format != FORMAT:
+        raise outdated(study)
+    return None if row is None else row.id
+
+
+@contextmanager
+def opened(url: str) -> Iterator[Engine]:
+    """Open an engine, and dispose of it at the end of the block."""
     engine = open_engine(url)
-    with engine.connect() as connection:
-        found = inspect(connection).has_table("studies") and connection.execute(query, {"name": study}).first()
-    engine.dispose()
-    return bool(found)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def outdated(study: str) -> LedgerError:
+    """Return the error for a study in tables of another version."""
+    return LedgerError(f"study {study} was written by another version of fgsearch; begin a new study")

@@ -1,52 +1,39 @@
-"""The ledger: an Optuna study that records each trial's settings, epochs and end.
+"""The ledger: records each trial's settings, attempts, epochs and end in plain tables (see tables.py).
 
-It is the only record of a study, and every write may be repeated: after any crash the same calls continue.  One driver
-writes (see lock.py), from one thread; `trial` and `trials` may be called from other threads at the same time.
+It is the only record of a study, and every write may be repeated: after any crash the same calls continue.  Each write
+is one transaction, which stores nothing if another driver has taken the study or the trial (see transaction.py).  One
+driver writes, from one thread.
 """
 
 import math
+import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import insert
 
 from fgseg.checkpoints.test_results import TestResult
 from fgseg.results import EpochResult, SupersededError, select_epoch
-from search.ledger.database import retry
-from search.ledger.fencing import check_attempt, fenced
+from search.ledger.database import opened, retry, study_id
 from search.ledger.lock import StudyLock
-from search.ledger.records import (
-    State,
-    TrialAttempt,
-    merge_epochs,
-    read_attempt,
-    read_deaths,
-    read_epochs,
-    read_overrides,
-    read_params,
-    read_record,
-    read_repeat,
-)
-from search.ledger.sampling import build_pruner, build_sampler, should_prune
-from search.ledger.storage import TrialUpdate, open_storage
-from search.ledger.study_reader import StudyReader
-from search.ledger.trial_source import FixedTrials, SampledTrials, TrialSettings
-from search.study.plan import Repeat
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+from search.ledger.metadata_writer import MetadataWriter
+from search.ledger.records import EpochEvent, State, TrialAttempt, TrialRecord
+from search.ledger.tables import EPOCHS, FORMAT, STUDIES, TABLES
+from search.ledger.transaction import Transaction
+from search.ledger.trial_source import NewTrial, TrialSettings, TrialSource
 
 
-class Ledger(StudyReader):
+class Ledger(MetadataWriter):
     """The ledger of one study, as its driver writes it.
 
-    Its methods raise LedgerError if the database still fails after retries, and KeyError if a trial does not exist.
+    Its methods raise LedgerError if the database still fails after retries, KeyError if a trial does not exist, and
+    SupersededError if another driver has taken the study, or if a trial has a later attempt.
     """
 
     def __init__(self, url: str, study: str) -> None:
-        """Open an existing study; call `start` or `start_repeats` before `next_attempt`.  See StudyReader."""
+        """Open an existing study; call `start` before `next_attempt`.  See StudyReader."""
         super().__init__(url, study)
         self._settings: TrialSettings | None = None
         self._attempted: set[int] = set()
@@ -54,83 +41,26 @@ class Ledger(StudyReader):
     @classmethod
     def create(cls, url: str, study: str) -> "Ledger":
         """Create the study if it does not exist, and open it.  The folder of an SQLite file must exist."""
-        if not cls.exists(url, study):
-            create_study(url, study)
+        create_study(url, study)
         return cls(url, study)
 
     def lock(self) -> StudyLock:
         """Return the study's lock, a context manager; entering raises LockedError if another driver holds the lock.
 
-        While the lock is held, the study is read from memory.  Trials cannot be written before or afterwards.
+        While the lock is held, the study is read from memory; afterwards nothing can be written.
         """
-        self._storage.lock = StudyLock(self._url, self._name)
-        return self._storage.lock
+        self._lock = StudyLock(self._engine, self._study, self._name)
+        return self._lock
 
-    @property
-    def is_locked(self) -> bool:
-        """Return whether this process holds the study's lock; callable from any thread."""
-        return self._storage.lock is not None and self._storage.lock.is_held()
-
-    @retry
-    def start(
-        self,
-        space: Mapping[str, BaseDistribution],
-        start_point: Mapping[str, float | int],
-        *,
-        trials: int,
-        sampler: str,
-        pruner: str,
-        epochs: int,
-        seed: int,
-        select: str,
-        off_below: Mapping[str, float] | None = None,
-    ) -> None:
-        """Prepare the ledger of a search for `next_attempt`; call it once, with the lock held.
+    def start(self, source: TrialSource, *, epochs: int, select: str) -> None:
+        """Prepare the ledger for `next_attempt`; call it once, with the lock held.
 
         Args:
-            space: searched settings by dotted name.
-            start_point: settings of trial 0 by dotted name; used if the study has no trials.
-            trials: budget of the whole study, including failed trials.
+            source: chooses the trials.
             epochs: full length of a trial.
-            seed: of the sampler.
-            sampler, pruner: the settings of the same name in SearchConfig.
             select: `train.select`, which epoch's mIoU is the value of a trial.
-            off_below: by dotted name, the suggested value below which a setting is 0; by default there are none.
         """
-        off_below = off_below or {}
-        known = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = build_sampler(sampler, space=space, trials=trials, seed=seed, known=known)
-        self._study.pruner = build_pruner(pruner, trials, epochs)
-        self._settings = TrialSettings(SampledTrials(space, trials, off_below), epochs, select, pruner != "none")
-        if not known:
-            # A setting that is off at the start point has its lowest value in Optuna, whose range excludes 0.
-            lowest = {name: space[name].low for name in off_below if start_point[name] == 0}
-            self._study.enqueue_trial(dict(start_point) | lowest)
-
-    def start_repeats(self, repeats: Sequence[Repeat], *, epochs: int, select: str) -> None:
-        """Prepare the ledger of a study of repeats for `next_attempt`; nothing is sampled, and no trial is pruned."""
-        self._settings = TrialSettings(FixedTrials(repeats), epochs, select, prunes=False)
-
-    @retry
-    def next_attempt(self) -> TrialAttempt | None:
-        """Record and return the next attempt of a trial; None if no trial is left to start.
-
-        Open trials without an attempt in this run come first, lowest number first, with their recorded params; then new
-        ones.  The attempt number is written to the ledger before the call returns.
-        """
-        source = self._started.source
-        number = next((n for n in self.open_trials() if n not in self._attempted), None)
-        number = source.start_next(self._study) if number is None else number
-        if number is None:
-            return None
-        trial = self._read(number)
-        update = source.suggest_params(self._study, trial)
-        attempt = read_attempt(trial) + 1
-        update.user_attrs |= {"length": self._started.epochs, "attempt": attempt}
-        self._storage.write(trial._trial_id, update)
-        trial = self._read(number)
-        self._attempted.add(number)
-        return TrialAttempt(number, attempt, read_params(trial), read_overrides(trial), read_repeat(trial))
+        self._settings = TrialSettings(source, epochs, select)
 
     @property
     def _started(self) -> TrialSettings:
@@ -138,12 +68,32 @@ class Ledger(StudyReader):
             raise RuntimeError("this ledger was opened for reading; call start() first")
         return self._settings
 
-    @retry
     def nothing_left(self) -> bool:
         """Return whether no trial is open and no new trial will be started."""
-        return not self.open_trials() and not self._started.source.remaining(self._study)
+        return not self.open_trials() and not self._started.source.remaining(self.trials())
 
-    @fenced
+    @retry
+    def next_attempt(self) -> TrialAttempt | None:
+        """Record and return the next attempt of a trial; None if no trial is left to start.
+
+        Open trials without an attempt in this run come first, lowest number first, with their recorded params; then new
+        ones.  The attempt is in the ledger before the call returns.
+        """
+        started, records = self._started, self.trials()
+        waiting = next((r for r in records if r.is_open and r.number not in self._attempted), None)
+        if waiting is not None:
+            with self._write() as write:
+                write.change_trial(waiting, attempt=waiting.attempt + 1, length=started.epochs)
+        elif (new := started.source.next_trial(records)) is not None:
+            with self._write() as write:
+                write.add_trial(first_attempt(len(records), new, started.epochs, write.seq))
+        else:
+            return None
+        (record,) = write.changed.values()
+        self._attempted.add(record.number)
+        return TrialAttempt(record.number, record.attempt, record.params, record.overrides, record.repeat)
+
+    @retry
     def report(self, number: int, attempt: int, epochs: Sequence[EpochResult]) -> None:
         """Record the epochs that the ledger lacks; a recorded epoch is never changed.
 
@@ -155,54 +105,64 @@ class Ledger(StudyReader):
             SupersededError: the attempt is not current, or the trial ended with fewer epochs.
             ValueError: the history has a gap.
         """
-        trial = check_attempt(self._read(number), attempt)
+        record = self._current(number, attempt)
         if [epoch.epoch for epoch in epochs] != list(range(1, len(epochs) + 1)):
             raise ValueError(f"trial {number}: got epochs {[e.epoch for e in epochs]}, must be 1..{len(epochs)}")
-        if trial.state.is_finished():
-            if len(epochs) > (recorded := len(read_epochs(trial))):
-                raise SupersededError(f"trial {number} has ended ({State[trial.state.name]}) at epoch {recorded}")
+        new = epochs[len(record.epochs) :]
+        if new and not record.is_open:
+            raise SupersededError(f"trial {number} has ended ({record.state}) at epoch {len(record.epochs)}")
+        if not new:
             return
-        merged, update = merge_epochs(trial, epochs)
-        self._storage.write(trial._trial_id, update)
-        self._records[number] = replace(read_record(trial), epochs=merged)
+        with self._write() as write:
+            events = (*record.epoch_events, *(EpochEvent(write.seq) for _ in new))
+            write.change_trial(record, epochs=[*record.epochs, *new], epoch_events=events)
+            for epoch in new:
+                row = {"number": number, "epoch": epoch.epoch, "attempt": attempt, "result": epoch.to_json()}
+                write.insert(EPOCHS, row | {"seq": write.seq})
 
-    @fenced
+    @retry
     def override(self, number: int, attempt: int, settings: Mapping[str, Any]) -> None:
         """Record settings that were changed after an out-of-memory error, for later attempts of the trial too.
 
-        Raises SupersededError if the attempt is not current.
+        Does nothing if the trial has ended; raises SupersededError if the attempt is not current.
         """
-        self._set(check_attempt(self._read(number), attempt), "overrides", dict(settings))
+        self._change(self._current(number, attempt), overrides=dict(settings))
 
-    @fenced
+    @retry
     def record_test(self, number: int, attempt: int, result: TestResult) -> None:
-        """Record the result of an open repeat on the test split; does nothing if the trial has ended.
+        """Record the result of an open repeat on the test split.
 
-        Raises SupersededError if the attempt is not current.
+        Does nothing if the trial has ended; raises SupersededError if the attempt is not current.
         """
-        trial = check_attempt(self._read(number), attempt)
-        if not trial.state.is_finished():
-            self._set(trial, "test", result.to_json())
+        self._change(self._current(number, attempt), test=result)
 
-    @fenced
+    @retry
     def should_prune(self, number: int) -> bool:
-        """Return whether Optuna's pruner stops the trial after its latest epoch; a repeated call returns the same.
+        """Return whether the source stops the trial after its latest epoch, and record the decision.
+
+        A recorded decision is returned again.
 
         Returns:
-            False without a pruner, before the first epoch, after the last one, for trial 0, and at an epoch whose mIoU
-            is not finite, since such a trial fails.  For an ended trial: whether it is PRUNED.
+            False before the first epoch, after the last one, and at an epoch whose mIoU is not finite, since such a
+            trial fails.  For an ended trial: whether it is PRUNED.
         """
-        if not self._started.prunes:
+        source, record = self._started.source, self.trial(number)
+        if not source.prunes or not record.is_open:
+            return record.state is State.PRUNED
+        epoch = len(record.epochs)
+        if not 0 < epoch < self._started.epochs or not math.isfinite(record.epochs[-1].miou):
             return False
-        trial = self._read(number)
-        if trial.state.is_finished():
-            return bool(trial.state == TrialState.PRUNED)
-        epoch = len(read_epochs(trial))
-        if epoch >= self._started.epochs or epoch not in trial.intermediate_values:
-            return False
-        return should_prune(self._study, trial, epoch)
+        event = record.epoch_events[-1]
+        if event.stop is not None:
+            return event.stop
+        stop = source.should_prune(self.trials(), number)
+        with self._write() as write:
+            event = replace(event, stop=stop, stop_seq=write.seq)
+            write.change_trial(record, epoch_events=(*record.epoch_events[:-1], event))
+            write.update(EPOCHS, {"number": number, "epoch": epoch}, {"stop": stop, "stop_seq": write.seq})
+        return stop
 
-    @fenced
+    @retry
     def complete(self, number: int, attempt: int) -> None:
         """End a trial as COMPLETE with the mIoU of its selected epoch, or as FAIL if this mIoU is not finite.
 
@@ -212,28 +172,27 @@ class Ledger(StudyReader):
             SupersededError: the attempt is not current.
             ValueError: no epoch is recorded.
         """
-        trial = check_attempt(self._read(number), attempt)
-        epochs = read_epochs(trial)
-        if not epochs:
+        record = self._current(number, attempt)
+        if not record.epochs:
             raise ValueError(f"trial {number}: no epoch is recorded; report its epochs before completing it")
-        selected = select_epoch(epochs, self._started.select)
+        selected = select_epoch(record.epochs, self._started.select)
         if math.isfinite(selected.miou):
-            self._end(trial, TrialState.COMPLETE, selected.miou, selected=selected.epoch)
+            self._end(record, State.COMPLETE, value=selected.miou, selected=selected.epoch)
         else:
-            self._end(trial, TrialState.FAIL, reason=f"val/miou of epoch {selected.epoch} is {selected.miou}")
+            self._end(record, State.FAIL, reason=f"val/miou of epoch {selected.epoch} is {selected.miou}")
 
-    @fenced
+    @retry
     def prune(self, number: int, attempt: int) -> None:
         """End a trial as PRUNED; raises SupersededError if the attempt is not current."""
-        trial = check_attempt(self._read(number), attempt)
-        self._end(trial, TrialState.PRUNED, reason=f"pruned at epoch {len(read_epochs(trial))}")
+        record = self._current(number, attempt)
+        self._end(record, State.PRUNED, reason=f"pruned at epoch {len(record.epochs)}")
 
-    @fenced
+    @retry
     def fail(self, number: int, attempt: int, reason: str) -> None:
         """End a trial as FAIL; raises SupersededError if the attempt is not current."""
-        self._end(check_attempt(self._read(number), attempt), TrialState.FAIL, reason=reason)
+        self._end(self._current(number, attempt), State.FAIL, reason=reason)
 
-    @fenced
+    @retry
     def process_died(self, number: int, attempt: int, reason: str, max_failures: int) -> bool:
         """Record the death of an attempt's process; a repeated call for the same attempt is not counted again.
 
@@ -243,33 +202,80 @@ class Ledger(StudyReader):
             True if `next_attempt` will start the trial again, or a later attempt is already current, which makes the
             call do nothing.  False if the trial has ended.
         """
-        trial = self._read(number)
-        if trial.state.is_finished() or read_attempt(trial) != attempt:
-            return not trial.state.is_finished()
-        deaths = read_deaths(trial) | {str(attempt): reason}
-        self._set(trial, "failures", deaths)
-        if len(deaths) > max_failures:
-            self._end(trial, TrialState.FAIL, reason=reason)
-            return False
-        self._attempted.discard(number)
-        return True
+        record = self.trial(number)
+        if not record.is_open or record.attempt != attempt:
+            return record.is_open
+        is_last = record.failures + 1 > max_failures
+        with self._write() as write:
+            if not write.add_failure(number, attempt, reason):
+                is_last = False  # recorded by a call whose answer was lost
+            elif is_last:
+                write.change_trial(record, failures=record.failures + 1, reason=reason, **ending(write, State.FAIL))
+            else:
+                write.change_trial(record, failures=record.failures + 1)
+        if not is_last:
+            self._attempted.discard(number)
+        return not is_last
 
-    @retry
     def reschedule(self, number: int, attempt: int) -> None:
         """Let `next_attempt` start an open trial again without counting a death; does nothing for an old attempt."""
-        if read_attempt(self._read(number)) == attempt:
+        if self.trial(number).attempt == attempt:
             self._attempted.discard(number)
 
-    def _end(self, trial: FrozenTrial, state: TrialState, value: float | None = None, **user_attrs: Any) -> None:
-        if not trial.state.is_finished():
-            self._storage.write(trial._trial_id, TrialUpdate(user_attrs=user_attrs, ending=state, value=value))
+    def _current(self, number: int, attempt: int) -> TrialRecord:
+        """Return the record of a trial; raises SupersededError unless `attempt` is its latest."""
+        record = self.trial(number)
+        if attempt != record.attempt:
+            raise SupersededError(f"trial {number}: attempt {attempt} is superseded by {record.attempt}")
+        return record
 
-    def _set(self, trial: FrozenTrial, key: str, value: Any) -> None:
-        self._storage.set_trial_user_attr(trial._trial_id, key, value)
+    def _change(self, record: TrialRecord, **fields: Any) -> None:
+        """Change fields of a trial, unless it has ended."""
+        if record.is_open:
+            with self._write() as write:
+                write.change_trial(record, **fields)
+
+    def _end(self, record: TrialRecord, state: State, **fields: Any) -> None:
+        """End a trial, unless it has ended."""
+        if record.is_open:
+            with self._write() as write:
+                write.change_trial(record, **ending(write, state), **fields)
+
+
+def ending(write: Transaction, state: State) -> dict[str, Any]:
+    """Return the fields that every ended trial gets."""
+    return {"state": state, "ended": time.time(), "ended_seq": write.seq}
+
+
+def first_attempt(number: int, new: NewTrial, length: int, seq: int) -> TrialRecord:
+    """Return the record of a trial that is started for the first time."""
+    return TrialRecord(
+        number=number,
+        state=State.RUNNING,
+        params=new.params,
+        attempt=1,
+        failures=0,
+        epochs=[],
+        value=None,
+        reason=None,
+        started=time.time(),
+        ended=None,
+        repeat=new.repeat,
+        length=length,
+        origin=new.origin,
+        context=new.context,
+        seq=seq,
+        asked_seq=seq,
+    )
 
 
 @retry
 def create_study(url: str, study: str) -> None:
-    """Create the tables of Optuna and a study of this name, if they do not exist."""
-    storage = open_storage(url)
-    optuna.create_study(storage=storage, study_name=study, direction="maximize", load_if_exists=True)
+    """Create the tables and a study of this name, if they do not exist."""
+    if study_id(url, study) is not None:
+        return
+    with opened(url) as engine:
+        TABLES.create_all(engine)
+        row = {"name": study, "uid": uuid.uuid4().hex, "format": FORMAT, "metadata": {}, "seq": 0}
+        with engine.begin() as connection:
+            connection.execute(insert(STUDIES).values(row))

@@ -1,4 +1,4 @@
-"""The lock of a study: one row in the ledger's database, renewed by heartbeats, so that one driver runs a study.
+"""The lock of a study: columns of its row in the ledger, renewed by heartbeats, so that one driver runs a study.
 
 Whether a holder on this host is alive is decided by its process, otherwise by the age of its heartbeat.  A database
 server takes the time of heartbeats from its own clock; the clocks of hosts that share an SQLite file must differ by
@@ -17,30 +17,12 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import psutil
-from sqlalchemy import (
-    Column,
-    ColumnElement,
-    Connection,
-    Double,
-    Engine,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    cast,
-    delete,
-    extract,
-    func,
-    insert,
-    inspect,
-    literal,
-    select,
-    update,
-)
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy import ColumnElement, Double, Engine, cast, extract, func, literal, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from fgseg.results import SupersededError
-from search.ledger.database import driver_message, has_database, open_engine, retry
+from search.ledger.database import driver_message, retry
+from search.ledger.tables import STUDIES
 
 HEARTBEAT_S = 5.0
 """Seconds between two heartbeats."""
@@ -50,16 +32,8 @@ START_TOLERANCE_S = 5.0
 """Difference in seconds up to which two start times mean the same process: psutil derives them from a clock that the
 system may adjust."""
 
-LOCKS = Table(
-    "fgsearch_lock",
-    MetaData(),
-    Column("study", String(512), primary_key=True),
-    Column("host", String(255), nullable=False),
-    Column("pid", Integer, nullable=False),
-    Column("started", Double, nullable=False),
-    Column("token", String(32), nullable=False),
-    Column("heartbeat", Double, nullable=False),
-)
+LOCK_COLUMNS = ("lock_host", "lock_pid", "lock_started", "lock_token", "lock_heartbeat")
+"""Columns of `STUDIES`; all NULL while nobody holds the lock."""
 
 log = logging.getLogger(__name__)
 
@@ -107,9 +81,11 @@ class StudyLock:
     Entering raises LockedError if another driver holds the lock.  `is_held` may be called from any thread.
     """
 
-    def __init__(self, url: str, study: str) -> None:
-        self._engine = open_engine(url)
+    def __init__(self, engine: Engine, study: int, name: str) -> None:
+        """Make the lock of the study with this id and name; does not acquire it."""
+        self._engine = engine
         self._study = study
+        self._name = name
         self._token = uuid.uuid4().hex
         self._released = threading.Event()
         self._lost = threading.Event()
@@ -121,21 +97,9 @@ class StudyLock:
         ended = self._lost.is_set() or self._released.is_set()
         return not ended and uptime() - self._renewed < TAKEOVER_S
 
-    def verify(self, connection: Connection) -> None:
-        """Check in the database that this driver holds the lock, and keep it until the transaction ends.
-
-        With SQLite the lock is kept only from the first write of the transaction on.
-
-        Raises:
-            SupersededError: another driver has taken the lock, e.g. while this machine was suspended.
-        """
-        row = select(LOCKS.c.token).where(self.row_filter()).with_for_update(read=True)
-        if connection.execute(row).one_or_none() is None:
-            self.mark_lost()
-
-    def row_filter(self) -> ColumnElement[bool]:
-        """Return the condition on a row of `LOCKS` that holds as long as this driver has the lock."""
-        return (LOCKS.c.study == self._study) & (LOCKS.c.token == self._token)
+    def is_ours(self) -> ColumnElement[bool]:
+        """Return the condition on a row of `STUDIES` that holds as long as this driver has the lock."""
+        return STUDIES.c.lock_token == self._token
 
     def mark_lost(self) -> NoReturn:
         """Record that the lock is lost, and raise SupersededError."""
@@ -154,79 +118,70 @@ class StudyLock:
         self._released.set()
         self._thread.join(HEARTBEAT_S)
         try:
-            with self._engine.begin() as connection:
-                connection.execute(delete(LOCKS).where(LOCKS.c.study == self._study, LOCKS.c.token == self._token))
+            self._update(self.is_ours(), dict.fromkeys(LOCK_COLUMNS))
         except SQLAlchemyError as fault:
-            log.warning("study %s: its lock stays until this process ends (%s)", self._study, driver_message(fault))
-        self._engine.dispose()
+            log.warning("study %s: its lock stays until this process ends (%s)", self._name, driver_message(fault))
 
     @retry
     def _acquire(self) -> None:
-        LOCKS.metadata.create_all(self._engine)
-        # Both fail only if another driver released or took the lock between the two statements: try again.
-        while not (self._insert() or self._take_over()):
-            log.debug("study %s: another driver released or took its lock", self._study)
+        while True:
+            holder = read_row(self._engine, self._study)
+            if holder is not None and holder.is_alive() and holder.token != self._token:
+                raise LockedError(
+                    f"study {self._name} is in use by process {holder.pid} on host {holder.name} (last heartbeat "
+                    f"{holder.age_s:.0f} s ago); wait for it, stop it, or choose another --study"
+                )
+            if self._update(unchanged(holder), self._row()):
+                return
+            log.debug("study %s: another driver released or took its lock", self._name)
 
     def _row(self) -> dict[str, Any]:
-        started = psutil.Process().create_time()
-        host, now = host_id(), database_now(self._engine)
-        return {"host": host, "pid": os.getpid(), "started": started, "token": self._token, "heartbeat": now}
+        values = (host_id(), os.getpid(), psutil.Process().create_time(), self._token, database_now(self._engine))
+        return dict(zip(LOCK_COLUMNS, values, strict=True))
 
-    def _insert(self) -> bool:
-        try:
-            with self._engine.begin() as connection:
-                connection.execute(insert(LOCKS).values(study=self._study, **self._row()))
-        except IntegrityError:
-            return False
-        return True
-
-    def _take_over(self) -> bool:
-        holder = read_row(self._engine, self._study)
-        if holder is None:
-            return False
-        if holder.is_alive() and holder.token != self._token:
-            raise LockedError(
-                f"study {self._study} is in use by process {holder.pid} on host {holder.name} (last heartbeat "
-                f"{holder.age_s:.0f} s ago); wait for it, stop it, or choose another --study"
-            )
-        return self._update(holder.token, holder.heartbeat)
-
-    def _update(self, token: str, heartbeat: float) -> bool:
-        """Take or renew the lock if its row has this token and no later heartbeat; one atomic statement."""
-        row = (LOCKS.c.study == self._study, LOCKS.c.token == token, LOCKS.c.heartbeat <= heartbeat)
+    def _update(self, condition: ColumnElement[bool], row: dict[str, Any]) -> bool:
+        """Change the lock if the study's row fulfils a condition; one atomic statement."""
+        changed = update(STUDIES).where(STUDIES.c.id == self._study, condition).values(row)
         with self._engine.begin() as connection:
-            return connection.execute(update(LOCKS).where(*row).values(**self._row())).rowcount == 1
+            return connection.execute(changed).rowcount == 1
+
+    def _renew(self) -> bool:
+        """Write a heartbeat; returns False if another driver has taken the lock."""
+        return self._update(self.is_ours(), self._row())
 
     def _send_heartbeats(self) -> None:
         while not (self._released.wait(HEARTBEAT_S) or not self.is_held()):
             asked = uptime()
             try:
-                if self._update(self._token, float("inf")):
+                if self._renew():
                     self._renewed = asked
                 else:
                     self._lost.set()
             except SQLAlchemyError as fault:
-                log.warning("study %s: no heartbeat written (%s)", self._study, driver_message(fault))
+                log.warning("study %s: no heartbeat written (%s)", self._name, driver_message(fault))
+
+
+def unchanged(holder: LockHolder | None) -> ColumnElement[bool]:
+    """Return the condition that a study's row still has this holder, without a later heartbeat; None: no holder."""
+    if holder is None:
+        return STUDIES.c.lock_token.is_(None)
+    return (STUDIES.c.lock_token == holder.token) & (STUDIES.c.lock_heartbeat <= holder.heartbeat)
 
 
 @retry
-def read_holder(url: str, study: str) -> LockHolder | None:
-    """Return the living holder of a study's lock, or None; does not create the database."""
-    if not has_database(url):
-        return None
-    engine = open_engine(url)
-    holder = read_row(engine, study) if inspect(engine).has_table(LOCKS.name) else None
-    engine.dispose()
+def read_holder(engine: Engine, study: int) -> LockHolder | None:
+    """Return the living holder of a study's lock, or None."""
+    holder = read_row(engine, study)
     return holder if holder and holder.is_alive() else None
 
 
-def read_row(engine: Engine, study: str) -> LockHolder | None:
-    """Return the holder in a study's row, dead or alive, or None without a row."""
-    columns = [column for column in LOCKS.c if column.name != "study"]
-    age = (database_now(engine) - LOCKS.c.heartbeat).label("age_s")
+def read_row(engine: Engine, study: int) -> LockHolder | None:
+    """Return the holder in a study's row, dead or alive, or None."""
+    columns = [STUDIES.c[name].label(name.removeprefix("lock_")) for name in LOCK_COLUMNS]
+    age = (database_now(engine) - STUDIES.c.lock_heartbeat).label("age_s")
     with engine.connect() as connection:
-        row = connection.execute(select(*columns, age).where(LOCKS.c.study == study)).one_or_none()
-    return LockHolder(**row._mapping) if row else None
+        row = connection.execute(select(*columns, age).where(STUDIES.c.id == study)).one_or_none()
+    return LockHolder(**row._asdict()) if row and row.token else None
 
 
 def host_id() -> str:

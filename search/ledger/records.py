@@ -1,19 +1,15 @@
-"""Records of trials as the ledger returns them, and their conversion from Optuna's trials."""
+"""Records of trials as the ledger returns them."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
-
-from optuna.trial import FrozenTrial
+from typing import TYPE_CHECKING, Any
 
 from fgseg.checkpoints.test_results import TestResult
 from fgseg.results import EpochResult
-from search.ledger.storage import TrialUpdate
 
-OFF = "off"
-"""User attribute of a trial: names of the searched settings that it switches off."""
+if TYPE_CHECKING:
+    from sqlalchemy import RowMapping
 
 
 class Kind(StrEnum):
@@ -53,15 +49,27 @@ class TrialAttempt:
 
 
 @dataclass(frozen=True)
+class EpochEvent:
+    """When an epoch was recorded, and what the pruner decided after it."""
+
+    seq: int
+    """Number of the write that recorded the epoch."""
+    stop: bool | None = None
+    """The pruner's decision; None: it was not asked."""
+    stop_seq: int | None = None
+    """Number of the write that recorded the decision."""
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """One trial as stored in the ledger."""
 
     number: int
     state: State
     params: dict[str, float | int]
-    """Searched settings by dotted name; incomplete if the driver died while it created the trial."""
+    """Searched settings by dotted name."""
     attempt: int
-    """Number of the latest start; 0 if the driver died while it created the trial."""
+    """Number of the latest start."""
     failures: int
     """Number of attempts whose process died."""
     epochs: list[EpochResult]
@@ -79,11 +87,23 @@ class TrialRecord:
     repeat: int | None = None
     """The seed of a repeat; None in a search."""
     length: int = 0
-    """Target number of epochs of the latest attempt; 0 before the first."""
+    """Target number of epochs of the latest attempt."""
     selected: int | None = None
     """The epoch of a COMPLETE trial that `train.select` selects."""
     test: TestResult | None = None
     """Result of a repeat on the test split; None in a search, which never uses that split."""
+    origin: str = ""
+    """What chose the params: start, sobol, gp, tpe, random or repeat."""
+    context: dict[str, Any] = field(default_factory=dict)
+    """What the suggestion depends on besides the records and the study's identity; empty for a repeat."""
+    seq: int = 0
+    """Number of the latest write to the trial; the writes of a study are counted."""
+    asked_seq: int = 0
+    """Number of the write that added the trial."""
+    ended_seq: int | None = None
+    """Number of the write that ended the trial; None while it runs."""
+    epoch_events: tuple[EpochEvent, ...] = ()
+    """One for each of `epochs`."""
 
     @property
     def kind(self) -> Kind:
@@ -94,6 +114,11 @@ class TrialRecord:
     def seed(self) -> int:
         """Offset added to `train.seed`."""
         return seed_of(self.number, self.repeat)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the trial has not ended."""
+        return self.state is State.RUNNING
 
     @property
     def chosen(self) -> EpochResult | None:
@@ -122,82 +147,26 @@ def best_trial(records: Iterable[TrialRecord], changed_batch: bool) -> TrialReco
     return next(iter(rank_trials(records, changed_batch)), None)
 
 
-def read_record(trial: FrozenTrial) -> TrialRecord:
-    """Convert a trial of Optuna to a record; raises KeyError for a trial in state WAITING."""
-    state = State[trial.state.name]
-    return TrialRecord(
-        number=trial.number,
-        state=state,
-        params=read_params(trial),
-        attempt=read_attempt(trial),
-        failures=len(read_deaths(trial)),
-        epochs=read_epochs(trial),
-        value=trial.value if state is State.COMPLETE else None,
-        reason=trial.user_attrs.get("reason") if state in (State.FAIL, State.PRUNED) else None,
-        started=trial.datetime_start.timestamp() if trial.datetime_start else 0.0,
-        ended=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
-        overrides=read_overrides(trial),
-        repeat=read_repeat(trial),
-        length=int(trial.user_attrs.get("length", 0)),
-        selected=trial.user_attrs.get("selected") if state is State.COMPLETE else None,
-        test=read_test(trial),
-    )
+def count_ended(records: Iterable[TrialRecord]) -> int:
+    """Return the number of trials that have ended."""
+    return sum(not record.is_open for record in records)
 
 
-def read_attempt(trial: FrozenTrial) -> int:
-    """Return the number of the trial's latest attempt, 0 before the first."""
-    return int(trial.user_attrs.get("attempt", 0))
-
-
-def read_params(trial: FrozenTrial) -> dict[str, float | int]:
-    """Return the searched settings by dotted name; those that the trial switches off are 0 (see `Range.off_below`).
-
-    Optuna's trial has the suggested value, which lies in the range.
-    """
-    off = trial.user_attrs.get(OFF, ())
-    return {name: type(value)(0) if name in off else value for name, value in trial.params.items()}
-
-
-def read_overrides(trial: FrozenTrial) -> dict[str, Any]:
-    """Return the settings changed after the trial ran out of memory, by dotted name."""
-    return dict(trial.user_attrs.get("overrides", {}))
-
-
-def read_repeat(trial: FrozenTrial) -> int | None:
-    """Return the seed of a repeat, or None for a trial of a search."""
-    return trial.user_attrs.get("repeat")
-
-
-def read_test(trial: FrozenTrial) -> TestResult | None:
-    """Return the result of a repeat on the test split, or None before it was evaluated."""
-    stored = trial.user_attrs.get("test")
-    return None if stored is None else TestResult.from_json(stored)
-
-
-def read_deaths(trial: FrozenTrial) -> dict[str, str]:
-    """Return the reason for which an attempt's process died, by attempt."""
-    return dict(trial.user_attrs.get("failures", {}))
-
-
-def read_epochs(trial: FrozenTrial) -> list[EpochResult]:
-    """Return the recorded epochs in ascending order."""
-    stored = [value for key, value in trial.user_attrs.items() if key.startswith("epoch/")]
-    return sorted(map(EpochResult.from_json, stored), key=lambda epoch: epoch.epoch)
-
-
-def merge_epochs(trial: FrozenTrial, epochs: Sequence[EpochResult]) -> tuple[list[EpochResult], TrialUpdate]:
-    """Merge epochs into those recorded of a trial; a recorded epoch is not replaced.
+def read_record(trial: "RowMapping", epochs: "Sequence[RowMapping]", failures: int) -> TrialRecord:
+    """Convert rows of the database to a record.
 
     Args:
-        trial: the trial as just read.
-        epochs: a history, from epoch 1.
-
-    Returns:
-        All epochs, and the update that records the new ones.  It stores finite mIoUs as intermediate values, which
-        pruners and optuna-dashboard read.
+        trial: row of `TRIALS`.
+        epochs: rows of `EPOCHS`, ascending by epoch.
+        failures: number of rows of `FAILURES`.
     """
-    known = {epoch.epoch: epoch for epoch in read_epochs(trial)}
-    merged = {epoch.epoch: epoch for epoch in epochs} | known
-    new = {f"epoch/{k}": e.to_json() for k, e in merged.items() if k not in known}
-    values = {k: e.miou for k, e in merged.items() if k not in trial.intermediate_values and math.isfinite(e.miou)}
-    return list(merged.values()), TrialUpdate(user_attrs=new, values=values)
+    same = ("number", "params", "attempt", "value", "reason", "started", "ended", "overrides", "length", "selected")
+    return TrialRecord(
+        **{name: trial[name] for name in (*same, "origin", "context", "seq", "asked_seq", "ended_seq")},
+        state=State(trial["state"]),
+        failures=failures,
+        epochs=[EpochResult.from_json(row["result"]) for row in epochs],
+        epoch_events=tuple(EpochEvent(row["seq"], row["stop"], row["stop_seq"]) for row in epochs),
+        repeat=trial["repeat_seed"],
+        test=None if trial["test"] is None else TestResult.from_json(trial["test"]),
+    )

@@ -1,16 +1,10 @@
-"""The metadata of a study in the ledger.  Importing this module imports neither Optuna nor a database driver."""
+"""The description of a study, as the ledger returns it."""
 
-import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from search.ledger.database import LedgerError, retry
-
 if TYPE_CHECKING:
-    from optuna.study import Study
-
     from search.ledger.records import TrialRecord
 
 
@@ -54,66 +48,3 @@ class StudyMetadata:
         """Return all settings of a trial by dotted name, as `Plan.trial_settings` returned when the trial ended."""
         own = self.settings_at(record.number) | record.params | record.overrides
         return own | {"train.seed": own["train.seed"] + record.seed}
-
-
-class StudyMetadataRows:
-    """Reads and writes the metadata of a study as user attributes of its Optuna study."""
-
-    def __init__(self, study: "Study") -> None:
-        self._study = study
-
-    @property
-    @retry
-    def metadata(self) -> StudyMetadata:
-        """Metadata, read from memory while this process holds the lock, else from the database.
-
-        Raises LedgerError for a study of an older version of fgsearch.
-        """
-        stored = self._study.user_attrs
-        if "card" in stored:  # the attribute that older versions wrote in place of `info`
-            name = self._study.study_name
-            raise LedgerError(f"study {name} was written by an older version of fgsearch; begin a new study")
-        own_keys = ("identity", "uid", "budget", "resources", "changes")
-        return StudyMetadata(**stored.get("info", {}), **{key: stored[key] for key in own_keys if key in stored})
-
-    @retry
-    def record_run(self, metadata: StudyMetadata) -> None:
-        """Record the metadata of a run; requires the lock, may be repeated.
-
-        A recorded identity and uid are kept, see `accept_changes`.  `resources` and `changes` are not written.
-        """
-        if not self.metadata.identity:
-            self._study.set_user_attr("uid", uuid.uuid4().hex)
-            self._study.set_user_attr("identity", dict(metadata.identity))
-        info_keys = ("study", "space", "title", "experiment", "allow_changed_batch")
-        info = {key: getattr(metadata, key) for key in info_keys} | {"settings": dict(metadata.settings)}
-        self._study.set_user_attr("info", info)
-        self._study.set_user_attr("budget", metadata.budget)
-
-    @retry
-    def accept_changes(self, identity: Mapping[str, Any], changes: str, when: float) -> None:
-        """Replace the identity and record the change; requires the lock, and must be called before `record_run`.
-
-        Args:
-            identity: the new identity.
-            changes: the differences as one line.
-            when: Unix seconds.
-        """
-        ended = [t.number for t in self._study.get_trials(deepcopy=False) if t.state.is_finished()]
-        before = self.metadata
-        change = {"when": when, "changes": changes, "ended": ended, "settings": dict(before.settings)}
-        self._study.set_user_attr("changes", [*before.changes, change])
-        self._study.set_user_attr("identity", dict(identity))
-
-    @retry
-    def record_resources(self, resources: Mapping[str, float]) -> None:
-        """Record the `cpus` and `gpus` of one trial; requires the lock."""
-        self._study.set_user_attr("resources", dict(resources))
-
-    @retry
-    def delete_study(self) -> None:
-        """Delete the study from its database; requires the lock.  Does nothing if the study does not exist."""
-        import optuna
-
-        with suppress(KeyError):
-            optuna.delete_study(study_name=self._study.study_name, storage=self._study._storage)

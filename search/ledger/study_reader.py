@@ -1,19 +1,23 @@
-"""A study as every process may read it: which trials exist, their records, and who drives it."""
+"""A study as every process may read it: its description, its trials, and who drives it."""
 
+import threading
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-import optuna
-from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, RowMapping, select
 
-from search.ledger.database import has_study, retry
-from search.ledger.lock import LockHolder, read_holder
+from search.ledger.database import open_engine, retry, study_id
+from search.ledger.lock import LockHolder, StudyLock, read_holder
 from search.ledger.records import TrialRecord, best_trial, read_record
-from search.ledger.storage import open_storage
-from search.ledger.study_metadata import StudyMetadataRows
+from search.ledger.study_metadata import StudyMetadata
+from search.ledger.tables import EPOCHS, FAILURES, STUDIES, TRIALS
 
 
-class StudyReader(StudyMetadataRows):
-    """An existing study, to read; `trial` and `trials` may be called from other threads while the driver writes.
+class StudyReader:
+    """An existing study, to read; may be called from several threads, also while the driver writes.
+
+    A call reads from the database the trials that were written to since the last call.  While this process holds the
+    study's lock nobody else writes, and calls are answered from memory.
 
     Args:
         url: SQLAlchemy address, such as sqlite:////abs/path/study.db.
@@ -21,52 +25,56 @@ class StudyReader(StudyMetadataRows):
 
     Raises:
         LookupError: the study does not exist.
+        LedgerError: it was written by another version of fgsearch.
     """
 
     def __init__(self, url: str, study: str) -> None:
-        if not self.exists(url, study):
+        found = study_id(url, study)
+        if found is None:
             raise LookupError(f"no study {study} in this storage")
-        self._url = url
+        self._study = found
         self._name = study
-        self._storage = open_storage(url)
-        super().__init__(optuna.load_study(study_name=study, storage=self._storage))
+        self._engine = open_engine(url)
+        self._lock: StudyLock | None = None
+        self._reading = threading.Lock()
         self._records: dict[int, TrialRecord] = {}
+        self._metadata = StudyMetadata()
+        self._seq = -1
+        self._is_fresh = False
 
     @staticmethod
     def exists(url: str, study: str) -> bool:
         """Return whether the study exists; creates neither study nor file."""
-        return has_study(url, study)
+        return study_id(url, study) is not None
 
     def holder(self) -> LockHolder | None:
         """Return the live driver that holds the study's lock; None if there is none."""
-        return read_holder(self._url, self._name)
+        return read_holder(self._engine, self._study)
 
-    @retry
+    @property
+    def is_locked(self) -> bool:
+        """Return whether this process holds the study's lock."""
+        return self._lock is not None and self._lock.is_held()
+
+    @property
+    def metadata(self) -> StudyMetadata:
+        """Description of the study; empty until a driver has recorded it."""
+        self._refresh()
+        return self._metadata
+
     def open_trials(self) -> list[int]:
         """Return the numbers of the trials that have not ended, ascending."""
-        return [t.number for t in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+        return [record.number for record in self.trials() if record.is_open]
 
-    @retry
     def trial(self, number: int) -> TrialRecord:
-        """Return the record of a trial.
+        """Return the record of a trial; raises KeyError if it does not exist."""
+        self._refresh()
+        return self._records[number]
 
-        A record that this process has reported or that has ended comes from memory, which saves milliseconds per epoch.
-        """
-        return self._records.get(number) or self._record(self._read(number))
-
-    @retry
     def trials(self) -> list[TrialRecord]:
-        """Return the records of all trials that were ever started, by number; see `trial`."""
-        return [self._record(t) for t in self._study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
-
-    def _record(self, trial: FrozenTrial) -> TrialRecord:
-        """Return the record of a trial, and cache it if the trial has ended, since it cannot change any more."""
-        record = self._records.get(trial.number)
-        if record is None or record.state.name != trial.state.name:
-            record = read_record(trial)
-            if trial.state.is_finished():
-                self._records[trial.number] = record
-        return record
+        """Return the records of all trials, by number."""
+        self._refresh()
+        return list(self._records.values())
 
     def best(self, among: Sequence[TrialRecord] | None = None) -> TrialRecord | None:
         """Return the COMPLETE trial with the highest value, of equal ones the earliest; None if there is none.
@@ -78,7 +86,42 @@ class StudyReader(StudyMetadataRows):
         """
         return best_trial(self.trials() if among is None else among, self.metadata.allow_changed_batch)
 
-    def _read(self, number: int) -> FrozenTrial:
-        self._records.pop(number, None)  # the caller may change the trial, so that the cached record becomes outdated
-        study_id = self._study._study_id
-        return self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
+    @retry
+    def _refresh(self) -> None:
+        """Read what was written since the last read, in one transaction."""
+        with self._reading:
+            if self._is_fresh and self.is_locked:
+                return
+            locked = self.is_locked  # before the read: another driver may take the lock meanwhile
+            with self._engine.connect() as connection:
+                study = select(STUDIES).where(STUDIES.c.id == self._study)
+                row = connection.execute(study).mappings().one_or_none()
+                if row is None:
+                    self._records, self._metadata = {}, StudyMetadata()
+                    return
+                if row["seq"] != self._seq:
+                    self._records |= read_trials(connection, self._study, since=self._seq)
+                    self._metadata = read_metadata(row)
+            self._seq, self._is_fresh = row["seq"], locked
+
+
+def read_metadata(row: RowMapping) -> StudyMetadata:
+    """Convert a row of `STUDIES` to the description of the study."""
+    return StudyMetadata(**row["metadata"], identity=row["identity"] or {}, uid=row["uid"] if row["identity"] else "")
+
+
+def read_trials(connection: Connection, study: int, since: int) -> dict[int, TrialRecord]:
+    """Read the trials of a study with a write after `since`; by number, ascending.
+
+    Trials are read before their epochs: the driver may write meanwhile, and an ended trial gets no more epochs.
+    """
+    changed = (TRIALS.c.study == study, TRIALS.c.seq > since)
+    trials = connection.execute(select(TRIALS).where(*changed).order_by(TRIALS.c.number)).mappings().all()
+    numbers = select(TRIALS.c.number).where(*changed)
+    of_changed = select(EPOCHS).where(EPOCHS.c.study == study, EPOCHS.c.number.in_(numbers)).order_by(EPOCHS.c.epoch)
+    epochs: dict[int, list[RowMapping]] = defaultdict(list)
+    for row in connection.execute(of_changed).mappings():
+        epochs[row["number"]].append(row)
+    dead = select(FAILURES.c.number).where(FAILURES.c.study == study, FAILURES.c.number.in_(numbers))
+    failures = Counter(connection.execute(dead).scalars())
+    return {row["number"]: read_record(row, epochs[row["number"]], failures[row["number"]]) for row in trials}

@@ -28,10 +28,18 @@ class ReportWriter:
         location: of the study.
         publish: called with the name and the bytes of each file of a finished report.
         every_s: minimum seconds between the starts of two reports.
+        is_current: whether the stored report is that of the end of a run, after all trials that have ended; a run that
+            was killed leaves an earlier one.
     """
 
-    def __init__(self, location: StudyLocation, publish: Callable[[str, bytes], None], every_s: float = EVERY_S):
-        self.location, self.publish, self.every_s = location, publish, every_s
+    def __init__(
+        self,
+        location: StudyLocation,
+        publish: Callable[[str, bytes], None],
+        every_s: float = EVERY_S,
+        is_current: Callable[[], bool] = lambda: True,
+    ):
+        self.location, self.publish, self.every_s, self.is_current = location, publish, every_s, is_current
         self.store = location.report_store
         self.child: ChildProcess | None = None
         self.stale = self.changed = False
@@ -68,7 +76,7 @@ class ReportWriter:
             log.debug("no report now: %s", error)
 
     def finish(self, must_stop: Callable[[], bool] = lambda: False) -> str:
-        """Write the report with frames, unless nothing has changed since the last one.
+        """Write the report with frames, unless nothing has changed since the last one, which is published again.
 
         Args:
             must_stop: called several times a second; True cancels the report, which is no failure.
@@ -77,7 +85,8 @@ class ReportWriter:
             Empty, or in one line why the report could not be written.
         """
         self.stop()
-        if not self.changed and PAGE in self.store.list():
+        if not self.changed and PAGE in self.store.list() and self.is_current():
+            self._publish()  # the run that wrote the report may have been killed before
             return ""
         try:
             self._collect(self._start(frames=True), FRAMES_S, must_stop)
@@ -106,6 +115,10 @@ class ReportWriter:
             child.receive(limit_s, must_stop)
         finally:
             self.stop()
+        self._publish()
+
+    def _publish(self) -> None:
+        """Publish the stored files."""
         for name in self.store.list():
             self.publish(f"report/{name}", self.store.get(name))
 

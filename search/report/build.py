@@ -1,6 +1,7 @@
 """Write the report of a study into its folder: page, Markdown and pictures."""
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fgseg.config.errors import ConfigError
@@ -9,6 +10,7 @@ from fgseg.config.settings import with_defaults
 from fgseg.model.pretrained import VARIANTS
 from fgseg.storage.store import Store
 from search.ledger.catalog import open_ledger
+from search.ledger.records import TrialRecord, count_ended
 from search.ledger.untrained import untrained_of
 from search.report.summary import find_baseline, summarise
 from search.study.location import PAGE, StudyLocation
@@ -78,10 +80,16 @@ def report_files(content: "Content") -> dict[str, bytes]:
     return files | {f"frame-{k}.png": picture for k, picture in enumerate(strips, 1)}
 
 
+def is_current(store: Store, records: Sequence[TrialRecord]) -> bool:
+    """Return whether a store has a page that was written at the end of a run, after all trials that have ended."""
+    page = store.get(PAGE).decode()
+    return f'name="ended-trials" content="{count_ended(records)}"' in page and FRAMES_LATER not in page
+
+
 def store_files(store: Store, files: dict[str, bytes]) -> None:
-    """Write the files, and delete the pictures of an earlier report that are not among them."""
-    for name, data in files.items():
-        store.put(name, data)
+    """Write the files, the page last, and delete the pictures of an earlier report that are not among them."""
+    for name in sorted(files, key=lambda name: name == PAGE):  # so that a page is never newer than another file
+        store.put(name, files[name])
     for name in store.list():
         if name.endswith(".png") and name not in files:
             store.delete(name)

@@ -3,15 +3,16 @@
 import base64
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
 from fgseg.labels import SegClass, display_name
 from fgseg.visual.label_images import BROKEN, MENDED, RIGHT, WRONG, encode_jpeg, encode_png
-from search.ledger.records import State
+from search.ledger.records import State, count_ended
 from search.report.content import Content
 from search.report.frames import ShownFrame
 from search.report.tables import best_tables, cost_figures, failure_table, params_table, trial_table
@@ -25,8 +26,9 @@ class Card(NamedTuple):
     detail: str
 
 
-def render_page(content: Content) -> str:
-    """Fill `templates/report.html.j2` with the report's content."""
+@cache
+def page_template() -> Template:
+    """Compile `templates/report.html.j2`."""
     environment = Environment(
         loader=PackageLoader("search.report"),
         autoescape=True,
@@ -35,9 +37,14 @@ def render_page(content: Content) -> str:
         lstrip_blocks=True,
     )
     environment.filters["png_uri"] = png_uri
+    return environment.get_template("report.html.j2")
+
+
+def render_page(content: Content) -> str:
+    """Fill the template of the page with the report's content."""
     summary = content.summary
     classes = coloured_classes(summary.settings)
-    return environment.get_template("report.html.j2").render(
+    return page_template().render(
         summary=summary,
         notes=content.notes,
         cards=head_cards(content),
@@ -53,6 +60,7 @@ def render_page(content: Content) -> str:
         trial_tables=[trial_table(summary), params_table(summary)],
         written=time.strftime("%Y-%m-%d %H:%M", time.gmtime(content.written)),
         running=sum(t.state is State.RUNNING for t in summary.trials),
+        ended=count_ended(summary.trials),
     )
 
 

@@ -83,14 +83,20 @@ class Summary:
         return record.chosen or select_epoch(record.epochs, self.settings.get("train.select", "last"))
 
     def score(self, record: TrialRecord | None) -> dict[str, float]:
-        """Return a trial's IoU by class key, and its `miou`; empty if it has no epoch."""
+        """Return a trial's IoU by class key, `thin_miou` if it is known, and `miou`; empty if it has no epoch."""
         epoch = self.epoch(record)
-        return {**epoch.iou, "miou": epoch.miou} if epoch else {}
+        return epoch.scores if epoch else {}
 
     @property
     def foreground(self) -> tuple[str, ...]:
         """Keys of the classes of the mIoU, in the order of their labels; empty before the first epoch."""
         return next((tuple(epoch.iou) for trial in self.trials for epoch in trial.epochs), ())
+
+    @property
+    def means(self) -> dict[str, str]:
+        """Names of the means among the scores of trials, by key: the thin mIoU if the trials have one, the mIoU."""
+        thin = any(epoch.thin for trial in self.trials for epoch in trial.epochs)
+        return ({"thin_miou": "thin mIoU"} if thin else {}) | {"miou": "mIoU"}
 
     @property
     def classes(self) -> tuple[str, ...]:

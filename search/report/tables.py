@@ -45,20 +45,20 @@ def references(summary: Summary, start_name: str) -> dict[str, dict[str, float]]
 
 
 def score_table(summary: Summary, compared: Mapping[str, Mapping[str, float]], title: str, best_name: str) -> Table:
-    """Compare the best trial's validation IoU with references, one class a row; the last row is the mIoU.
+    """Compare the best trial's validation IoU with references, one class a row; the last rows are the means.
 
     Args:
         summary: of a study with a best trial.
-        compared: IoU by class key, and `miou`, of each reference by the heading of its column; empty gives dashes.
+        compared: IoU by class key, and the means, of each reference by the heading of its column; empty gives dashes.
         title: of the table.
         best_name: heading of the best trial's column.
     """
     best = summary.score(summary.best)
-    names = {key: display_name(key) for key in summary.foreground} | {"miou": "mIoU"}
+    names = {key: display_name(key) for key in summary.foreground} | summary.means
     rows = []
     for key, name in names.items():
         cells = score_cells([scores.get(key) for scores in compared.values()], best.get(key, math.nan))
-        rows.append(Row([name, *cells], "strong" if key == "miou" else ""))
+        rows.append(Row([name, *cells], "strong" if key in summary.means else ""))
     gains = ["difference"] if len(compared) == 1 else [f"over {name.split()[0].rstrip(',')}" for name in compared]
     return Table(title, ["validation IoU", *compared, best_name, *gains], rows, signed_columns=gains)
 
@@ -101,7 +101,8 @@ def fixed_table(summary: Summary) -> Table:
 
 def trial_table(summary: Summary) -> Table:
     """List every trial's state, scores and minutes; the reasons too if any trial has one."""
-    columns = ["trial", "state", "epochs", "mIoU", *map(display_name, summary.foreground), "minutes"]
+    scores = [*reversed(summary.means.values()), *map(display_name, summary.foreground)]
+    columns = ["trial", "state", "epochs", *scores, "minutes"]
     columns += ["reason"] if any(t.reason for t in summary.trials) else []
     rows = [Row(trial_cells(summary, t)[: len(columns)], row_style(summary, t)) for t in summary.trials]
     return Table("All trials: scores", columns, rows, text_columns=("state", "reason"))
@@ -110,7 +111,8 @@ def trial_table(summary: Summary) -> Table:
 def trial_cells(summary: Summary, trial: TrialRecord) -> list[str]:
     """Return the cells of one row of `trial_table`, the reason last."""
     score = summary.score(trial)
-    scores = [format_iou(score[key]) if key in score else "-" for key in ("miou", *summary.foreground)]
+    keys = (*reversed(summary.means), *summary.foreground)
+    scores = [format_iou(score[key]) if key in score else "-" for key in keys]
     minutes = f"{sum(e.seconds for e in trial.epochs) / 60:.1f}"
     return [f"{trial.number:03d}", ENDINGS[trial.state], str(len(trial.epochs)), *scores, minutes, trial.reason or ""]
 

@@ -13,8 +13,8 @@ LEDGER = "study.db"
 LEDGER_URL = re.compile(r"sqlite:///.+|postgres(?:ql)?(?:\+psycopg)?://(?:[^\s'\"/@]*@)?[^\s'\"@]*")
 """Accepted addresses of a ledger; others could contain a password that `public_address` does not mask."""
 
-RESERVED_NAMES = ("mlartifacts", "mlflow.db")
-"""Names in a storage that MLflow uses; no study may have them."""
+RESERVED_NAMES = ("mlartifacts", "mlflow.db", "optuna.db", "optuna-artifacts")
+"""Names in a storage that MLflow and Optuna's dashboard use; no study may have them."""
 PAGE = "report.html"
 """Name of the report's HTML page, in the folder `report` of the study's folder."""
 MODEL = "model"

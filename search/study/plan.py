@@ -14,7 +14,7 @@ from fgseg.config.label_sets import portable_name
 from fgseg.config.loading import Layer, build, check_processes
 from fgseg.config.settings import RunConfig, with_defaults
 from fgseg.config.settings import flatten as flatten_settings
-from fgseg.model.pretrained import VARIANTS
+from fgseg.model.pretrained import NAMES
 from search.study.config import SearchConfig
 from search.study.location import StudyLocation, resolve_location
 from search.study.resources import check_resources, gpu_needed
@@ -44,7 +44,7 @@ class Repeat:
 
 
 class TrialPoint(Protocol):
-    """What determines the settings of a trial; TrialAttempt and TrialRecord have these attributes."""
+    """The attributes of TrialAttempt and TrialRecord that determine the settings of a trial."""
 
     @property
     def number(self) -> int: ...
@@ -110,7 +110,7 @@ class RepeatPlan(Plan):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What makes the study this study; has the names of the searched settings, without their ranges."""
+        """Return what may not change while a study is continued: settings, and names of the searched ones."""
         point = {"space": self.space.name, "settings": sorted(self.space.search)}
         return self.common_identity() | {"point": point}
 
@@ -220,7 +220,7 @@ def absolute(settings: dict[str, Any]) -> dict[str, Any]:
     paths = {"data.labels": portable_name(settings["data.labels"])}
     for key in ("data.root", "data.cache", "model.name"):
         path = Path(settings[key] or "").expanduser()
-        if settings[key] in VARIANTS and key == "model.name":
+        if settings[key] in NAMES and key == "model.name":
             continue
         if settings[key] and (path.exists() or key == "data.cache"):  # a hub id is not a path
             paths[key] = str(path.resolve())

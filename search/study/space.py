@@ -3,19 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
 from fgseg.config.errors import ConfigError, check_name, explain
 from fgseg.config.files import find_config, list_configs, read_yaml
+from fgseg.config.label_sets import shipped_keys
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import DataConfig, RunConfig, Section, flatten
-from fgseg.labels import LabelSet, load_label_set
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
+from fgseg.labels import LabelSet
 
 UNSEARCHABLE = ("train.epochs", "train.seed")
 """Settings that must be the same in all trials of a study, besides the section `data`."""
@@ -95,17 +92,6 @@ class Space:
         value = self.search[key].value(number)
         return int(value) if is_whole(key) else float(value)
 
-    def distributions(self) -> "dict[str, BaseDistribution]":
-        """Return the searched settings as Optuna distributions by dotted name."""
-        from optuna.distributions import FloatDistribution, IntDistribution
-
-        return {
-            key: IntDistribution(int(r.low), int(r.high), log=r.log)
-            if is_whole(key)
-            else FloatDistribution(r.low, r.high, log=r.log)
-            for key, r in self.search.items()
-        }
-
     def to_json(self) -> dict[str, Any]:
         """Return name and ranges as JSON types for the study's identity, which contains fixed settings elsewhere."""
         return {
@@ -167,7 +153,7 @@ def expand_thin(entries: Mapping[str, Value], classes: LabelSet) -> dict[str, Va
         The entries, those of the thin classes in the order of the labels in place of `<thin>`.
     """
     own = {f"{WEIGHT}{c.key}" for c in classes.classes}
-    elsewhere = {f"{WEIGHT}{c.key}" for name in list_configs("labels") for c in load_label_set(name).classes} - own
+    elsewhere = {f"{WEIGHT}{key}" for key in shipped_keys()} - own
     expanded: dict[str, Value] = {}
     for key, entry in entries.items():
         if key == THIN:

@@ -19,9 +19,11 @@ class TrackedRun:
     """Number of the trial; None for the parent run of the study, CHECKPOINT for the run of the untrained checkpoint."""
     status: str
     tags: dict[str, str]
-    params: set[str]
-    """Names of the logged params."""
+    params: dict[str, str]
+    """Logged params by name."""
     has_dataset: bool
+    is_new: bool = False
+    """Whether this process created the run, so that it had no metrics before."""
     has_params: bool = False
     """Whether all params are known to be logged and need no further comparison."""
     points: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
@@ -44,7 +46,7 @@ def tracked_run(run: Any) -> TrackedRun:
         trial_number(run),
         run.info.status,
         dict(data.tags),
-        set(data.params),
+        dict(data.params),
         bool(inputs and inputs.dataset_inputs),
     )
 

@@ -129,11 +129,14 @@ class MetricPoint:
 
     @property
     def marker(self) -> str:
-        """The first metric: a run that has it at this step has the whole point."""
-        return next(iter(self.values))
+        """The last metric with a finite value: a run that has it at this step has the whole point."""
+        return self.rows()[-1][0]
 
     def rows(self) -> list[tuple[str, float, int, int]]:
-        """Return (metric, value, milliseconds, step) of every finite value, as MLflow's `Metric` takes them."""
+        """Return (metric, value, milliseconds, step) of every finite value, as MLflow's `Metric` takes them.
+
+        MLflow's comparison of runs begins with the metric that was logged first.
+        """
         moment = milliseconds(self.seconds)
         return [(key, value, moment, self.step) for key, value in self.values.items() if math.isfinite(value)]
 

@@ -48,8 +48,6 @@ PARAMS_PER_REQUEST = 100
 """MLflow's limit of params in one `log_batch`."""
 POINTS_PER_REQUEST = 20
 """Epochs in one `log_batch`, whose limit is 1000 values."""
-MARKER_METRICS = ("val/miou", "test/miou")
-"""First metric of each kind of point; its logged steps tell which points a run has."""
 
 
 class StudyRunWriter:
@@ -133,7 +131,7 @@ class StudyRunWriter:
         if number not in self.runs:
             created = self.client.create_run(self.experiment_id, milliseconds(started), tags, name)
             self.runs[number] = tracked_run(created)
-            self.runs[number].points.update({marker: [] for marker in MARKER_METRICS})
+            self.runs[number].is_new = True
         return self.runs[number]
 
     def write_study(self, phase: Phase) -> None:
@@ -199,7 +197,7 @@ class StudyRunWriter:
         if new_tags:
             self.client.log_batch(run.run_id, tags=new_tags)
         run.tags |= {tag.key: tag.value for tag in new_tags}
-        run.params |= {param.key for param in new_params}
+        run.params |= {param.key: param.value for param in new_params}
 
     def log_dataset(self, run: TrackedRun) -> None:
         """Log the study's data set as the input of a run, once."""
@@ -220,7 +218,7 @@ class StudyRunWriter:
             return
         marker = points[0].marker
         if marker not in run.points:
-            run.points[marker] = read_points(self.client, run.run_id, marker)
+            run.points[marker] = [] if run.is_new else read_points(self.client, run.run_id, marker)
         logged = {step for step, _ in run.points[marker]}
         missing = [point for point in points if point.step not in logged]
         for first in range(0, len(missing), POINTS_PER_REQUEST):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from builders import make_untrained
-from kept_study import change, lines, named
+from kept_study import change, lines
 
 from fgseg.checkpoints.untrained_result import UNTRAINED
 from fgseg.storage.store import LocalStore
@@ -19,60 +19,6 @@ from search.tracking.sync import rebuild, sync
 pytestmark = pytest.mark.slow
 
 OF_TRIAL = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.trial' AND value = '0')"
-OF_STUDY = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.kind' AND value = 'study')"
-MLFLOW_FAULTS = {
-    "trial 0: epoch 2 in MLflow is lacking: val/miou, train/loss, train/images_per_s, and 6 more": (
-        f"DELETE FROM metrics WHERE step = 2 AND run_uuid IN {OF_TRIAL}"
-    ),
-    "trial 0: epoch 2 in MLflow is lacking: train/loss": (
-        f"DELETE FROM metrics WHERE step = 2 AND key = 'train/loss' AND run_uuid IN {OF_TRIAL}"
-    ),
-    "trial 0: epoch 1 in MLflow is there more than once: train/loss/ssim": (
-        "INSERT INTO metrics SELECT key, value, timestamp + 1, run_uuid, step, is_nan FROM metrics "
-        f"WHERE step = 1 AND key = 'train/loss/ssim' AND run_uuid IN {OF_TRIAL}"
-    ),
-    "trial 0: epoch 3 in MLflow differs from the ledger: val/iou/fence": (
-        f"UPDATE metrics SET value = 0.5 WHERE step = 3 AND key = 'val/iou/fence' AND run_uuid IN {OF_TRIAL}"
-    ),
-    "trial 0: epoch 4 in MLflow is unknown to the ledger: train/loss": (
-        "INSERT INTO metrics SELECT key, value, timestamp, run_uuid, 4, is_nan FROM metrics "
-        f"WHERE step = 3 AND key = 'train/loss' AND run_uuid IN {OF_TRIAL}"
-    ),
-    "trial 0: 0 runs in MLflow instead of one": (
-        f"UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid IN {OF_TRIAL}"
-    ),
-    "trial 0: 2 runs in MLflow instead of one": (
-        "UPDATE tags SET value = '0' WHERE key = 'fgseg.trial' AND value = '1'"
-    ),
-    "trial 7: has a run in MLflow, the ledger knows no such trial": (
-        "UPDATE tags SET value = '7' WHERE key = 'fgseg.trial' AND value = '1'"
-    ),
-    "trial 0: MLflow says RUNNING, must be FINISHED": (
-        f"UPDATE runs SET status = 'RUNNING' WHERE run_uuid IN {OF_TRIAL}"
-    ),
-    "trial 1: MLflow says KILLED, must be KILLED (fgseg.pruned: epoch 1)": (
-        "DELETE FROM tags WHERE key = 'fgseg.pruned'"
-    ),
-    "the study: 0 runs in MLflow instead of one": (
-        f"UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid IN {OF_STUDY}"
-    ),
-    "the study: MLflow says RUNNING, must be FINISHED": (
-        f"UPDATE runs SET status = 'RUNNING' WHERE run_uuid IN {OF_STUDY}"
-    ),
-    "the study: MLflow names trial 1 the best, must be trial 0": (
-        "UPDATE tags SET value = '1' WHERE key = 'fgseg.best_trial'"
-    ),
-    "the study: MLflow shows val/miou 0.5 after 3 trials, must be 0.3": (
-        f"UPDATE metrics SET value = 0.5 WHERE key = 'val/miou' AND run_uuid IN {OF_STUDY}"
-    ),
-}
-
-
-@pytest.mark.parametrize("line", MLFLOW_FAULTS)
-def test_what_is_wrong_in_mlflow_is_named(location: StudyLocation, line: str):
-    change(Path(location.storage) / "mlflow.db", MLFLOW_FAULTS[line])
-    assert named(line, lines(location))
-    assert lines(location, tracking=False) == []
 
 
 def test_after_an_interruption_mlflow_may_lag_behind_but_holds_nothing_wrong(location: StudyLocation):
@@ -99,7 +45,7 @@ def test_missing_mlflow_database_is_named_and_not_created(location: StudyLocatio
 
 
 def test_open_trial_that_mlflow_calls_finished_is_named_also_after_an_interruption(location: StudyLocation):
-    statement = "UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = 0"
+    statement = "UPDATE fgsearch_trials SET state = 'running', ended = NULL WHERE number = 0"
     change(Path(location.folder) / "study.db", statement)
     assert "trial 0: MLflow says FINISHED, must be KILLED (fgseg.interrupted: true)" in lines(
         location, interrupted=True
@@ -109,12 +55,7 @@ def test_open_trial_that_mlflow_calls_finished_is_named_also_after_an_interrupti
 def test_changed_batch_that_is_allowed_to_be_the_best_later_is_no_fault(location: StudyLocation):
     ledger = open_ledger(location)
     database = Path(location.folder) / "study.db"
-    change(
-        database,
-        "INSERT INTO trial_user_attributes (trial_id, key, value_json) SELECT trial_id, 'overrides', ? FROM trials "
-        "WHERE number = 0",
-        '{"train.batch_size": 1}',
-    )
+    change(database, "UPDATE fgsearch_trials SET overrides = ? WHERE number = 0", '{"train.batch_size": 1}')
     assert open_ledger(location).best() is None
     ledger.record_run(replace(ledger.metadata, allow_changed_batch=True))
     sync(location)
@@ -127,29 +68,6 @@ def with_checkpoint(location: StudyLocation) -> StudyLocation:
     LocalStore(location.folder).put(UNTRAINED, json.dumps(make_untrained().to_json()).encode())
     sync(location)
     return location
-
-
-OF_CHECKPOINT = "(SELECT run_uuid FROM tags WHERE key = 'fgseg.kind' AND value = 'checkpoint')"
-CHECKPOINT_FAULTS = {
-    "the untrained checkpoint: 0 runs in MLflow instead of one": (
-        f"UPDATE runs SET lifecycle_stage = 'deleted' WHERE run_uuid IN {OF_CHECKPOINT}"
-    ),
-    "the untrained checkpoint: epoch 0 in MLflow differs from the ledger: val/miou": (
-        f"UPDATE metrics SET value = 0.5 WHERE key = 'val/miou' AND run_uuid IN {OF_CHECKPOINT}"
-    ),
-}
-
-
-@pytest.mark.parametrize("line", CHECKPOINT_FAULTS)
-def test_wrong_run_of_the_untrained_checkpoint_is_named(with_checkpoint: StudyLocation, line: str):
-    assert lines(with_checkpoint) == []
-    change(Path(with_checkpoint.storage) / "mlflow.db", CHECKPOINT_FAULTS[line])
-    assert lines(with_checkpoint) == [line]
-
-
-def test_damaged_result_of_the_untrained_checkpoint_is_named(with_checkpoint: StudyLocation):
-    LocalStore(with_checkpoint.folder).put(UNTRAINED, b"{")
-    assert lines(with_checkpoint) == [f"{UNTRAINED}: cannot be read; delete it, and search.report writes it again"]
 
 
 def test_rebuilt_mlflow_has_the_run_of_the_untrained_checkpoint(with_checkpoint: StudyLocation):

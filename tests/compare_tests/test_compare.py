@@ -24,11 +24,13 @@ from search.audit.trials import audit
 from search.compare.__main__ import main
 from search.compare.plans import plans_from
 from search.compare.runner import budgets, untrained_checkpoint
-from search.compare.scores import MEAN, Family, Scorer, compare
+from search.compare.scores import MEAN, THIN_MEAN, Family, Scorer, compare
 from search.compare.tables import render_comparison
+from search.execution.strategies import strategy_of
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.study_metadata import StudyMetadata
+from search.ledger.trial_source import FixedTrials
 from search.study.location import find_location
 from search.study.plan import make_plan
 from search.study.space import load_space
@@ -90,6 +92,17 @@ def test_class_that_is_nowhere_is_absent_and_left_out_of_the_means():
     )
     assert found["families"][0]["iou"]["mean"]["value"] is not None
     assert found["families"][0]["iou"]["traffic_light"]["rank"] is None
+
+
+def test_mean_over_the_thin_classes_is_a_row_above_the_miou():
+    thin = [replace(f, thin=("fence", "pole")) for f in (family("baseline"), family("good", 0.7))]
+    found, plain = facts(thin), facts([replace(f, thin=()) for f in thin])
+    rows = found["families"][1]["iou"]
+    assert list(rows)[-2:] == [THIN_MEAN, MEAN]
+    assert rows[THIN_MEAN]["value"] == pytest.approx((rows["fence"]["value"] + rows["pole"]["value"]) / 2)
+    assert [f["iou"][MEAN] for f in found["families"]] == [f["iou"][MEAN] for f in plain["families"]]
+    page = render_comparison(found)
+    assert "| **thin mIoU** |" in page and "| **thin mean** |" in page and "thin" not in render_comparison(plain)
 
 
 def test_one_seed_has_no_interval_and_the_page_says_so():
@@ -158,11 +171,13 @@ def test_untrained_checkpoint_is_compared_only_if_all_families_start_from_it(tmp
     for plan in plans:
         Path(plan.location.folder).mkdir(parents=True)
         ledger = Ledger.create(plan.location.ledger_url, plan.study)
-        ledger.record_run(StudyMetadata(plan.study, identity={"data": result.data}))
-    LocalStore(plans[0].location.folder).put(UNTRAINED, json.dumps(result.to_json()).encode())
-    assert untrained_checkpoint(plans, 2) is None
-    found = untrained_checkpoint(plans[:1], 2)
-    assert found is not None
+        ledger.record_run(StudyMetadata(plan.study, settings=plan.settings.flat(), identity={"data": result.data}))
+    assert untrained_checkpoint(plans, 2)[1].startswith("the untrained checkpoint cannot be evaluated: model.name: ")
+    LocalStore(plans[1].location.folder).put(UNTRAINED, json.dumps(result.to_json()).encode())
+    changed = plans[1].settings.model_copy(update={"model": plans[1].settings.model.model_copy(update={"head": "new"})})
+    assert untrained_checkpoint([plans[0], replace(plans[1], settings=changed)], 2) == (None, "")
+    found, problem = untrained_checkpoint(plans, 2)  # the file of one study is enough
+    assert found is not None and problem == ""
     assert (found.confusion.shape, found.boundary.shape) == ((2, 2, 7, 7), (2, 2, 7, 2))
 
 
@@ -204,10 +219,7 @@ def searched(storage: Path, space: str, finished: bool = True, **settings: Any) 
     Path(plan.location.folder).mkdir(parents=True)
     ledger = Ledger.create(plan.location.ledger_url, plan.study)
     ledger.record_run(StudyMetadata(identity=plan.identity | {"data": "f00d"}, budget=1))
-    ledger.start(
-        plan.space.distributions(), plan.space.start,
-        trials=1, sampler="random", pruner="none", epochs=1, seed=0, select="last",
-    )  # fmt: skip
+    strategy_of(plan).prepare(ledger)
     if finished:
         ask = ledger.next_attempt()
         ledger.report(ask.number, 1, [make_epoch(1, 0.3)])
@@ -223,7 +235,7 @@ def test_best_of_a_study_without_a_finished_trial_is_refused(capsys, tmp_path: P
 def test_best_of_a_study_that_was_searched_otherwise_is_refused_and_the_difference_named(capsys, tmp_path: Path):
     searched(tmp_path, "baseline", train__epochs=7)
     line = mistake(capsys, tmp_path, "--point", "best")
-    assert "was searched under other settings (settings.train.epochs: 7 there, 5 now)" in line
+    assert "was searched under other settings (settings.train.epochs: 7 there, 3 now)" in line
 
 
 def test_best_of_a_study_that_searched_other_settings_is_refused(capsys, tmp_path: Path):
@@ -239,7 +251,7 @@ def line_of(storage: Path, *arguments: str) -> list[str]:
     """A comparison of two families with two seeds."""
     sets = [part for s in TINY for part in ("--set", s)]
     base = [sys.executable, "-m", "search.compare", "--spaces", "baseline", "bas", "--seeds", "2"]
-    return [*base, "--storage", str(storage), *sets, *arguments]
+    return [*base, "--storage", str(storage), *sets, "--set", "model.name=small", *arguments]
 
 
 def test_best_of_a_study_on_other_frames_is_refused(capsys, tmp_path: Path, cache: str):
@@ -259,7 +271,7 @@ def test_families_may_differ_in_the_sampling_of_frames_and_start_with_terms_that
     point = plans[2].repeats[0].params
     assert (point["loss.lovasz"], point["loss.ssim"]) == (0, 0.4)
     ledger = Ledger.create(f"sqlite:///{tmp_path}/repeats.db", "s")
-    ledger.start_repeats(plans[2].repeats, epochs=1, select="last")
+    ledger.start(FixedTrials(plans[2].repeats), epochs=1, select="last")
     attempt = ledger.next_attempt()
     assert attempt is not None and attempt.params == point
     assert plans[2].trial_settings(attempt)["loss.lovasz"] == 0
@@ -308,7 +320,7 @@ def test_comparison_that_was_killed_is_continued_and_the_books_are_clean(tmp_pat
         assert run.data.metrics["test/gain/bas"] == written["against_baseline"][0]["iou"]["mean"]["value"]
     change(
         storage / "quickstart-bas-repeats" / "study.db",
-        "UPDATE trials SET state = 'FAIL' WHERE number >= 0",
+        "UPDATE fgsearch_trials SET state = 'fail' WHERE number >= 0",
     )
     lone = Driver(storage, environment, "--seeds", "1", command=line_of)
     assert lone.finish() == 0, lone.output

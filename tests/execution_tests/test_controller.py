@@ -13,6 +13,7 @@ from waiting import wait_for
 
 from fgseg.cli import FAULT, TERMINATED
 from fgseg.config.errors import ConfigError
+from fgseg.storage.store import LocalStore
 from search.cli.signals import Signals
 from search.cluster import ray_cluster
 from search.execution import controller, ray_tune
@@ -20,8 +21,8 @@ from search.execution.stop_reason import BUDGET, LOCK_LOST, StopReason
 from search.execution.strategies import SearchStrategy
 from search.execution.views import StudyViews
 from search.ledger.ledger import Ledger
-from search.ledger.lock import LOCKS
 from search.ledger.study_metadata import StudyMetadata
+from search.ledger.tables import STUDIES
 from search.study.plan import Plan, make_plan
 from search.study.resources import Resources
 from search.tracking.run_reader import read_runs
@@ -32,7 +33,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     """A study whose settings and data have been found right."""
     plan = make_plan("bas", "configs/quickstart.yaml", {}, {"storage": str(tmp_path / "runs")}, "s")
     monkeypatch.setattr(controller, "preflight", lambda plan, console: plan.identity | {"data": "f00d"})
-    monkeypatch.setattr(controller, "print_absent_classes", lambda plan, console: None)  # decodes all frames
+    monkeypatch.setattr(controller, "print_data_notes", lambda plan, console: None)  # decodes all frames
     return plan
 
 
@@ -62,12 +63,20 @@ def test_study_begun_before_a_setting_existed_continues_while_it_has_its_default
         controller.run_study(other, Signals())
 
 
+def test_temporary_file_of_a_driver_that_was_killed_is_deleted(plan: Plan):
+    leftover = Path(plan.location.folder, f"write-test.0123{LocalStore.SUFFIX}")
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
+    with controller.open_for_writing(SearchStrategy(plan), plan.identity | {"data": "f00d"}):
+        assert not leftover.exists()
+
+
 @pytest.mark.slow
 def test_driver_that_lost_the_study_leaves_mlflow_report_and_model_to_the_other(plan: Plan, monkeypatch, capsys):
     def run_until_it_is_lost(plan: Plan, ledger: Ledger, views: StudyViews, signals: Signals) -> StopReason:
         wait_for(lambda: read_runs(plan.location.tracking_uri, "s", ledger.metadata.uid))
-        with ledger._storage._backend.engine.begin() as connection:
-            connection.execute(update(LOCKS).values(token="theirs"))
+        with ledger._engine.begin() as connection:
+            connection.execute(update(STUDIES).values(lock_token="theirs"))
         wait_for(lambda: not ledger.is_locked)  # its next heartbeat tells, within 5 s
         return LOCK_LOST
 
@@ -95,3 +104,17 @@ def test_signal_while_ray_shuts_down_ends_the_run_like_one_before(plan: Plan, mo
     with controller.open_for_writing(strategy, {"data": "f00d"}) as ledger:
         views = SimpleNamespace(console=Console(), listeners=[], print_line=print)
         assert controller.run_remaining_trials(plan, ledger, views, signals).exit_code == TERMINATED
+
+
+def test_driver_that_loses_the_study_while_ray_starts_ends_with_one_line(plan: Plan, monkeypatch, capsys):
+    @contextmanager
+    def cluster(*arguments: object) -> Iterator[Resources]:
+        with Ledger(plan.location.ledger_url, plan.study)._engine.begin() as connection:
+            connection.execute(update(STUDIES).values(lock_token="theirs"))
+        yield Resources(1, 0, 1, 1)
+
+    views = SimpleNamespace(console=Console(), listeners=[], close=lambda reason, signals: None)
+    monkeypatch.setattr(controller, "StudyViews", lambda strategy, ledger, console: views)
+    monkeypatch.setattr(ray_cluster, "cluster", cluster)
+    assert controller.run_study(plan, Signals()) == FAULT
+    assert capsys.readouterr().err == "error: study s: another driver has taken the study over\n"

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
 
 from search.cli.signals import Interrupted
-from search.execution.messages import TrialJob
+from search.execution.messages import TrialJob, TrialReport
 from search.execution.ray_tune import SUGGEST_BUDGET_S, LedgerScheduler, LedgerSearcher, RunState, StopBetweenSteps
 from search.execution.stop_reason import LOCK_LOST
 from search.execution.trial_events import StopRunError
@@ -64,6 +66,22 @@ def test_after_a_fault_the_event_handler_is_not_called_again():
     assert suggest(LedgerSearcher(state), 3) == [False, False, False]
     assert calls == ["0"]
     assert (state.reason.exit_code, state.reason.text) == (1, "the disk is full; mend that")
+
+
+@pytest.mark.parametrize(("stop", "decision"), [(True, TrialScheduler.STOP), (False, TrialScheduler.CONTINUE)])
+def test_ray_tune_stops_the_trial_that_the_event_handler_stops(stop: bool, decision: str):
+    state = make_state()
+    state.events.on_report = lambda trial_id, report: stop
+    result = {"report": TrialReport(0, 1).to_json()}
+    assert LedgerScheduler(state).on_trial_result(None, SimpleNamespace(trial_id="a"), result) == decision
+
+
+def test_experiment_ends_once_no_trial_is_left_and_none_runs():
+    state = make_state(next_attempt=lambda trial_id: None)
+    state.events.live["a"] = 0
+    assert LedgerSearcher(state).suggest("b") is None
+    state.events.live.clear()
+    assert LedgerSearcher(state).suggest("b") == Searcher.FINISHED
 
 
 def test_plan_with_its_passwords_is_not_pickled_into_the_files_of_ray_tune():

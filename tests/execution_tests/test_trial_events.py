@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from builders import make_history
+from small_ledger import start_search
 from sqlalchemy import update
 
 from fgseg.config.settings import DataConfig
@@ -12,9 +13,10 @@ from search.execution.messages import TrialReport
 from search.execution.trial_events import MAX_NODE_LOSSES, StopRunError, TrialEventHandler
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
-from search.ledger.lock import LOCKS
 from search.ledger.records import State, TrialAttempt, TrialRecord
 from search.ledger.study_metadata import StudyMetadata
+from search.ledger.tables import STUDIES
+from search.sampling.distributions import distributions
 from search.study.config import SearchConfig
 from search.study.space import load_space
 
@@ -24,10 +26,8 @@ EPOCHS = 3
 def open_ledger(folder: Path, pruner: str = "none", trials: int = 6) -> Ledger:
     ledger = Ledger.create(f"sqlite:///{folder}/study.db", "s")
     space = load_space("bas", DataConfig())
-    ledger.start(
-        space.distributions(), space.start,
-        trials=trials, sampler="random", pruner=pruner, epochs=EPOCHS, seed=0, select="last",
-    )  # fmt: skip
+    settings = {"trials": trials, "sampler": "random", "pruner": pruner, "epochs": EPOCHS, "seed": 0}
+    start_search(ledger, distributions(space.search), space.start, **settings)
     return ledger
 
 
@@ -41,16 +41,20 @@ class Listener:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
+        self.epochs: list[int] = []
         self.notes: list[tuple[int | None, str]] = []
 
     def on_attempt(self, record: TrialRecord) -> None:
         self.calls.append(("attempt", record.number))
+        self.epochs.append(len(record.epochs))
 
     def on_epoch(self, record: TrialRecord) -> None:
         self.calls.append(("epoch", record.number))
+        self.epochs.append(len(record.epochs))
 
     def on_trial_end(self, record: TrialRecord) -> None:
         self.calls.append(("end", record.number))
+        self.epochs.append(len(record.epochs))
 
     def on_note(self, number: int | None, text: str) -> None:
         self.notes.append((number, text))
@@ -193,6 +197,7 @@ def test_listeners_are_notified_of_start_epochs_and_end_in_order(tmp_path: Path)
     events.on_report("a", report(ask, 1))
     events.on_trial_end("a", report(ask, 3), died=False)
     assert listener.calls == [("attempt", 0), ("epoch", 0), ("end", 0)]
+    assert listener.epochs == [0, 1, 3]
 
 
 def test_listener_whose_disk_is_full_stops_the_run(tmp_path: Path):
@@ -245,6 +250,7 @@ def test_trial_under_which_node_after_node_dies_fails_in_the_end(events):
     for move in range(1, MAX_NODE_LOSSES + 3):
         assert take(events, "t").number == 0
         events.on_node_lost("t")
+        assert events.live == {}
         assert events.ledger.trial(0).failures == max(0, move - MAX_NODE_LOSSES)
     assert events.ledger.trial(0).state is State.FAIL
     assert take(events, "t").number == 1
@@ -275,7 +281,7 @@ def test_mistake_of_our_own_at_the_end_of_a_trial_ends_the_run_instead_of_vanish
 
 def test_study_that_another_driver_has_taken_gets_no_more_trials_from_this_one(events: TrialEventHandler):
     with events.ledger.lock():
-        with events.ledger._storage._backend.engine.begin() as connection:
-            connection.execute(update(LOCKS).values(token="theirs"))
+        with events.ledger._engine.begin() as connection:
+            connection.execute(update(STUDIES).values(lock_token="theirs"))
         with pytest.raises(StopRunError, match=r"^another driver has taken the study over$"):
             events.next_attempt("a")

@@ -78,7 +78,7 @@ def test_repeat_that_died_before_it_was_judged_is_judged_alike_by_its_next_start
 
 def test_share_of_a_gpu_is_taken_before_training(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
     shares: list[float] = []
-    monkeypatch.setattr("fgseg.devices.limit_gpu_memory", shares.append)
+    monkeypatch.setattr("fgseg.gpu_memory.limit_gpu_memory", shares.append)
     monkeypatch.setattr(fgseg.training.loop, "train", broken())
     reports(replace(job, gpus=0.25))
     reports(job)
@@ -131,7 +131,7 @@ def test_diverged_loss_fails_with_epoch_and_term_and_without_a_metric(job: Trial
     sent = reports(job)
     assert [r.epochs for r in sent] == [[]]
     assert sent[0].error is not None
-    assert sent[0].error.startswith("DivergedError: epoch 1: ssim is nan")
+    assert sent[0].error.startswith("DivergedError: epoch 1: ssim is NaN or infinite")
 
 
 def test_full_disk_halts_the_run_instead_of_failing_the_trial(job: TrialJob, monkeypatch: pytest.MonkeyPatch):

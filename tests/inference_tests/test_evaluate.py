@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 import yaml
 from finished_model import tiny_run, trained_study
 from small_checkpoint import CITYSCAPES, save_checkpoint
 from small_data import make, run_python
 from thin_street import FOREGROUND, THIN_STREET
+from transformers import SegformerForSemanticSegmentation
 
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import nest
@@ -96,8 +98,6 @@ def test_split_without_frames_is_told(config: str, capsys: pytest.CaptureFixture
 
 
 def test_bf16_judges_in_bf16_and_auto_on_the_cpu_in_float32():
-    import torch
-
     product = torch.ones(2, 2)
     for precision, kind in (("bf16", torch.bfloat16), ("auto", torch.float32), ("no", torch.float32)):
         with autocast(precision, "cpu"):
@@ -114,6 +114,23 @@ def test_checkpoint_with_other_classes_is_evaluated_by_their_names(config: str, 
     run = build([Layer("test", tiny_run(cache).flat() | {"model.name": folder})])
     expected = evaluate_untrained(run, labels, "val")
     assert (found["miou"], sum(row[4] for row in found["confusion"])) == (expected.miou, 0)
+
+
+def test_checkpoint_in_several_files_is_evaluated_and_one_in_a_pickle_is_refused(config: str, tmp_path: Path, capsys):
+    folder = Path(save_checkpoint(tmp_path / "weights"))
+    model = SegformerForSemanticSegmentation.from_pretrained(folder)
+    model.save_pretrained(tmp_path / "shards", max_shard_size="1MB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 1
+    counts = []
+    for name in ("weights", "shards"):
+        assert main([str(tmp_path / name), "--config", config, "--out", str(tmp_path / "scores.json")]) == 0
+        counts.append(json.loads((tmp_path / "scores.json").read_text())["confusion"])
+    assert counts[0] == counts[1]
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    capsys.readouterr()
+    assert main([str(folder), "--config", config]) == 2
+    assert "has no weights; it must hold model.safetensors" in capsys.readouterr().err
 
 
 def test_checkpoint_without_a_class_of_these_names_is_refused(config: str, tmp_path: Path, capsys):

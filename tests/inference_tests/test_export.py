@@ -13,17 +13,19 @@ from thin_street import CLASSES
 from transformers import SegformerForSemanticSegmentation, pipeline
 
 from fgseg.config.errors import ConfigError
+from fgseg.config.settings import Fit
 from fgseg.data import load_splits
 from fgseg.data.batches import normalise
+from fgseg.data.geometry import Geometry
 from fgseg.inference.export import model_files, replace_folder
 from fgseg.inference.photos import labels_of as predict_photo
 from fgseg.inference.trained_model import find_trained, load_trained
 from fgseg.metrics.evaluator import predict_labels
 from search.export.__main__ import main
-from search.export.model import export
+from search.export.model import ORIGIN, export, register_once
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
-from search.study.location import StudyLocation
+from search.study.location import REGISTERED, StudyLocation
 
 pytestmark = pytest.mark.slow
 
@@ -75,16 +77,58 @@ def test_pipeline_resizes_a_large_photo_as_the_readers_do(folder: Path, images: 
 def test_model_that_was_trained_on_crops_keeps_their_size_and_predicts_as_its_evaluation_does(
     folder: Path, images: np.ndarray, tmp_path: Path
 ):
-    names = ("config.json", "model.safetensors")
-    files = model_files(*((folder / name).read_bytes() for name in names), (64, 128), "", (32, 64))
-    replace_folder(tmp_path / "model", files)
-    found, plain = find_trained(str(tmp_path / "model")), find_trained(str(folder))
-    assert (found.size, found.window, plain.window) == ((64, 128), (32, 64), None)
+    name = with_geometry(folder, Geometry((64, 128)), tmp_path / "model", (32, 64))
+    found, plain = find_trained(name), find_trained(str(folder))
+    assert (found.geometry, found.window, plain.window) == (Geometry((64, 128)), (32, 64), None)
     model = load_trained(found)
     in_windows = predict_labels(model, torch.from_numpy(images[:1]).permute(0, 3, 1, 2), found.window)[0]
     image = Image.fromarray(images[0])
     assert (predict_photo(image, model, found, "cpu", 1.0) == in_windows.numpy()).mean() > 0.999  # ties of two classes
-    assert pipeline("image-segmentation", model=str(tmp_path / "model"))(image)
+    assert pipeline("image-segmentation", model=name)(image)
+
+
+def with_geometry(folder: Path, geometry: Geometry, target: Path, window: tuple[int, int] | None = None) -> str:
+    """Export the model of a folder again, as if it was trained with another geometry."""
+    names = ("config.json", "model.safetensors")
+    files = model_files(*((folder / name).read_bytes() for name in names), geometry, "", window)
+    replace_folder(target, files)
+    return str(target)
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+def test_pipeline_and_predict_give_the_labels_of_evaluation_for_a_photo_of_the_shape_of_frames(
+    fit: Fit, folder: Path, images: np.ndarray, tmp_path: Path
+):
+    name = with_geometry(folder, Geometry((64, 128), fit), tmp_path / "model")
+    found, image = find_trained(name), Image.fromarray(images[0])
+    model = load_trained(found)
+    assert found.geometry == Geometry((64, 128), fit)
+    evaluated = predict_labels(model, torch.from_numpy(images[:1]).permute(0, 3, 1, 2))[0].numpy()
+    assert np.array_equal(predict_photo(image, model, found, "cpu", 1.0), evaluated)
+    assert (labels_of(pipeline("image-segmentation", model=name)(image)) == evaluated).mean() > 0.999  # ties
+
+
+def test_predicted_photo_of_another_shape_is_seen_as_the_reader_saw_it(folder: Path, images: np.ndarray, tmp_path):
+    """With pad the labels of the part that shows the photo are those of the evaluated frame, without interpolation."""
+    found = find_trained(with_geometry(folder, Geometry((64, 128), "pad"), tmp_path / "model"))
+    model, geometry = load_trained(found), Geometry((64, 128), "pad")
+    for photo in (images[0][:, :77], images[0][:37]):  # neither is enlarged or shrunk: 64x77 and 37x128
+        height, width = geometry.resized(photo.shape[:2])
+        assert (height, width) == photo.shape[:2]
+        frame = torch.from_numpy(geometry.frame(photo)).permute(2, 0, 1)[None]
+        evaluated = predict_labels(model, frame)[0, :height, :width].numpy()
+        assert np.array_equal(predict_photo(Image.fromarray(photo), model, found, "cpu", 1.0), evaluated)
+
+
+def test_model_exported_before_geometries_existed_stretches(folder: Path, tmp_path: Path):
+    shutil.copytree(folder, tmp_path / "model")
+    processor = json.loads((folder / "preprocessor_config.json").read_text())
+    assert processor.pop("fit") == "stretch"
+    (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(processor))
+    assert find_trained(str(tmp_path / "model")).geometry == Geometry((64, 128), "stretch")
+    (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(processor | {"fit": "fold"}))
+    with pytest.raises(ConfigError, match=r"has fit 'fold', must be one of: stretch, pad, crop"):
+        find_trained(str(tmp_path / "model"))
 
 
 def test_state_dict_has_the_stock_names(folder: Path):
@@ -161,4 +205,14 @@ def test_trial_folder_says_what_is_needed_to_use_its_checkpoints(study: tuple[St
     trial = Path(study[0].folder) / "trials" / "0"
     assert json.loads((trial / "settings.json").read_text()) == tiny_run(cache).flat()
     found = find_trained(str(trial))
-    assert (found.size, found.manifest.epoch if found.manifest else 0) == ((64, 128), 3)
+    assert (found.geometry, found.manifest.epoch if found.manifest else 0) == (Geometry((64, 128)), 3)
+
+
+def test_temporary_file_of_a_registration_that_was_killed_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in (ORIGIN, f"{REGISTERED}.0123.tmp"):
+        (tmp_path / name).write_text("{}")
+    monkeypatch.setattr("search.export.model.register", lambda *arguments: 1)
+    location = StudyLocation("runs", "s", "http://mlflow")
+    register_once(location, str(tmp_path), lambda: False)
+    assert {path.name for path in tmp_path.iterdir()} == {ORIGIN, REGISTERED}
+    assert (tmp_path / REGISTERED).read_text() == "http://mlflow"

@@ -1,5 +1,6 @@
 """`python -m fgseg.predict`: masks and overlays for photos of any size."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,16 +11,24 @@ import torch
 import torch.nn.functional as F
 from finished_model import labels_of, tiny_run, trained_study
 from PIL import Image
+from safetensors.torch import load_file
+from small_checkpoint import save_checkpoint
 from small_data import run_python
-from transformers import pipeline
+from thin_street import THIN_STREET
+from transformers import SegformerForSemanticSegmentation, pipeline
 
 from fgseg.config.errors import ConfigError
+from fgseg.config.settings import Fit
 from fgseg.data import load_splits
 from fgseg.data.batches import normalise
+from fgseg.data.geometry import Geometry
 from fgseg.data.windows import window_starts
 from fgseg.devices import find_device
+from fgseg.inference.export import processor_config
 from fgseg.inference.photos import find_photos
-from fgseg.inference.tiling import labels_at, tiled_logits, working_size
+from fgseg.inference.photos import labels_of as predict_photo
+from fgseg.inference.tiling import labels_at, tiled_logits, without_padding
+from fgseg.inference.trained_model import TrainedModel
 from fgseg.predict import main
 from search.export.model import export
 
@@ -43,8 +52,24 @@ def mask_of(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
-def test_photo_of_the_training_shape_gets_the_mask_of_the_pipeline(model: str, frame: np.ndarray, tmp_path: Path):
-    photo = Image.fromarray(frame).resize((300, 150), Image.Resampling.BICUBIC)
+def test_checkpoint_of_another_tool_is_predicted_with_its_own_classes(frame: np.ndarray, tmp_path: Path):
+    """`save_pretrained` writes the names of tensors of the hub, which differ from those of Transformers' modules."""
+    name = save_checkpoint(tmp_path / "weights")
+    assert any(".linear_c." in key for key in load_file(tmp_path / "weights" / "model.safetensors"))
+    processor = json.dumps(processor_config(Geometry(FRAME), None))
+    (tmp_path / "weights" / "preprocessor_config.json").write_text(processor)
+    Image.fromarray(frame).save(tmp_path / "street.png")
+    assert main([name, str(tmp_path / "street.png"), "--out", str(tmp_path / "out")]) == 0
+    model = SegformerForSemanticSegmentation.from_pretrained(name)
+    with torch.inference_mode():
+        logits = model(normalise(torch.from_numpy(frame).permute(2, 0, 1)[None])).logits
+    expected = F.interpolate(logits, size=FRAME, mode="bilinear", align_corners=False).argmax(1)[0].numpy()
+    assert (mask_of(tmp_path / "out" / "street.png") != expected).mean() < 1e-3  # ties in float32
+
+
+@pytest.mark.parametrize("size", [(300, 150), (150, 200), (91, 333)])
+def test_photo_gets_the_mask_of_the_pipeline(size: tuple[int, int], model: str, frame: np.ndarray, tmp_path: Path):
+    photo = Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)
     photo.save(tmp_path / "street.png")
     assert main([model, str(tmp_path / "street.png"), "--out", str(tmp_path / "out")]) == 0
     expected = labels_of(pipeline("image-segmentation", model=model)(photo))
@@ -52,12 +77,13 @@ def test_photo_of_the_training_shape_gets_the_mask_of_the_pipeline(model: str, f
     assert differs.mean() < 1e-3  # ties in float32; test_export looks at them one by one
 
 
-def test_tall_and_wide_photos_keep_their_size(model: str, frame: np.ndarray, tmp_path: Path):
+@pytest.mark.parametrize("fit", [(), ("--fit", "pad"), ("--fit", "crop")])
+def test_tall_and_wide_photos_keep_their_size(fit: tuple[str, ...], model: str, frame: np.ndarray, tmp_path: Path):
     photos = {"tall": (90, 400), "wide": (500, 40), "tiny": (3, 5)}
     for name, size in photos.items():
         Image.fromarray(frame).resize(size).save(tmp_path / f"{name}.jpg")
     files = [str(tmp_path / f"{name}.jpg") for name in photos]
-    assert main([model, *files, "--out", str(tmp_path / "out")]) == 0
+    assert main([model, *files, "--out", str(tmp_path / "out"), *fit]) == 0
     for name, size in photos.items():
         assert mask_of(tmp_path / "out" / f"{name}.png").shape[::-1] == size
         assert mask_of(tmp_path / "out" / f"{name}_overlay.jpg").shape == (size[1], size[0], 3)
@@ -164,6 +190,7 @@ def test_pictures_with_one_name_are_refused(tmp_path: Path):
         (["MODEL", "PHOTO", "--device", "cuda:9"], "this machine has"),
         (["MODEL", "PHOTO", "--device", "tpu"], "must be cpu, cuda, cuda:<number> or auto"),
         (["MODEL", "PHOTO", "--scale", "0"], "--scale: got 0, must be above 0"),
+        (["MODEL", "PHOTO", "--fit", "squeeze"], "--fit: invalid choice: 'squeeze'"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
@@ -189,13 +216,40 @@ def test_mistakes_come_before_torch_is_imported():
     ("size", "expected"),
     [((1024, 2048), FRAME), ((100, 203), FRAME), ((4000, 3000), (172, 128)), ((100, 1000), (64, 640))],
 )
-def test_picture_is_looked_at_in_the_scale_of_training(size: tuple[int, int], expected: tuple[int, int]):
-    assert working_size(size, FRAME) == expected
+def test_picture_that_keeps_its_shape_is_seen_in_the_scale_of_training(
+    size: tuple[int, int], expected: tuple[int, int]
+):
+    assert Geometry(FRAME, "crop").resized(size) == expected
 
 
-def test_scale_enlarges_and_nothing_gets_too_small_for_the_model():
-    assert working_size((100, 200), FRAME, scale=2) == (128, 256)
-    assert working_size((100, 200), FRAME, scale=0.01) == (32, 32)
+def block_model(pixel_values: torch.Tensor) -> SimpleNamespace:
+    """Each logit is the mean of a channel over its own 4x4 pixels, and the channels are the classes."""
+    return SimpleNamespace(logits=F.avg_pool2d(pixel_values, 4, ceil_mode=True))
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+@pytest.mark.parametrize("size", [(64, 128), (96, 131), (301, 157), (33, 400), (2000, 1500)])
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_mask_lies_where_the_photo_shows_the_class(fit: Fit, size: tuple[int, int], scale: float):
+    height, width = size
+    photo = np.zeros((height, width, 3), np.uint8)
+    photo[:, : width // 3, 0] = photo[:, width // 3 : width * 2 // 3, 1] = photo[:, width * 2 // 3 :, 2] = 255
+    found = TrainedModel(Path(), Geometry(FRAME, fit), None, THIN_STREET)
+    labels = predict_photo(Image.fromarray(photo), block_model, found, "cpu", scale)
+    per_logit = 4 * max(1, width / Geometry(FRAME, fit).scaled(scale).resized(size)[1])
+    columns = np.arange(width)
+    for border in (width // 3, width * 2 // 3):
+        columns = columns[np.abs(columns - border) > per_logit]  # a logit may hold both classes
+    assert len(columns) > width / 3
+    assert np.array_equal(labels[:, columns], photo.argmax(2)[:, columns])
+
+
+def test_padding_is_cut_off_at_the_pixel_where_the_picture_ends():
+    geometry, logits = Geometry((8, 16), "pad"), torch.arange(8.0).view(1, 2, 4)
+    wide = F.interpolate(logits[None], size=(8, 16), mode="bilinear", align_corners=False)[0]
+    assert torch.equal(without_padding(logits, geometry, (3, 3)), wide[:, :8, :8])
+    assert torch.equal(without_padding(logits, geometry, (7, 21)), wide[:, :5, :])
+    assert without_padding(logits, geometry, (4, 8)) is logits
 
 
 @pytest.mark.parametrize(("length", "tile"), [(64, 64), (68, 64), (200, 64), (1364, 512)])

@@ -5,18 +5,20 @@ import sys
 import threading
 from pathlib import Path
 
-import optuna
 import pytest
 from builders import make_epoch
 from optuna.distributions import FloatDistribution
-from small_ledger import kill_before
+from small_ledger import kill_before, start_search
+from sqlalchemy import text, update
 from sqlalchemy.exc import OperationalError
 
 from fgseg.results import EpochResult, SupersededError
-from search.ledger.database import LedgerError
+from search.ledger.database import LedgerError, open_engine
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialAttempt
 from search.ledger.study_metadata import StudyMetadata
+from search.ledger.tables import STUDIES, TABLES
+from search.ledger.transaction import Transaction
 
 SPACE = {"copy_paste.prob": FloatDistribution(0.0, 1.0), "loss.ssim": FloatDistribution(0.05, 5.0, log=True)}
 START = {"copy_paste.prob": 0.5, "loss.ssim": 0.4}
@@ -35,6 +37,7 @@ def history(*mious: float) -> list[EpochResult]:
 
 def url_in(folder: Path) -> str:
     """The address of the test's database."""
+    folder.mkdir(exist_ok=True)
     return f"sqlite:///{folder}/study.db"
 
 
@@ -50,7 +53,7 @@ def drive(folder: Path, trials: int = 8, sampler: str = "random", pruner: str = 
     """A ledger as a fresh driver opens it."""
     ledger = Ledger.create(url_in(folder), "s")
     settings = {"epochs": 3, "seed": 42, "select": "last"} | changes
-    ledger.start(SPACE, START, trials=trials, sampler=sampler, pruner=pruner, **settings)
+    start_search(ledger, SPACE, START, trials=trials, sampler=sampler, pruner=pruner, **settings)
     return ledger
 
 
@@ -105,12 +108,14 @@ def test_the_identity_and_uid_are_those_first_written_down(tmp_path):
 
 
 def test_an_accepted_change_replaces_the_identity_and_is_noted(tmp_path):
-    ledger = Ledger.create(url_in(tmp_path), "s")
+    ledger = drive(tmp_path)
     ledger.record_run(StudyMetadata(identity={"space": "bas"}, budget=4))
+    finish(ledger)
+    take(ledger)
     ledger.accept_changes({"space": "slc"}, "space: bas there, slc now", when=5.0)
     assert Ledger(url_in(tmp_path), "s").metadata.identity == {"space": "slc"}
-    noted = ledger._study.user_attrs["changes"]
-    assert [(n["when"], n["changes"]) for n in noted] == [(5.0, "space: bas there, slc now")]
+    noted = ledger.metadata.changes
+    assert [(n["when"], n["changes"], n["ended"]) for n in noted] == [(5.0, "space: bas there, slc now", [0])]
 
 
 def test_a_ledger_opened_for_reading_names_the_call_to_make_before_asking(tmp_path):
@@ -143,25 +148,17 @@ def test_a_recorded_epoch_is_not_replaced(tmp_path):
     assert [epoch.miou for epoch in ledger.trial(0).epochs] == [0.2, 0.3]
 
 
-def test_an_epoch_and_its_intermediate_value_are_written_together_or_not_at_all(tmp_path, monkeypatch):
+def test_write_that_was_killed_stores_nothing(tmp_path, monkeypatch):
     ledger = drive(tmp_path)
     take(ledger)
     with monkeypatch.context() as killed:
-        kill_before(killed, "trial_intermediate_values")
+        kill_before(killed, "insert")
         with pytest.raises(KeyboardInterrupt):
             ledger.report(0, 1, history(0.2))
     again = drive(tmp_path)
     assert (ledger.trial(0).epochs, again.trial(0).epochs) == ([], [])
     again.report(0, take(again).attempt, history(0.2))
-    assert again._study.trials[0].intermediate_values == {1: 0.2}
-
-
-def test_a_report_repairs_an_intermediate_value_that_is_lacking(tmp_path):
-    ledger = drive(tmp_path)
-    take(ledger)
-    ledger._set(ledger._study.trials[0], "epoch/1", result(1, 0.2).to_json())
-    ledger.report(0, 1, history(0.2))
-    assert ledger._study.trials[0].intermediate_values == {1: 0.2}
+    assert [epoch.miou for epoch in again.trial(0).epochs] == [0.2]
 
 
 def test_a_trial_read_by_its_writer_is_what_another_process_reads(tmp_path):
@@ -218,32 +215,82 @@ def test_a_late_report_to_an_ended_trial_is_refused_if_it_brings_news(tmp_path):
         ledger.report(0, 1, history(0.2, 0.3))
 
 
-def test_a_trial_that_another_driver_ends_under_our_hands_is_told_as_superseded(tmp_path, monkeypatch):
+@pytest.mark.parametrize("other", [lambda ledger: ledger.fail(0, 1, "ended by another driver"), take])
+def test_a_trial_that_another_driver_ends_or_restarts_under_our_hands_is_told_as_superseded(
+    tmp_path, monkeypatch, other
+):
     ledger = drive(tmp_path)
     take(ledger)
-    stale = ledger._read(0)
-    drive(tmp_path).fail(0, 1, "ended by another driver")
-    monkeypatch.setattr(ledger, "_read", lambda number: stale)
+    stale = ledger.trial(0)
+    other(drive(tmp_path))
+    monkeypatch.setattr(ledger, "trial", lambda number: stale)
     with pytest.raises(SupersededError, match="another driver"):
         ledger.report(0, 1, history(0.2))
+    assert Ledger(url_in(tmp_path), "s").trial(0).epochs == []
 
 
-@pytest.mark.parametrize("values", [0, 1])
-def test_a_trial_whose_asking_was_killed_is_asked_again_under_its_number(tmp_path, values):
-    finish(drive(tmp_path))
-    study = optuna.load_study(study_name="s", storage=url_in(tmp_path))
-    killed = study.ask(dict(list(SPACE.items())[:values]))
+def test_a_write_changes_no_trial_of_another_study_in_the_same_database(tmp_path):
+    other = Ledger.create(url_in(tmp_path), "t")
+    settings = {"trials": 8, "sampler": "random", "pruner": "asha", "epochs": 3, "seed": 42}
+    start_search(other, SPACE, START, **settings)
+    ledger = drive(tmp_path, pruner="asha")
+    for each in (other, ledger):
+        take(each)
+        each.report(0, 1, history(0.2))
+    before = str(Ledger(url_in(tmp_path), "t").trials())
+    ledger.should_prune(0)
+    ledger.report(0, 1, history(0.2, 0.3))
+    ledger.fail(0, 1, "broken")
+    assert str(Ledger(url_in(tmp_path), "t").trials()) == before
+
+
+def test_a_recorded_decision_stays_though_the_pruner_has_changed(tmp_path):
+    ledger = drive(tmp_path, pruner="asha")
+    for number, miou in enumerate((0.5, 0.4)):
+        take(ledger)
+        ledger.report(number, 1, history(miou))
+    assert [ledger.should_prune(number) for number in (0, 1)] == [False, True]
+    assert drive(tmp_path, pruner="median").should_prune(1) is True
+
+
+def test_a_trial_whose_latest_miou_is_not_a_number_is_not_pruned(tmp_path):
+    ledger = drive(tmp_path, pruner="asha")
+    for number, mious in enumerate(((0.5,), (0.1, math.nan))):
+        take(ledger)
+        ledger.report(number, 1, history(*mious))
+        assert ledger.should_prune(number) is False
+
+
+def test_a_trial_that_continues_with_more_epochs_has_their_number(tmp_path):
+    take(drive(tmp_path))
+    ledger = drive(tmp_path, epochs=5)
+    take(ledger)
+    assert ledger.trial(0).length == 5
+
+
+def test_a_superseded_attempt_cannot_be_rescheduled(tmp_path):
     ledger = drive(tmp_path)
-    assert (ledger.trial(1).attempt, ledger.trial(1).params) == (0, killed.params)
-    ask = take(ledger)
-    assert (ask.number, ask.attempt, ask.params.keys()) == (1, 1, SPACE.keys())
-    assert killed.params.items() <= ask.params.items()
+    take(ledger)
+    ledger.reschedule(0, 1)
+    assert take(ledger).attempt == 2
+    ledger.reschedule(0, 1)
+    assert take(ledger).number == 1
 
 
-def test_a_kill_while_asking_trial_0_keeps_the_start_point(tmp_path):
+@pytest.mark.parametrize("asked", [0, 1])
+def test_trial_whose_recording_was_killed_is_suggested_again(tmp_path, monkeypatch, asked):
     ledger = drive(tmp_path)
-    ledger._study.ask()
-    assert take(drive(tmp_path)) == TrialAttempt(0, 1, START)
+    for _ in range(asked):
+        finish(ledger)
+    with monkeypatch.context() as killed:
+        kill_before(killed, "add_trial")
+        with pytest.raises(KeyboardInterrupt):
+            ledger.next_attempt()
+    assert len(ledger.trials()) == asked
+    whole = drive(tmp_path / "whole")
+    for _ in range(asked):
+        finish(whole)
+    assert take(drive(tmp_path)) == take(whole)
 
 
 def test_open_trials_continue_under_their_numbers_and_points_before_new_ones(tmp_path):
@@ -355,14 +402,14 @@ def test_trials_start_and_end_in_order(tmp_path):
     first, second = ledger.trials()
     assert first.ended is not None
     assert first.started <= first.ended <= second.started
-    assert second.ended is None
+    assert first.asked_seq < first.epoch_events[0].seq < first.ended_seq < second.asked_seq
+    assert second.ended is second.ended_seq is None
 
 
 def test_a_trial_never_asked_is_unknown(tmp_path):
     ledger = drive(tmp_path)
-    for number in (0, 7):  # 0 waits, 7 does not exist
-        with pytest.raises(KeyError):
-            ledger.trial(number)
+    with pytest.raises(KeyError):
+        ledger.trial(0)
     assert ledger.trials() == []
 
 
@@ -384,9 +431,9 @@ def test_another_thread_may_read_while_trials_are_written(tmp_path):
     assert len(ledger.trials()) == 8
 
 
-def fail_times(monkeypatch: pytest.MonkeyPatch, ledger: Ledger, times: int) -> list[int]:
-    """Make writing to a trial fail so many times as SQLite does; returns the calls that were made."""
-    write, calls = ledger._storage.write, []
+def fail_times(monkeypatch: pytest.MonkeyPatch, times: int) -> list[int]:
+    """Make adding a trial fail so many times as SQLite does; returns the calls that were made."""
+    write, calls = Transaction.add_trial, []
 
     def flaky(*args: object) -> None:
         calls.append(1)
@@ -394,28 +441,39 @@ def fail_times(monkeypatch: pytest.MonkeyPatch, ledger: Ledger, times: int) -> l
             raise OperationalError("INSERT", {}, Exception("database is locked"))
         write(*args)
 
-    monkeypatch.setattr(ledger._storage, "write", flaky)
+    monkeypatch.setattr(Transaction, "add_trial", flaky)
     monkeypatch.setattr("fgseg.storage.retry.sleep", lambda pause_s: None)
     return calls
 
 
 def test_a_busy_database_is_asked_again(tmp_path, monkeypatch):
     ledger = drive(tmp_path)
-    calls = fail_times(monkeypatch, ledger, times=2)
+    calls = fail_times(monkeypatch, times=2)
     assert take(ledger) == TrialAttempt(0, 1, START)
     assert len(calls) == 3  # two that failed
 
 
 def test_a_database_that_stays_broken_is_told_in_one_line_and_loses_nothing(tmp_path, monkeypatch):
     ledger = drive(tmp_path, trials=1)
-    fail_times(monkeypatch, ledger, times=4)
-    with pytest.raises(LedgerError, match=r"^the ledger's database fails: database is locked; .*$"):
-        ledger.next_attempt()
+    with monkeypatch.context() as broken:
+        fail_times(broken, times=4)
+        with pytest.raises(LedgerError, match=r"^the ledger's database fails: database is locked; .*$"):
+            ledger.next_attempt()
     assert take(drive(tmp_path, trials=1)) == TrialAttempt(0, 1, START)
 
 
-def test_study_of_an_older_version_is_refused_in_one_line(tmp_path):
-    ledger = Ledger.create(url_in(tmp_path), "s")
-    ledger._study.set_user_attr("card", {"study": "s"})
-    with pytest.raises(LedgerError, match=r"^study s was written by an older version of fgsearch; begin a new study$"):
-        _ = ledger.metadata
+def test_study_of_another_version_is_refused_in_one_line(tmp_path):
+    ledger = drive(tmp_path)
+    with ledger._engine.begin() as connection:
+        connection.execute(update(STUDIES).values(format=1))
+    message = r"^study s was written by another version of fgsearch; begin a new study$"
+    with pytest.raises(LedgerError, match=message):
+        Ledger(url_in(tmp_path), "s")
+
+
+def test_database_with_the_tables_of_the_first_version_is_refused_in_one_line(tmp_path):
+    with open_engine(url_in(tmp_path)).begin() as connection:
+        TABLES.drop_all(connection)
+        connection.execute(text("CREATE TABLE fgsearch_lock (study VARCHAR(512))"))
+    with pytest.raises(LedgerError, match="another version of fgsearch"):
+        Ledger.exists(url_in(tmp_path), "s")

@@ -5,23 +5,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import optuna
 import pytest
 from builders import make_history
-from optuna.trial import TrialState
 from small_ledger import EPOCHS, drive
 from sqlalchemy import event, update
 from sqlalchemy.exc import OperationalError
 
 from fgseg.results import SupersededError
 from search.ledger.ledger import Ledger
-from search.ledger.lock import LOCKS, StudyLock
+from search.ledger.lock import StudyLock
 from search.ledger.records import State
+from search.ledger.study_metadata import StudyMetadata
+from search.ledger.tables import STUDIES, TRIALS
+from search.ledger.trial_source import FixedTrials
+from search.study.plan import Repeat
 
 
 @pytest.fixture(params=["asha", "none"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
     return drive(tmp_path, "auto", request.param, 8, EPOCHS)
+
+
+def url(ledger: Ledger) -> str:
+    """The address of a ledger's database."""
+    return ledger._engine.url.render_as_string(hide_password=False)
 
 
 @contextmanager
@@ -32,9 +39,9 @@ def statements(ledger: Ledger) -> Iterator[list[str]]:
     def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
         sent.append(statement)
 
-    event.listen(ledger._storage._backend.engine, "before_cursor_execute", note)
+    event.listen(ledger._engine, "before_cursor_execute", note)
     yield sent
-    event.remove(ledger._storage._backend.engine, "before_cursor_execute", note)
+    event.remove(ledger._engine, "before_cursor_execute", note)
 
 
 def story(ledger: Ledger) -> Iterator[None]:
@@ -75,8 +82,7 @@ def far_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_memory_says_after_every_write_what_the_database_says(ledger, far_east):
     with ledger.lock():
         for _ in story(ledger):
-            fresh = Ledger(ledger._url, "s")
-            assert ledger._study.get_trials() == fresh._study.get_trials()
+            fresh = Ledger(url(ledger), "s")
             assert str(ledger.trials()) == str(fresh.trials())
 
 
@@ -86,7 +92,7 @@ def test_moments_are_the_same_in_every_time_zone(ledger, far_east, monkeypatch):
         written = [(t.started, t.ended) for t in ledger.trials()]
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-    assert [(t.started, t.ended) for t in Ledger(ledger._url, "s").trials()] == written
+    assert [(t.started, t.ended) for t in Ledger(url(ledger), "s").trials()] == written
 
 
 def test_looking_at_a_study_that_is_held_asks_the_database_nothing(ledger):
@@ -94,8 +100,8 @@ def test_looking_at_a_study_that_is_held_asks_the_database_nothing(ledger):
         ledger.trials()
         for _ in story(ledger):
             with statements(ledger) as sent:
-                ledger._study.get_trials()
                 ledger.trials()
+                _ = ledger.metadata
                 ledger.open_trials()
             assert sent == []
 
@@ -103,7 +109,7 @@ def test_looking_at_a_study_that_is_held_asks_the_database_nothing(ledger):
 def test_what_a_reader_was_given_does_not_change_under_its_hands(ledger):
     with ledger.lock():
         ledger.next_attempt()
-        seen = ledger._study.get_trials(deepcopy=False)[0]
+        seen = ledger.trial(0)
         before = str(seen)
         ledger.report(0, 1, make_history(0.5))
         assert str(seen) == before
@@ -111,13 +117,15 @@ def test_what_a_reader_was_given_does_not_change_under_its_hands(ledger):
 
 def test_without_the_lock_every_look_sees_what_others_wrote(ledger):
     ledger.next_attempt()
-    other = Ledger(ledger._url, "s")
+    other = Ledger(url(ledger), "s")
     for held in (False, True, False):
         count = len(ledger.trials())
         if held:
             with ledger.lock():
                 assert len(ledger.trials()) == count
-        optuna.load_study(study_name="s", storage=other._storage).ask()
+        other.start(FixedTrials([Repeat({}, count)]), epochs=1, select="last")
+        other._attempted = set(range(count))
+        other.next_attempt()
         assert len(ledger.trials()) == count + 1
 
 
@@ -125,15 +133,42 @@ def test_a_driver_that_lost_the_study_sees_it_at_once(ledger, monkeypatch):
     with ledger.lock() as lock:
         ledger.next_attempt()
         ledger.trials()
-        other = Ledger(ledger._url, "s")
-        other._set(other._study.trials[0], "attempt", 2)
-        ledger.report(0, 1, make_history(0.1))  # as long as it holds the study, there is nobody else
+        other = Ledger(url(ledger), "s")
         monkeypatch.setattr(StudyLock, "is_held", lambda self: False)
         assert lock.is_held() is False
-        with pytest.raises(SupersededError):
-            ledger.report(0, 1, make_history(0.1, 0.2))
-        other._study.tell(0, state=TrialState.FAIL)
+        other.fail(0, 1, "ended by another driver")
         assert ledger.trial(0).state is State.FAIL
+
+
+def test_a_write_between_the_last_look_and_the_lock_is_seen(ledger):
+    ledger.next_attempt()
+    ledger.trials()
+    Ledger(url(ledger), "s").fail(0, 1, "ended by another driver")
+    with ledger.lock():
+        assert ledger.trial(0).state is State.FAIL
+
+
+def test_a_write_of_another_process_is_seen_after_the_next_own_one(ledger):
+    with ledger.lock():
+        ledger.next_attempt()
+        Ledger(url(ledger), "s").fail(0, 1, "ended by another driver")
+        ledger.next_attempt()
+        assert [t.state for t in ledger.trials()] == [State.FAIL, State.RUNNING]
+
+
+def test_description_written_under_the_lock_is_read_again(ledger):
+    with ledger.lock():
+        ledger.trials()
+        ledger.record_run(StudyMetadata(title="BAS", budget=8))
+        assert ledger.metadata.title == "BAS"
+
+
+def test_study_that_another_driver_has_taken_is_not_deleted(ledger):
+    with ledger.lock():
+        with ledger._engine.begin() as connection:
+            connection.execute(update(STUDIES).values(lock_token="theirs"))
+        ledger.delete_study()
+    assert Ledger.exists(url(ledger), "s")
 
 
 def lose_answer(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
@@ -151,20 +186,22 @@ def lose_answer(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> No
 
 def test_a_write_whose_answer_is_lost_is_found_when_it_is_repeated(ledger, monkeypatch):
     with ledger.lock():
-        lose_answer(monkeypatch, ledger._storage._backend, "_create_new_trial")
-        assert [ledger.next_attempt().number for _ in range(3)] == [0, 1, 2]
-        ledger.report(0, 1, make_history(0.5, 0.5, 0.6))
-        lose_answer(monkeypatch, ledger._storage._backend.engine.dialect, "do_commit")
-        ledger.complete(0, 1)
+        lose_answer(monkeypatch, ledger._engine.dialect, "do_commit")
+        asked = [ledger.next_attempt() for _ in range(3)]
+        assert [(ask.number, ask.attempt) for ask in asked] == [(0, 2), (1, 1), (2, 1)]
+        ledger.report(0, 2, make_history(0.5, 0.5, 0.6))
+        lose_answer(monkeypatch, ledger._engine.dialect, "do_commit")
+        ledger.complete(0, 2)
         assert [t.state for t in ledger.trials()] == [State.COMPLETE, State.RUNNING, State.RUNNING]
-        assert ledger._study.get_trials() == Ledger(ledger._url, "s")._study.get_trials()
+        assert str(ledger.trials()) == str(Ledger(url(ledger), "s").trials())
 
 
 def test_a_trial_that_somebody_else_has_ended_is_not_written_to(ledger):
     with ledger.lock():
         ledger.next_attempt()
         ledger.trials()
-        Ledger(ledger._url, "s")._study.tell(0, state=TrialState.FAIL)
+        with ledger._engine.begin() as connection:
+            connection.execute(update(TRIALS).values(state="fail"))
         with pytest.raises(SupersededError):
             ledger.report(0, 1, make_history(0.1))
 
@@ -180,24 +217,11 @@ def test_a_trial_that_somebody_else_has_ended_is_not_written_to(ledger):
 def test_a_driver_that_slept_while_another_took_the_study_writes_nothing(ledger, write):
     with ledger.lock() as lock:
         ledger.next_attempt()
-        with ledger._storage._backend.engine.begin() as connection:
-            connection.execute(update(LOCKS).values(token="theirs"))
-        before = Ledger(ledger._url, "s")._study.get_trials()
+        with ledger._engine.begin() as connection:
+            connection.execute(update(STUDIES).values(lock_token="theirs"))
+        before = str(Ledger(url(ledger), "s").trials())
         assert lock.is_held()  # its next heartbeat will tell
         with pytest.raises(SupersededError, match="another driver has taken the study over"):
             write(ledger)
         assert not lock.is_held()
-        assert Ledger(ledger._url, "s")._study.get_trials() == before
-
-
-def test_a_trial_that_was_created_twice_is_known_both_times(ledger, monkeypatch):
-    """As Optuna does when a server's connection breaks after a commit: it repeats the whole transaction."""
-    backend = ledger._storage._backend
-    create = backend._create_new_trial
-    with ledger.lock():
-        ledger.next_attempt()
-        monkeypatch.setattr(backend, "_create_new_trial", lambda *args: (create(*args), create(*args))[1])
-        numbers = [ledger.next_attempt().number]
-        monkeypatch.setattr(backend, "_create_new_trial", create)
-        numbers += [ledger.next_attempt().number for _ in range(6)]
-        assert sorted(numbers) == [1, 2, 3, 4, 5, 6, 7] and ledger.next_attempt() is None
+        assert str(Ledger(url(ledger), "s").trials()) == before

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 from waiting import wait_for
 
 from search.ledger import lock
-from search.ledger.database import open_engine
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LockedError
+from search.ledger.tables import STUDIES
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +34,7 @@ RACE = """
 import sys, time
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LockedError
+from search.ledger.tables import STUDIES
 time.sleep(max(0, float(sys.argv[2]) - time.time()))
 try:
     with Ledger.create(sys.argv[1], "s").lock():
@@ -60,9 +61,9 @@ def ledger(url: str) -> Ledger:
 
 
 @pytest.fixture
-def other(ledger: Ledger) -> Iterator[subprocess.Popen[str]]:
+def other(ledger: Ledger, url: str) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the study."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, ledger._url], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", HOLD, url], stdout=subprocess.PIPE, text=True)
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
@@ -73,16 +74,14 @@ def other(ledger: Ledger) -> Iterator[subprocess.Popen[str]]:
 def leave_row(ledger: Ledger, **changes: object) -> None:
     """Write a holder's row by hand: a driver on host alpha, 3 seconds after its last heartbeat."""
     row = {"host": "alpha", "pid": 4711, "started": 1e9, "token": "t", "heartbeat": time.time() - 3} | changes
-    engine = open_engine(ledger._url)
-    lock.LOCKS.metadata.create_all(engine)
-    with engine.begin() as connection:
-        connection.execute(insert(lock.LOCKS).values(study="s", **row))
+    with ledger._engine.begin() as connection:
+        connection.execute(update(STUDIES).values({f"lock_{name}": value for name, value in row.items()}))
 
 
 def rows(ledger: Ledger) -> list[str]:
     """The tokens in the table."""
-    with open_engine(ledger._url).connect() as connection:
-        return list(connection.execute(select(lock.LOCKS.c.token)).scalars())
+    with ledger._engine.connect() as connection:
+        return [token for token in connection.execute(select(STUDIES.c.lock_token)).scalars() if token]
 
 
 def test_a_lock_is_released_at_the_end_even_by_an_error(ledger):
@@ -113,8 +112,8 @@ def test_of_drivers_that_begin_a_study_at_once_one_holds_it_and_the_others_are_r
     assert sorted(driver.communicate()[0] for driver in drivers) == ["held\n", "refused\n", "refused\n"]
 
 
-def test_two_studies_in_one_database_are_held_apart(ledger, other):
-    with Ledger.create(ledger._url, "t").lock() as held:
+def test_two_studies_in_one_database_are_held_apart(url, other):
+    with Ledger.create(url, "t").lock() as held:
         assert held.is_held()
 
 
@@ -166,7 +165,7 @@ def test_a_holder_on_another_host_is_taken_over_after_the_stated_time(ledger):
 
 def test_a_heartbeat_between_looking_and_taking_over_saves_the_holder(ledger, monkeypatch):
     leave_row(ledger, heartbeat=time.time() - 1000)
-    stale = lock.read_row(open_engine(ledger._url), "s")
+    stale = lock.read_row(ledger._engine, ledger._study)
     set_heartbeat(ledger, time.time())
     seen = iter([stale])
     read_row = lock.read_row
@@ -175,17 +174,34 @@ def test_a_heartbeat_between_looking_and_taking_over_saves_the_holder(ledger, mo
         pass
 
 
+def test_a_lock_taken_between_looking_and_taking_it_is_respected(ledger, monkeypatch):
+    leave_row(ledger)
+    looks, read_row = [None], lock.read_row
+    monkeypatch.setattr(lock, "read_row", lambda *args: looks.pop() if looks else read_row(*args))
+    with pytest.raises(LockedError), ledger.lock():
+        pass
+    assert rows(ledger) == ["t"]
+
+
+def test_every_heartbeat_prolongs_the_lock(ledger, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.02)
+    with ledger.lock() as held:
+        began, stored = held._renewed, ledger.holder().heartbeat
+        wait_for(lambda: held._renewed > began)
+        assert ledger.holder().heartbeat > stored
+
+
 def test_the_heartbeat_goes_on_after_a_database_error(ledger, monkeypatch, caplog):
     monkeypatch.setattr(lock, "HEARTBEAT_S", 0.02)
-    calls, write = [], lock.StudyLock._update
+    calls, write = [], lock.StudyLock._renew
 
-    def flaky(self: lock.StudyLock, token: str, heartbeat: float) -> bool:
+    def flaky(self: lock.StudyLock) -> bool:
         calls.append(1)
         if len(calls) <= 2:
             raise OperationalError("UPDATE", {}, Exception("database is locked"))
-        return write(self, token, heartbeat)
+        return write(self)
 
-    monkeypatch.setattr(lock.StudyLock, "_update", flaky)
+    monkeypatch.setattr(lock.StudyLock, "_renew", flaky)
     with ledger.lock() as held:
         began = ledger.holder().heartbeat
         wait_for(lambda: ledger.holder().heartbeat > began)
@@ -197,7 +213,7 @@ def test_a_lock_whose_heartbeat_cannot_be_written_for_long_is_given_up(ledger, m
     monkeypatch.setattr(lock, "HEARTBEAT_S", 0.02)
     monkeypatch.setattr(lock, "TAKEOVER_S", 0.1)
     fault = OperationalError("UPDATE", {}, Exception("disk full"))
-    monkeypatch.setattr(lock.StudyLock, "_update", lambda *_: (_ for _ in ()).throw(fault))
+    monkeypatch.setattr(lock.StudyLock, "_renew", lambda *_: (_ for _ in ()).throw(fault))
     with ledger.lock() as held:
         wait_for(lambda: not held.is_held())
         assert not held.is_held()
@@ -206,13 +222,13 @@ def test_a_lock_whose_heartbeat_cannot_be_written_for_long_is_given_up(ledger, m
 def test_a_lock_taken_over_by_another_driver_is_no_longer_held_and_stays_theirs(ledger, monkeypatch):
     monkeypatch.setattr(lock, "HEARTBEAT_S", 0.02)
     with ledger.lock() as held:
-        with open_engine(ledger._url).begin() as connection:
-            connection.execute(update(lock.LOCKS).values(token="theirs"))
+        with ledger._engine.begin() as connection:
+            connection.execute(update(STUDIES).values(lock_token="theirs"))
         wait_for(lambda: not held.is_held())
     assert rows(ledger) == ["theirs"]
 
 
 def set_heartbeat(ledger: Ledger, at: float) -> None:
     """Change the time of the last heartbeat."""
-    with open_engine(ledger._url).begin() as connection:
-        connection.execute(update(lock.LOCKS).values(heartbeat=at))
+    with ledger._engine.begin() as connection:
+        connection.execute(update(STUDIES).values(lock_heartbeat=at))

@@ -19,6 +19,7 @@ from search.execution.strategies import RepeatStrategy
 from search.ledger.ledger import Ledger
 from search.ledger.records import Kind, TrialAttempt
 from search.ledger.study_metadata import StudyMetadata
+from search.ledger.trial_source import FixedTrials
 from search.study.location import StudyLocation, find_location
 from search.study.plan import Repeat, make_plan
 from search.tracking.run_reader import read_runs
@@ -32,7 +33,7 @@ POINT = {"loss.ssim": 0.4, "train.accumulation": 2}
 def begin(folder: Path, repeats: list[Repeat]) -> Ledger:
     """A ledger of repeats as a fresh driver opens it."""
     ledger = Ledger.create(f"sqlite:///{folder}/study.db", "s-repeats")
-    ledger.start_repeats(repeats, epochs=1, select="last")
+    ledger.start(FixedTrials(repeats), epochs=1, select="last")
     return ledger
 
 
@@ -134,7 +135,7 @@ def test_counts_that_were_altered_are_named(location: StudyLocation):
 
 
 def test_repeat_that_was_never_judged_is_named(location: StudyLocation):
-    change(Path(location.folder) / "study.db", "DELETE FROM trial_user_attributes WHERE key = 'test' AND trial_id = 1")
+    change(Path(location.folder) / "study.db", "UPDATE fgsearch_trials SET test = NULL WHERE number = 0")
     lines = audit(location.storage, location.study, tracking=False)
     assert lines == [
         "trial 0: COMPLETE without a result on the test split",
@@ -143,9 +144,7 @@ def test_repeat_that_was_never_judged_is_named(location: StudyLocation):
 
 
 def test_trial_of_a_search_that_saw_the_test_split_is_named(location: StudyLocation):
-    change(
-        Path(location.folder) / "study.db", "DELETE FROM trial_user_attributes WHERE key = 'repeat' AND trial_id = 1"
-    )
+    change(Path(location.folder) / "study.db", "UPDATE fgsearch_trials SET repeat_seed = NULL WHERE number = 0")
     assert "trial 0: evaluated on the test split, which a search must not use" in audit(
         location.storage, location.study, tracking=False
     )

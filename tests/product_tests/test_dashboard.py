@@ -1,4 +1,4 @@
-"""Optuna's dashboard opens a study's ledger as it stands."""
+"""Optuna's dashboard shows all studies of a storage, with a note and the overlays of every trial."""
 
 import json
 import socket
@@ -13,21 +13,35 @@ from typing import Any
 import pytest
 from kept_study import finished_study
 
+from fgseg.visual.overlays import overlay_name
+from search.tracking.optuna_studies import ARTIFACTS, DATABASE
+from search.tracking.sync import sync
+
 pytestmark = pytest.mark.server
 
 
-@pytest.fixture
-def dashboard(tmp_path: Path) -> Iterator[str]:
-    """The address of a dashboard over a study of three trials."""
-    finished_study(tmp_path)
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage of two studies of three trials; trial 0 of the first has an overlay."""
+    storage = tmp_path_factory.mktemp("dashboard")
+    for name in ("s", "other"):
+        (storage / name / "trials" / "0").mkdir(parents=True)
+    (storage / "s" / "trials" / "0" / overlay_name(1, "frame")).write_bytes(b"a picture")
+    finished_study(storage)
+    finished_study(storage, "other")
+    return storage
+
+
+@pytest.fixture(scope="module")
+def dashboard(storage: Path) -> Iterator[str]:
+    """The address of a dashboard over the storage."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("optuna-dashboard")), f"sqlite:///{tmp_path}/s/study.db"]
+    command = [str(Path(sys.executable).with_name("optuna-dashboard")), f"sqlite:///{storage / DATABASE}"]
+    options = ["--artifact-dir", str(storage / ARTIFACTS), "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port), "--server", "wsgiref"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        [*command, *options, "--server", "wsgiref"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     yield f"http://127.0.0.1:{port}"
     process.terminate()
@@ -40,15 +54,55 @@ def ask(address: str, limit_s: float = 60) -> Any:
     while True:
         try:
             with urllib.request.urlopen(address, timeout=10) as answer:
-                return json.load(answer)
+                return answer.read()
         except OSError:
             if time.monotonic() > end:
                 raise
             time.sleep(0.2)
 
 
-def test_optuna_dashboard_lists_the_trials_of_a_study(dashboard: str):
-    studies = ask(f"{dashboard}/api/studies")["study_summaries"]
-    assert [study["study_name"] for study in studies] == ["s"]
-    trials = ask(f"{dashboard}/api/studies/{studies[0]['study_id']}?after=0")["trials"]
+@pytest.fixture(scope="module")
+def studies(dashboard: str) -> dict[str, int]:
+    """The id of every study that the dashboard lists."""
+    summaries = json.loads(ask(f"{dashboard}/api/studies"))["study_summaries"]
+    return {study["study_name"]: study["study_id"] for study in summaries}
+
+
+@pytest.fixture(scope="module")
+def shown(dashboard: str, studies: dict[str, int]) -> dict[str, Any]:
+    """What the dashboard knows of the first study."""
+    return json.loads(ask(f"{dashboard}/api/studies/{studies['s']}?after=0"))
+
+
+def test_dashboard_lists_every_study_of_the_storage(studies: dict[str, int]):
+    assert studies.keys() == {"s", "other"}
+
+
+def test_trials_have_their_states_values_and_epochs(shown: dict[str, Any]):
+    trials = shown["trials"]
     assert [(t["number"], t["state"].lower()) for t in trials] == [(0, "complete"), (1, "pruned"), (2, "fail")]
+    assert trials[0]["values"] == [pytest.approx(0.3)]
+    assert [value["step"] for value in trials[0]["intermediate_values"]] == [1, 2, 3]
+
+
+def test_notes_hold_the_classes_or_the_reason(shown: dict[str, Any]):
+    complete, pruned, failed = (t["note"]["body"] for t in shown["trials"])
+    assert "| fence | 0.3000 |" in complete and "| **mIoU** | **0.3000** |" in complete
+    assert pruned == "Trial 001 is pruned: pruned at epoch 1"
+    assert failed == "Trial 002 is fail: the loss is nan in epoch 3"
+
+
+def test_overlays_are_artifacts(dashboard: str, studies: dict[str, int], shown: dict[str, Any]):
+    (artifact,) = shown["trials"][0]["artifacts"]
+    assert artifact["filename"] == "frame.png"
+    trial = shown["trials"][0]["trial_id"]
+    assert ask(f"{dashboard}/artifacts/{studies['s']}/{trial}/{artifact['artifact_id']}") == b"a picture"
+
+
+def test_deleted_file_is_written_again(storage: Path, tmp_path: Path):
+    from search.study.location import find_location
+
+    finished_study(tmp_path)
+    (tmp_path / DATABASE).unlink()
+    sync(find_location(tmp_path, "s"))
+    assert (tmp_path / DATABASE).is_file()

@@ -67,6 +67,7 @@ def run_tests(tree: Path, *arguments: str) -> str:
 def train(tree: Path, space: str, folder: Path, *settings: str) -> str:
     """Train one epoch on two small scenes."""
     small = ["data.height=32", "data.width=64", "data.train=2", "data.val=4", "data.test=0", "train.epochs=1"]
+    small.append("model.name=small")
     return python(tree, "-c", TRAINING, space, str(folder), *small, f"data.cache={folder}", *settings)
 
 

@@ -75,12 +75,20 @@ def test_end_of_a_run_writes_the_report_and_publishes_it(writer: ReportWriter, p
     assert published == {"report/report.html": b"x"}
 
 
-def test_run_without_news_writes_only_a_report_that_is_missing(writer: ReportWriter, published):
+def test_run_without_news_writes_only_a_report_that_is_missing(writer: ReportWriter, published, use_target):
     assert writer.finish() == ""
     assert published == {"report/report.html": b"x"}
     published.clear()
+    use_target(fail_to_write)
     assert writer.finish() == ""
-    assert published == {}
+    assert published == {"report/report.html": b"x"}  # again: an earlier run may have been killed before
+
+
+def test_report_of_a_run_that_was_killed_is_written_again(writer: ReportWriter, use_target):
+    assert writer.finish() == ""
+    writer.is_current = lambda: False
+    use_target(fail_to_write)
+    assert writer.finish() == "error: the ledger is broken"
 
 
 def test_failed_report_is_described_by_its_last_line_of_output(writer: ReportWriter, use_target):

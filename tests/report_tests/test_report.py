@@ -26,7 +26,7 @@ from search.ledger.ledger import Ledger
 from search.ledger.records import TrialRecord, rank_trials
 from search.ledger.study_metadata import StudyMetadata
 from search.report import __main__ as report
-from search.report.build import report_files, write_report
+from search.report.build import FRAMES_LATER, is_current, report_files, store_files, write_report
 from search.report.charts import parallel, plain_ticks, position, slices, ticks
 from search.report.content import Content, build_content
 from search.report.frames import Frames, ShownFrame, choose_frames, difference
@@ -115,6 +115,15 @@ def test_report_compares_the_best_trial_with_the_untrained_checkpoint():
     assert "| **mIoU** | **0.2500** | **0.3000** | **0.3100** | **+0.0600** | **+0.0100** |" in text
     assert "| traffic light | absent | 0.3600 | 0.3700 | - | +0.0100 |" in text
     assert "over the untrained checkpoint" in page and '<span class="up">+0.0600</span>' in page
+
+
+def test_report_has_the_thin_miou_of_trials_and_checkpoint():
+    thin = ["fence", "traffic_light"]
+    trials = [replace(t, epochs=[replace(e, thin=thin) for e in t.epochs]) for t in (make_trial(0), make_trial(1))]
+    known = replace(summary(*trials), untrained=make_untrained(thin=thin))
+    text = report_files(build_content(known, Baseline(), Frames((), "None."), written=1e9))["report.md"].decode()
+    assert "| **thin mIoU** | **0.2500** | **0.3350** | **0.3450** | **+0.0950** | **+0.0100** |" in text
+    assert "| trial | state | epochs | mIoU | thin mIoU | fence |" in text
 
 
 def test_markdown_names_the_pictures_beside_it(files: dict[str, bytes]):
@@ -273,6 +282,22 @@ def test_command_for_a_study_without_finished_trials_says_so(tmp_path: Path, cap
 def test_command_for_an_unknown_study_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert report.main(["--study", "none", "--storage", str(tmp_path)]) == 2
     assert "there are none" in capsys.readouterr().err
+
+
+def test_page_is_written_last(tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):
+    names: list[str] = []
+    monkeypatch.setattr(LocalStore, "put", lambda store, name, data: names.append(name))
+    store_files(LocalStore(tmp_path), files)
+    assert names[-1] == "report.html" and set(names) == set(files)
+
+
+def test_report_is_current_if_it_shows_frames_and_all_trials_that_have_ended(tmp_path: Path):
+    store, trials = LocalStore(tmp_path), (make_trial(0), make_trial(1), make_trial(2, "running", done=1))
+    store_files(store, report_files(content(*trials)))
+    assert is_current(store, trials)
+    assert not is_current(store, (*trials, make_trial(3)))
+    store_files(store, report_files(replace(content(*trials), frames=Frames((), FRAMES_LATER))))
+    assert not is_current(store, trials)
 
 
 def test_pictures_of_an_earlier_report_are_deleted(kept: StudyLocation):

@@ -1,6 +1,7 @@
-"""A short run of scripts.chaos: the search is killed for good reason, and survives."""
+"""scripts.chaos: the search is killed at random moments, and around every durable write, and survives."""
 
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +30,14 @@ def test_two_kills_of_the_driver_are_survived_with_clean_books(environment: dict
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "2 passed, 0 failed"
     assert sum(line.endswith("  ok") for line in done.stdout.splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_study_survives_a_crash_around_every_durable_write(environment: dict[str, str]):
+    command = [sys.executable, "-m", "scripts.chaos.crash_points"]
+    done = subprocess.run(command, env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    *kinds, _, last = done.stdout.splitlines()
+    assert re.fullmatch(r"\d+ crash points, 0 failed", last)
+    written = {"ledger", "lock", "owner file", "manifest", "checkpoint file", "MLflow", "optuna.db", "report"}
+    assert written < {line.split("failed", 1)[1].strip().split(":")[0] for line in kinds}

@@ -125,6 +125,17 @@ def test_blobs_are_read_as_the_files_of_a_folder(address: str):
         assert (folder / "pictures" / "a.png").read_bytes() == b"png"
 
 
+def test_blob_is_on_the_disk_when_the_call_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced: list[Path] = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: synced.append(Path(f"/proc/self/fd/{descriptor}").resolve()))
+    (tmp_path / "study").mkdir()
+    open_store(tmp_path / "study" / "trials" / "3").put("name", b"content")
+    content, *folders = synced
+    assert content.name.endswith(".tmp")
+    names = [tmp_path / "study" / "trials" / "3", tmp_path / "study" / "trials", tmp_path / "study"]
+    assert folders == names  # the file's name, and those of the new folders
+
+
 def test_checkpoint_exists_once_its_manifest_does(store: Store):
     checkpoints = Checkpoints(store, attempt=1)
     for k in (1, 2, 3):

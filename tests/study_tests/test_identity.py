@@ -14,9 +14,9 @@ def plan_for(model: str, **settings: Any) -> Plan:
     return make_plan("bas", "configs/quickstart.yaml", {"model.name": model} | settings, {}, "s")
 
 
-def earlier(plan: Plan) -> dict[str, Any]:
-    """The identity as a version without `model.head` recorded it."""
-    settings = {key: value for key, value in plan.identity["settings"].items() if key != "model.head"}
+def earlier(plan: Plan, lacked: str = "model.head") -> dict[str, Any]:
+    """The identity as a version without a setting recorded it."""
+    settings = {key: value for key, value in plan.identity["settings"].items() if key != lacked}
     return plan.identity | {"settings": settings}
 
 
@@ -30,6 +30,13 @@ def test_study_of_a_checkpoint_began_with_a_new_head_and_does_not_go_on_with_an_
     assert differences(earlier(plan), plan.identity) == "settings.model.head: 'new' there, 'inherit' now"
     again = plan_for(str(tmp_path), **{"model.head": "new"})
     assert differences(earlier(again), again.identity) == ""
+
+
+def test_study_of_a_version_without_fits_was_stretched_and_goes_on_so():
+    plan, padded = plan_for("small"), plan_for("small", **{"data.fit": "pad"})
+    assert differences(earlier(plan, "data.fit"), plan.identity) == ""
+    expected = "settings.data.fit: 'stretch' there, 'pad' now"
+    assert differences(earlier(plan, "data.fit"), padded.identity) == expected
 
 
 @pytest.mark.parametrize(("name", "head"), [("nvidia/mit-b0", "new"), ("b0", "inherit")])

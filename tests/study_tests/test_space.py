@@ -90,7 +90,7 @@ def test_space_typo_names_the_nearest_space():
 def test_new_family_needs_one_file_only(write_space):
     write_space("title: Mine\nsearch:\n  train.lr: {low: 1e-5, high: 1e-3, log: true, start: 6e-5}\n")
     assert load_space("mine", DataConfig()).start == {"train.lr": 6e-5}
-    assert set(load_space("mine", DataConfig()).distributions()) == {"train.lr"}
+    assert set(load_space("mine", DataConfig()).search) == {"train.lr"}
 
 
 def test_whole_number_setting_is_searched_in_whole_numbers(write_space):
@@ -178,6 +178,13 @@ def test_family_in_context_pastes_objects_of_all_classes_but_fences():
     run = build([Layer("bas_ctx", {**space.fixed, **space.start})])
     assert run.copy_paste.needs_components and run.copy_paste.excluded == ("fence",)
     assert set(space.search) == set(load_space("bas_cp", DataConfig()).search)
+
+
+def test_class_that_is_never_pasted_must_be_in_the_label_set_or_in_a_shipped_one():
+    build([Layer("other", {"data.labels": "cityscapes19", "copy_paste.without": "fence, bicycle"})])
+    build([Layer("family", {"copy_paste.without": "bicycle"})])
+    with pytest.raises(ConfigError, match=r"copy_paste.without: no class 'fense' in data.labels=thin_street; did you"):
+        build([Layer("typo", {"copy_paste.without": "car, fense"})])
 
 
 OFF = "title: Mine\nsearch:\n  loss.ssim: {low: 0.01, high: 5, log: true, start: 0, off_below: 0.05}\n"

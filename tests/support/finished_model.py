@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from conftest import TINY
 from kept_study import IDENTITY, SPACE
+from small_ledger import start_search
 from thin_street import CLASSES
 
 from fgseg.config.loading import Layer, build
@@ -42,9 +43,7 @@ def trained_study(storage: Path, cache: str, trials: int = 2) -> tuple[StudyLoca
     location = find_location(storage, STUDY)
     ledger = Ledger.create(location.ledger_url, STUDY)
     ledger.record_run(StudyMetadata(STUDY, "bas", "BAS", "tiny", run.flat(), identity=IDENTITY, budget=trials))
-    ledger.start(
-        SPACE, {"loss.ssim": 0.4}, trials=trials, sampler="random", pruner="none", epochs=3, seed=42, select="last"
-    )
+    start_search(ledger, SPACE, {"loss.ssim": 0.4}, trials=trials, sampler="random", pruner="none", epochs=3, seed=42)
     train_trial(ledger, location, run)
     return location, ledger
 

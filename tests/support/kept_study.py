@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from builders import make_epoch
 from optuna.distributions import FloatDistribution
+from small_ledger import start_search
 from thin_street import FOREGROUND
 
 from fgseg.checkpoints.checkpoint import Checkpoints
@@ -47,9 +48,7 @@ def begin(storage: Path, study: str = "s", trials: int = 3) -> Ledger:
     ledger.record_run(
         StudyMetadata(study, "bas", "Boundary-aware", "quickstart", SETTINGS, identity=IDENTITY, budget=trials)
     )
-    ledger.start(
-        SPACE, {"loss.ssim": 0.4}, trials=trials, sampler="random", pruner="none", epochs=3, seed=42, select="last"
-    )
+    start_search(ledger, SPACE, {"loss.ssim": 0.4}, trials=trials, sampler="random", pruner="none", epochs=3, seed=42)
     return ledger
 
 

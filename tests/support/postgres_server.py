@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import optuna
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
-from search.ledger.lock import LOCKS
+from search.ledger.database import opened
+from search.ledger.tables import TABLES
 from search.study.location import normal_ledger
 
 USER, PASSWORD = "fgsearch", "ge%heim@99"
@@ -68,11 +68,10 @@ class Server:
             connection.execute(text(statement))
 
     def make_template(self) -> None:
-        """A database with Optuna's and our own tables, which is copied for each test: making them takes a second."""
+        """A database with the ledger's tables, which is copied for each test."""
         self.run("CREATE DATABASE ledger")
-        storage = optuna.storages.RDBStorage(normal_ledger(self.address("ledger")))
-        LOCKS.metadata.create_all(storage.engine)
-        storage.engine.dispose()
+        with opened(normal_ledger(self.address("ledger"))) as engine:
+            TABLES.create_all(engine)
 
 
 @contextmanager

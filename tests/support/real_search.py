@@ -12,9 +12,13 @@ from pathlib import Path
 
 import psutil
 
+from search.audit.trials import audit
+from search.ledger.ledger import Ledger
+from search.ledger.records import TrialRecord
+
 TINY = [
     "data.height=64", "data.width=128", "data.train=8", "data.val=4", "data.test=4", "train.epochs=4",
-    "search.copy_paste.prob.high=0.9",
+    "model.name=small", "search.copy_paste.prob.high=0.9",
 ]  # fmt: skip
 
 
@@ -88,3 +92,13 @@ class Driver:
     def finish(self, limit_s: float = 600) -> int:
         """Wait for the end; gives the exit code."""
         return self.process.wait(timeout=limit_s)
+
+
+def trials(storage: Path) -> list[TrialRecord]:
+    """Return what the ledger holds of the study `small`."""
+    return Ledger(f"sqlite:///{storage}/small/study.db", "small").trials()
+
+
+def clean(storage: Path, **options: object) -> None:
+    """Assert that the audit finds nothing."""
+    assert audit(storage, "small", **options) == []

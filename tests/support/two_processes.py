@@ -69,7 +69,13 @@ def augmented_batches(cache: str, rank: int) -> list[torch.Tensor]:
 
 def command(out: Path, cache: str, *changes: str) -> list[str]:
     """Arguments of `python -m fgseg.train` for one epoch of it."""
-    sets = [*(f"{key}={value}" for key, value in TRAIN.items()), "train.epochs=1", f"data.cache={cache}", *changes]
+    sets = [
+        *(f"{key}={value}" for key, value in TRAIN.items()),
+        "train.epochs=1",
+        f"data.cache={cache}",
+        "model.name=small",
+        *changes,
+    ]
     return ["--config", "configs/quickstart.yaml", *(part for s in sets for part in ("--set", s)), "--out", str(out)]
 
 

@@ -169,7 +169,7 @@ def test_settings_of_a_trial_are_those_that_its_own_run_wrote(tmp_path: Path):
 
 
 def test_study_without_a_card_has_nothing_to_send(location: StudyLocation, capsys: pytest.CaptureFixture[str]):
-    change(Path(location.folder) / "study.db", "DELETE FROM study_user_attributes WHERE key = 'info'")
+    change(Path(location.folder) / "study.db", "UPDATE fgsearch_studies SET metadata = '{}'")
     assert call(syncing, location) == 2
     assert "study s was never started" in capsys.readouterr().err
 

@@ -20,7 +20,7 @@ from fgseg.storage.store import open_store
 from search.ledger.records import State
 from search.study.location import StudyLocation
 from search.tracking.client import create_database, fill_database, load_client
-from search.tracking.run_schema import STATUS, trial_tags
+from search.tracking.run_schema import STATUS, epoch_points, trial_tags
 from search.tracking.sync import reconcile
 from search.tracking.tracker import Tracker
 
@@ -166,6 +166,17 @@ def test_epochs_that_an_outage_missed_are_filled_in(server: Server) -> None:
     server.reconcile(FakeLedger(replace(whole, epochs=[whole.epochs[0], whole.epochs[2]])))
     server.reconcile(FakeLedger(whole))
     assert sorted(server.points(server.runs("trial")[0], "train/loss")) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+
+
+def test_epoch_of_which_the_server_has_stored_only_a_part_is_completed(server: Server) -> None:
+    from mlflow.entities import Metric
+
+    server.reconcile(FakeLedger(make_trial(0, "running", done=0)))
+    (run,) = server.runs("trial")
+    rows = epoch_points(make_trial(0, "running", done=1))[0].rows()
+    server.client.log_batch(run.info.run_id, [Metric(*row) for row in rows[: len(rows) // 2]])
+    server.reconcile(FakeLedger(make_trial(0, "running", done=1)))
+    assert {key: len(server.points(run, key)) for key, *_ in rows} == {key: 1 for key, *_ in rows}
 
 
 @pytest.mark.parametrize(

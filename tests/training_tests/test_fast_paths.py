@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,17 +47,6 @@ def test_nothing_in_a_step_reads_a_number_from_the_device(tiny, recipe: dict[str
         state.step(group)
     with pytest.raises(AssertionError, match="_local_scalar_dense"), NoWaiting():
         state.step.loss_sums[0].item()
-
-
-def test_steps_that_the_scaler_skipped_do_not_count_for_the_learning_rate(tiny):
-    state = build_training_state(tiny(train__lr=1e-3, train__epochs=1), 12)
-    run_steps(state, groups(3))
-    for moments in state.optimizer.state.values():
-        moments["step"] -= 1  # as fused AdamW does on a GPU
-    state.step.scaler = SimpleNamespace(is_enabled=lambda: True)
-    state.step.sync_schedule_with_skipped_steps()
-    assert state.schedule.last_epoch == 2
-    assert state.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * (1 - 2 / 6))
 
 
 @pytest.mark.parametrize("images", [1, 3, 5])

@@ -144,7 +144,7 @@ def test_untrained_checkpoint_is_evaluated_once_with_its_own_head(run: RunConfig
 def test_test_split_of_repeats_has_the_counts_of_boundaries(run: RunConfig):
     result = evaluate_untrained(run, LABELS, "test")
     assert [len(image) for image in result.boundary] == [7] * 4
-    assert set(result.metrics()) <= {"test/miou", *(f"test/iou/{key}" for key in result.iou)}
+    assert set(result.metrics()) <= {"test/miou", "test/thin_miou", *(f"test/iou/{key}" for key in result.iou)}
 
 
 @pytest.mark.parametrize("change", [{"head": "new"}, {"name": "small"}])

@@ -3,16 +3,22 @@
 import math
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from power_cut import PowerCut, cut_after
+from random_frames import some_frames
+from torch.amp import GradScaler
 
+from fgseg.data.device_frames import HostFrames
 from fgseg.results import DivergedError, EpochResult
 from fgseg.train import main
 from fgseg.training.loop import train
-from fgseg.training.trainer import build_training_state, check_finite
+from fgseg.training.trainer import TrainingState, build_training_state, check_finite, train_one_epoch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,9 +118,62 @@ def test_accumulated_batches_train_like_one_large_batch(tiny, tmp_path: Path):
     assert runs[0].loss == pytest.approx(runs[1].loss, rel=0.02)  # batch norm and drop path see other groups
 
 
-def test_non_finite_loss_names_epoch_and_term():
-    with pytest.raises(DivergedError, match="epoch 3: ssim is nan"):
-        check_finite(3, {"cross_entropy": 1.0, "ssim": math.nan})
+def test_divergence_names_epoch_term_and_share():
+    with pytest.raises(
+        DivergedError, match=r"epoch 3: ssim is NaN or infinite for 2\.5% of the images; lower train\.lr"
+    ):
+        check_finite(3, {"loss": 0.025, "cross_entropy": 0.0, "ssim": 0.025}, limit=0.0)
+    with pytest.raises(DivergedError, match=r"epoch 1: loss is NaN or infinite for 20\.0% of the images"):
+        check_finite(1, {"loss": 0.2, "ssim": 0.0}, limit=0.1)
+
+
+def test_few_overflows_of_fp16_are_a_warning_and_none_is_silent(caplog: pytest.LogCaptureFixture):
+    check_finite(3, {"loss": 0.0, "ssim": 0.0}, limit=0.1)
+    assert caplog.text == ""
+    check_finite(3, {"loss": 0.1, "ssim": 0.1}, limit=0.1)
+    expected = (
+        "epoch 3: ssim is NaN or infinite for 10.0% of the images, whose steps fp16 skipped; more than 10 % would"
+    )
+    assert expected in caplog.text
+
+
+def overflow(state: TrainingState, at: set[int]) -> None:
+    """Make the loss of the given calls infinite."""
+    criterion, calls = state.step.criterion.forward, count()
+
+    def forward(*args: Any, **options: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss, terms = criterion(*args, **options)
+        return (loss * math.inf, terms | {"ssim": loss.detach() * math.inf}) if next(calls) in at else (loss, terms)
+
+    state.step.criterion.forward = forward
+
+
+def with_scaler(state: TrainingState) -> TrainingState:
+    """Let a scaler decide on the CPU, as it does with fp16 on a GPU, which steps fused AdamW takes."""
+    state.step.scaler = state.accelerator.scaler = GradScaler("cpu", init_scale=1024.0)
+    state.step.prepared_optimizer = AcceleratedOptimizer(
+        state.optimizer, device_placement=False, scaler=state.step.scaler
+    )
+    return state
+
+
+def test_overflow_of_fp16_leaves_weights_and_means_alone_and_counts_for_the_schedule(tiny):
+    run = tiny(train__epochs=1, train__batch_size=2, copy_paste__prob=0)
+    frames = HostFrames(some_frames(24), torch.device("cpu"))
+    state = with_scaler(build_training_state(run, len(frames)))
+    overflow(state, at={5})
+    loss, terms = train_one_epoch(state, frames, 1)
+    assert math.isfinite(loss) and terms.keys() == {"cross_entropy", "ssim", "soft_iou"} and terms["ssim"] < 1
+    assert all(weights.isfinite().all() for weights in state.model.parameters())
+    steps = {int(moments["step"]) for moments in state.optimizer.state.values()}
+    assert (steps, state.schedule.last_epoch) == ({11}, 12)
+
+
+def test_overflow_without_a_scaler_has_destroyed_the_weights(tiny):
+    state = build_training_state(tiny(train__epochs=1, copy_paste__prob=0), 24)
+    overflow(state, at={11})
+    with pytest.raises(DivergedError, match=r"epoch 1: ssim is NaN or infinite for 8\.3% of the images"):
+        train_one_epoch(state, HostFrames(some_frames(24), torch.device("cpu")), 1)
 
 
 def test_all_void_training_frames_leave_finite_numbers(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -144,6 +203,7 @@ def command(tmp_path: Path, cache: str, *extra: str) -> int:
         "data.train=6",
         "data.val=4",
         "train.epochs=1",
+        "model.name=small",
         f"data.cache={cache}",
     ]
     sets = [part for s in (*settings, *extra) for part in ("--set", s)]
@@ -171,7 +231,7 @@ def test_command_refuses_to_continue_with_other_settings(
 ):
     assert command(tmp_path, cache) == 0
     assert command(tmp_path, cache, "train.lr=0.1") == 2
-    assert "was begun with other settings (train.lr: 0.005 there, 0.1 now)" in capsys.readouterr().err
+    assert "was begun with other settings (train.lr: 0.001 there, 0.1 now)" in capsys.readouterr().err
 
 
 def test_command_tells_a_folder_that_cannot_be_written(tmp_path: Path, cache: str, capsys: pytest.CaptureFixture[str]):

@@ -1,0 +1,467 @@
+"""The mutations of scripts.chaos.mutations: single wrong edits of the ledger, its lock and the handling of events."""
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """One wrong edit of one file."""
+
+    name: str
+    file: str
+    """Path below the root of the repository."""
+    old: str
+    """Text that occurs exactly once in the file."""
+    new: str
+    harm: str
+    """What the edit breaks."""
+
+
+TRANSACTION = "search/ledger/transaction.py"
+READER = "search/ledger/study_reader.py"
+METADATA = "search/ledger/metadata_writer.py"
+LEDGER = "search/ledger/ledger.py"
+RECORDS = "search/ledger/records.py"
+SOURCE = "search/ledger/trial_source.py"
+LOCK = "search/ledger/lock.py"
+EVENTS = "search/execution/trial_events.py"
+RETENTION = "search/execution/checkpoint_retention.py"
+TUNE = "search/execution/ray_tune.py"
+
+MUTATIONS = (
+    Mutation(
+        "write-without-lock",
+        TRANSACTION,
+        "owned &= lock.is_ours()",
+        "pass",
+        "a driver that has lost the lock still writes",
+    ),
+    Mutation(
+        "write-of-old-attempt",
+        TRANSACTION,
+        "(TRIALS.c.attempt == record.attempt, TRIALS.c.state == State.RUNNING.value)",
+        "(TRIALS.c.state == State.RUNNING.value,)",
+        "a write based on a superseded attempt is stored",
+    ),
+    Mutation(
+        "write-to-ended-trial",
+        TRANSACTION,
+        "(TRIALS.c.attempt == record.attempt, TRIALS.c.state == State.RUNNING.value)",
+        "(TRIALS.c.attempt == record.attempt,)",
+        "a trial that another driver has ended is changed",
+    ),
+    Mutation(
+        "write-to-other-study",
+        TRANSACTION,
+        "row = (TRIALS.c.study == self.study, TRIALS.c.number == record.number)",
+        "row = (TRIALS.c.number == record.number,)",
+        "the trial of the same number in another study is changed too",
+    ),
+    Mutation(
+        "decision-in-other-study",
+        TRANSACTION,
+        "and_(table.c.study == self.study, *(",
+        "and_(*(",
+        "the pruner's decision is stored in another study too",
+    ),
+    Mutation(
+        "superseded-write-ignored",
+        TRANSACTION,
+        ".rowcount != 1:",
+        ".rowcount > 1:",
+        "a write that changed no row counts as stored",
+    ),
+    Mutation(
+        "write-without-seq",
+        TRANSACTION,
+        '.values(columns | {"seq": self.seq})',
+        '.values(columns | {"seq": record.seq})',
+        "other processes do not see that the trial has changed",
+    ),
+    Mutation(
+        "seq-not-counted",
+        TRANSACTION,
+        "seq=STUDIES.c.seq + 1",
+        "seq=STUDIES.c.seq",
+        "the order of the writes is not recorded",
+    ),
+    Mutation(
+        "memory-without-seq",
+        TRANSACTION,
+        "replace(record, **fields, seq=self.seq)",
+        "replace(record, **fields)",
+        "the sampler does not see that the trial has changed",
+    ),
+    Mutation(
+        "lost-lock-forgotten",
+        TRANSACTION,
+        "lock.mark_lost()",
+        "pass",
+        "a driver that has lost the lock continues until its next heartbeat",
+    ),
+    Mutation(
+        "deaths-not-counted-per-attempt",
+        TRANSACTION,
+        "for name, value in row.items()))",
+        'for name, value in row.items() if name != "attempt"))',
+        "only the first death of a trial's processes is counted",
+    ),
+    Mutation(
+        "memory-kept-after-failed-write",
+        METADATA,
+        "was_fresh, self._is_fresh = self._is_fresh and self.is_locked, False",
+        "was_fresh = self._is_fresh and self.is_locked",
+        "a write whose answer was lost is missing in the driver's memory",
+    ),
+    Mutation(
+        "memory-with-a-gap",
+        METADATA,
+        " and write.seq == self._seq + 1",
+        "",
+        "a write of another process is missing in the driver's memory",
+    ),
+    Mutation(
+        "description-not-read-again",
+        METADATA,
+        "was_fresh and write.changed and",
+        "was_fresh and",
+        "the driver's memory has an outdated description of the study",
+    ),
+    Mutation(
+        "identity-replaced",
+        METADATA,
+        'if not before["identity"]:',
+        "if True:",
+        "a run with other settings replaces the identity of the study",
+    ),
+    Mutation(
+        "changes-without-ended-trials",
+        METADATA,
+        "for record in self.trials() if not record.is_open]",
+        "for record in self.trials() if record.is_open]",
+        "ended trials are compared with settings that they were not trained with",
+    ),
+    Mutation(
+        "study-of-another-driver-deleted",
+        METADATA,
+        "owned &= self._lock.is_ours()",
+        "pass",
+        "a study that another driver has taken is deleted",
+    ),
+    Mutation(
+        "read-from-memory-without-lock",
+        READER,
+        "if self._is_fresh and self.is_locked:",
+        "if self._is_fresh:",
+        "a driver that has lost the lock does not see the writes of the other one",
+    ),
+    Mutation(
+        "memory-from-before-the-lock",
+        READER,
+        'self._seq, self._is_fresh = row["seq"], locked',
+        'self._seq, self._is_fresh = row["seq"], True',
+        "a write between the last read and the lock is missing in the driver's memory",
+    ),
+    Mutation(
+        "latest-write-not-read",
+        READER,
+        "TRIALS.c.seq > since)",
+        "TRIALS.c.seq > since + 1)",
+        "a reader misses the first write after its last read",
+    ),
+    Mutation(
+        "attempt-not-incremented",
+        LEDGER,
+        "attempt=waiting.attempt + 1",
+        "attempt=waiting.attempt",
+        "a resumed trial is not fenced from its earlier worker",
+    ),
+    Mutation(
+        "length-not-updated",
+        LEDGER,
+        "attempt=waiting.attempt + 1, length=started.epochs",
+        "attempt=waiting.attempt + 1",
+        "a trial resumed with more epochs is recorded with its old length",
+    ),
+    Mutation(
+        "attempted-trials-forgotten",
+        LEDGER,
+        "self._attempted.add(record.number)",
+        "pass",
+        "a running trial is started again and again",
+    ),
+    Mutation(
+        "stale-report-accepted",
+        LEDGER,
+        "record = self._current(number, attempt)\n        if [epoch.epoch",
+        "record = self.trial(number)\n        if [epoch.epoch",
+        "epochs of a superseded attempt are recorded",
+    ),
+    Mutation(
+        "stale-end-accepted",
+        LEDGER,
+        "record = self._current(number, attempt)\n        if not record.epochs:",
+        "record = self.trial(number)\n        if not record.epochs:",
+        "a superseded attempt completes the trial",
+    ),
+    Mutation(
+        "history-with-a-gap-accepted",
+        LEDGER,
+        "!= list(range(1, len(epochs) + 1)):",
+        "!= sorted(epoch.epoch for epoch in epochs):",
+        "epochs are recorded without those before them",
+    ),
+    Mutation(
+        "one-epoch-per-report",
+        LEDGER,
+        "new = epochs[len(record.epochs) :]",
+        "new = epochs[len(record.epochs) : len(record.epochs) + 1]",
+        "a report with several new epochs loses all but one",
+    ),
+    Mutation(
+        "decision-made-again",
+        LEDGER,
+        "if event.stop is not None:",
+        "if False:",
+        "a recorded decision of the pruner changes with its settings",
+    ),
+    Mutation(
+        "pruned-at-the-last-epoch",
+        LEDGER,
+        "if not 0 < epoch < self._started.epochs",
+        "if not 0 < epoch <= self._started.epochs",
+        "a completely trained trial is pruned",
+    ),
+    Mutation(
+        "diverged-trial-pruned",
+        LEDGER,
+        " or not math.isfinite(record.epochs[-1].miou):",
+        ":",
+        "a trial whose mIoU is not finite is pruned instead of failing",
+    ),
+    Mutation(
+        "decision-without-seq",
+        LEDGER,
+        '{"stop": stop, "stop_seq": write.seq}',
+        '{"stop": stop}',
+        "after a restart the pruner does not repeat its decisions",
+    ),
+    Mutation(
+        "value-of-the-last-epoch",
+        LEDGER,
+        "select_epoch(record.epochs, self._started.select)",
+        'select_epoch(record.epochs, "last")',
+        "the selected epoch does not define the value of a trial",
+    ),
+    Mutation(
+        "trial-ended-twice",
+        LEDGER,
+        'unless it has ended."""\n        if record.is_open:\n            with self._write() as write:\n'
+        "                write.change_trial(record, **ending",
+        'unless it has ended."""\n        if True:\n            with self._write() as write:\n'
+        "                write.change_trial(record, **ending",
+        "the repeated end of a trial is an error",
+    ),
+    Mutation(
+        "end-without-seq",
+        LEDGER,
+        '"ended_seq": write.seq',
+        '"ended_seq": None',
+        "the sampler does not learn the value of a trial",
+    ),
+    Mutation(
+        "stale-death-counted",
+        LEDGER,
+        "if not record.is_open or record.attempt != attempt:",
+        "if not record.is_open:",
+        "the death of a superseded attempt's process counts as a failure of the current one",
+    ),
+    Mutation(
+        "one-failure-too-few",
+        LEDGER,
+        "record.failures + 1 > max_failures",
+        "record.failures + 1 >= max_failures",
+        "a trial fails one death too early",
+    ),
+    Mutation(
+        "stale-reschedule",
+        LEDGER,
+        "if self.trial(number).attempt == attempt:",
+        "if True:",
+        "the end of a superseded attempt starts a running trial a second time",
+    ),
+    Mutation(
+        "changed-batch-ranked",
+        RECORDS,
+        "(changed_batch or not r.overrides)",
+        "True",
+        "a trial with a changed batch becomes the best",
+    ),
+    Mutation(
+        "failed-repeat-again",
+        SOURCE,
+        "if repeat not in existing)",
+        "if True)",
+        "a repeat that the study has is started again",
+    ),
+    Mutation(
+        "holder-not-checked",
+        LOCK,
+        "if holder is not None and holder.is_alive() and holder.token != self._token:",
+        "if False:",
+        "the lock of a living driver is taken",
+    ),
+    Mutation(
+        "heartbeat-ignored",
+        LOCK,
+        " & (STUDIES.c.lock_heartbeat <= holder.heartbeat)",
+        "",
+        "a driver whose heartbeat comes during the take-over loses its lock",
+    ),
+    Mutation(
+        "two-drivers-at-once",
+        LOCK,
+        "return STUDIES.c.lock_token.is_(None)",
+        "return STUDIES.c.id > 0",
+        "of two drivers that find the lock free, both take it",
+    ),
+    Mutation(
+        "never-taken-over",
+        LOCK,
+        "return self.age_s <= TAKEOVER_S",
+        "return self.age_s >= 0",
+        "the lock of a dead driver on another host is never taken over",
+    ),
+    Mutation(
+        "later-process-is-the-holder",
+        LOCK,
+        "abs(process.create_time() - self.started) < START_TOLERANCE_S",
+        "True",
+        "a later process with the same number counts as the holder",
+    ),
+    Mutation(
+        "heartbeats-not-remembered",
+        LOCK,
+        "self._renewed = asked",
+        "pass",
+        "a driver gives up its lock although it writes heartbeats",
+    ),
+    Mutation(
+        "lock-taken-back",
+        LOCK,
+        "self._update(self.is_ours(), self._row())",
+        "self._update(STUDIES.c.id == self._study, self._row())",
+        "a heartbeat takes the lock back from another driver",
+    ),
+    Mutation(
+        "lock-of-another-released",
+        LOCK,
+        "self._update(self.is_ours(), dict.fromkeys(LOCK_COLUMNS))",
+        "self._update(STUDIES.c.id == self._study, dict.fromkeys(LOCK_COLUMNS))",
+        "a driver releases the lock that another one has taken",
+    ),
+    Mutation(
+        "lock-held-without-heartbeats",
+        LOCK,
+        "return not ended and uptime() - self._renewed < TAKEOVER_S",
+        "return not ended",
+        "a driver whose heartbeats fail writes while another one takes over",
+    ),
+    Mutation(
+        "stop-decision-ignored",
+        EVENTS,
+        "return len(report.epochs) < self.epochs and self.ledger.should_prune(trial.number)",
+        "return len(report.epochs) < self.epochs and self.ledger.should_prune(trial.number) is None",
+        "the pruner's decision stops no trial",
+    ),
+    Mutation(
+        "superseded-worker-continues",
+        EVENTS,
+        "except SupersededError:\n            return True",
+        "except SupersededError:\n            return False",
+        "the worker of a superseded attempt trains on",
+    ),
+    Mutation(
+        "notified-before-recorded",
+        EVENTS,
+        "self._record(trial, report)\n                self._notify(trial.number)",
+        "self._notify(trial.number)\n                self._record(trial, report)",
+        "listeners see a trial without its latest epoch",
+    ),
+    Mutation(
+        "overrides-erased",
+        EVENTS,
+        "if report.overrides and report.overrides != trial.overrides:",
+        "if report.overrides != trial.overrides:",
+        "a later attempt erases the record of the changed batch",
+    ),
+    Mutation(
+        "full-disk-ignored",
+        EVENTS,
+        "if report.fatal_error:",
+        "if False:",
+        "a full disk does not stop the run",
+    ),
+    Mutation(
+        "lost-node-keeps-its-place",
+        EVENTS,
+        "        del self.live[trial_id]\n",
+        "",
+        "the place of a trial whose node died stays occupied",
+    ),
+    Mutation(
+        "incomplete-trial-completed",
+        EVENTS,
+        "elif len(report.epochs) >= self.epochs:",
+        "elif report.epochs:",
+        "a pruned trial is recorded as COMPLETE",
+    ),
+    Mutation(
+        "failures-never-reset",
+        EVENTS,
+        "            self.failed_in_a_row = 0\n        if",
+        "            pass\n        if",
+        "failures with successes between them stop the run",
+    ),
+    Mutation(
+        "selected-checkpoint-deleted",
+        RETENTION,
+        "keep_only(store, [kept] if kept else [], trial.attempt)",
+        "keep_only(store, [], trial.attempt)",
+        "the weights of the best trial are deleted",
+    ),
+    Mutation(
+        "running-trial-pruned",
+        RETENTION,
+        "if trial.state is not State.RUNNING and ",
+        "if ",
+        "the checkpoints of a running trial are deleted",
+    ),
+    Mutation(
+        "ray-never-stops-a-trial",
+        TUNE,
+        "return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE",
+        "return TrialScheduler.CONTINUE",
+        "Ray Tune is not told to stop a trial",
+    ),
+    Mutation(
+        "lost-lock-does-not-stop",
+        TUNE,
+        "if self.reason is None and not self.ledger.is_locked:",
+        "if False:",
+        "a driver that has lost the lock keeps starting trials",
+    ),
+    Mutation(
+        "events-after-a-fault",
+        TUNE,
+        "if self.reason is not None:",
+        "if False:",
+        "events are recorded after the fault that stops the run",
+    ),
+    Mutation(
+        "ended-while-trials-run",
+        TUNE,
+        "return None if events.live else Searcher.FINISHED",
+        "return Searcher.FINISHED",
+        "a trial that dies last is not started again",
+    ),
+)

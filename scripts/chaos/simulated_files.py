@@ -1,0 +1,274 @@
+"""A simulated disk, which several hosts share: full, failing, torn writes, lost renames, stale listings as on NFS."""
+
+import errno
+import io
+import os
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+from scripts.chaos.virtual_time import Clock, Killed
+
+OPERATION_S = 0.002
+"""Virtual seconds of an operation on a file."""
+DURABLE_AFTER_S = 5.0
+"""Seconds after which a change of a folder survives a power cut although nobody has synchronised the folder."""
+STALE_S = 30.0
+"""Seconds for which NFS may answer from a host's own copy of a folder (`acdirmin`)."""
+
+
+Change = Callable[[], Callable[[], None]]
+"""Changes files at once, and returns how to take the change back."""
+
+
+class Disk:
+    """The files by path.
+
+    Attributes:
+        fault: ENOSPC, which every write raises; EIO, which every operation raises; None: the disk works.
+        stale: whether hosts list folders as they were when they last read them.
+    """
+
+    def __init__(self, clock: Clock, random: Random) -> None:
+        self.clock, self.random = clock, random
+        self.files: dict[str, bytes] = {}
+        self.folders: set[str] = {""}
+        self.undo: list[tuple[float, str, Callable[[], None]]] = []
+        self.listings: dict[tuple[str, str], tuple[float, list[str]]] = {}
+        self.fault: int | None = None
+        self.stale = False
+
+    def operate(self) -> None:
+        """Let an operation take its time; raises OSError while the disk fails."""
+        self.clock.sleep(OPERATION_S)
+        if self.fault == errno.EIO:
+            raise OSError(self.fault, os.strerror(self.fault))
+
+    def change(self, folder: str, apply: Change, half: Callable[[], Any] | None = None) -> None:
+        """Change files below a folder; `apply` returns how to take the change back after a power cut.
+
+        Raises:
+            OSError: `fault`.
+            Killed: the process crashes at this write, before it, after it, or half-way.
+        """
+        self.operate()
+        process = self.clock.process
+        if self.fault is not None and half is not None:  # a full disk deletes files
+            raise OSError(self.fault, os.strerror(self.fault))
+        crashes = process.crashes_now()
+        if crashes and (process.torn or self.random.random() < 0.5):
+            if process.torn and half:
+                half()
+            process.kill()
+            raise Killed
+        self.undo.append((self.clock.now, folder, apply()))
+        self.listings.pop((process.host, folder), None)
+        if crashes:
+            process.kill()
+            raise Killed
+
+    def sync(self, folder: str | int) -> None:
+        """Make all changes of a folder durable; a number is a file, whose content is durable once it is written."""
+        self.operate()
+        self.undo = [entry for entry in self.undo if entry[1] != folder]
+
+    def lose_power(self) -> None:
+        """Take back a random number of the latest changes of every folder that are not durable."""
+        recent = [entry for entry in self.undo if entry[0] > self.clock.now - DURABLE_AFTER_S]
+        kept = {folder: self.random.randint(0, sum(e[1] == folder for e in recent)) for _, folder, _ in recent}
+        lost = []
+        for _, folder, take_back in recent:
+            kept[folder] -= 1
+            if kept[folder] < 0:
+                lost.append(take_back)
+        for take_back in reversed(lost):
+            take_back()
+        self.undo, self.listings = [], {}
+
+    def names(self, folder: str) -> list[str]:
+        """Return the sorted names in a folder as this host sees them."""
+        self.operate()
+        key = (self.clock.process.host, folder)
+        if self.stale and key in self.listings and self.clock.now < self.listings[key][0] + STALE_S:
+            return self.listings[key][1]
+        below = folder.rstrip("/") + "/"
+        inside = (path[len(below) :] for path in (*self.files, *self.folders) if path.startswith(below))
+        found = sorted({name.partition("/")[0] for name in inside if name})
+        self.listings[key] = (self.clock.now, found)
+        return found
+
+    def write(self, path: str, data: bytes) -> None:
+        """Create or replace a file; half of the data is there if the process crashes on the way."""
+        self.change(parent(path), lambda: self.put(path, data), lambda: self.put(path, data[: len(data) // 2]))
+
+    def rename(self, source: str, target: str) -> None:
+        """Rename a file, replacing another one, or a folder."""
+        self.change(parent(target), lambda: self.move(source, target))
+
+    def unlink(self, path: str) -> None:
+        """Delete a file; raises FileNotFoundError."""
+        self.change(parent(path), lambda: self.put(path, None))
+
+    def put(self, path: str, data: bytes | None) -> Callable[[], None]:
+        """Set or delete a file at once; returns how to take it back."""
+        before = self.files.get(path)
+        if data is not None:
+            self.files[path] = data
+        elif self.files.pop(path, None) is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return lambda: void(self.files.pop(path, None) if before is None else self.files.update({path: before}))
+
+    def move(self, source: str, target: str) -> Callable[[], None]:
+        """Rename at once; returns how to take it back."""
+        before, folders = dict(self.files), set(self.folders)
+        for path in [p for p in self.files if p == source or p.startswith(f"{source}/")]:
+            self.files[target + path[len(source) :]] = self.files.pop(path)
+        self.folders = {target + f[len(source) :] if f == source or f.startswith(f"{source}/") else f for f in folders}
+        changed = {p for p in (*before, *self.files) if before.get(p) is not self.files.get(p)}
+
+        def take_back() -> None:
+            self.folders = folders | self.folders
+            for path in changed:
+                self.files.pop(path, None)
+                if path in before:
+                    self.files[path] = before[path]
+
+        return take_back
+
+    def remove_tree(self, path: Any, ignore_errors: bool = False) -> None:
+        """Delete a folder with everything below, in place of `shutil.rmtree`."""
+        for name in [p for p in self.files if p.startswith(f"{path}/")]:
+            self.unlink(name)
+        self.folders = {f for f in self.folders if f != str(path) and not f.startswith(f"{path}/")}
+
+    @property
+    def path_class(self) -> "type[SimulatedPath]":
+        """Return the class of this disk's paths, in place of `pathlib.Path`."""
+        return type("Path", (SimulatedPath,), {"disk": self})
+
+    @property
+    def os(self) -> Any:
+        """Return what the product uses of the module `os`."""
+        paths = self.path_class
+        return SimpleNamespace(
+            O_RDONLY=os.O_RDONLY,
+            open=lambda folder, flags: str(folder),
+            close=lambda folder: None,
+            fsync=self.sync,
+            replace=lambda source, target: self.rename(str(source), str(target)),
+            walk=lambda folder: paths(folder).walk(),
+        )
+
+
+class SimulatedPath:
+    """A path on a simulated disk, with the methods of `pathlib.Path` that the product calls."""
+
+    disk: Disk
+
+    def __init__(self, *parts: object) -> None:
+        self.text = "/".join(map(str, parts))
+        self.name = self.text.rpartition("/")[2]
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __truediv__(self, name: str) -> "SimulatedPath":
+        return type(self)(self.text, name)
+
+    @property
+    def parent(self) -> "SimulatedPath":
+        return type(self)(parent(self.text))
+
+    @property
+    def parents(self) -> "list[SimulatedPath]":
+        return [self.parent, *self.parent.parents] if self.text else []
+
+    @property
+    def suffix(self) -> str:
+        return "." + self.name.rpartition(".")[2] if "." in self.name else ""
+
+    def with_name(self, name: str) -> "SimulatedPath":
+        return self.parent / name
+
+    def relative_to(self, folder: "SimulatedPath") -> "SimulatedPath":
+        return type(self)(self.text.removeprefix(f"{folder}/"))
+
+    def as_posix(self) -> str:
+        return self.text
+
+    def exists(self) -> bool:
+        return self.is_file() or self.is_dir()
+
+    def is_file(self) -> bool:
+        return self.text in self.disk.files
+
+    def is_dir(self) -> bool:
+        return self.text in self.disk.folders
+
+    def is_symlink(self) -> bool:
+        return False
+
+    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
+        if not self.is_dir():
+            self.disk.folders.add(self.text)
+            self.parent.mkdir()
+
+    def rmdir(self) -> None:
+        self.disk.folders.discard(self.text)
+
+    def iterdir(self) -> "Iterator[SimulatedPath]":
+        return (self / name for name in self.disk.names(self.text))
+
+    def glob(self, pattern: str) -> "Iterator[SimulatedPath]":
+        return (path for path in self.iterdir() if fnmatch(path.name, pattern))
+
+    def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
+        found = list(self.iterdir())
+        yield self.text, [p.name for p in found if p.is_dir()], [p.name for p in found if p.is_file()]
+        for path in found:
+            if path.is_dir():
+                yield from path.walk()
+
+    def read_bytes(self) -> bytes:
+        self.disk.operate()
+        if self.text not in self.disk.files:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.text)
+        return self.disk.files[self.text]
+
+    def lstat(self) -> Any:
+        return SimpleNamespace(st_size=len(self.disk.files[self.text]))
+
+    def open(self, mode: str) -> "SimulatedFile":
+        return SimulatedFile(self)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        if not missing_ok or self.is_file():
+            self.disk.unlink(self.text)
+
+    def rename(self, target: "SimulatedPath") -> None:
+        self.disk.rename(self.text, str(target))
+
+
+class SimulatedFile(io.BytesIO):
+    """A file that is being written; its content is on the disk once it is flushed."""
+
+    def __init__(self, path: SimulatedPath) -> None:
+        super().__init__()
+        self.path = path
+
+    def flush(self) -> None:
+        self.path.disk.write(str(self.path), self.getvalue())
+
+    def fileno(self) -> int:
+        return 0
+
+
+def parent(path: str) -> str:
+    """Return the folder of a path."""
+    return path.rpartition("/")[0]
+
+
+def void(result: object) -> None:
+    """Return nothing."""

@@ -1,0 +1,81 @@
+"""Write the description of a study."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import delete, select
+
+from search.ledger.database import retry
+from search.ledger.study_metadata import StudyMetadata
+from search.ledger.study_reader import StudyReader
+from search.ledger.tables import EPOCHS, FAILURES, STUDIES, TRIALS
+from search.ledger.transaction import Transaction, transaction
+
+
+class MetadataWriter(StudyReader):
+    """A study whose description may be written.  Every write may be repeated."""
+
+    @contextmanager
+    def _write(self) -> Iterator[Transaction]:
+        """Begin a write; when it is stored, remember the trials that it has changed.
+
+        If it fails, the next read asks the database, which may have stored it all the same.
+        """
+        was_fresh, self._is_fresh = self._is_fresh and self.is_locked, False
+        with transaction(self._engine, self._study, self._lock) as write:
+            yield write
+        if was_fresh and write.changed and write.seq == self._seq + 1:
+            with self._reading:
+                self._records |= write.changed
+                self._seq, self._is_fresh = write.seq, True
+
+    @retry
+    def record_run(self, metadata: StudyMetadata) -> None:
+        """Record the metadata of a run.
+
+        A recorded identity and uid are kept, see `accept_changes`.  `resources` and `changes` are not written.
+        """
+        keys = ("study", "space", "title", "experiment", "allow_changed_batch", "budget")
+        recorded = {key: getattr(metadata, key) for key in keys} | {"settings": dict(metadata.settings)}
+        with self._write() as write:
+            before = write.study_row()
+            values: dict[str, Any] = {"metadata": before["metadata"] | recorded}
+            if not before["identity"]:
+                values["identity"] = dict(metadata.identity)
+            write.change_study(values)
+
+    @retry
+    def accept_changes(self, identity: Mapping[str, Any], changes: str, when: float) -> None:
+        """Replace the identity and record the change; must be called before `record_run`.
+
+        Args:
+            identity: the new identity.
+            changes: the differences as one line.
+            when: Unix seconds.
+        """
+        ended = [record.number for record in self.trials() if not record.is_open]
+        with self._write() as write:
+            before = write.study_row()["metadata"]
+            change = {"when": when, "changes": changes, "ended": ended, "settings": before.get("settings", {})}
+            metadata = before | {"changes": [*before.get("changes", []), change]}
+            write.change_study({"identity": dict(identity), "metadata": metadata})
+
+    @retry
+    def record_resources(self, resources: Mapping[str, float]) -> None:
+        """Record the `cpus` and `gpus` of one trial."""
+        with self._write() as write:
+            write.change_study({"metadata": write.study_row()["metadata"] | {"resources": dict(resources)}})
+
+    @retry
+    def delete_study(self) -> None:
+        """Delete the study from its database.  Does nothing if the study does not exist."""
+        owned = STUDIES.c.id == self._study
+        if self._lock is not None:
+            owned &= self._lock.is_ours()
+        with self._engine.begin() as connection:
+            if connection.execute(select(STUDIES.c.id).where(owned).with_for_update()).first() is None:
+                return
+            for table in (EPOCHS, FAILURES, TRIALS):
+                connection.execute(delete(table).where(table.c.study == self._study))
+            connection.execute(delete(STUDIES).where(owned))

@@ -1,0 +1,57 @@
+"""Suggest every trial of a study again, and compare with what the ledger has recorded."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from search.ledger.records import State, TrialRecord
+from search.sampling.study_sampler import StudySampler, events_of
+
+TOLERANCE = 1e-9
+"""Relative difference up to which two values of a setting count as equal."""
+
+
+def replay(records: Sequence[TrialRecord], source: StudySampler) -> Iterator[str]:
+    """Yield one line for every trial whose point the source does not suggest again, or cannot.
+
+    Args:
+        records: all trials of a search, by number.
+        source: of the study's space, start point and seed; its budget and sampler are changed.
+    """
+    for record in records:
+        changes = [
+            f"{name} was {record.context.get(name)}, is {value}"
+            for name, value in source.versions.items()
+            if record.context.get(name) != value
+        ]
+        if changes:
+            yield f"trial {record.number}: cannot be replayed: {'; '.join(changes)}"
+            continue
+        source.budget, source.sampler = record.context["budget"], record.context["sampler"]
+        again = source.next_trial(records_before(records, record.asked_seq))
+        if again is None or not is_same(again.params, record.params):
+            yield f"trial {record.number}: its point is {record.params}, replayed {again.params if again else None}"
+            source.begin()
+
+
+def records_before(records: Sequence[TrialRecord], seq: int) -> list[TrialRecord]:
+    """Return the records as they were before a write."""
+    return [as_of(record, seq) for record in records if record.asked_seq < seq]
+
+
+def as_of(record: TrialRecord, seq: int) -> TrialRecord:
+    """Return a record as it was before a write, as far as a sampler reads it."""
+    events = tuple(
+        event if event.stop_seq is None or event.stop_seq < seq else replace(event, stop=None, stop_seq=None)
+        for event in record.epoch_events
+        if event.seq < seq
+    )
+    earlier = replace(record, epochs=record.epochs[: len(events)], epoch_events=events)
+    if record.ended_seq is None or record.ended_seq >= seq:
+        earlier = replace(earlier, state=State.RUNNING, value=None, ended_seq=None)
+    return replace(earlier, seq=max(event.seq for event in events_of(earlier)))
+
+
+def is_same(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Return whether two points are equal up to TOLERANCE."""
+    return one.keys() == other.keys() and all(math.isclose(one[k], other[k], rel_tol=TOLERANCE) for k in one)

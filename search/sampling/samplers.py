@@ -1,0 +1,183 @@
+"""Samplers of this project, and the choice among them and Optuna's by the names in SearchConfig."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from scipy.stats.qmc import Sobol
+
+SAME_POINT = 0.01
+"""Fraction of a setting's range below which two values count as the same."""
+GP_TRIALS = {"auto": 250, "gp": 1000}
+"""Number of COMPLETE trials from which TPE replaces the Gaussian process, by name of the sampler: the time that the
+process needs for a suggestion grows with the cube of this number.  Measured with 7 settings and 63 open trials."""
+
+Space = Mapping[str, BaseDistribution]
+
+
+def build_sampler(
+    name: str, space: Space, *, trials: int, seed: int, number: int, complete: int, sobol_index: int
+) -> tuple[str, BaseSampler]:
+    """Build the sampler of one trial.
+
+    A sampler is used for one suggestion, so that the suggestion depends on nothing but the trials of the study and the
+    arguments.
+
+    Args:
+        name: `auto` or `gp` (Sobol points, the Gaussian process, then TPE from GP_TRIALS on), `tpe` or `random`.
+        space: searched settings by dotted name.
+        trials: budget of the study; with a small budget fewer trials are sampled before the model is used.
+        seed: of the study.
+        number: of the trial.
+        complete: number of COMPLETE trials.
+        sobol_index: number of Sobol points that the study has.
+
+    Returns:
+        What chooses the point (see `TrialRecord.origin`), and the sampler.
+    """
+    fresh = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+    if name == "random":
+        return "random", RandomSampler(seed=fresh)
+    sobol = SobolSampler(space, seed, sobol_index)
+    if name == "tpe" or complete >= GP_TRIALS[name]:
+        return "tpe", TPESampler(n_startup_trials=min(10, trials // 2), seed=fresh)
+    if complete < max(1, min(4, trials // 2)):
+        return "sobol", sobol
+    return "gp", AvoidingGPSampler(space, sobol, fresh)
+
+
+class SobolSampler(BaseSampler):
+    """Sample one point of a scrambled Sobol sequence.
+
+    Args:
+        space: searched settings by name.
+        seed: of the scrambling; must be the same for every point of a sequence.
+        index: of the point in the sequence, at least 0.
+    """
+
+    def __init__(self, space: Space, seed: int, index: int) -> None:
+        self._space, self._seed, self._index = dict(space), seed, index
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the whole space."""
+        return self._space
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the point; the dimensions of the sequence are the settings by name."""
+        if not search_space:
+            return {}
+        sequence = Sobol(len(search_space), scramble=True, rng=self._seed)
+        if self._index:
+            sequence.fast_forward(self._index)
+        shares = zip(sorted(search_space), sequence.random(1)[0], strict=True)
+        return {name: from_share(float(share), search_space[name]) for name, share in shares}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Sample a setting outside the space at random."""
+        fresh = int(np.random.SeedSequence((self._seed, self._index)).generate_state(1)[0])
+        return RandomSampler(seed=fresh).sample_independent(study, trial, param_name, param_distribution)
+
+
+class AvoidingGPSampler(GPSampler):
+    """Sample by the Gaussian process, but not a point that has failed: GPSampler (Optuna 5.0) ignores failed trials.
+
+    Args:
+        space: searched settings by name.
+        instead: gives the point if the process has none, or one that has failed.
+        seed: of the process.
+    """
+
+    def __init__(self, space: Space, instead: SobolSampler, seed: int) -> None:
+        super().__init__(seed=seed, n_startup_trials=0, deterministic_objective=False, warn_independent_sampling=False)
+        self._space = dict(space)
+        self._instead = instead
+        self.used_instead = False
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the whole space."""
+        return self._space
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Sample the settings that all trials share and this study still searches."""
+        shared = super().infer_relative_search_space(study, trial)
+        known = {name: distribution for name, distribution in shared.items() if name in search_space}
+        point = super().sample_relative(study, trial, known)
+        self.used_instead = not point or self._has_failed(study, point)
+        return self._instead.sample_relative(study, trial, search_space) if self.used_instead else point
+
+    def _has_failed(self, study: Study, point: Mapping[str, Any]) -> bool:
+        failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        return any(
+            all(is_same_point(value, t.params.get(name, math.nan), self._space[name]) for name, value in point.items())
+            for t in failed
+        )
+
+
+class SnappingSampler(BaseSampler):
+    """Suggest the lowest value of a range in place of all values that switch a setting off, since they mean the same.
+
+    Args:
+        sampler: suggests the point.
+        off_below: by name, the value below which a setting is off.
+    """
+
+    def __init__(self, sampler: BaseSampler, off_below: Mapping[str, float]) -> None:
+        self._sampler, self._off_below = sampler, off_below
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Pass the call on."""
+        self._sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Pass the call on."""
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the point of the sampler, snapped."""
+        point = self._sampler.sample_relative(study, trial, search_space)
+        return {name: self._snap(name, value, search_space[name]) for name, value in point.items()}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Return the value of the sampler, snapped."""
+        value = self._sampler.sample_independent(study, trial, param_name, param_distribution)
+        return self._snap(param_name, value, param_distribution)
+
+    def _snap(self, name: str, value: Any, distribution: BaseDistribution) -> Any:
+        is_number = isinstance(distribution, FloatDistribution | IntDistribution)
+        return distribution.low if is_number and value < self._off_below.get(name, -math.inf) else value
+
+
+def is_same_point(one: float, other: float, distribution: BaseDistribution) -> bool:
+    """Return whether two values of a setting differ by less than SAME_POINT of its range; False for NaN."""
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    scale = math.log if distribution.log else float
+    return abs(scale(one) - scale(other)) < SAME_POINT * (scale(distribution.high) - scale(distribution.low))
+
+
+def from_share(share: float, distribution: BaseDistribution) -> Any:
+    """Return the value of a setting at a share, in [0, 1), of its range, or of the logarithm of its range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[int(share * len(distribution.choices))]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    step = distribution.step or 0.0
+    low, high = distribution.low - step / 2, distribution.high + step / 2
+    scale, back = (math.log, math.exp) if distribution.log else (float, float)
+    value = back(scale(low) + share * (scale(high) - scale(low)))
+    if step:
+        value = distribution.low + step * round((value - distribution.low) / step)
+    return min(max(value, distribution.low), distribution.high)  # rounding may leave the range

@@ -1,0 +1,209 @@
+"""Suggest the trials of a search: an Optuna study in memory, which repeats what the ledger has recorded."""
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum, auto
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution, distribution_to_json
+from optuna.samplers import RandomSampler
+from optuna.trial import Trial, TrialState
+
+from search.ledger.records import State, TrialRecord
+from search.ledger.trial_source import NewTrial
+from search.sampling.pruners import build_pruner
+from search.sampling.samplers import AvoidingGPSampler, SnappingSampler, build_sampler
+
+START_POINT = 0
+"""Number of the trial at the space's start point; it is never pruned, since all others are compared with it."""
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class Happening(Enum):
+    """Kind of an event of a trial that the ledger has recorded."""
+
+    ASKED = auto()
+    REPORTED = auto()
+    DECIDED = auto()
+    ENDED = auto()
+
+
+class Event(NamedTuple):
+    """One event of a trial, as the ledger has recorded it."""
+
+    seq: int
+    """Number of the write."""
+    what: Happening
+    record: TrialRecord
+    epoch: int = 0
+    """Of REPORTED and DECIDED."""
+
+
+class StudySampler:
+    """The source of the trials of a search (see `TrialSource`).
+
+    A suggestion is a function of the records: the study in memory is built from nothing but them, in the order of
+    their writes, and every suggestion has a sampler of its own, seeded by the study's seed and the trial's number.
+
+    Args:
+        space: searched settings by dotted name.
+        start_point: settings of trial 0 by dotted name.
+        trials: budget of the whole study, including failed trials.
+        sampler, pruner: the settings of the same name in SearchConfig; `sampler` resolved.
+        epochs: full length of a trial.
+        seed: of the study.
+        off_below: by dotted name, the suggested value below which a setting is 0; by default there are none.
+
+    Attributes:
+        budget: number of trials; may be changed between calls.
+        sampler: its name; may be changed between calls.
+        versions: what all suggestions of a study depend on besides its records: a digest of the space, the seed, and
+            the version of Optuna.
+    """
+
+    def __init__(
+        self,
+        space: Mapping[str, BaseDistribution],
+        start_point: Mapping[str, float | int],
+        *,
+        trials: int,
+        sampler: str,
+        pruner: str,
+        epochs: int,
+        seed: int,
+        off_below: Mapping[str, float] | None = None,
+    ) -> None:
+        self._space, self._start_point, self._off_below = dict(space), dict(start_point), dict(off_below or {})
+        self.budget, self.sampler, self._seed = trials, sampler, seed
+        self._pruner = build_pruner(pruner, trials, epochs)
+        self.prunes = pruner != "none"
+        space_digest = digest(self._space, self._start_point, self._off_below)
+        self.versions = {"space": space_digest, "seed": seed, "optuna": optuna.__version__}
+        self.begin()
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """Return what a suggestion depends on besides the records, by name."""
+        return {"sampler": self.sampler, "budget": self.budget, **self.versions}
+
+    def remaining(self, records: Sequence[TrialRecord]) -> int:
+        """Count the trials left in the budget."""
+        return max(0, self.budget - len(records))
+
+    def next_trial(self, records: Sequence[TrialRecord]) -> NewTrial | None:
+        """Suggest the next trial within the budget."""
+        if len(records) >= self.budget:
+            return None
+        self._catch_up(records)
+        if len(records) == START_POINT:
+            return NewTrial(dict(self._start_point), "start", self.context)
+        return self.suggest(records)
+
+    def suggest(self, records: Sequence[TrialRecord]) -> NewTrial:
+        """Suggest a point after these trials, which the study in memory repeats already."""
+        origin, sampler = build_sampler(
+            self.sampler,
+            self._space,
+            trials=self.budget,
+            seed=self._seed,
+            number=len(records),
+            complete=sum(record.state is State.COMPLETE for record in records),
+            sobol_index=sum(record.origin == "sobol" for record in records),
+        )
+        self._study.sampler = SnappingSampler(sampler, self._off_below) if self._off_below else sampler
+        trial = self._study.ask(fixed_distributions=self._space)
+        if isinstance(sampler, AvoidingGPSampler) and sampler.used_instead:
+            origin = "sobol"
+        self._asked.append(trial)
+        params = {n: type(v)(0) if v < self._off_below.get(n, -math.inf) else v for n, v in trial.params.items()}
+        return NewTrial(params, origin, self.context)
+
+    def should_prune(self, records: Sequence[TrialRecord], number: int) -> bool:
+        """Return whether the pruner stops an open trial after its latest epoch; never trial 0."""
+        self._catch_up(records)
+        return self._decide(number, len(records[number].epochs))
+
+    def begin(self) -> None:
+        """Forget everything; the next call repeats all events."""
+        self._study = optuna.create_study(direction="maximize", pruner=self._pruner)
+        self._asked: list[Trial] = []
+        self._decisions: dict[tuple[int, int], bool] = {}
+        self._seq = 0
+
+    def _catch_up(self, records: Sequence[TrialRecord]) -> None:
+        """Repeat what was recorded since the last call."""
+        if len(self._asked) > len(records):  # the write of the last suggestion has failed
+            self.begin()
+        news = [event for record in records if record.seq > self._seq for event in events_of(record)]
+        for event in sorted(news, key=lambda event: event.seq):  # a stable sort: events of one write stay in order
+            if event.seq > self._seq:
+                self._repeat(event)
+        self._seq = max((record.seq for record in records), default=0)
+
+    def _repeat(self, event: Event) -> None:
+        """Repeat one event in the study in memory."""
+        record = event.record
+        if event.what is Happening.ASKED and record.number == len(self._asked):
+            self._add(record)
+        elif event.what is Happening.REPORTED:
+            miou = record.epochs[event.epoch - 1].miou
+            if math.isfinite(miou):
+                self._asked[record.number].report(miou, event.epoch)
+        elif event.what is Happening.DECIDED:
+            self._decide(record.number, event.epoch)
+        elif event.what is Happening.ENDED:
+            self._tell(record)
+
+    def _add(self, record: TrialRecord) -> None:
+        """Add a trial with its recorded point, of which settings that are fixed by now are left out."""
+        known = {name: self._position(name, value) for name, value in record.params.items() if name in self._space}
+        self._study.sampler = RandomSampler(seed=0)  # is asked for nothing
+        self._study.enqueue_trial(known)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Fixed parameter .* is out of range")  # its range was changed
+            self._asked.append(self._study.ask(fixed_distributions={name: self._space[name] for name in known}))
+
+    def _position(self, name: str, value: float | int) -> float | int:
+        """Return the value that was suggested: the lowest of the range for a setting that is off."""
+        distribution = self._space[name]
+        assert isinstance(distribution, FloatDistribution | IntDistribution)
+        return distribution.low if value == 0 and name in self._off_below else value
+
+    def _decide(self, number: int, epoch: int) -> bool:
+        """Let the pruner decide about a trial after its latest epoch, once: pruners take notes of what they decide."""
+        if (number, epoch) not in self._decisions:
+            self._decisions[number, epoch] = self._asked[number].should_prune() and number != START_POINT
+        return self._decisions[number, epoch]
+
+    def _tell(self, record: TrialRecord) -> None:
+        """End a trial as recorded."""
+        if record.state is State.COMPLETE:
+            self._study.tell(record.number, record.value)
+        else:
+            self._study.tell(record.number, state=TrialState[record.state.name])
+
+
+def events_of(record: TrialRecord) -> Iterator[Event]:
+    """Return everything that the ledger has recorded of a trial, in order."""
+    yield Event(record.asked_seq, Happening.ASKED, record)
+    for epoch, event in enumerate(record.epoch_events, start=1):
+        yield Event(event.seq, Happening.REPORTED, record, epoch)
+        if event.stop_seq is not None:
+            yield Event(event.stop_seq, Happening.DECIDED, record, epoch)
+    if record.ended_seq is not None:
+        yield Event(record.ended_seq, Happening.ENDED, record)
+
+
+def digest(
+    space: Mapping[str, BaseDistribution], start_point: Mapping[str, float], off_below: Mapping[str, float]
+) -> str:
+    """Return 12 hexadecimal digits that change with any range of a space and with its start point."""
+    ranges = {name: distribution_to_json(distribution) for name, distribution in space.items()}
+    start = {name: float(value) for name, value in start_point.items()}
+    text = json.dumps([ranges, start, dict(off_below)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,185 @@
+"""Show the studies of a storage in optuna-dashboard: `<storage>/optuna.db` holds each as a study of Optuna.
+
+The file is a view of the ledgers: it may be deleted, and `search.sync` writes it anew.
+"""
+
+import math
+import tempfile
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fgseg.results import format_iou
+from fgseg.storage.store import is_local
+from fgseg.visual.overlays import read_overlays
+from search.ledger.records import State, TrialRecord
+from search.ledger.study_metadata import StudyMetadata
+from search.sampling.distributions import distributions, recorded_ranges
+from search.study.location import StudyLocation
+from search.tracking.client import create_database
+from search.tracking.run_schema import LedgerReader, Phase
+from search.tracking.tracker import BackgroundWriter
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+DATABASE = "optuna.db"
+"""Name of the file in the storage."""
+ARTIFACTS = "optuna-artifacts"
+"""Folder in the storage with the overlays of trials; `optuna-dashboard --artifact-dir` shows them."""
+NUMBER = "trial"
+"""Attribute with a trial's number in the ledger; Optuna counts the trials in the order in which they ended."""
+
+
+class OptunaStudyWriter:
+    """Writes one study; a `Writer` for a `BackgroundWriter`.
+
+    Args:
+        ledger: of the study.
+        location: of the study, in a storage on a disk.
+        metadata: of the study.
+    """
+
+    def __init__(self, ledger: LedgerReader, location: StudyLocation, metadata: StudyMetadata) -> None:
+        self._ledger, self._location = ledger, location
+        self._ranges = recorded_ranges(metadata)
+        self._space = distributions(self._ranges)
+        self._study = open_study(Path(location.storage), location.study)
+        self._written = {trial.user_attrs[NUMBER] for trial in self._study.get_trials(deepcopy=False)}
+
+    def write_all(self, phase: Phase) -> None:
+        """Write every ended trial that is lacking."""
+        for record in sorted(self._ledger.trials(), key=lambda record: record.ended_seq or 0):
+            self._write(record)
+
+    def write_changes(self, numbers: set[int | None]) -> None:
+        """Write those of these trials that have ended."""
+        for number in numbers - {None}:
+            assert number is not None
+            self._write(self._ledger.trial(number))
+
+    def write_file(self, name: str, data: bytes) -> None:
+        """Do nothing: optuna-dashboard shows no other files."""
+
+    def _write(self, record: TrialRecord) -> None:
+        """Write a trial with its epochs, its note and its overlays, if it has ended."""
+        if record.is_open or record.number in self._written:
+            return
+        known = {name: self._space[name] for name in record.params if name in self._space}
+        point = {name: self._ranges[name].position(record.params[name]) for name in known}
+        self._study.enqueue_trial(point, user_attrs=attributes(record))
+        trial = self._study.ask(fixed_distributions=known)
+        for epoch in record.epochs:
+            if math.isfinite(epoch.miou):
+                trial.report(epoch.miou, epoch.epoch)
+        self._add_note(trial, record)
+        self._add_overlays(trial, record)
+        if record.state is State.COMPLETE:
+            self._study.tell(trial, record.value)
+        else:
+            self._study.tell(trial, state=optuna_state(record.state))
+        self._written.add(record.number)
+
+    def _add_note(self, trial: "Trial", record: TrialRecord) -> None:
+        """Attach the IoU of every class, or the reason of the end, where optuna-dashboard is installed."""
+        if find_spec("optuna_dashboard") is not None:
+            from optuna_dashboard import save_note
+
+            save_note(trial, note(record))
+
+    def _add_overlays(self, trial: "Trial", record: TrialRecord) -> None:
+        """Attach the overlays of a complete trial."""
+        from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+
+        if record.state is not State.COMPLETE:
+            return
+        folder = Path(self._location.storage) / ARTIFACTS
+        folder.mkdir(exist_ok=True)
+        store = FileSystemArtifactStore(folder)
+        with tempfile.TemporaryDirectory(prefix="fgsearch-") as temporary:
+            for name, data in read_overlays(self._location.trial_store(record.number)).items():
+                path = Path(temporary, name)
+                path.write_bytes(data)
+                upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial)
+
+
+class OptunaTracker(BackgroundWriter):
+    """Writes a study for optuna-dashboard from one background thread; a `TrialListener`.
+
+    A failure is logged nowhere: the next run of the study, or `search.sync`, writes what is lacking.
+    """
+
+    def __init__(self, ledger: LedgerReader, location: StudyLocation, metadata: StudyMetadata) -> None:
+        import optuna  # noqa: F401  here, since two threads that import a library at once can see half of it
+
+        super().__init__(lambda: OptunaStudyWriter(ledger, location, metadata), lambda error: None)
+
+    def on_attempt(self, record: TrialRecord) -> None:
+        """Do nothing: only ended trials are shown."""
+
+    def on_epoch(self, record: TrialRecord) -> None:
+        """Do nothing: only ended trials are shown."""
+
+    def on_trial_end(self, record: TrialRecord) -> None:
+        """Schedule the trial."""
+        self.notify(record.number)
+
+    def on_note(self, number: int | None, text: str) -> None:
+        """Do nothing: these notes are about a run."""
+
+
+def open_study(storage: Path, name: str) -> "Study":
+    """Open a study in the storage's file; one with a trial whose writing was interrupted begins anew."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    address = f"sqlite:///{storage / DATABASE}"
+    # Optuna creates tables, then their indices: killed in between, it never adds those of a table that exists.
+    create_database(address, lambda whole: optuna.storages.RDBStorage(whole).engine.dispose())
+    database = optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
+    options: dict[str, Any] = {"study_name": name, "storage": database, "direction": "maximize"}
+    study = optuna.create_study(**options, sampler=optuna.samplers.RandomSampler(seed=0), load_if_exists=True)
+    if any(not trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):
+        optuna.delete_study(study_name=name, storage=database)
+        study = optuna.create_study(**options, sampler=optuna.samplers.RandomSampler(seed=0))
+    return study
+
+
+def optuna_state(state: State) -> Any:
+    """Return Optuna's state of an ended trial."""
+    from optuna.trial import TrialState
+
+    return TrialState[state.name]
+
+
+def attributes(record: TrialRecord) -> dict[str, Any]:
+    """Return the attributes of a trial: its number in the ledger, the IoU of every class, its duration."""
+    last = record.chosen or (record.epochs[-1] if record.epochs else None)
+    iou = {f"val/iou/{key}": value for key, value in last.iou.items() if math.isfinite(value)} if last else {}
+    minutes = {} if record.ended is None else {"minutes": round((record.ended - record.started) / 60, 2)}
+    return {NUMBER: record.number} | iou | minutes
+
+
+def note(record: TrialRecord) -> str:
+    """Return the note of a trial, Markdown: the IoU of every class, or why it was stopped or failed."""
+    if record.chosen is None:
+        return f"Trial {record.number:03d} is {record.state}: {record.reason}"
+    rows = "\n".join(f"| {key} | {format_iou(value)} |" for key, value in record.chosen.iou.items())
+    score = f"| **mIoU** | **{format_iou(record.chosen.miou)}** |"
+    return f"Trial {record.number:03d}, epoch {record.chosen.epoch}\n\n| class | IoU |\n|---|---|\n{rows}\n{score}"
+
+
+def can_show(location: StudyLocation) -> bool:
+    """Return whether the storage can hold the file: optuna-dashboard reads no buckets."""
+    return is_local(location.storage)
+
+
+def forget_study(location: StudyLocation) -> None:
+    """Delete a study from the storage's file; does nothing if it is not there."""
+    import optuna
+
+    path = Path(location.storage) / DATABASE
+    if can_show(location) and path.exists():
+        with suppress(KeyError):
+            optuna.delete_study(study_name=location.study, storage=f"sqlite:///{path}")

@@ -1,0 +1,92 @@
+"""The simulation finds no violation, finds one that is put in, and calls the hooks of Ray Tune as Ray does."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from random import Random
+from unittest.mock import patch
+
+import pytest
+
+from fgseg.storage import store
+from scripts.chaos.ray_sequences import SCENARIOS, record
+from scripts.chaos.simulate import shorten
+from scripts.chaos.simulated_faults import FAULTS, Fault, schedule
+from scripts.chaos.simulated_ray import Cluster, SimulatedTuner
+from scripts.chaos.simulated_study import START, Study
+from scripts.chaos.virtual_time import Clock, Process, Thread
+
+ROOT = Path(__file__).parent.parent.parent
+SEQUENCES = json.loads((Path(__file__).parent / "ray_sequences.json").read_text(encoding="utf-8"))
+"""Recorded by `python -m scripts.chaos.ray_sequences`."""
+
+
+def simulate_ray(scenario: str) -> list[str]:
+    """Record the calls of the simulated Ray's hooks."""
+    clock = Clock(0.0)
+    cluster = Cluster(clock, Random(0))
+    cluster.join()
+    calls: list[str] = []
+
+    def die(scenario: str) -> None:
+        if scenario == "node dies":
+            cluster.kill_node(cluster.nodes[0])
+        clock.process.kill()
+
+    driver = Process(clock, "alpha")
+    Thread(lambda: calls.extend(record(scenario, die)), process=driver, clock=clock).start()
+    with (
+        patch("ray.tune.Tuner", partial(SimulatedTuner, cluster)),
+        patch("ray.tune.report", cluster.report),
+    ):
+        clock.run(1000.0)
+    return calls
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_simulated_ray_calls_the_hooks_in_the_order_of_ray(scenario: str):
+    assert simulate_ray(scenario) == SEQUENCES[scenario]
+
+
+@pytest.mark.slow
+def test_300_schedules_violate_no_invariant():
+    command = [sys.executable, "-m", "scripts.chaos.simulate", "--schedules", "300"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "300 schedules, 0 violations\n"), ended.stderr
+
+
+def test_schedules_have_3_to_10_faults_and_the_first_300_have_every_kind():
+    schedules = [schedule(seed) for seed in range(300)]
+    assert all(3 <= len(faults) <= 10 for faults in schedules)
+    assert {fault.what for faults in schedules for fault in faults} == set(FAULTS)
+
+
+def test_equal_seeds_give_equal_histories():
+    histories = []
+    for _ in range(2):
+        study = Study(1)
+        study.run(schedule(1))
+        histories.append(study.database.history())
+    assert histories[0] == histories[1] != []
+
+
+def test_rename_that_is_not_synced_is_found_by_a_power_cut_after_the_last_trial(monkeypatch: pytest.MonkeyPatch):
+    undisturbed = Study(1)
+    assert undisturbed.run([]) == []
+    (ended,) = undisturbed.database.execute("SELECT MAX(ended) FROM fgsearch_trials").fetchone()
+    cut = [Fault(ended - START + 0.05, "power cut")]
+    assert Study(1).run(cut) == []
+    monkeypatch.setattr(store, "sync_folder", lambda folder: None)
+    assert "trial 2: the best trial has no checkpoint" in Study(1).run(cut)
+
+
+def test_failing_schedule_is_reduced_to_the_faults_that_it_needs():
+    faults = [Fault(at, "node joins") for at in range(8)]
+
+    def fails(part: Sequence[Fault]) -> bool:
+        return faults[2] in part and faults[6] in part
+
+    assert shorten(faults, fails) == [faults[2], faults[6]]
