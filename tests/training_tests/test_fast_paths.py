@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from random_frames import resident, some_frames
-from steps import CPU, RECIPE, groups, run_steps
+from steps import CPU, RECIPE, groups
 from thin_street import THIN_STREET
 from torch.utils._python_dispatch import TorchDispatchMode
 
