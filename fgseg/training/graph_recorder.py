@@ -55,7 +55,7 @@ def record(update: Callable[[MicroBatches], None], group: MicroBatches, optimize
         with torch.cuda.graph(graph, pool=pool, stream=stream):
             update(inputs)
     except BaseException:
-        release_pool(graph, pool)
+        release_pool_of_torch_2_14(graph, pool)
         raise
     finally:
         torch.cuda.set_stream(current)  # a capture that fails leaves its own stream behind
@@ -69,14 +69,14 @@ def set_capturable(optimizer: AdamW, allowed: bool) -> None:
         settings["capturable"] = allowed
 
 
-def release_pool(graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
+def release_pool_of_torch_2_14(graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
     """Release the memory pool of a capture that failed; the tensors in it keep their memory until they are freed.
 
     A capture that CUDA has invalidated cannot be ended: `CUDAGraph.capture_end` raises before it ends the allocation
     to the pool, and `CUDAGraph.reset` releases the pools of ended captures only (torch 2.11 to 2.14,
     aten/src/ATen/cuda/CUDAGraph.cpp).  The pool would stay allocated, and while it counts as being captured the
-    allocator does not return cached memory before it reports out of memory.  torch has no public function for it;
-    these two are those that `torch.cuda.use_mem_pool` ends with.
+    allocator does not return cached memory before it reports out of memory.  torch has no public function for it:
+    `torch.cuda.use_mem_pool` ends with these two, but refuses a pool that is being captured to.
     """
     try:
         graph.pool()
