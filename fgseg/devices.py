@@ -26,6 +26,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
 
 
+GPU_FAULT_TEXTS = ("CUDA error", "CUDA driver error", "Triton Error [CUDA]", "CUBLAS_STATUS_", "CUDNN_STATUS_")
+"""Texts of errors of CUDA and its libraries that are raised as RuntimeError instead of torch.AcceleratorError."""
+
+
+def is_gpu_fault(error: BaseException) -> bool:
+    """Return whether an error of the GPU, other than out of memory, may make every later call in this process fail.
+
+    After an illegal memory access or a failed assertion on the GPU, CUDA returns the same error from every call until
+    the process ends.  Which errors are of that kind is not told apart: a new process is safe after all of them.
+    """
+    if is_out_of_memory(error) or "out of memory" in str(error) or not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, torch.AcceleratorError) or any(text in str(error) for text in GPU_FAULT_TEXTS)
+
+
 def reset_peak(device: torch.device) -> None:
     """Restart the count of a GPU's peak memory; does nothing on the CPU."""
     if device.type == "cuda":

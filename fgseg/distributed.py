@@ -125,9 +125,11 @@ def joined_world() -> Iterator[None]:
             check_gpus(torch.cuda.device_count())
         # The backend is named since Accelerate would take MPI where torch was built with it.
         reset_accelerate() if on_gpus else reset_accelerate(cpu=True, backend="gloo")
-    yield
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    try:
+        yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def check_gpus(count: int) -> None:

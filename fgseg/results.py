@@ -75,6 +75,8 @@ class EpochResult:
         named |= {f"val/iou/{key}": value for key, value in self.iou.items() if not math.isnan(value)}
         system = {"compile_s": self.compile_s, "memory_gib": self.memory_gib, "gpu_memory_gib": self.gpu_memory_gib}
         named |= {f"system/{name}": value for name, value in system.items() if value is not None}
+        # Under both names: charts of earlier studies use the one in `system/`.
+        named |= {} if self.compile_s is None else {"train/compile_s": self.compile_s}
         return named | {f"train/loss/{term}": value for term, value in self.terms.items()}
 
     def validation_metrics(self) -> dict[str, float]:

@@ -68,15 +68,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cpu_only() -> Iterator[None]:
-    """Tests and the processes that they start see no GPU, so that they are the same everywhere."""
+def cpu_only() -> Iterator[str | None]:
+    """Tests and the processes that they start see no GPU, so that they are the same everywhere.
+
+    The value is that of CUDA_VISIBLE_DEVICES before.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     with pytest.MonkeyPatch.context() as patch:
         if torch.cuda.is_available():
             torch.cuda.init()
             torch.cuda.device_count()  # remembered, for those tests that ask for `gpu`
             patch.setenv("CUDA_VISIBLE_DEVICES", "")
             patch.setattr(torch.cuda, "is_available", lambda: False)
-        yield
+        yield visible
 
 
 @pytest.fixture
@@ -89,10 +93,17 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    """A GPU; without one the test is skipped, whose CPU twin runs everywhere."""
+def gpu(cpu_only: str | None, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """A GPU; without one the test is skipped, whose CPU twin runs everywhere.
+
+    The processes in which Inductor compiles see it as well.
+    """
     if not torch.cuda.is_initialized():
         pytest.skip("needs a GPU; its CPU twin runs everywhere")
+    if cpu_only is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cpu_only)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     return torch.device("cuda")
 

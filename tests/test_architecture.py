@@ -98,6 +98,9 @@ UNDERSCORED = {
     "_actions",  # argparse: the options that the shell completes
     "_private",  # Ray: see the function that uses it
     "_reset_state",  # Accelerate: see fgseg/distributed.py
+    "_C",  # torch: see fgseg/training/graph_recorder.py
+    "_cuda_endAllocateToPool",
+    "_cuda_releasePool",
 }
 """Names of libraries that may be used in spite of their underscore; none of Optuna or MLflow."""
 

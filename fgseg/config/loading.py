@@ -101,10 +101,6 @@ def check_processes(run: RunConfig, processes: int) -> None:
             f"train.batch_size: got {run.train.batch_size}, must be a multiple of {processes}, as each of {processes} "
             "processes takes an equal part of every batch; change it, or the number of processes"
         )
-    if processes > 1 and run.train.compile == "on":
-        raise ConfigError(
-            f"train.compile: got on, the step of {processes} processes is not compiled; use auto or one process"
-        )
 
 
 def read_layer(path: Path, skip: str | None = None) -> Layer:

@@ -127,7 +127,8 @@ class TrainConfig(Section):
     precision: Literal["auto", "no", "fp16", "bf16"] = "auto"
     """Mixed precision; auto is fp16 on a GPU, as in the source, and none on the CPU. No mIoU was measured with bf16."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the step, on a GPU into one CUDA graph; auto is on for GPUs. If it fails, the plain step runs."""
+    """Compile the step, on a GPU into one CUDA graph; auto does so on GPUs if the remaining steps justify it. If it
+    fails, the plain step runs."""
     select: Literal["last", "best"] = "last"
     """Epoch whose results and weights count for the trial: the last, or the one with the highest validation mIoU."""
     seed: int = Field(42, ge=0, lt=2**31)

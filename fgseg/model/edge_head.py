@@ -9,10 +9,10 @@ from fgseg.model.decode_head import CommutedDecodeHead
 
 
 class Prediction(NamedTuple):
-    """Logits of the classes, (B, C, h, w), and of the edges, (B, 1, h, w)."""
+    """Logits of the classes, (B, C, h, w), and of the edges, (B, 1, h, w), or None without an edge head."""
 
     logits: Tensor
-    edge_logits: Tensor
+    edge_logits: Tensor | None = None
 
 
 class SegformerWithEdges(nn.Module):

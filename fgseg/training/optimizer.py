@@ -36,10 +36,15 @@ def build_schedule(optimizer: AdamW, train: TrainConfig, frames: int) -> LambdaL
         train: epochs, batch size, accumulation and warm-up.
         frames: number of training frames.
     """
-    batches = math.ceil(frames / train.batch_size)
-    steps = math.ceil(batches / train.accumulation) * train.epochs
+    steps = count_steps(train, frames)
     warm = int(train.warmup * steps)
     return LambdaLR(optimizer, lambda step: rate_factor(step, steps, warm))
+
+
+def count_steps(train: TrainConfig, frames: int) -> int:
+    """Return the number of optimizer steps of a whole training on `frames` frames."""
+    batches = math.ceil(frames / train.batch_size)
+    return math.ceil(batches / train.accumulation) * train.epochs
 
 
 def rate_factor(step: int, steps: int, warm: int) -> float:

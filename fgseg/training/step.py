@@ -10,9 +10,9 @@ from torch.amp import GradScaler
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from fgseg.data.batches import normalise
 from fgseg.distributed import local_batch
 from fgseg.losses import HybridLoss
+from fgseg.training.network import Network
 from fgseg.training.weight_average import WeightAverage
 
 MicroBatches = Sequence[tuple[Tensor, Tensor]]
@@ -28,7 +28,8 @@ class Step:
     Nothing in it waits for the device, except synchronised batch norm on several GPUs.
 
     Attributes:
-        network: the prepared model, with automatic mixed precision and averaged gradients; shares `model`'s weights.
+        network: from images to logits; shares `model`'s weights.
+        prepared: the network with automatic mixed precision and averaged gradients.
         scaler: of the loss; disabled where the precision needs none.
         loss_sums: (1 + terms,) float32, the loss and its unweighted terms times images, summed over the batches with a
             finite loss until they are zeroed; with several processes this rank's part.
@@ -52,7 +53,7 @@ class Step:
 
         Args:
             accelerator: of this training alone.
-            model: on the accelerator's device; its output has `logits`, and `edge_logits` if the loss needs them.
+            model: on the accelerator's device; a SegFormer, or a SegformerWithEdges if the loss needs edge logits.
             criterion: the loss.
             optimizer: of the model's parameters.
             schedule: of the optimizer.  Not prepared: a prepared one steps once for every process.  It counts the steps
@@ -66,12 +67,13 @@ class Step:
         self.device, self.world = accelerator.device, criterion.world
         # torch warns of the depthwise convolutions; their copies take a few kilobytes.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        self.network, self.prepared_optimizer = accelerator.prepare(model, optimizer)
+        self.network = Network(model)
+        self.prepared, self.prepared_optimizer = accelerator.prepare(self.network, optimizer)
         if self.world.is_distributed:
             # Each process keeps its own statistics (see `World.average_buffers`); by default those of the main process
             # replace the others' in every step. torch 2.14 deprecates the argument of this name, not the attribute,
             # and Accelerate 1.15 does not know the new argument.
-            self.network.broadcast_buffers = False
+            self.prepared.broadcast_buffers = False
         self.scaler = accelerator.scaler or GradScaler(self.device.type, enabled=False)
         self.loss_sums = torch.zeros(1 + len(criterion.terms), device=self.device)
         self.nonfinite = torch.zeros_like(self.loss_sums)
@@ -97,10 +99,9 @@ class Step:
         for all_images, all_labels in group:
             images, labels = local_batch(all_images, all_labels, self.world)
             frames = len(all_labels)
-            with accelerator.accumulate(self.network):
-                output = self.network(pixel_values=normalise(images))
-                edge_logits = getattr(output, "edge_logits", None)
-                loss, terms = self.criterion(output.logits, labels, frames, edge_logits)
+            with accelerator.accumulate(self.prepared):
+                prediction = self.prepared(images)
+                loss, terms = self.criterion(prediction.logits, labels, frames, prediction.edge_logits)
                 # Accelerate averages gradients over the processes, and those of the parts of a loss must be summed.
                 accelerator.backward(loss * self.world.world_size)
                 if accelerator.sync_gradients:

@@ -32,7 +32,7 @@ from fgseg.model.head_transfer import HeadRows, set_rows
 from fgseg.model.segformer import build_model
 from fgseg.results import DivergedError, EpochResult
 from fgseg.training.compiled_step import CompiledStep, wants_compiling
-from fgseg.training.optimizer import build_optimizer, build_schedule, lr_to_device
+from fgseg.training.optimizer import build_optimizer, build_schedule, count_steps, lr_to_device
 from fgseg.training.step import Step
 from fgseg.training.weight_average import WeightAverage
 
@@ -115,10 +115,8 @@ def build_training_state(run: RunConfig, frames: int, rows: HeadRows | None = No
     lr_to_device(optimizer, device)
     criterion = build_loss(run, world).to(device)
     parts = (accelerator, network, criterion, optimizer, schedule, run.train.clip, average)
-    step = build_step(run, parts)
-    evaluated = average.model if average else model
-    if evaluated is not network:  # the step has prepared the network
-        evaluated = accelerator.prepare_model(evaluated, evaluation_mode=True)
+    step = build_step(run, parts, frames)
+    evaluated = accelerator.prepare_model(average.model if average else model, evaluation_mode=True)
     return TrainingState(run, accelerator, model, evaluated, optimizer, schedule, step)
 
 
@@ -134,12 +132,13 @@ def build_loss(run: RunConfig, world: World) -> HybridLoss:
     )
 
 
-def build_step(run: RunConfig, parts: tuple[Any, ...]) -> Step:
-    """Build the step from its arguments: compiled where `train.compile` selects that and one process trains."""
+def build_step(run: RunConfig, parts: tuple[Any, ...], frames: int) -> Step:
+    """Build the step from its arguments, compiled where `train.compile` selects that; `frames` as for the schedule."""
     accelerator: Accelerator = parts[0]
-    if accelerator.num_processes > 1 or not wants_compiling(run.train.compile, accelerator.device):
+    if not wants_compiling(run.train.compile, accelerator.device):
         return Step(*parts)
-    return CompiledStep(*parts, cache=cache_folder(run.data) / "compiled")
+    steps = count_steps(run.train, frames) if run.train.compile == "auto" else None
+    return CompiledStep(*parts, cache=cache_folder(run.data) / "compiled", steps=steps)
 
 
 def build_accelerator(run: RunConfig) -> Accelerator:

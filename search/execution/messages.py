@@ -58,6 +58,8 @@ class TrialReport:
     """Ray's id of the placement group of several processes; None for a single process."""
     error: str | None = None
     """Why the trial has failed, as one line."""
+    process_error: str | None = None
+    """Why the process has to end, as one line: a fault of its GPU.  The trial resumes in a new process."""
     fatal_error: str | None = None
     """Why the whole run must stop: a fault of the machine, which leaves the trial open."""
 

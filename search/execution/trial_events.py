@@ -7,7 +7,7 @@
 | the trial returned after its last epoch | `complete` (`fail` where the mIoU is not finite) | FINISHED (FAILED) |
 | the trial was stopped by the pruner | `prune` | KILLED, tag `fgseg.pruned` |
 | the trial reported an error | `fail` | FAILED, tag `fgseg.reason` |
-| its process died | `process_died`: again, or FAIL after `max_failures` deaths | RUNNING (FAILED) |
+| its process died, or met a fault of its GPU | `process_died`: again, or FAIL (`max_failures`) | RUNNING (FAILED) |
 | its node died | `reschedule`, not counted up to MAX_NODE_LOSSES | RUNNING |
 """
 
@@ -70,6 +70,7 @@ class TrialEventHandler:
         self.max_failures, self.max_failed_trials = search.max_failures, search.max_failed_trials
         self.live: dict[str, TrialAttempt] = {}
         self.node_losses: Counter[int] = Counter()
+        self.process_errors: dict[int, str] = {}
         self.noted: set[tuple[int, str]] = set()
         self.failed_in_a_row = 0
 
@@ -91,6 +92,8 @@ class TrialEventHandler:
         """Record a report; returns whether the trial shall be stopped."""
         trial = self.live[trial_id]
         self._forward_notes(report)
+        if report.process_error:
+            self.process_errors[trial.number] = report.process_error
         if report.fatal_error:
             text = f"trial {trial.number}: {report.fatal_error}; mend that, then run the same command again"
             raise StopRunError(text)
@@ -114,6 +117,8 @@ class TrialEventHandler:
             with stopping_on_faults():
                 if died:
                     reason = f"its process died (attempt {trial.attempt})"
+                    if cause := self.process_errors.pop(trial.number, None):
+                        reason += f": {cause}"
                     self.ledger.process_died(trial.number, trial.attempt, reason, self.max_failures)
                 elif report is not None:
                     self._finish_trial(trial, report)

@@ -30,14 +30,14 @@ class NodeMismatchError(Exception):
 
 
 class LostProcessError(Exception):
-    """One of several processes of a trial has died; the other ones have been ended."""
+    """A process of a trial has died or cannot use its GPU any more; the trial resumes in new processes."""
 
 
 def run_trial(config: dict[str, Any]) -> None:
     """Run as Ray Tune's trainable: train a job, and report after every epoch.
 
     An exception of the training is reported as the end of the trial, since a retry would raise it again.  Ray sees an
-    error only if the process dies.
+    error only if the process dies or has to end: Ray Tune reuses the process of a trial that ended without one.
     """
     job = TrialJob(**config)
     send_to_driver(TrialReport(job.number, job.attempt))  # names the node, which may die before the first epoch
@@ -106,7 +106,8 @@ def run_job(job: TrialJob, send: ReportFn, train: TrainFn = train_trial) -> None
     A SupersededError ends the job without a report.
 
     Raises:
-        LostProcessError: one of several processes has died.
+        LostProcessError: one of several processes has died, or this process has to end after a fault of its GPU, which
+            was reported as the cause.
     """
     report = TrialReport(job.number, job.attempt)
     collector = WarningCollector(report.notes)
@@ -127,7 +128,14 @@ def run_job(job: TrialJob, send: ReportFn, train: TrainFn = train_trial) -> None
         report.fatal_error, report.error = (str(error), None) if is_fatal else (None, one_line(error, with_type=True))
         send(report)
     except Exception as error:  # any other exception fails this trial, and the search continues
-        report.error = one_line(error, with_type=True)
+        from fgseg.devices import is_gpu_fault
+
+        text = one_line(error, with_type=True)
+        if is_gpu_fault(error):  # the next trial of this process would fail as well
+            report.process_error = text
+            send(report)
+            raise LostProcessError(text) from None
+        report.error = text
         send(report)
     finally:
         logging.getLogger("fgseg").removeHandler(collector)

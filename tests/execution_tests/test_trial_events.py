@@ -108,6 +108,27 @@ def test_dead_process_is_asked_again_until_it_has_died_too_often(events: TrialEv
     assert events.ledger.trial(0).reason == "its process died (attempt 2)"
 
 
+def test_trials_whose_process_meets_a_fault_of_its_gpu_resume_and_do_not_stop_the_study(events: TrialEventHandler):
+    fault = "AcceleratorError: CUDA error: an illegal memory access was encountered"
+    for number in range(5):  # more failures in a row than `max_failed_trials`
+        ask = take(events, "a")
+        assert not events.on_report("a", report(ask, 1, process_error=fault))
+        events.on_trial_end("a", None, died=True)
+        again = take(events, "b")
+        assert (again.number, again.attempt) == (number, 2)
+        events.on_trial_end("b", report(again, 3), died=False)
+        assert events.ledger.trial(number).state is State.COMPLETE
+
+
+def test_fault_of_a_gpu_that_returns_is_the_reason_of_the_failure(events: TrialEventHandler):
+    for name in ("a", "b"):
+        events.on_report(name, report(take(events, name), 0, process_error="AcceleratorError: CUDA error: unspecified"))
+        events.on_trial_end(name, None, died=True)
+    record = events.ledger.trial(0)
+    assert record.state is State.FAIL
+    assert record.reason == "its process died (attempt 2): AcceleratorError: CUDA error: unspecified"
+
+
 def test_trial_stopped_before_it_said_anything_stays_open(events: TrialEventHandler):
     take(events, "a")
     events.on_trial_end("a", None, died=False)

@@ -15,7 +15,7 @@ from fgseg.checkpoints.untrained_result import UNTRAINED
 from fgseg.storage.s3 import ObjectStoreError
 from search.cluster.node_probe import versions
 from search.execution.messages import TrialJob, TrialReport
-from search.execution.worker import run_job
+from search.execution.worker import LostProcessError, run_job
 
 pytestmark = pytest.mark.slow
 
@@ -98,6 +98,28 @@ def test_finished_trial_started_again_only_repeats_its_report(job: TrialJob):
 def test_exception_becomes_the_reason_in_one_line(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fgseg.training.loop, "train", broken(RuntimeError("two\nlines")))
     assert [r.error for r in reports(job)] == ["RuntimeError: two lines"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("Triton Error [CUDA]: unspecified launch failure"),
+    ],
+)
+def test_fault_of_a_gpu_ends_the_process_after_its_cause_was_reported(job: TrialJob, error: Exception, monkeypatch):
+    sent: list[TrialReport] = []
+    monkeypatch.setattr(fgseg.training.loop, "train", broken(error))
+    with pytest.raises(LostProcessError):  # makes Ray Tune end the process instead of using it for the next trial
+        run_job(job, sent.append)
+    assert [(r.process_error, r.error) for r in sent] == [(f"{type(error).__name__}: {error}", None)]
+
+
+def test_gpu_that_is_full_does_not_end_the_process(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fgseg.training.loop, "train", broken(torch.AcceleratorError("CUDA error: out of memory")))
+    (sent,) = reports(job)
+    assert sent.process_error is None and (sent.error or "").startswith("MemoryError: out of memory")
 
 
 def test_diverged_loss_fails_with_epoch_and_term_and_without_a_metric(job: TrialJob, monkeypatch: pytest.MonkeyPatch):

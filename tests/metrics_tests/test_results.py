@@ -23,3 +23,9 @@ def test_record_of_an_earlier_version_is_read():
     record = make_epoch().to_json()
     del record["thin"]
     assert EpochResult.from_json(record) == make_epoch()
+
+
+def test_compile_time_is_logged_under_its_earlier_name_as_well():
+    metrics = make_epoch(compile_s=12.5).metrics()
+    assert metrics["train/compile_s"] == metrics["system/compile_s"] == 12.5
+    assert not any(name.endswith("compile_s") for name in make_epoch().metrics())

@@ -106,12 +106,21 @@ def take_step(run: RunConfig) -> dict[str, torch.Tensor]:
 
     with mock.patch("accelerate.Accelerator.clip_grad_norm_", keep):
         state.step(group())
+    assert (getattr(state.step, "compiled", None) is not None) is (run.train.compile == "on")
     return found | {"sums": state.step.world.all_reduce(state.step.loss_sums)}
 
 
 def take_steps(cache: str) -> dict[str, dict[str, torch.Tensor]]:
     """`take_step` for every family and variant, by name."""
     return {name: take_step(settings(name, cache)) for name in (*list_spaces(), *VARIANTS)}
+
+
+def take_compiled_step(cache: str) -> dict[str, torch.Tensor]:
+    """`take_step` of `bas` with the compiled encoder; traced only, since generating code takes half a minute."""
+    run = settings("bas", cache)
+    compiled = run.model_copy(update={"train": run.train.model_copy(update={"compile": "on"})})
+    with mock.patch("fgseg.training.compiled_parts.BACKEND", "aot_eager"):
+        return take_step(compiled)
 
 
 def start(arguments: list[str], environment: dict[str, str]) -> list["subprocess.Popen[str]"]:
@@ -128,7 +137,7 @@ def main(folder: str, cache: str) -> None:
     """Take the steps, begin the training `begun-by-two`, continue `begun-by-one`, and run the command."""
     torch.set_num_threads(1)
     with joined_world():
-        steps, world = take_steps(cache), current_world()
+        steps, world = take_steps(cache) | {"compiled": take_compiled_step(cache)}, current_world()
         torch.save(augmented_batches(cache, world.rank), Path(folder) / f"batches-{world.rank}.pt")
         if world.is_main:
             torch.save(steps, Path(folder) / "steps.pt")
