@@ -93,7 +93,7 @@ class TrialRecord:
     test: TestResult | None = None
     """Result of a repeat on the test split; None in a search, which never uses that split."""
     origin: str = ""
-    """What chose the params: start, sobol, gp, tpe, random or repeat."""
+    """What chose the params: start, warm (another study's best), sobol, gp, tpe, random or repeat."""
     context: dict[str, Any] = field(default_factory=dict)
     """What the suggestion depends on besides the records and the study's identity; empty for a repeat."""
     seq: int = 0

@@ -16,7 +16,8 @@ from optuna.trial import Trial, TrialState
 from search.ledger.records import State, TrialRecord
 from search.ledger.trial_source import NewTrial
 from search.sampling.pruners import build_pruner
-from search.sampling.samplers import AvoidingGPSampler, SnappingSampler, build_sampler
+from search.sampling.sampler_choice import build_sampler
+from search.sampling.samplers import AvoidingGPSampler, SnappingSampler
 
 START_POINT = 0
 """Number of the trial at the space's start point; it is never pruned, since all others are compared with it."""
@@ -58,10 +59,14 @@ class StudySampler:
         epochs: full length of a trial.
         seed: of the study.
         off_below: by dotted name, the suggested value below which a setting is 0; by default there are none.
+        warm_start: points of other studies, each with all settings of the space; the trials after trial 0, and further
+            centres of the sampler's prior.
 
     Attributes:
         budget: number of trials; may be changed between calls.
         sampler: its name; may be changed between calls.
+        warm_start: as above; may be changed between calls.  None also drops the prior around the start point, which
+            studies of earlier versions did not have.
         versions: what all suggestions of a study depend on besides its records: a digest of the space, the seed, and
             the version of Optuna.
     """
@@ -77,9 +82,11 @@ class StudySampler:
         epochs: int,
         seed: int,
         off_below: Mapping[str, float] | None = None,
+        warm_start: Sequence[Mapping[str, float | int]] | None = (),
     ) -> None:
         self._space, self._start_point, self._off_below = dict(space), dict(start_point), dict(off_below or {})
         self.budget, self.sampler, self._seed = trials, sampler, seed
+        self.warm_start = warm_start
         self._pruner = build_pruner(pruner, trials, epochs)
         self.prunes = pruner != "none"
         space_digest = digest(self._space, self._start_point, self._off_below)
@@ -89,7 +96,8 @@ class StudySampler:
     @property
     def context(self) -> dict[str, Any]:
         """Return what a suggestion depends on besides the records, by name."""
-        return {"sampler": self.sampler, "budget": self.budget, **self.versions}
+        settings = {"sampler": self.sampler, "budget": self.budget, **self.versions}
+        return settings if self.warm_start is None else settings | {"warm_start": [dict(p) for p in self.warm_start]}
 
     def remaining(self, records: Sequence[TrialRecord]) -> int:
         """Count the trials left in the budget."""
@@ -102,6 +110,9 @@ class StudySampler:
         self._catch_up(records)
         if len(records) == START_POINT:
             return NewTrial(dict(self._start_point), "start", self.context)
+        warm = self.warm_start or ()
+        if len(records) <= len(warm):
+            return NewTrial(dict(warm[len(records) - 1]), "warm", self.context)
         return self.suggest(records)
 
     def suggest(self, records: Sequence[TrialRecord]) -> NewTrial:
@@ -114,6 +125,7 @@ class StudySampler:
             number=len(records),
             complete=sum(record.state is State.COMPLETE for record in records),
             sobol_index=sum(record.origin == "sobol" for record in records),
+            centres=self._centres(),
         )
         self._study.sampler = SnappingSampler(sampler, self._off_below) if self._off_below else sampler
         trial = self._study.ask(fixed_distributions=self._space)
@@ -122,6 +134,11 @@ class StudySampler:
         self._asked.append(trial)
         params = {n: type(v)(0) if v < self._off_below.get(n, -math.inf) else v for n, v in trial.params.items()}
         return NewTrial(params, origin, self.context)
+
+    def _centres(self) -> list[dict[str, float | int]]:
+        """Return the centres of the prior: start point and points of other studies."""
+        points = [] if self.warm_start is None else [self._start_point, *self.warm_start]
+        return [{name: self._position(name, p[name]) for name in self._space if name in p} for p in points]
 
     def should_prune(self, records: Sequence[TrialRecord], number: int) -> bool:
         """Return whether the pruner stops an open trial after its latest epoch; never trial 0."""

@@ -83,7 +83,8 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """Values that must be the same in every run of the study, without the data's fingerprint; as JSON types."""
-        return self.common_identity() | {"space": self.space.to_json(), "sampler": self.search.sampler}
+        warm_start = {"warm_start": list(self.search.warm_start)} if self.search.warm_start else {}
+        return self.common_identity() | {"space": self.space.to_json() | warm_start, "sampler": self.search.sampler}
 
     def common_identity(self) -> dict[str, Any]:
         """Return the part of the identity that searches and repeats share: version and unsearched settings."""
