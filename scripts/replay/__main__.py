@@ -11,8 +11,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import get_args
@@ -21,12 +19,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from scripts.replay.intervals import interval, mean_with_interval
-from scripts.replay.recorded_points import RecordedPoints
+from scripts.replay.methods import Method, Outcome, replay
 from scripts.replay.recording import Recording, load_recording
-from scripts.replay.scripted_search import ScriptedSearch
-from search.ledger.records import best_trial
-from search.sampling.distributions import distributions
-from search.sampling.study_sampler import StudySampler
 from search.study.config import SearchConfig
 
 CLOSE = 0.003
@@ -35,41 +29,23 @@ RESAMPLES = 1000
 """Bootstrap resamples of the recorded points for the interval of a rank correlation."""
 
 
-@dataclass(frozen=True)
-class Method:
-    """A sampler and a pruner by their names in SearchConfig."""
-
-    sampler: str
-    pruner: str
-
-    def __str__(self) -> str:
-        return self.sampler if self.pruner == "none" else f"{self.sampler} + {self.pruner}"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One replayed search."""
-
-    regrets: list[float]
-    """Of the trial that is selected after 1, 2, ... trials."""
-    epochs: int
-    """Epochs spent."""
-    distance: float
-    """Mean distance of the proposed points from the recorded ones, see `RecordedPoints.distances`."""
-
-
 def main() -> None:
     """Run the command line."""
     options = parse()
+    without_recording = {"none"} if options.short else {"none", "short-full"}
     methods = [Method(name, "none") for name in options.samplers]
-    methods += [Method("auto", name) for name in options.pruners if name != "none"]
+    sampler = SearchConfig(pruner="asha").resolved_sampler  # the same for all pruners
+    methods += [Method(sampler, name) for name in options.pruners if name not in without_recording]
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         for path in options.files:
             recording = load_recording(path)
             print(f"\n## {path.name}: {describe(recording)}\n")
             print_ranks(recording)
             jobs = {
-                method: [pool.submit(replay, path, method, seed, options.trials) for seed in range(options.repetitions)]
+                method: [
+                    pool.submit(replay, path, method, seed, options.trials, options.short)
+                    for seed in range(options.repetitions)
+                ]
                 for method in methods
             }
             outcomes = {method: [job.result() for job in runs] for method, runs in jobs.items()}
@@ -84,6 +60,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("files", type=Path, nargs="+", help="recordings")
     parser.add_argument("--samplers", nargs="+", choices=samplers, default=samplers, help="default: all, no pruner")
     parser.add_argument("--pruners", nargs="+", choices=pruners, default=pruners, help="default: all, sampler auto")
+    text = "recording of the same points with a quarter of train.epochs, for short-full, which is left out without it"
+    parser.add_argument("--short", type=Path, help=text)
     parser.add_argument("--trials", type=int, default=20, help="trials of a search (default: 20)")
     parser.add_argument("--repetitions", type=int, default=200, help="searches of each method (default: 200)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
@@ -100,41 +78,6 @@ def describe(recording: Recording) -> str:
     )
 
 
-@cache
-def loaded(path: Path) -> Recording:
-    """Return a recording, which a process reads once."""
-    return load_recording(path)
-
-
-def replay(path: Path, method: Method, seed: int, trials: int) -> Outcome:
-    """Run one search against a recording.
-
-    Args:
-        path: of the recording; its first row is the start point.
-        method: sampler and pruner.
-        seed: of the search.
-        trials: budget of the search.
-    """
-    recording = loaded(path)
-    points = RecordedPoints(recording, np.random.default_rng(seed))
-    ranges = recording.ranges
-    source = StudySampler(
-        distributions(ranges),
-        recording.point(0),
-        trials=trials,
-        sampler=SearchConfig.model_validate({"sampler": method.sampler, "pruner": method.pruner}).resolved_sampler,
-        pruner=method.pruner,
-        epochs=recording.epochs,
-        seed=seed,
-        off_below={key: r.off_below for key, r in ranges.items() if r.off_below is not None},
-    )
-    search = ScriptedSearch(source, recording.epochs)
-    search.run(points.curve)
-    selected = (best_trial(search.records[:count], changed_batch=False) for count in range(1, trials + 1))
-    regrets = [points.values.max() - points.value(best.params) for best in selected if best is not None]
-    return Outcome(regrets, search.epochs_spent, float(np.mean(points.distances)))
-
-
 def print_regrets(outcomes: dict[Method, list[Outcome]]) -> None:
     """Print the mean regret of the selected trial after 1, 2, 4, ... trials and after all."""
     trials = len(next(iter(outcomes.values()))[0].regrets)
@@ -148,18 +91,23 @@ def print_regrets(outcomes: dict[Method, list[Outcome]]) -> None:
 
 
 def print_costs(outcomes: dict[Method, list[Outcome]], full: int) -> None:
-    """Print epochs, final regret and distance of each method; `full` is the number of epochs without early stopping."""
+    """Print epochs, final regret and distance of each method.
+
+    Args:
+        outcomes: of each method.
+        full: number of epochs without early stopping.
+    """
     print(f"\nEpochs spent, of {full}, and the trial selected in the end:\n")
-    print(f"| method | epochs | share | regret | within {CLOSE} | distance to the recorded point |")
-    print("|---|---:|---:|---:|---:|---:|")
+    print(f"| method | epochs | share | regret | by expected mIoU | within {CLOSE} | distance to the recorded point |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for method, runs in outcomes.items():
         epochs, _ = interval([run.epochs for run in runs])
         final = [run.regrets[-1] for run in runs]
         close = 100 * np.mean([regret <= CLOSE for regret in final])
         distance = np.mean([run.distance for run in runs])
         print(
-            f"| {method} | {epochs:.1f} | {epochs / full:.2f} | {mean_with_interval(final)} | {close:.0f} % "
-            f"| {distance:.2f} |"
+            f"| {method} | {epochs:.1f} | {epochs / full:.2f} | {mean_with_interval(final)} "
+            f"| {mean_with_interval([run.expected_regret for run in runs])} | {close:.0f} % | {distance:.2f} |"
         )
 
 

@@ -21,14 +21,15 @@ class RecordedPoints:
     Args:
         recording: of whole trainings.
         generator: draws among the seeds of a point.
+        short: recording of the same points with complete schedules of fewer epochs, for trials that have one.
 
     Attributes:
         distances: of the proposed points from the recorded ones: root mean square over the settings, as a share of
             their ranges.
     """
 
-    def __init__(self, recording: Recording, generator: np.random.Generator) -> None:
-        self.recording, self._generator = recording, generator
+    def __init__(self, recording: Recording, generator: np.random.Generator, short: Recording | None = None) -> None:
+        self.recording, self._generator, self._short = recording, generator, short
         self._ranges = distributions(recording.ranges)
         self._shares = np.array([self._to_shares(recording.point(row)) for row in range(len(recording.params))])
         self.distances: list[float] = []
@@ -48,7 +49,13 @@ class RecordedPoints:
         rows = self._nearest(new.params)
         self.distances.append(float(np.linalg.norm(self._shares[rows[0]] - self._to_shares(new.params))))
         row = int(self._generator.choice(rows))
-        return [scripted_epoch(epoch, float(miou)) for epoch, miou in enumerate(self.recording.miou[row], start=1)]
+        recording = self.recording
+        if new.context.get("schedule") is not None:
+            if self._short is None or self._short.epochs != new.context["schedule"]:
+                raise ValueError(f"no recording of complete schedules of {new.context['schedule']} epochs; see --short")
+            recording, row = self._short, self._short.keys.index(recording.keys[row])
+        scores = zip(recording.miou[row].tolist(), recording.frame_miou[row].tolist(), strict=True)
+        return [scripted_epoch(epoch, miou, frames) for epoch, (miou, frames) in enumerate(scores, start=1)]
 
     def _nearest(self, params: Mapping[str, float]) -> np.ndarray:
         """Return the rows of the recorded point that is nearest to a point."""

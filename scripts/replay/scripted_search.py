@@ -90,7 +90,7 @@ class ScriptedSearch:
         return self._seq
 
 
-def scripted_epoch(epoch: int, miou: float) -> EpochResult:
-    """Return an epoch of which nothing but the mIoU is known."""
+def scripted_epoch(epoch: int, miou: float, frame_miou: Sequence[float] = ()) -> EpochResult:
+    """Return an epoch of which nothing but the mIoU is known, and that of each frame if it is given."""
     unknown: dict[str, Any] = {"confusion": [], "loss": 0.0, "terms": {}, "images_per_s": 0.0, "seconds": 0.0}
-    return EpochResult(epoch, miou, iou={}, wall_time=0.0, attempt=1, **unknown)
+    return EpochResult(epoch, miou, iou={}, wall_time=0.0, attempt=1, frame_miou=list(frame_miou), **unknown)

@@ -91,7 +91,8 @@ class Ledger(MetadataWriter):
             return None
         (record,) = write.changed.values()
         self._attempted.add(record.number)
-        return TrialAttempt(record.number, record.attempt, record.params, record.overrides, record.repeat)
+        about = {"overrides": record.overrides, "repeat": record.repeat, "schedule": record.schedule}
+        return TrialAttempt(record.number, record.attempt, record.params, **about)
 
     @retry
     def report(self, number: int, attempt: int, epochs: Sequence[EpochResult]) -> None:

@@ -4,14 +4,26 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from small_recording import small_recording
 
 from fgseg.config.settings import RunConfig
-from scripts.replay.__main__ import Method, print_costs, print_ranks, print_regrets, replay
-from scripts.replay.record import describe, existing, finish, part_file, quasi_random_points, record_row, rows_to_record
+from fgseg.results import EpochResult
+from scripts.replay.__main__ import print_costs, print_ranks, print_regrets
+from scripts.replay.methods import Method, replay
+from scripts.replay.record import (
+    count_frames,
+    describe,
+    existing,
+    finish,
+    part_file,
+    quasi_random_points,
+    record_row,
+    rows_to_record,
+)
 from scripts.replay.recorded_points import RecordedPoints
 from scripts.replay.recording import combine, load_recording, save_recording
 from search.ledger.trial_source import NewTrial
@@ -80,8 +92,17 @@ def test_finished_trainings_become_one_file_in_order_and_an_extension_keeps_them
 
 
 @pytest.mark.slow
-def test_a_training_is_recorded_with_the_counts_that_it_reported(tiny: Callable[..., RunConfig], tmp_path: Path):
-    run = tiny(train__epochs=2)
+def test_a_training_is_recorded_with_the_counts_that_it_reported(
+    tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    reported = []
+
+    def count_and_note(run: RunConfig, folder: str, frames: Any, result: EpochResult) -> np.ndarray:
+        reported.append(result.frame_miou)
+        return count_frames(run, folder, frames, result)
+
+    monkeypatch.setattr("scripts.replay.record.count_frames", count_and_note)
+    run = tiny(train__epochs=2, train__frame_scores=True)
     header = small_recording().header | {"foreground": [[c.key, c.label] for c in run.label_set().foreground]}
     row = Repeat({"loss.ssim": 0.4, "copy_paste.prob": 0.5}, 3)
     final = record_row(run.flat(), row, header, tmp_path / "row.npz")
@@ -89,7 +110,7 @@ def test_a_training_is_recorded_with_the_counts_that_it_reported(tiny: Callable[
     assert recording.keys == [((0.4, 0.5), 3)]
     assert recording.miou[0, -1] == final
     assert np.nanmean(recording.iou[0], axis=-1) == pytest.approx(recording.miou[0])
-    assert recording.frame_miou.shape == (1, 2, run.data.val)
+    assert recording.frame_miou[0] == pytest.approx(np.array(reported), nan_ok=True)
 
 
 def test_a_proposed_point_gets_the_curve_of_the_nearest_recorded_one():
@@ -113,6 +134,16 @@ def test_a_replay_finds_the_best_point_and_is_the_same_every_time(file: Path):
     assert outcome.regrets[0] == pytest.approx(0.02) and min(outcome.regrets) == pytest.approx(0)
     assert outcome.epochs == 30 * 4
     assert replay(file, Method("random", "none"), seed=1, trials=30) == outcome
+
+
+def test_short_schedules_are_taken_from_a_recording_of_their_own(file: Path, tmp_path: Path):
+    whole = small_recording()
+    one = {name: getattr(whole, name)[:, :1] for name in ("seconds", "miou", "predicted", "hits")}
+    save_recording(replace(whole, **one), tmp_path / "short.npz")
+    outcome = replay(file, Method("auto", "short-full"), seed=0, trials=9, short=tmp_path / "short.npz")
+    assert outcome.epochs == 3 * 4 + 6 * 1
+    with pytest.raises(ValueError, match="see --short"):
+        replay(file, Method("auto", "short-full"), seed=0, trials=9)
 
 
 def test_a_pruner_saves_epochs_and_the_tables_show_how_many(
