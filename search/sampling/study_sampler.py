@@ -125,7 +125,8 @@ class StudySampler:
                 return None
             if best := screening.next_to_finish(records):
                 return NewTrial(dict(best.params), FINISH, self.context)
-        return self._next_point(records, self.context | {"schedule": screening.schedule})
+        shorter = {} if screening.schedule is None else {"schedule": screening.schedule}
+        return self._next_point(records, self.context | shorter)
 
     def _next_point(self, records: Sequence[TrialRecord], context: dict[str, Any]) -> NewTrial:
         """Return a trial at a point of another study or, after them, at a suggested point."""
