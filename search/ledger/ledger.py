@@ -91,8 +91,9 @@ class Ledger(MetadataWriter):
             return None
         (record,) = write.changed.values()
         self._attempted.add(record.number)
-        about = {"overrides": record.overrides, "repeat": record.repeat, "schedule": record.schedule}
-        return TrialAttempt(record.number, record.attempt, record.params, **about)
+        return TrialAttempt(
+            record.number, record.attempt, record.params, record.overrides, record.repeat, record.schedule
+        )
 
     @retry
     def report(self, number: int, attempt: int, epochs: Sequence[EpochResult]) -> None:
