@@ -26,7 +26,7 @@ WIDTH = 0.25
 STRENGTH = 10.0
 """Exponent of the prior after one finished trial; after n trials it is STRENGTH / n (beta in the source)."""
 CONTRADICTED_Z = 1.645
-"""Standard deviations by which a further centre must be worse than the start point to be dropped: 95 % one-sided."""
+"""Standard deviations by which a centre must be worse than the best centre to be dropped: 95 % one-sided."""
 SPREADS = (0.1, 0.03, 0.01)
 """Standard deviations of the candidates around the best ones so far, round by round, as shares of the ranges."""
 UNIFORM, NEAR = 1024, 512
@@ -40,8 +40,8 @@ class PriorGuidedSampler(AvoidingGPSampler):
 
     Args:
         space, instead, seed: see AvoidingGPSampler.
-        centres: points that are believed to be good, by dotted name; the first is the space's start point.  A further
-            one is ignored once the start point is better by CONTRADICTED_Z standard deviations of the posterior.
+        centres: points that are believed to be good, by dotted name.  One is ignored once another is better by
+            CONTRADICTED_Z standard deviations of the posterior.
 
     Source: piBO, Hvarfner et al., ICLR 2022, with the mean of normal densities around the centres as the prior.
     """
@@ -123,11 +123,12 @@ def log_prior(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 
 def without_contradicted(process: GaussianProcess, centres: np.ndarray) -> np.ndarray:
-    """Return the centres (C, D) without those which the data show to be worse than the first."""
+    """Return the centres (C, D) without those which the data show to be worse than the best of them."""
     if len(centres) < 2:
         return centres
     mean, std = process.posterior(centres)
-    z = (mean[0] - mean) / np.hypot(std[0], std)
+    best = int(np.argmax(mean))
+    z = (mean[best] - mean) / np.hypot(std[best], std)
     return centres[z < CONTRADICTED_Z]
 
 
