@@ -8,10 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from search.ledger.records import TrialRecord
-from search.sampling.gaussian_process import fit_gaussian_process
 from search.sampling.importance import within
 from search.study.space import Range
 
@@ -47,6 +44,10 @@ def posterior_of(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> 
     usable = sorted((t for t in trials if t.value is not None and within(t.params, ranges)), key=lambda t: t.number)
     if len(usable) < MIN_TRIALS or not ranges:
         return Posterior({})
+    import numpy as np
+
+    from search.sampling.gaussian_process import fit_gaussian_process  # imports SciPy's optimiser
+
     x = np.array([[share(r, t.params[key]) for key, r in ranges.items()] for t in usable])
     process = fit_gaussian_process(x, np.array([t.value for t in usable], dtype=np.float64))
     means = process.posterior(x)[0].tolist()
