@@ -36,6 +36,7 @@ from search.study.space import Space
 
 def main() -> None:
     """Run the command line."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     options = parse()
     plan = make_plan(options.space, options.config, parse_assignments(options.set), {}, None)
     header = describe(plan)
