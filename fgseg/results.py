@@ -48,6 +48,9 @@ class EpochResult:
     """Peak GPU memory of the process in this epoch, in GiB; None without a GPU."""
     thin: list[str] = field(default_factory=list)
     """Keys of the thin classes; empty in records of earlier versions, and if the label set has none."""
+    frame_miou: list[float] = field(default_factory=list)
+    """mIoU of each validation frame over the foreground classes that it contains, NaN without any; empty unless
+    `train.frame_scores`."""
 
     @property
     def thin_miou(self) -> float:
@@ -61,12 +64,14 @@ class EpochResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary of JSON types; NaN becomes null."""
-        return vars(self) | {"iou": {k: None if math.isnan(v) else v for k, v in self.iou.items()}}
+        iou = {key: none_if_nan(value) for key, value in self.iou.items()}
+        return vars(self) | {"iou": iou, "frame_miou": [none_if_nan(value) for value in self.frame_miou]}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "EpochResult":
         """Read a dictionary of `to_json`; raises KeyError or TypeError for other contents."""
-        return cls(**record | {"iou": {k: math.nan if v is None else v for k, v in record["iou"].items()}})
+        iou = {key: nan_if_none(value) for key, value in record["iou"].items()}
+        return cls(**record | {"iou": iou, "frame_miou": [nan_if_none(v) for v in record.get("frame_miou", ())]})
 
     def metrics(self) -> dict[str, float]:
         """Return the values by the names of their MLflow metrics; absent classes and unknown values are left out."""
@@ -82,6 +87,16 @@ class EpochResult:
     def validation_metrics(self) -> dict[str, float]:
         """Return those of `metrics` that validation measured: `val/miou`, `val/thin_miou` and `val/iou/<class>`."""
         return {name: value for name, value in self.metrics().items() if name.startswith("val/")}
+
+
+def none_if_nan(value: float) -> float | None:
+    """Return a number as a JSON type: None for NaN."""
+    return None if math.isnan(value) else value
+
+
+def nan_if_none(value: float | None) -> float:
+    """Return the number that `none_if_nan` was given."""
+    return math.nan if value is None else value
 
 
 def mean_iou(values: Iterable[float]) -> float:

@@ -145,7 +145,7 @@ def row(name: str, field: FieldInfo) -> str:
 
 def accepts(field: FieldInfo) -> str:
     """Describe the values that a setting accepts."""
-    words = {dict: "a mapping", bool: "true or false"}
+    words = {dict: "a mapping", tuple: "a list of names", bool: "true or false"}
     kind = getattr(field.annotation, "__origin__", field.annotation)
     return words.get(kind) or accepted_values(field)
 
@@ -156,7 +156,9 @@ def default(field: FieldInfo) -> str:
         return "empty"
     if field.default is PydanticUndefined:
         return "must be given"
-    return {"None": "none", "True": "true", "False": "false"}.get(str(field.default), f"`{field.default}`")
+    return {"None": "none", "True": "true", "False": "false", "()": "empty"}.get(
+        str(field.default), f"`{field.default}`"
+    )
 
 
 if __name__ == "__main__":

@@ -202,7 +202,8 @@ def run_epoch(state: TrainingState, splits: dict[str, FrameSet], epoch: int, att
     loss, terms = train_one_epoch(state, frames["train"], epoch)
     trained = time.perf_counter()
     compile_s = state.step.compile_s if prepared is None else None
-    counts = validate(state, frames["val"])
+    per_frame = validate(state, frames["val"])
+    counts = per_frame.sum(0)
     classes = state.run.label_set()
     iou = class_iou(counts, classes)
     return EpochResult(
@@ -220,11 +221,12 @@ def run_epoch(state: TrainingState, splits: dict[str, FrameSet], epoch: int, att
         memory_gib=peak_memory_gib(),
         gpu_memory_gib=peak_gib(device),
         thin=[c.key for c in classes.thin],
+        frame_miou=[miou(class_iou(each, classes)) for each in per_frame] if state.run.train.frame_scores else [],
     )
 
 
 def validate(state: TrainingState, frames: Frames) -> Tensor:
-    """Return the confusion matrix (C, C) int64 of a split, which the processes share; rows truth.
+    """Return the confusion matrix (N, C, C) int64 of each frame of a split, which the processes share; rows truth.
 
     The model is not the distributed one: its forward has the precision that Accelerate gave it as well, and the frames
     of the processes may differ in number, which the distributed one does not allow.
@@ -234,9 +236,10 @@ def validate(state: TrainingState, frames: Frames) -> Tensor:
     if state.step.average:
         state.step.average.copy_buffers()
     classes = state.run.label_set().num_classes
-    counts = torch.zeros(classes, classes, dtype=torch.int64, device=frames.device)
+    counts = torch.zeros(len(frames), classes, classes, dtype=torch.int64, device=frames.device)
     if world.rank < len(frames):
-        counts += evaluate(state.evaluated, frames, world, state.run.data.window).sum(0).to(frames.device)
+        own = evaluate(state.evaluated, frames, world, state.run.data.window)
+        counts[world.rank :: world.world_size] = own.to(frames.device)
     return world.all_reduce(counts).cpu()
 
 

@@ -30,7 +30,8 @@ class Parser(FgsegParser):
         """Return the completer of each option by its name."""
         own = {name: fixed_choices(*found) for name, f in SearchConfig.model_fields.items() if (found := choices(f))}
         spaces = fixed_choices(*list_spaces())
-        own |= {"space": spaces, "spaces": spaces, "study": study_choices, "studies": study_choices}
+        own |= {"space": spaces, "spaces": spaces}
+        own |= dict.fromkeys(("study", "studies", "warm_start"), study_choices)
         plain = super().completers()["set"]
         return own | {"set": lambda prefix, parsed_args, **context: [*plain(prefix), *range_choices(parsed_args)]}
 
@@ -87,6 +88,8 @@ def flag_options(name: str, field: FieldInfo) -> dict[str, Any]:
     if field.annotation is bool:
         action, prefix = ("store_false", "do not ") if field.default else ("store_true", "")
         return {"action": action, "default": None, "help": prefix + text}
+    if get_origin(field.annotation) is tuple:
+        return {"nargs": "+", "metavar": "NAME", "help": text}
     kind = next((k for k in (int, float) if k in (field.annotation, *get_args(field.annotation))), str)
     if words := choices(field):
         text, metavar = f"{', '.join(words)}: {text}", "NAME"

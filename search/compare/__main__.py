@@ -63,7 +63,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seeds", type=int, default=3, metavar="N", help="repeats of each family, each with its own seed (default: 3)")
     add("--name", metavar="NAME", help="name of the comparison (default: <config>-<point>)")
     add_config_options(parser, settable="a setting, or search.KEY.low of a range", default="configs/quickstart.yaml")
-    add_search_options(parser, without=("trials", "register_model", "sampler", "pruner"))
+    add_search_options(parser, without=("trials", "register_model", "sampler", "warm_start", "pruner"))
     add("--dry-run", action="store_true", help="print what would run, and exit")
     add_json_option(parser)
     return parser.parse_args(arguments)

@@ -12,7 +12,7 @@ from fgseg.storage.store import join, open_store
 from fgseg.tables import Table
 from search.ledger.records import TrialRecord
 from search.report.summary import Summary
-from search.report.tables import references, score_table
+from search.report.tables import expected_note, references, score_table
 from search.study.location import MODEL, PAGE, public_address
 from search.study.plan import Plan
 
@@ -32,6 +32,8 @@ def print_run_summary(plan: Plan, console: Console, summary: Summary, finished: 
     else:
         console.print()
         console.print(closing_table(summary, summary.best).to_rich(boxed=True))
+        if note := expected_note(summary):
+            console.print(note, soft_wrap=True, highlight=False, markup=False)
     lines = {
         "results": plan.location.folder,
         "look": mlflow_command(plan),

@@ -60,6 +60,7 @@ class SearchStrategy:
             epochs=train.epochs,
             seed=train.seed,
             off_below=plan.space.off_below,
+            warm_start=[plan.space.nearest(point) for point in ledger.metadata.identity.get("warm_points", ())],
         )
         ledger.start(source, epochs=train.epochs, select=train.select)
 

@@ -91,7 +91,9 @@ class Ledger(MetadataWriter):
             return None
         (record,) = write.changed.values()
         self._attempted.add(record.number)
-        return TrialAttempt(record.number, record.attempt, record.params, record.overrides, record.repeat)
+        return TrialAttempt(
+            record.number, record.attempt, record.params, record.overrides, record.repeat, record.schedule
+        )
 
     @retry
     def report(self, number: int, attempt: int, epochs: Sequence[EpochResult]) -> None:

@@ -42,6 +42,8 @@ class TrialAttempt:
     """Settings that an earlier attempt had to change, by dotted name."""
     repeat: int | None = None
     """The seed of a repeat; None in a search."""
+    schedule: int | None = None
+    """See `TrialRecord.schedule`."""
 
     @property
     def seed(self) -> int:
@@ -94,7 +96,8 @@ class TrialRecord:
     test: TestResult | None = None
     """Result of a repeat on the test split; None in a search, which never uses that split."""
     origin: str = ""
-    """What chose the params: start, sobol, gp, tpe, random or repeat."""
+    """What chose the params: start, warm (another study's best), sobol, gp, tpe, random, finish (the
+    point of a briefly trained trial, in full) or repeat."""
     context: dict[str, Any] = field(default_factory=dict)
     """What the suggestion depends on besides the records and the study's identity; empty for a repeat."""
     seq: int = 0
@@ -115,6 +118,11 @@ class TrialRecord:
     def seed(self) -> int:
         """Offset added to `train.seed`."""
         return seed_of(self.number, self.repeat)
+
+    @property
+    def schedule(self) -> int | None:
+        """Number of epochs of a trial that is trained with a complete but shorter schedule; None for full length."""
+        return self.context.get("schedule")
 
     @property
     def is_open(self) -> bool:

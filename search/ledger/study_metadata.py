@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from search.study.plan import shorter_schedule
+
 if TYPE_CHECKING:
     from search.ledger.records import TrialRecord
 
@@ -46,5 +48,5 @@ class StudyMetadata:
 
     def trial_settings(self, record: "TrialRecord") -> dict[str, Any]:
         """Return all settings of a trial by dotted name, as `Plan.trial_settings` returned when the trial ended."""
-        own = self.settings_at(record.number) | record.params | record.overrides
+        own = self.settings_at(record.number) | record.params | shorter_schedule(record.schedule) | record.overrides
         return own | {"train.seed": own["train.seed"] + record.seed}

@@ -64,7 +64,7 @@ TRIALS = Table(
     TABLES,
     Column("study", ForeignKey(STUDIES.c.id), primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("origin", String(32), nullable=False),  # what chose the point: start, sobol, gp, tpe, random, repeat
+    Column("origin", String(32), nullable=False),  # what chose the point, see TrialRecord.origin
     Column("params", JsonText, nullable=False),
     Column("context", JsonText, nullable=False),  # what else the suggestion depends on, for search.audit --replay
     Column("repeat_seed", Integer),

@@ -17,6 +17,7 @@ from search.report.charts import (
 )
 from search.report.frames import Frames
 from search.report.summary import Baseline, Summary
+from search.report.tables import expected_note
 from search.sampling.importance import caution, importance
 
 
@@ -65,7 +66,7 @@ def build_content(summary: Summary, baseline: Baseline, frames: Frames, written:
         )
     shares = importance(summary.ranked, summary.ranges)
     charts = [history_chart(summary, baseline)]
-    notes = [baseline.reason] if baseline.reason else []
+    notes = [note for note in (baseline.reason, expected_note(summary)) if note]
     if shares:
         charts.append(importance_chart(summary, shares))
     else:

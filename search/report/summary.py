@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fgseg.checkpoints.untrained_result import UntrainedResult
@@ -12,6 +12,7 @@ from search.ledger.catalog import exists, open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord, rank_trials
 from search.ledger.untrained import untrained_of
+from search.sampling.posterior import Posterior, posterior_of
 from search.study.location import StudyLocation
 from search.study.plan import UNIDENTIFYING
 from search.study.space import Range
@@ -75,6 +76,13 @@ class Summary:
     best: TrialRecord | None
     untrained: UntrainedResult | None = None
     """Result of the checkpoint before any training; None where no head is inherited, or while it is not known."""
+    posterior: Posterior = field(default_factory=lambda: Posterior({}))
+    """Expected mIoU of the trials in `ranked`."""
+
+    @property
+    def expected_best(self) -> TrialRecord | None:
+        """The trial with the highest expected mIoU; None if there are too few trials to compute one."""
+        return self.posterior.rank(self.ranked)[0] if self.posterior.means else None
 
     def epoch(self, record: TrialRecord | None) -> EpochResult | None:
         """Return a trial's selected epoch; of a trial that has not ended, the epoch that would be selected now."""
@@ -128,7 +136,7 @@ class Summary:
 def summarise(ledger: Ledger, location: StudyLocation | None = None) -> Summary:
     """Read a study's summary from its ledger, and the result of the untrained checkpoint if `location` is given."""
     trials, metadata = ledger.trials(), ledger.metadata
-    ranked = rank_trials(trials, metadata.allow_changed_batch)
+    ranked, ranges = rank_trials(trials, metadata.allow_changed_batch), read_ranges(metadata.identity)
     start = next((t for t in trials if t.number == 0 and t.state is State.COMPLETE), None)
     return Summary(
         study=metadata.study,
@@ -136,7 +144,7 @@ def summarise(ledger: Ledger, location: StudyLocation | None = None) -> Summary:
         title=metadata.title,
         experiment=metadata.experiment,
         settings=dict(metadata.settings),
-        ranges=read_ranges(metadata.identity),
+        ranges=ranges,
         data=metadata.identity.get("data", ""),
         resources=dict(metadata.resources),
         trials=trials,
@@ -144,6 +152,7 @@ def summarise(ledger: Ledger, location: StudyLocation | None = None) -> Summary:
         start=start,
         best=ranked[0] if ranked else None,
         untrained=untrained_of(location, metadata) if location else None,
+        posterior=posterior_of(ranked, ranges),
     )
 
 

@@ -13,6 +13,9 @@ from search.report.summary import ENDINGS, Baseline, Summary
 CHECKPOINT_NAME = "checkpoint, untrained"
 """Name of the untrained checkpoint in tables."""
 
+EXPECTED = "expected mIoU"
+"""Heading of the posterior mean of a trial's mIoU, see `search.sampling.posterior`."""
+
 
 def best_tables(summary: Summary, baseline: Baseline) -> list[Table]:
     """Return the tables of the best trial's scores and settings; none while no trial has finished.
@@ -102,7 +105,8 @@ def fixed_table(summary: Summary) -> Table:
 def trial_table(summary: Summary) -> Table:
     """List every trial's state, scores and minutes; the reasons too if any trial has one."""
     scores = [*reversed(summary.means.values()), *map(display_name, summary.foreground)]
-    columns = ["trial", "state", "epochs", *scores, "minutes"]
+    expected = [EXPECTED] if summary.posterior.means else []
+    columns = ["trial", "state", "epochs", scores[0], *expected, *scores[1:], "minutes"]
     columns += ["reason"] if any(t.reason for t in summary.trials) else []
     rows = [Row(trial_cells(summary, t)[: len(columns)], row_style(summary, t)) for t in summary.trials]
     return Table("All trials: scores", columns, rows, text_columns=("state", "reason"))
@@ -113,8 +117,24 @@ def trial_cells(summary: Summary, trial: TrialRecord) -> list[str]:
     score = summary.score(trial)
     keys = (*reversed(summary.means), *summary.foreground)
     scores = [format_iou(score[key]) if key in score else "-" for key in keys]
+    if means := summary.posterior.means:
+        scores.insert(1, format_iou(means[trial.number]) if trial.number in means else "-")
     minutes = f"{sum(e.seconds for e in trial.epochs) / 60:.1f}"
     return [f"{trial.number:03d}", ENDINGS[trial.state], str(len(trial.epochs)), *scores, minutes, trial.reason or ""]
+
+
+def expected_note(summary: Summary) -> str:
+    """Describe in a sentence the trial with the highest expected mIoU; empty if none can be computed."""
+    trial, best = summary.expected_best, summary.best
+    if trial is None or best is None:
+        return ""
+    means = summary.posterior.means
+    chosen = "the best trial has" if trial is best else f"trial {trial.number:03d} has"
+    return (
+        f"Highest {EXPECTED}: {chosen} {format_iou(means[trial.number])} (observed {format_iou(trial.value or 0.0)}); "
+        + ("" if trial is best else f"the best trial has {format_iou(means.get(best.number, math.nan))}; ")
+        + f"the standard deviation between trainings is estimated as {format_iou(summary.posterior.noise_std)}."
+    )
 
 
 def params_table(summary: Summary) -> Table:

@@ -16,7 +16,7 @@ def replay(records: Sequence[TrialRecord], source: StudySampler) -> Iterator[str
 
     Args:
         records: all trials of a search, by number.
-        source: of the study's space, start point and seed; its budget and sampler are changed.
+        source: of the study's space, start point and seed; its budget, sampler, pruner and warm start are changed.
     """
     for record in records:
         changes = [
@@ -28,6 +28,10 @@ def replay(records: Sequence[TrialRecord], source: StudySampler) -> Iterator[str
             yield f"trial {record.number}: cannot be replayed: {'; '.join(changes)}"
             continue
         source.budget, source.sampler = record.context["budget"], record.context["sampler"]
+        source.warm_start = record.context.get("warm_start")
+        if source.pruner != record.context.get("pruner", "none"):
+            source.pruner = record.context.get("pruner", "none")
+            source.begin()
         again = source.next_trial(records_before(records, record.asked_seq))
         if again is None or not is_same(again.params, record.params):
             yield f"trial {record.number}: its point is {record.params}, replayed {again.params if again else None}"

@@ -1,4 +1,4 @@
-"""Samplers of this project, and the choice among them and Optuna's by the names in SearchConfig."""
+"""Samplers of this project that need nothing but Optuna's."""
 
 import math
 from collections.abc import Mapping
@@ -6,49 +6,14 @@ from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats.qmc import Sobol
 
 SAME_POINT = 0.01
 """Fraction of a setting's range below which two values count as the same."""
-GP_TRIALS = {"auto": 250, "gp": 1000}
-"""Number of COMPLETE trials from which TPE replaces the Gaussian process, by name of the sampler: the time that the
-process needs for a suggestion grows with the cube of this number.  Measured with 7 settings and 63 open trials."""
-
 Space = Mapping[str, BaseDistribution]
-
-
-def build_sampler(
-    name: str, space: Space, *, trials: int, seed: int, number: int, complete: int, sobol_index: int
-) -> tuple[str, BaseSampler]:
-    """Build the sampler of one trial.
-
-    A sampler is used for one suggestion, so that the suggestion depends on nothing but the trials of the study and the
-    arguments.
-
-    Args:
-        name: `auto` or `gp` (Sobol points, the Gaussian process, then TPE from GP_TRIALS on), `tpe` or `random`.
-        space: searched settings by dotted name.
-        trials: budget of the study; with a small budget fewer trials are sampled before the model is used.
-        seed: of the study.
-        number: of the trial.
-        complete: number of COMPLETE trials.
-        sobol_index: number of Sobol points that the study has.
-
-    Returns:
-        What chooses the point (see `TrialRecord.origin`), and the sampler.
-    """
-    fresh = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-    if name == "random":
-        return "random", RandomSampler(seed=fresh)
-    sobol = SobolSampler(space, seed, sobol_index)
-    if name == "tpe" or complete >= GP_TRIALS[name]:
-        return "tpe", TPESampler(n_startup_trials=min(10, trials // 2), seed=fresh)
-    if complete < max(1, min(4, trials // 2)):
-        return "sobol", sobol
-    return "gp", AvoidingGPSampler(space, sobol, fresh)
 
 
 class SobolSampler(BaseSampler):
@@ -110,11 +75,16 @@ class AvoidingGPSampler(GPSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Sample the settings that all trials share and this study still searches."""
-        shared = super().infer_relative_search_space(study, trial)
-        known = {name: distribution for name, distribution in shared.items() if name in search_space}
-        point = super().sample_relative(study, trial, known)
+        point = super().sample_relative(study, trial, self._known_space(study, trial, search_space))
         self.used_instead = not point or self._has_failed(study, point)
         return self._instead.sample_relative(study, trial, search_space) if self.used_instead else point
+
+    def _known_space(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, BaseDistribution]:
+        """Return the part of the space that all trials share."""
+        shared = super().infer_relative_search_space(study, trial)
+        return {name: distribution for name, distribution in shared.items() if name in search_space}
 
     def _has_failed(self, study: Study, point: Mapping[str, Any]) -> bool:
         failed = study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
@@ -175,9 +145,23 @@ def from_share(share: float, distribution: BaseDistribution) -> Any:
         return distribution.choices[int(share * len(distribution.choices))]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     step = distribution.step or 0.0
-    low, high = distribution.low - step / 2, distribution.high + step / 2
-    scale, back = (math.log, math.exp) if distribution.log else (float, float)
-    value = back(scale(low) + share * (scale(high) - scale(low)))
+    low, high = scaled_ends(distribution)
+    value = (math.exp if distribution.log else float)(low + share * (high - low))
     if step:
         value = distribution.low + step * round((value - distribution.low) / step)
     return min(max(value, distribution.low), distribution.high)  # rounding may leave the range
+
+
+def to_share(value: float, distribution: BaseDistribution) -> float:
+    """Return the share of `from_share` that gives a value, in [0, 1]; a value outside the range counts as its end."""
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high = scaled_ends(distribution)
+    inside = min(max(value, distribution.low), distribution.high)
+    return ((math.log if distribution.log else float)(inside) - low) / (high - low)
+
+
+def scaled_ends(distribution: FloatDistribution | IntDistribution) -> tuple[float, float]:
+    """Return the ends of a range, widened by half a step, or their logarithms."""
+    scale = math.log if distribution.log else float
+    half = (distribution.step or 0.0) / 2
+    return scale(distribution.low - half), scale(distribution.high + half)

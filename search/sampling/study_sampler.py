@@ -15,8 +15,11 @@ from optuna.trial import Trial, TrialState
 
 from search.ledger.records import State, TrialRecord
 from search.ledger.trial_source import NewTrial
+from search.sampling.frame_test import frame_attribute
 from search.sampling.pruners import build_pruner
-from search.sampling.samplers import AvoidingGPSampler, SnappingSampler, build_sampler
+from search.sampling.sampler_choice import build_sampler
+from search.sampling.samplers import AvoidingGPSampler, SnappingSampler
+from search.sampling.screening import FINISH, build_screening, first_phase
 
 START_POINT = 0
 """Number of the trial at the space's start point; it is never pruned, since all others are compared with it."""
@@ -58,10 +61,15 @@ class StudySampler:
         epochs: full length of a trial.
         seed: of the study.
         off_below: by dotted name, the suggested value below which a setting is 0; by default there are none.
+        warm_start: points of other studies, each with all settings of the space; the trials after trial 0, and further
+            centres of the sampler's prior.
 
     Attributes:
         budget: number of trials; may be changed between calls.
         sampler: its name; may be changed between calls.
+        pruner: its name; may be changed between calls.
+        warm_start: as above; may be changed between calls.  None also drops the prior around the start point, which
+            studies of earlier versions did not have.
         versions: what all suggestions of a study depend on besides its records: a digest of the space, the seed, and
             the version of Optuna.
     """
@@ -77,19 +85,26 @@ class StudySampler:
         epochs: int,
         seed: int,
         off_below: Mapping[str, float] | None = None,
+        warm_start: Sequence[Mapping[str, float | int]] | None = (),
     ) -> None:
         self._space, self._start_point, self._off_below = dict(space), dict(start_point), dict(off_below or {})
         self.budget, self.sampler, self._seed = trials, sampler, seed
-        self._pruner = build_pruner(pruner, trials, epochs)
-        self.prunes = pruner != "none"
+        self.warm_start = warm_start
+        self.pruner, self._epochs = pruner, epochs
         space_digest = digest(self._space, self._start_point, self._off_below)
         self.versions = {"space": space_digest, "seed": seed, "optuna": optuna.__version__}
         self.begin()
 
     @property
+    def prunes(self) -> bool:
+        """Whether trials may be stopped early."""
+        return self.pruner != "none"
+
+    @property
     def context(self) -> dict[str, Any]:
         """Return what a suggestion depends on besides the records, by name."""
-        return {"sampler": self.sampler, "budget": self.budget, **self.versions}
+        settings = {"sampler": self.sampler, "pruner": self.pruner, "budget": self.budget, **self.versions}
+        return settings if self.warm_start is None else settings | {"warm_start": [dict(p) for p in self.warm_start]}
 
     def remaining(self, records: Sequence[TrialRecord]) -> int:
         """Count the trials left in the budget."""
@@ -102,9 +117,25 @@ class StudySampler:
         self._catch_up(records)
         if len(records) == START_POINT:
             return NewTrial(dict(self._start_point), "start", self.context)
-        return self.suggest(records)
+        screening = build_screening(self.pruner, self._epochs)
+        if screening is None:
+            return self._next_point(records, self.context)
+        if not screening.is_first_phase(records, self.budget):
+            if any(record.is_open for record in first_phase(records)):
+                return None
+            if best := screening.next_to_finish(records):
+                return NewTrial(dict(best.params), FINISH, self.context)
+        shorter = {} if screening.schedule is None else {"schedule": screening.schedule}
+        return self._next_point(records, self.context | shorter)
 
-    def suggest(self, records: Sequence[TrialRecord]) -> NewTrial:
+    def _next_point(self, records: Sequence[TrialRecord], context: dict[str, Any]) -> NewTrial:
+        """Return a trial at a point of another study or, after them, at a suggested point."""
+        warm = self.warm_start or ()
+        if len(records) <= len(warm):
+            return NewTrial(dict(warm[len(records) - 1]), "warm", context)
+        return self._suggest(records, context)
+
+    def _suggest(self, records: Sequence[TrialRecord], context: dict[str, Any]) -> NewTrial:
         """Suggest a point after these trials, which the study in memory repeats already."""
         origin, sampler = build_sampler(
             self.sampler,
@@ -114,6 +145,7 @@ class StudySampler:
             number=len(records),
             complete=sum(record.state is State.COMPLETE for record in records),
             sobol_index=sum(record.origin == "sobol" for record in records),
+            centres=self._centres(),
         )
         self._study.sampler = SnappingSampler(sampler, self._off_below) if self._off_below else sampler
         trial = self._study.ask(fixed_distributions=self._space)
@@ -121,7 +153,12 @@ class StudySampler:
             origin = "sobol"
         self._asked.append(trial)
         params = {n: type(v)(0) if v < self._off_below.get(n, -math.inf) else v for n, v in trial.params.items()}
-        return NewTrial(params, origin, self.context)
+        return NewTrial(params, origin, context)
+
+    def _centres(self) -> list[dict[str, float | int]]:
+        """Return the centres of the prior: start point and points of other studies."""
+        points = [] if self.warm_start is None else [self._start_point, *self.warm_start]
+        return [{name: self._position(name, p[name]) for name in self._space if name in p} for p in points]
 
     def should_prune(self, records: Sequence[TrialRecord], number: int) -> bool:
         """Return whether the pruner stops an open trial after its latest epoch; never trial 0."""
@@ -130,7 +167,9 @@ class StudySampler:
 
     def begin(self) -> None:
         """Forget everything; the next call repeats all events."""
-        self._study = optuna.create_study(direction="maximize", pruner=self._pruner)
+        pruner = build_pruner(self.pruner, self.budget, self._epochs)
+        # Hyperband draws the bracket of a trial by the name of the study.
+        self._study = optuna.create_study(study_name="search", direction="maximize", pruner=pruner)
         self._asked: list[Trial] = []
         self._decisions: dict[tuple[int, int], bool] = {}
         self._seq = 0
@@ -151,13 +190,19 @@ class StudySampler:
         if event.what is Happening.ASKED and record.number == len(self._asked):
             self._add(record)
         elif event.what is Happening.REPORTED:
-            miou = record.epochs[event.epoch - 1].miou
-            if math.isfinite(miou):
-                self._asked[record.number].report(miou, event.epoch)
+            if math.isfinite(record.epochs[event.epoch - 1].miou):
+                self._report(record, event.epoch)
         elif event.what is Happening.DECIDED:
             self._decide(record.number, event.epoch)
         elif event.what is Happening.ENDED:
             self._tell(record)
+
+    def _report(self, record: TrialRecord, epoch: int) -> None:
+        """Report an epoch: its mIoU, and that of each frame where it was recorded."""
+        result, trial = record.epochs[epoch - 1], self._asked[record.number]
+        if result.frame_miou:
+            trial.set_user_attr(frame_attribute(epoch), result.frame_miou)
+        trial.report(result.miou, epoch)
 
     def _add(self, record: TrialRecord) -> None:
         """Add a trial with its recorded point, of which settings that are fixed by now are left out."""
@@ -166,7 +211,9 @@ class StudySampler:
         self._study.enqueue_trial(known)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Fixed parameter .* is out of range")  # its range was changed
-            self._asked.append(self._study.ask(fixed_distributions={name: self._space[name] for name in known}))
+            trial = self._study.ask(fixed_distributions={name: self._space[name] for name in known})
+        trial.set_user_attr("origin", record.origin)
+        self._asked.append(trial)
 
     def _position(self, name: str, value: float | int) -> float | int:
         """Return the value that was suggested: the lowest of the range for a setting that is off."""

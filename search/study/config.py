@@ -15,10 +15,16 @@ class SearchConfig(Section):
     register_model: bool = True
     """Register the best trial's model in MLflow at the end of a run, as a new version if it changed."""
     sampler: Literal["auto", "gp", "tpe", "random"] = "auto"
-    """Method that proposes points; auto is the Gaussian process up to 250 finished trials and then TPE, or TPE from
-    the start if there is a pruner; gp is the Gaussian process up to 1,000 finished trials."""
-    pruner: Literal["none", "asha", "median"] = "none"
-    """Method that stops weak trials early."""
+    """Method that proposes points; auto is a Gaussian process with a prior around the start point, up to 250 finished
+    trials and then TPE, or TPE from the start if there is a pruner; gp is Optuna's Gaussian process up to 1,000
+    finished trials."""
+    warm_start: tuple[str, ...] = ()
+    """Other studies of the storage, whose best points are the first trials after trial 0 and further centres of the
+    prior of the sampler auto, on the settings that both search."""
+    pruner: Literal["none", "asha", "hyperband", "median", "wilcoxon", "first-epochs", "short-full"] = "none"
+    """Method that stops weak trials early: asha, hyperband and median compare with earlier trials, wilcoxon each
+    validation frame with trial 0; first-epochs trains all points for a quarter of the epochs and a few of them again in
+    full; short-full does so with complete short schedules, and one point in three in full."""
     storage: str = Field("runs", min_length=1, pattern=r"^(s3://|[^?#]*$)")
     """Folder, or s3://bucket/prefix, of studies: checkpoints, reports and, in a folder, the ledger."""
     ledger_url: str | None = None

@@ -25,6 +25,9 @@ REPEATS = "-repeats"
 see them."""
 COMPARISONS = "comparison"
 """Name of the folder of comparisons in a storage."""
+TWO_PHASES, MIN_TWO_PHASE_TRIALS = ("first-epochs", "short-full"), 4
+"""Pruners that train many points briefly and then few in full, and their smallest budget: the start point, two points
+to choose between, and one to finish."""
 LARGEST_SEED = 2**31 - 1
 """Largest value of `train.seed`; the settings accept no larger one."""
 UNIDENTIFYING = ("data.root", "data.labels", "data.cache", "data.device", "train.compile")
@@ -54,6 +57,8 @@ class TrialPoint(Protocol):
     def overrides(self) -> dict[str, Any]: ...
     @property
     def seed(self) -> int: ...
+    @property
+    def schedule(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """Values that must be the same in every run of the study, without the data's fingerprint; as JSON types."""
-        return self.common_identity() | {"space": self.space.to_json(), "sampler": self.search.sampler}
+        warm_start = {"warm_start": list(self.search.warm_start)} if self.search.warm_start else {}
+        return self.common_identity() | {"space": self.space.to_json() | warm_start, "sampler": self.search.sampler}
 
     def common_identity(self) -> dict[str, Any]:
         """Return the part of the identity that searches and repeats share: version and unsearched settings."""
@@ -93,7 +99,8 @@ class Plan:
 
     def trial_settings(self, trial: TrialPoint) -> dict[str, Any]:
         """Return all settings of one trial by dotted name: the plan's, with the trial's params, overrides and seed."""
-        run = build([*self.layers, Layer(f"trial {trial.number}", {**trial.params, **trial.overrides})])
+        own = {**trial.params, **shorter_schedule(trial.schedule), **trial.overrides}
+        run = build([*self.layers, Layer(f"trial {trial.number}", own)])
         return run.flat() | {"train.seed": run.train.seed + trial.seed}
 
 
@@ -113,6 +120,11 @@ class RepeatPlan(Plan):
         """Return what may not change while a study is continued: settings, and names of the searched ones."""
         point = {"space": self.space.name, "settings": sorted(self.space.search)}
         return self.common_identity() | {"point": point}
+
+
+def shorter_schedule(epochs: int | None) -> dict[str, int]:
+    """Return the settings, by dotted name, of a trial with a complete schedule of fewer epochs; empty for None."""
+    return {} if epochs is None else {"train.epochs": epochs}
 
 
 def make_plan(
@@ -141,7 +153,8 @@ def make_plan(
     family = load_space(space_name, data)
     family = family if ranges is None else add_ranges(family, ranges, data, str(path))
     space, plain = override(family, assignments, data)
-    layers = (settings, Layer(f"space {space.name}", space.fixed), Layer("--set", plain))
+    needed = {"train.frame_scores": True} if search.pruner == "wilcoxon" else {}
+    layers = (settings, Layer(f"space {space.name}", space.fixed), Layer("--set", plain), Layer("--pruner", needed))
     name = f"{path.stem}-{space.name}" if study is None else study
     location = resolve_location(search.storage, name, search.tracking_uri, search.ledger_url)
     if name.endswith(REPEATS) or name == COMPARISONS:
@@ -157,6 +170,11 @@ def make_plan(
 def check_trials(plan: Plan) -> None:
     """Raise ConfigError if the number of processes or the seed would make trials impossible, whatever their params."""
     check_processes(plan.settings, plan.search.processes)
+    if plan.search.pruner in TWO_PHASES and plan.search.trials < MIN_TWO_PHASE_TRIALS:
+        raise ConfigError(
+            f"--pruner: {plan.search.pruner} needs at least {MIN_TWO_PHASE_TRIALS} trials, got {plan.search.trials}; "
+            "raise --trials or choose another pruner"
+        )
     if plan.search.processes > 1 and "train.batch_size" in plan.space.search:
         raise ConfigError(
             "train.batch_size: is searched, but each of several processes takes an equal part of every batch; "

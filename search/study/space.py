@@ -92,6 +92,14 @@ class Space:
         value = self.search[key].value(number)
         return int(value) if is_whole(key) else float(value)
 
+    def nearest(self, point: Mapping[str, float | int]) -> dict[str, float | int]:
+        """Return the point of the space nearest to any point, whose missing settings have the values of the start."""
+        inside = {}
+        for key, r in self.search.items():
+            value = point.get(key, r.start)
+            inside[key] = self.value(key, value if r.contains(value) else min(max(value, r.low), r.high))
+        return inside
+
     def to_json(self) -> dict[str, Any]:
         """Return name and ranges as JSON types for the study's identity, which contains fixed settings elsewhere."""
         return {

@@ -30,7 +30,9 @@ def test_the_help_text_of_a_flag_is_the_docstring_and_the_default(parser: argpar
     help_texts = {name: action.help for name, action in flags(parser).items()}
     assert help_texts["max_failures"] == "restarts of a trial whose process died (default: 2)"
     assert help_texts["cpus_per_trial"].startswith("CPU cores reserved for a trial;")
-    assert help_texts["pruner"].startswith("none, asha, median: method that stops weak trials early")
+    assert help_texts["pruner"].startswith(
+        "none, asha, hyperband, median, wilcoxon, first-epochs, short-full: method that stops"
+    )
     assert help_texts["register_model"].startswith("do not register the best trial's model")
 
 

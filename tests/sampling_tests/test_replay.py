@@ -23,7 +23,7 @@ from search.audit.points import audit_points
 from search.ledger.ledger import Ledger
 from search.ledger.study_metadata import StudyMetadata
 from search.sampling.distributions import distributions
-from search.sampling.samplers import GP_TRIALS
+from search.sampling.sampler_choice import GP_TRIALS
 from search.study.location import find_location
 from search.study.space import Range
 

@@ -14,6 +14,7 @@ from optuna.testing.pytest_samplers import (
     RelativeSamplerTestCase,
 )
 
+from search.sampling.prior_guided import PriorGuidedSampler
 from search.sampling.samplers import AvoidingGPSampler, SnappingSampler, SobolSampler
 
 
@@ -29,6 +30,10 @@ def gaussian_process() -> AvoidingGPSampler:
     return AvoidingGPSampler({}, sobol(), seed=7)
 
 
+def prior_guided() -> PriorGuidedSampler:
+    return PriorGuidedSampler({}, sobol(), seed=7, centres=[])
+
+
 class TestSobol(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture(params=[sobol, snapping])
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
@@ -39,9 +44,9 @@ class TestSobol(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSam
 class TestGaussianProcess(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     """With fewer spaces than Optuna's tests have, since a suggestion takes tenths of a second."""
 
-    @pytest.fixture
-    def sampler(self) -> Callable[[], BaseSampler]:
-        return gaussian_process
+    @pytest.fixture(params=[gaussian_process, prior_guided])
+    def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
+        return request.param
 
     @pytest.mark.parametrize(
         "distribution",

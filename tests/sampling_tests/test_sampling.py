@@ -1,16 +1,19 @@
 """Samplers and pruners: new points after every restart, and decisions that a restart cannot change."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
-from builders import make_history
+from builders import make_epoch, make_history
 from optuna.distributions import FloatDistribution, IntDistribution
-from small_ledger import EPOCHS, SPACE, drive, kill_before, start_search
+from small_ledger import EPOCHS, SPACE, START, drive, kill_before, start_search
 
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialAttempt
-from search.sampling.samplers import GP_TRIALS
+from search.sampling.replay import replay
+from search.sampling.sampler_choice import GP_TRIALS
+from search.sampling.study_sampler import StudySampler
 from search.study.config import SearchConfig
 
 pytestmark = pytest.mark.slow
@@ -125,6 +128,36 @@ def test_whole_settings_are_drawn_whole_and_an_empty_space_is_searched_by_seed_a
     assert [empty.next_attempt() for _ in range(3)] == [TrialAttempt(0, 1, {}), TrialAttempt(1, 1, {}), None]
 
 
+def test_points_of_other_studies_come_after_the_start_point_and_stay_after_a_restart(tmp_path):
+    def start() -> Ledger:
+        ledger = Ledger.create(f"sqlite:///{tmp_path}/study.db", "s")
+        rest = {"sampler": "auto", "pruner": "none", "epochs": 1, "seed": 0}
+        start_search(ledger, SPACE, START, trials=9, warm_start=[{"a": 0.1, "b": 0.9}, {"a": 0.7, "b": 0.2}], **rest)
+        return ledger
+
+    points = [finish(start()) for _ in range(7)]
+    assert points[:3] == [START, {"a": 0.1, "b": 0.9}, {"a": 0.7, "b": 0.2}]
+    assert origins(start()) == ["start", "warm", "warm", "sobol", "gp", "gp", "gp"]
+    records = start().trials()
+    source = StudySampler(SPACE, START, trials=9, sampler="auto", pruner="none", epochs=1, seed=0)
+    assert list(replay(records, source)) == []
+    elsewhere = [{"a": 0.3, "b": 0.3}]
+    edited = [replace(records[4], context=records[4].context | {"warm_start": elsewhere})]
+    assert len(list(replay([*records[:4], *edited], source))) == 1
+
+
+def test_trials_of_a_version_without_prior_are_replayed_without_one(tmp_path):
+    ledger = drive(tmp_path, "gp")
+    for _ in range(6):
+        finish(ledger)
+    source = StudySampler(SPACE, START, trials=12, sampler="gp", pruner="none", epochs=1, seed=7)
+    before = [
+        replace(r, context={k: v for k, v in r.context.items() if k != "warm_start"} | {"sampler": "auto"})
+        for r in ledger.trials()
+    ]
+    assert list(replay(before, source)) == []
+
+
 def test_setting_below_its_limit_is_recorded_as_zero_and_stays_so_after_a_restart(tmp_path):
     def start(limit: float) -> Ledger:
         ledger = Ledger.create(f"sqlite:///{tmp_path}/study.db", "s")
@@ -155,20 +188,26 @@ def run_study(folder: Path, pruner: str, restart: bool) -> list[tuple[State, int
     def ledger() -> Ledger:
         return drive(folder, "random", pruner, 8, EPOCHS) if restart else kept
 
-    asks = {n: kept.next_attempt() for n in range(TRIALS)}
-    running, waiting = {0: 0, 1: 0}, list(range(2, TRIALS))
-    while running:
+    running: dict[int, int] = {}
+    while True:
+        while len(running) < 2 and (ask := kept.next_attempt()) is not None:
+            running[ask.number] = 0
+        if not running:
+            return [(record.state, len(record.epochs)) for record in kept.trials()]
         for number in list(running):
             running[number] += 1
             mious = [metric(number, epoch) for epoch in range(1, running[number] + 1)]
-            ledger().report(number, asks[number].attempt, make_history(*mious))
+            ledger().report(number, 1, [make_epoch(k, m, frame_miou=frames(m)) for k, m in enumerate(mious, start=1)])
             stop = ledger().should_prune(number)
             assert ledger().should_prune(number) == stop
             if stop or running[number] == EPOCHS:
                 (ledger().prune if stop else ledger().complete)(number, 1)
                 del running[number]
-                running |= {waiting.pop(0): 0} if waiting else {}
-    return [(record.state, len(record.epochs)) for record in kept.trials()]
+
+
+def frames(miou: float) -> list[float]:
+    """The mIoU of eight frames around that of the split."""
+    return [miou + 0.01 * ((3 * frame) % 8 - 3.5) for frame in range(8)]
 
 
 @pytest.mark.parametrize("pruner", get_args(SearchConfig.model_fields["pruner"].annotation))

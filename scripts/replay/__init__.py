@@ -1,0 +1,1 @@
+"""Recorded learning curves, and searches that are replayed against them without training."""

@@ -1,0 +1,132 @@
+"""Toy check of the samplers on the Hartmann function of six settings: python -m scripts.replay.hartmann [--seeds 36]
+
+Prints the regret of the best of 24 trials, with 95 % intervals, from a start point near the optimum and from one that
+is far from it.  `--warm-start` instead prints how many trials a search from the far start point needs to reach the
+final best of the same search without warm start, if the other study's best point is near the optimum or misleading.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from optuna.distributions import FloatDistribution
+
+from fgseg.results import EpochResult
+from scripts.replay.intervals import mean_with_interval
+from scripts.replay.scripted_search import ScriptedSearch, scripted_epoch
+from search.ledger.records import TrialRecord
+from search.ledger.trial_source import NewTrial
+from search.sampling.study_sampler import StudySampler
+
+ALPHA = np.array([1.0, 1.2, 3.0, 3.2])
+A = np.array(
+    [
+        [10, 3, 17, 3.5, 1.7, 8],
+        [0.05, 10, 17, 0.1, 8, 14],
+        [3, 3.5, 1.7, 10, 17, 8],
+        [17, 8, 0.05, 10, 0.1, 14],
+    ]
+)
+P = 1e-4 * np.array(
+    [
+        [1312, 1696, 5569, 124, 8283, 5886],
+        [2329, 4135, 8307, 3736, 1004, 9991],
+        [2348, 1451, 3522, 2883, 3047, 6650],
+        [4047, 8828, 8732, 5743, 1091, 381],
+    ]
+)
+OPTIMUM = np.array([0.20169, 0.150011, 0.476874, 0.275332, 0.311652, 0.6573])
+LARGEST = 3.32237
+SPACE = {f"x{axis}": FloatDistribution(0.0, 1.0) for axis in range(6)}
+GOOD_SPREAD = 0.15
+"""Standard deviation of a good start point around the optimum along each axis."""
+
+
+def main() -> None:
+    """Run the command line."""
+    options = parse()
+    if options.warm_start:
+        return print_warm_starts(options.seeds, options.trials, options.noise)
+    print(f"regret of the best of {options.trials} trials, {options.seeds} seeds, noise {options.noise:g}")
+    for sampler in options.samplers:
+        for start in ("good", "bad"):
+            searches = (regrets(sampler, start, s, options.trials, noise=options.noise) for s in range(options.seeds))
+            print(f"{sampler:8} {start} start  {mean_with_interval([each[-1] for each in searches])}", flush=True)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.replay.hartmann", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=36, help="number of searches (default: 36)")
+    parser.add_argument("--trials", type=int, default=24, help="trials of a search (default: 24)")
+    parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of a value's noise (default: 0)")
+    parser.add_argument("--samplers", nargs="+", default=["auto", "gp"], help="names of samplers (default: auto gp)")
+    parser.add_argument("--warm-start", action="store_true", help="measure --warm-start instead of the samplers")
+    return parser.parse_args(arguments)
+
+
+def print_warm_starts(seeds: int, trials: int, noise: float) -> None:
+    """Print the trials that searches with a warm start need to reach the final best of those without one.
+
+    A search that does not reach it within twice the trials counts as one of that number.
+    """
+    print(f"trials to reach the best of {trials} trials without warm start, {seeds} seeds, noise {noise:g}")
+    cold = [regrets("auto", "bad", seed, trials, noise=noise) for seed in range(seeds)]
+    counts = {"cold": [trials_to_reach(each, each[-1]) for each in cold]}
+    for warm, kind in (("related", "good"), ("misleading", "bad")):
+        points = [[start_point(kind, np.random.default_rng(seed + seeds))] for seed in range(seeds)]
+        longer = [
+            regrets("auto", "bad", seed, 2 * trials, noise=noise, warm_start=point) for seed, point in enumerate(points)
+        ]
+        counts[warm] = [trials_to_reach(each, before[-1]) for each, before in zip(longer, cold, strict=True)]
+    for name, reached in counts.items():
+        ratio = np.mean(reached) / np.mean(counts["cold"])
+        print(
+            f"{name:10} {mean_with_interval(reached, digits=1)} trials, {ratio:.2f} times the cold search", flush=True
+        )
+
+
+def trials_to_reach(by_trial: Sequence[float], target: float) -> int:
+    """Return the number of trials after which a regret is at most the target; all of them if it never is."""
+    return next((count for count, each in enumerate(by_trial, start=1) if each <= target), len(by_trial))
+
+
+def hartmann(point: np.ndarray) -> float:
+    """Return the value, at most LARGEST, at a point (6,) in [0, 1].  Source: Dixon and Szego 1978."""
+    return float(ALPHA @ np.exp(-(A * np.square(point - P)).sum(1)))
+
+
+def start_point(kind: str, generator: np.random.Generator) -> np.ndarray:
+    """Return a good start point (6,), near the optimum, or a bad one, at the other side of the range on each axis."""
+    scattered = OPTIMUM + GOOD_SPREAD * generator.standard_normal(6)
+    moved = scattered if kind == "good" else np.where(scattered < 0.5, scattered + 0.5, scattered - 0.5)
+    return np.clip(moved, 0.0, 1.0)
+
+
+def regrets(
+    sampler: str, start: str, seed: int, trials: int, *, noise: float, warm_start: Sequence[np.ndarray] = ()
+) -> list[float]:
+    """Return how much the best point of one search is below the optimum after each trial, without noise."""
+    generator = np.random.default_rng(seed)
+    first, *warm = (
+        dict(zip(SPACE, point.tolist(), strict=True)) for point in (start_point(start, generator), *warm_start)
+    )
+    settings: dict[str, Any] = {"trials": trials, "pruner": "none", "epochs": 1, "seed": seed}
+    search = ScriptedSearch(StudySampler(SPACE, first, sampler=sampler, warm_start=warm, **settings), epochs=1)
+
+    def curve(new: NewTrial) -> list[EpochResult]:
+        return [scripted_epoch(1, value(new) + noise * generator.standard_normal())]
+
+    search.run(curve)
+    return list(np.minimum.accumulate([LARGEST - value(record) for record in search.records]))
+
+
+def value(trial: NewTrial | TrialRecord) -> float:
+    """Return the value of a trial's point without noise."""
+    return hartmann(np.array([trial.params[name] for name in SPACE]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
