@@ -13,10 +13,12 @@ from rich.text import Text
 
 from fgseg.cli import DONE, run_command
 from search.cli.options import Parser, add_location_options, location_from
+from search.console.forecast import forecast_line, time_lines
 from search.console.study_status import StudyStatus, recent_pace, time_left
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
+from search.ledger.time_used import time_used
 from search.ledger.untrained import untrained_of
 from search.study.location import StudyLocation, public_address
 
@@ -53,14 +55,19 @@ def study_view(ledger: Ledger, location: StudyLocation) -> Group:
     """
     records, holder, metadata = ledger.trials(), ledger.holder(), ledger.metadata
     status = StudyStatus(metadata, records)
-    pace = recent_pace(records, time.time())
-    left = time_left(status.seconds_left(pace)) if holder else "not running"
+    now = time.time()
+    expected, pace = status.forecast(now) if holder else None, recent_pace(records, now)
+    seconds_left = status.seconds_left(pace) if expected is None else expected.seconds_left
+    left = time_left(seconds_left) if holder else "not running"
+    used = time_lines(metadata, time_used(metadata, records, now if holder else None))
     driver = f"runs on {holder.name}, process {holder.pid}" if holder else "no driver runs"
     untrained = untrained_of(location, metadata)
     failures = [Text(f"trial {r.number:03d} FAILED: {r.reason}") for r in records if r.state is State.FAIL]
     return Group(
         Text(f"{location.study}: {driver}", style="bold"),
         Text(f"{status.summary_line()}, {left}"),
+        *([Text(forecast_line(metadata, expected))] if expected else []),
+        *map(Text, used),
         status.running_table(),
         status.class_table(),
         *([Text(f"checkpoint, untrained: mIoU {untrained.miou:.4f}")] if untrained else []),

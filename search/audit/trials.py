@@ -53,14 +53,15 @@ def audit_location(location: StudyLocation, trials: int | None, interrupted: boo
         yield f"the ledger contains an invalid epoch or trial: {error!r}"
         return
     yield from audit_numbers(records)
-    yield from audit_budget(records, ledger.metadata.budget, trials, open_allowed)
+    stopped = bool(ledger.metadata.limit)  # by --max-hours or --max-gpu-hours
+    yield from audit_budget(records, ledger.metadata.budget, trials, open_allowed or stopped)
     for record in records:
         yield from audit_trial(record)
     best = ledger.best()
     if not alive:  # a running driver changes the files while they are read
         from search.audit.files import audit_files  # imports torch, which takes seconds: only after cheap checks
 
-        yield from audit_files(location.folder, records, best, open_allowed)
+        yield from audit_files(location.folder, records, best, open_allowed or stopped)
     if runs is not None:
         from search.audit.mlflow_runs import audit_runs
 

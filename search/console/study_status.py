@@ -6,6 +6,7 @@ from rich.table import Table
 
 from fgseg.labels import display_name
 from fgseg.results import EpochResult, format_iou, select_epoch
+from search.console.forecast import Forecast, clock, forecast
 from search.ledger.records import State, TrialRecord, best_trial
 from search.ledger.study_metadata import StudyMetadata
 
@@ -26,7 +27,7 @@ class StudyStatus:
         self.running: dict[int, TrialRecord] = {}
         self.ended: dict[int, TrialRecord] = {}
         self.best: TrialRecord | None = None
-        self.failed = self.epochs_done = 0
+        self.failed = self.epochs_done = self.most_running = 0
         for record in records:
             self.update(record)
 
@@ -38,6 +39,7 @@ class StudyStatus:
         self.epochs_done += self.epochs_accounted(record) - (self.epochs_accounted(before) if before else 0)
         if record.state is State.RUNNING:
             self.running[record.number] = record
+            self.most_running = max(self.most_running, len(self.running))
         else:
             self.ended[record.number] = record
             self.failed += record.state is State.FAIL
@@ -57,6 +59,15 @@ class StudyStatus:
         """
         missing = max(0, self.metadata.budget * self.metadata.epochs - self.epochs_done)
         return None if pace is None else missing * pace
+
+    def forecast(self, now: float) -> Forecast | None:
+        """Forecast the end of the study, with as many trials at once as this object has seen; see `forecast`.
+
+        Args:
+            now: Unix seconds.
+        """
+        trials = self.ended | self.running
+        return forecast(self.metadata, [trials[number] for number in sorted(trials)], now, max(1, self.most_running))
 
     def summary_line(self) -> str:
         """Return the number of ended trials, the best trial and the number of failures in one line."""
@@ -115,9 +126,3 @@ def recent_pace(records: Iterable[TrialRecord], now: float) -> float | None:
 def time_left(seconds: float | None) -> str:
     """Format the time left in seconds; None if unknown."""
     return "time left unknown yet" if seconds is None else f"about {clock(seconds)} left"
-
-
-def clock(seconds: float) -> str:
-    """Format seconds as m:ss or h:mm:ss."""
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -68,7 +68,7 @@ class SearchStrategy:
         summary = summarise(ledger, self.plan.location)
         if summary.best is not None and not signals.received:
             self._export(ledger, signals, console)
-        print_run_summary(self.plan, console, summary, finished=reason.exit_code == DONE)
+        print_run_summary(self.plan, console, summary, finished=reason.exit_code == DONE, limit=reason.limit)
         return FAULT if summary.best is None and reason.exit_code == DONE else reason.exit_code
 
     def _export(self, ledger: Ledger, signals: Signals, console: Console) -> None:

@@ -8,7 +8,7 @@ driver writes, from one thread.
 import math
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,23 +68,33 @@ class Ledger(MetadataWriter):
             raise RuntimeError("this ledger was opened for reading; call start() first")
         return self._settings
 
-    def nothing_left(self) -> bool:
-        """Return whether no trial is open and no new trial will be started."""
-        return not self.open_trials() and not self._started.source.remaining(self.trials())
+    def nothing_left(self, fits: Callable[[int], bool] = lambda epochs: True) -> bool:
+        """Return whether no open trial can be continued and no new trial will be started.
+
+        Args:
+            fits: whether there is time for this many epochs of a trial; by default always.
+        """
+        started, records = self._started, self.trials()
+        may_continue = any(r.is_open and fits(started.epochs - len(r.epochs)) for r in records)
+        return not may_continue and not (started.source.remaining(records) and fits(started.epochs))
 
     @retry
-    def next_attempt(self) -> TrialAttempt | None:
+    def next_attempt(self, fits: Callable[[int], bool] = lambda epochs: True) -> TrialAttempt | None:
         """Record and return the next attempt of a trial; None if no trial is left to start.
 
         Open trials without an attempt in this run come first, lowest number first, with their recorded params; then new
         ones.  The attempt is in the ledger before the call returns.
+
+        Args:
+            fits: whether there is time for this many epochs of a trial; a trial that does not fit is not started.
         """
         started, records = self._started, self.trials()
-        waiting = next((r for r in records if r.is_open and r.number not in self._attempted), None)
+        open_ones = (r for r in records if r.is_open and r.number not in self._attempted)
+        waiting = next((r for r in open_ones if fits(started.epochs - len(r.epochs))), None)
         if waiting is not None:
             with self._write() as write:
                 write.change_trial(waiting, attempt=waiting.attempt + 1, length=started.epochs)
-        elif (new := started.source.next_trial(records)) is not None:
+        elif fits(started.epochs) and (new := started.source.next_trial(records)) is not None:
             with self._write() as write:
                 write.add_trial(first_attempt(len(records), new, started.epochs, write.seq))
         else:

@@ -31,15 +31,22 @@ class MetadataWriter(StudyReader):
                 self._seq, self._is_fresh = write.seq, True
 
     @retry
-    def record_run(self, metadata: StudyMetadata) -> None:
+    def record_run(self, metadata: StudyMetadata, began: float | None = None) -> None:
         """Record the metadata of a run.
 
-        A recorded identity and uid are kept, see `accept_changes`.  `resources` and `changes` are not written.
+        A recorded identity and uid are kept, see `accept_changes`.  `resources`, `changes` and `runs` are not written,
+        and `limit` is emptied.
+
+        Args:
+            metadata: of the run.
+            began: Unix seconds, added to `runs` unless it is there; None for a call that begins no run.
         """
-        keys = ("study", "space", "title", "experiment", "allow_changed_batch", "budget")
-        recorded = {key: getattr(metadata, key) for key in keys} | {"settings": dict(metadata.settings)}
+        keys = ("study", "space", "title", "experiment", "allow_changed_batch", "budget", "max_hours", "max_gpu_hours")
+        recorded = {key: getattr(metadata, key) for key in keys} | {"settings": dict(metadata.settings), "limit": ""}
         with self._write() as write:
             before = write.study_row()
+            runs = before["metadata"].get("runs", [])
+            recorded["runs"] = runs if began is None or began in runs else [*runs, began]
             values: dict[str, Any] = {"metadata": before["metadata"] | recorded}
             if not before["identity"]:
                 values["identity"] = dict(metadata.identity)
@@ -64,8 +71,17 @@ class MetadataWriter(StudyReader):
     @retry
     def record_resources(self, resources: Mapping[str, float]) -> None:
         """Record the `cpus` and `gpus` of one trial."""
+        self._change_metadata(resources=dict(resources))
+
+    @retry
+    def record_limit(self, limit: str) -> None:
+        """Record the setting that ended a run before its trials were done, see `StudyMetadata.limit`."""
+        self._change_metadata(limit=limit)
+
+    def _change_metadata(self, **values: Any) -> None:
+        """Replace values of the metadata."""
         with self._write() as write:
-            write.change_study({"metadata": write.study_row()["metadata"] | {"resources": dict(resources)}})
+            write.change_study({"metadata": write.study_row()["metadata"] | values})
 
     @retry
     def delete_study(self) -> None:

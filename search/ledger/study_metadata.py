@@ -26,6 +26,14 @@ class StudyMetadata:
     """Unique id, which distinguishes studies of the same name on a shared MLflow server."""
     budget: int = 0
     """Number of trials that the latest run was to reach."""
+    max_hours: float | None = None
+    """Hours that all runs of the study may take, see SearchConfig; of the latest run."""
+    max_gpu_hours: float | None = None
+    """GPU-hours that all trials may take; of the latest run."""
+    runs: Sequence[float] = ()
+    """When each run of the study began, in Unix seconds."""
+    limit: str = ""
+    """Setting that ended the latest run before its trials were done: max_hours or max_gpu_hours; empty if none."""
     allow_changed_batch: bool = False
     """Whether a trial whose batch was halved may be the best."""
     resources: Mapping[str, float] = field(default_factory=dict)

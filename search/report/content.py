@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from search.ledger.records import count_ended
 from search.report.charts import best_so_far, class_curves, confusion, history, importances, parallel, png, slices
 from search.report.frames import Frames
 from search.report.summary import Baseline, Summary
@@ -42,7 +43,7 @@ def build_content(summary: Summary, baseline: Baseline, frames: Frames, written:
         )
     shares = importance(summary.ranked, summary.ranges)
     charts = [history_chart(summary, baseline)]
-    notes = [baseline.reason] if baseline.reason else []
+    notes = [*time_notes(summary), *([baseline.reason] if baseline.reason else [])]
     if shares:
         charts.append(importance_chart(summary, shares))
     else:
@@ -54,6 +55,14 @@ def build_content(summary: Summary, baseline: Baseline, frames: Frames, written:
         charts.append(parallel_chart(summary))
     charts.append(curves_chart(summary))
     return Content(summary, baseline, frames, tuple(charts), tuple(notes), written)
+
+
+def time_notes(summary: Summary) -> list[str]:
+    """Explain in a sentence that the time of the study is used up; empty if it is not."""
+    if not summary.limit:
+        return []
+    flag, ended = summary.limit.replace("_", "-"), count_ended(summary.trials)
+    return [f"The search ended with its time (--{flag} {summary.limits[summary.limit]:g}) after {ended} trials."]
 
 
 def history_chart(summary: Summary, baseline: Baseline) -> Chart:

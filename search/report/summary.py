@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fgseg.checkpoints.untrained_result import UntrainedResult
@@ -11,6 +11,7 @@ from fgseg.results import EpochResult, select_epoch
 from search.ledger.catalog import exists, open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord, rank_trials
+from search.ledger.time_used import NOT_STARTED, TimeUsed, time_used
 from search.ledger.untrained import untrained_of
 from search.study.location import StudyLocation
 from search.study.plan import UNIDENTIFYING
@@ -19,6 +20,8 @@ from search.study.space import Range
 ENDINGS = {State.COMPLETE: "finished", State.PRUNED: "stopped early", State.FAIL: "failed", State.RUNNING: "open"}
 """Words for the states of trials, as shown to users."""
 
+LIMITS = ("max_hours", "max_gpu_hours")
+"""Settings that limit the time of a study."""
 WEIGHT = "class_weights."
 """Prefix of the settings of which there is one for each class."""
 
@@ -75,6 +78,12 @@ class Summary:
     best: TrialRecord | None
     untrained: UntrainedResult | None = None
     """Result of the checkpoint before any training; None where no head is inherited, or while it is not known."""
+    used: TimeUsed = NOT_STARTED
+    """Time that the study has used, without the epochs that run now."""
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """Hours that the study may take by setting, max_hours and max_gpu_hours; without limits empty."""
+    limit: str = ""
+    """See `StudyMetadata.limit`."""
 
     def epoch(self, record: TrialRecord | None) -> EpochResult | None:
         """Return a trial's selected epoch; of a trial that has not ended, the epoch that would be selected now."""
@@ -144,6 +153,9 @@ def summarise(ledger: Ledger, location: StudyLocation | None = None) -> Summary:
         start=start,
         best=ranked[0] if ranked else None,
         untrained=untrained_of(location, metadata) if location else None,
+        used=time_used(metadata, trials),
+        limits={name: hours for name in LIMITS if (hours := getattr(metadata, name)) is not None},
+        limit=metadata.limit,
     )
 
 

@@ -143,8 +143,11 @@ def failure_table(summary: Summary) -> Table:
 
 def cost_figures(summary: Summary) -> dict[str, str]:
     """Return name and text of each figure of a study's cost."""
-    cost = summary.cost()
-    return {
+    cost, limits = summary.cost(), summary.limits
+    used = {"max_hours": ("hours of all runs", summary.used.hours)}
+    used["max_gpu_hours"] = ("GPU-hours of the budget", summary.used.gpu_hours)
+    times = {name: f"{hours:.2f} of {limits[key]:g}" for key, (name, hours) in used.items() if key in limits}
+    return times | {
         f"{cost.unit} of training and validation": f"{cost.amount:.2f}",
         "epochs trained": str(cost.epochs),
         "epochs saved by stopping early": str(cost.saved),

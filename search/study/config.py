@@ -12,6 +12,11 @@ class SearchConfig(Section):
 
     trials: int = Field(20, ge=1)
     """Trials of the whole study, including finished ones."""
+    max_hours: float | None = Field(None, gt=0)
+    """Hours of the whole study, over all its runs; by default no limit. A trial that would not finish is not started;
+    a running one is stopped after the epoch in which the time ends, and can be continued."""
+    max_gpu_hours: float | None = Field(None, gt=0)
+    """The same for GPU-hours of training and validation, summed over trials."""
     register_model: bool = True
     """Register the best trial's model in MLflow at the end of a run, as a new version if it changed."""
     sampler: Literal["auto", "gp", "tpe", "random"] = "auto"

@@ -61,7 +61,9 @@ def parent_tags(metadata: "StudyMetadata") -> dict[str, str]:
     own = {"fgseg.space": metadata.space, "fgseg.kind": "study", "mlflow.note.content": note}
     identity = metadata.identity  # repeats have no sampler
     origin = {f"fgseg.{key}": str(identity[key]) for key in ("version", "data", "sampler") if key in identity}
-    return identity_tags(metadata) | own | SOURCE | origin
+    limits = {"max_hours": metadata.max_hours, "max_gpu_hours": metadata.max_gpu_hours}
+    budget = {f"fgseg.{name}": f"{hours:g}" for name, hours in limits.items() if hours is not None}
+    return identity_tags(metadata) | own | SOURCE | origin | budget
 
 
 def trial_tags(metadata: "StudyMetadata", record: "TrialRecord", parent_id: str) -> dict[str, str]:
