@@ -144,5 +144,7 @@ def audit_best(run: TrackedRun, best: TrialRecord, records: Sequence[TrialRecord
     if run.tags.get("fgseg.best_trial") != str(best.number):
         yield f"the study: MLflow names trial {run.tags.get('fgseg.best_trial')} the best, must be trial {best.number}"
     shown = dict(run.points.get("val/miou", [])).get(ended)
-    if shown not in {b.value for b in (best_trial(records, False), best_trial(records, True)) if b}:
-        yield f"the study: MLflow shows val/miou {shown} after {ended} trials, must be {best.value}"
+    allowed = (best_trial(records, False), best_trial(records, True), best)
+    if shown not in {b.chosen.miou for b in allowed if b and b.chosen}:
+        miou = best.chosen.miou if best.chosen else None
+        yield f"the study: MLflow shows val/miou {shown} after {ended} trials, must be {miou}"

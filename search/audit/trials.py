@@ -1,5 +1,6 @@
 """Check the ledger of a study against its checkpoints and MLflow."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from search.ledger.catalog import open_ledger
 from search.ledger.records import Kind, State, TrialRecord
 from search.ledger.untrained import untrained_of
 from search.study.location import StudyLocation, find_location, public_address
+from search.study.objective import value_of
 
 
 def audit(
@@ -57,6 +59,7 @@ def audit_location(location: StudyLocation, trials: int | None, interrupted: boo
     yield from audit_budget(records, ledger.metadata.budget, trials, open_allowed or stopped)
     for record in records:
         yield from audit_trial(record)
+        yield from audit_value(record, ledger.metadata.objectives)
     best = ledger.best()
     if not alive:  # a running driver changes the files while they are read
         from search.audit.files import audit_files  # imports torch, which takes seconds: only after cheap checks
@@ -128,11 +131,20 @@ def audit_trial(record: TrialRecord) -> Iterator[str]:
     yield from (f"trial {record.number}: {text}" for text, broken in faults.items() if broken)
     yield from (f"trial {record.number}: {text}" for text in audit_attempts(record))
     yield from audit_order(record)
+
+
+def audit_value(record: TrialRecord, objectives: Sequence[str]) -> Iterator[str]:
+    """Check that the value of a trial is the first objective in its selected epoch, and that it has all objectives."""
     chosen = record.chosen
-    if chosen is None and record.state is State.COMPLETE:
-        yield f"trial {record.number}: its selected epoch {record.selected} is not in the ledger"
-    if chosen is not None and record.value != chosen.miou:
-        yield f"trial {record.number}: its value is {record.value}, that of epoch {chosen.epoch} is {chosen.miou}"
+    if chosen is None:
+        if record.state is State.COMPLETE:
+            yield f"trial {record.number}: its selected epoch {record.selected} is not in the ledger"
+        return
+    values = [value_of(chosen, name) for name in objectives]
+    if record.value != values[0]:
+        yield f"trial {record.number}: its value is {record.value}, that of epoch {chosen.epoch} is {values[0]}"
+    for name in (name for name, value in zip(objectives, values, strict=True) if not math.isfinite(value)):
+        yield f"trial {record.number}: COMPLETE without a value of {name} in epoch {chosen.epoch}"
 
 
 def audit_attempts(record: TrialRecord) -> Iterator[str]:

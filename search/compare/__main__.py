@@ -11,6 +11,9 @@ from search.cli.options import Parser, add_search_options, search_settings
 from search.cli.signals import Signals, run_with_signals
 from search.compare.plans import name_of, plans_from
 
+SEARCH_ONLY = ("trials", "register_model", "objective", "keep", "max_drop", "sampler", "pruner")
+"""Settings that only a search has."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (see `fgseg.cli`)."""
@@ -52,7 +55,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seeds", type=int, default=3, metavar="N", help="repeats of each family, each with its own seed (default: 3)")
     add("--name", metavar="NAME", help="name of the comparison (default: <config>-<point>)")
     add_config_options(parser, settable="a setting, or search.KEY.low of a range", default="configs/quickstart.yaml")
-    add_search_options(parser, without=("trials", "register_model", "sampler", "pruner"))
+    add_search_options(parser, without=SEARCH_ONLY)
     add("--dry-run", action="store_true", help="print what would run, and exit")
     return parser.parse_args(arguments)
 

@@ -7,6 +7,7 @@ from typing import Any
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import PATH_NAME
 from search.ledger.catalog import open_ledger
+from search.study.objective import MIOU
 from search.study.plan import REPEATS, Plan, Repeat, RepeatPlan, differences, make_plan
 from search.study.space import is_about_frames
 
@@ -80,7 +81,7 @@ def repeat_plan(plan: Plan, point: str, seeds: int) -> RepeatPlan:
         raise ConfigError(
             f"--studies: got {plan.study!r}, its repeats would be kept under a name of over 100 characters"
         )
-    search = plan.search.model_copy(update={"trials": seeds})
+    search = plan.search.model_copy(update={"trials": seeds, "objective": MIOU, "keep": None})
     return RepeatPlan(
         space=plan.space,
         layers=plan.layers,

@@ -52,17 +52,18 @@ def find_studies(search: SearchConfig) -> list[StudyLocation]:
 
 def study_cells(location: StudyLocation) -> list[str]:
     """Return the number of trials in each state, and the best trial; dashes if the ledger cannot be read."""
+    from search.console.study_status import scored
     from search.ledger.database import LedgerError
     from search.ledger.ledger import Ledger
     from search.ledger.records import State
 
     try:
         ledger = Ledger(location.ledger_url, location.study)
-        states, best = [t.state for t in ledger.trials()], ledger.best()
+        states, best, objectives = [t.state for t in ledger.trials()], ledger.best(), ledger.metadata.objectives
     except (LedgerError, LookupError):
         return ["-", "-", "-", "-", "unreadable"]
     counts = [str(states.count(s)) for s in (State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING)]
-    return [*counts, "-" if best is None else f"{best.value:.4f} (trial {best.number:03d})"]
+    return [*counts, "-" if best is None else scored(best, objectives)]
 
 
 def print_plan(plan: Plan) -> int:

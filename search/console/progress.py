@@ -124,6 +124,6 @@ def event(before: TrialRecord | None, now: TrialRecord, epochs: int) -> str:
 
 def ending(record: TrialRecord) -> str:
     """Describe the end of a trial: its mIoU, or the reason."""
-    if record.state is State.COMPLETE:
-        return f"finished  mIoU {record.value:.4f}"
+    if record.chosen is not None:
+        return f"finished  mIoU {record.chosen.miou:.4f}"
     return f"{'stopped early' if record.state is State.PRUNED else 'FAILED'}: {record.reason}"

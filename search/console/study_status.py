@@ -1,14 +1,15 @@
 """Progress of a study, computed from its trials: for the live view of a run and for `search.status`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
 from fgseg.labels import display_name
 from fgseg.results import EpochResult, format_iou, select_epoch
 from search.console.forecast import Forecast, clock, forecast
-from search.ledger.records import State, TrialRecord, best_trial
+from search.ledger.records import State, TrialRecord, best_trial, keeps
 from search.ledger.study_metadata import StudyMetadata
+from search.study.objective import MIOU, objective_name
 
 RECENT_EPOCHS = 20
 """Number of latest epochs over which `recent_pace` averages."""
@@ -44,7 +45,7 @@ class StudyStatus:
             self.ended[record.number] = record
             self.failed += record.state is State.FAIL
             rivals = [record, *([self.best] if self.best else [])]
-            self.best = best_trial(rivals, self.metadata.allow_changed_batch)
+            self.best = best_trial(rivals, self.metadata.allow_changed_batch, self.metadata.constraint.floors)
         return before
 
     def epochs_accounted(self, record: TrialRecord) -> int:
@@ -72,7 +73,9 @@ class StudyStatus:
     def summary_line(self) -> str:
         """Return the number of ended trials, the best trial and the number of failures in one line."""
         parts = [f"{len(self.ended)}/{self.metadata.budget} trials"]
-        parts += [f"best {self.best.value:.4f} (trial {self.best.number:03d})"] if self.best else []
+        parts += [f"best {scored(self.best, self.metadata.objectives)}"] if self.best else []
+        if self.best and not keeps(self.best, self.metadata.constraint.floors):
+            parts.append(f"no trial keeps {', '.join(self.metadata.constraint.floors)}")
         parts += [f"{self.failed} failed"] if self.failed else []
         return ", ".join(parts)
 
@@ -102,6 +105,12 @@ class StudyStatus:
                 table.add_column(name, justify="right")
             table.add_row(*classes.values())
         return table
+
+
+def scored(best: TrialRecord, objectives: Sequence[str]) -> str:
+    """Describe the best trial by its value, with the metric's name unless it is the mIoU."""
+    name = "" if objectives[0] == MIOU else f"{objective_name(objectives[0])} "
+    return f"{name}{best.value:.4f} (trial {best.number:03d})"
 
 
 def latest(epochs: list[EpochResult]) -> list[str]:

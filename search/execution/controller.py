@@ -107,6 +107,7 @@ def open_for_writing(strategy: Strategy, identity: dict[str, Any]) -> Iterator[L
                 settings=plan.settings.flat(),
                 identity=identity,
                 budget=strategy.budget(ledger),
+                objectives=plan.search.objectives,
                 allow_changed_batch=plan.search.allow_changed_batch,
                 max_hours=plan.search.max_hours,
                 max_gpu_hours=plan.search.max_gpu_hours,

@@ -12,6 +12,7 @@ from fgseg.data import data_notes, fingerprint, load_splits
 from fgseg.model.pretrained import check_weights, fetch_weights
 from fgseg.storage.store import check_store, open_store
 from search.cluster.node_checks import connect
+from search.execution.constraint import check_reference
 from search.ledger.catalog import check_ownership
 from search.ledger.database import check_database
 from search.ledger.ledger import Ledger
@@ -28,12 +29,13 @@ def preflight(plan: Plan, console: Console) -> dict[str, Any]:
     The weights of a hub model are downloaded into the cache.  May be repeated.
 
     Raises:
-        ConfigError: the first mistake, in the order study, data, model, storage, connection to the cluster, content of
-            the data's files, nodes of the cluster.
+        ConfigError: the first mistake, in the order study, constraint, data, model, storage, connection to the cluster,
+            content of the data's files, nodes of the cluster.
     """
     settings = plan.settings
     recorded = recorded_identity(plan)
     check_identity(recorded, plan.identity, plan)
+    check_reference(plan)
     check_data(settings.data)
     check_weights(settings.model.name)
     check_store(plan.location.folder, "--storage")

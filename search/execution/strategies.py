@@ -8,6 +8,7 @@ from fgseg.cli import DONE, FAULT
 from fgseg.config.errors import ConfigError
 from search.cli.signals import Signals
 from search.console.run_summary import print_run_summary, study_command
+from search.execution.constraint import prepare_constraint
 from search.execution.stop_reason import StopReason
 from search.export.model import export_best_trial
 from search.ledger.ledger import Ledger
@@ -60,8 +61,10 @@ class SearchStrategy:
             epochs=train.epochs,
             seed=train.seed,
             off_below=plan.space.off_below,
+            objectives=plan.search.objectives,
+            floors=prepare_constraint(plan, ledger).floors,
         )
-        ledger.start(source, epochs=train.epochs, select=train.select)
+        ledger.start(source, epochs=train.epochs, select=train.select, objectives=plan.search.objectives)
 
     def present_results(self, ledger: Ledger, reason: StopReason, signals: Signals, console: Console) -> int:
         """Export the best trial and print the summary; a search without a finished trial is a fault."""

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import delete, select
 
 from search.ledger.database import retry
-from search.ledger.study_metadata import StudyMetadata
+from search.ledger.study_metadata import Constraint, StudyMetadata
 from search.ledger.study_reader import StudyReader
 from search.ledger.tables import EPOCHS, FAILURES, STUDIES, TRIALS
 from search.ledger.transaction import Transaction, transaction
@@ -34,8 +35,8 @@ class MetadataWriter(StudyReader):
     def record_run(self, metadata: StudyMetadata, began: float | None = None) -> None:
         """Record the metadata of a run.
 
-        A recorded identity and uid are kept, see `accept_changes`.  `resources`, `changes` and `runs` are not written,
-        and `limit` is emptied.
+        A recorded identity and uid are kept, see `accept_changes`.  `resources`, `changes`, `constraint` and `runs` are
+        not written, and `limit` is emptied.
 
         Args:
             metadata: of the run.
@@ -43,6 +44,7 @@ class MetadataWriter(StudyReader):
         """
         keys = ("study", "space", "title", "experiment", "allow_changed_batch", "budget", "max_hours", "max_gpu_hours")
         recorded = {key: getattr(metadata, key) for key in keys} | {"settings": dict(metadata.settings), "limit": ""}
+        recorded["objectives"] = list(metadata.objectives)
         with self._write() as write:
             before = write.study_row()
             runs = before["metadata"].get("runs", [])
@@ -77,6 +79,11 @@ class MetadataWriter(StudyReader):
     def record_limit(self, limit: str) -> None:
         """Record the setting that ended a run before its trials were done, see `StudyMetadata.limit`."""
         self._change_metadata(limit=limit)
+
+    @retry
+    def record_constraint(self, constraint: Constraint) -> None:
+        """Record which trials may be the best."""
+        self._change_metadata(constraint=asdict(constraint))
 
     def _change_metadata(self, **values: Any) -> None:
         """Replace values of the metadata."""

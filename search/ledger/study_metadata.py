@@ -4,8 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from search.study.objective import DEFAULT
+
 if TYPE_CHECKING:
     from search.ledger.records import TrialRecord
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What the validation IoU of some classes may not fall below; without floors every trial is allowed."""
+
+    floors: Mapping[str, float] = field(default_factory=dict)
+    """Smallest IoU by class key."""
+    max_drop: float = 0.0
+    """Difference between the reference and the floors."""
+    reference: str = ""
+    """What the classes are compared with, for texts."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,10 @@ class StudyMetadata:
     """When each run of the study began, in Unix seconds."""
     limit: str = ""
     """Setting that ended the latest run before its trials were done: max_hours or max_gpu_hours; empty if none."""
+    objectives: Sequence[str] = DEFAULT
+    """The metrics that the search maximises, one or two; the first one is the value of a trial."""
+    constraint: Constraint = field(default_factory=Constraint)
+    """Which trials may be the best."""
     allow_changed_batch: bool = False
     """Whether a trial whose batch was halved may be the best."""
     resources: Mapping[str, float] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, RowMapping, select
 from search.ledger.database import open_engine, retry, study_id
 from search.ledger.lock import LockHolder, StudyLock, read_holder
 from search.ledger.records import TrialRecord, best_trial, read_record
-from search.ledger.study_metadata import StudyMetadata
+from search.ledger.study_metadata import Constraint, StudyMetadata
 from search.ledger.tables import EPOCHS, FAILURES, STUDIES, TRIALS
 
 
@@ -77,14 +77,16 @@ class StudyReader:
         return list(self._records.values())
 
     def best(self, among: Sequence[TrialRecord] | None = None) -> TrialRecord | None:
-        """Return the COMPLETE trial with the highest value, of equal ones the earliest; None if there is none.
+        """Return the first trial of `rank_trials`; None if no trial is COMPLETE.
 
         Trials with overrides are excluded unless the study's metadata have `allow_changed_batch`.
 
         Args:
             among: the study's trials if already read; by default they are read.
         """
-        return best_trial(self.trials() if among is None else among, self.metadata.allow_changed_batch)
+        metadata = self.metadata
+        records = self.trials() if among is None else among
+        return best_trial(records, metadata.allow_changed_batch, metadata.constraint.floors)
 
     @retry
     def _refresh(self) -> None:
@@ -107,7 +109,9 @@ class StudyReader:
 
 def read_metadata(row: RowMapping) -> StudyMetadata:
     """Convert a row of `STUDIES` to the description of the study."""
-    return StudyMetadata(**row["metadata"], identity=row["identity"] or {}, uid=row["uid"] if row["identity"] else "")
+    constraint = Constraint(**row["metadata"].get("constraint", {}))
+    stored = {**row["metadata"], "constraint": constraint}
+    return StudyMetadata(**stored, identity=row["identity"] or {}, uid=row["uid"] if row["identity"] else "")
 
 
 def read_trials(connection: Connection, study: int, since: int) -> dict[int, TrialRecord]:

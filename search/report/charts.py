@@ -72,7 +72,7 @@ def history(summary: Summary, baseline: float | None) -> Figure:
     for state, (mark, tone, name) in marks.items():
         ended = [t for t in summary.trials if t.state is state and t.epochs]
         if ended:
-            values = [t.value if t.value is not None else t.epochs[-1].miou for t in ended]
+            values = [t.value if t.value is not None else summary.value(t.epochs[-1]) for t in ended]
             axes.plot([t.number for t in ended], values, mark, color=tone, label=name, markersize=6)
     failed = [t.number for t in summary.trials if t.state is State.FAIL]
     if failed:
@@ -81,13 +81,13 @@ def history(summary: Summary, baseline: float | None) -> Figure:
     if path:
         axes.step(*zip(*path, strict=True), where="post", color=INK, linewidth=1.2, label="best so far")
     for value, name, dash in (
-        (summary.untrained and summary.untrained.miou, "untrained checkpoint", "-."),
+        (summary.untrained_value, "untrained checkpoint", "-."),
         (summary.start and summary.start.value, "start point", "--"),
         (baseline, "baseline", ":"),
     ):
         if value:
             axes.axhline(value, color=SOFT, linestyle=dash, linewidth=1.2, label=name)
-    axes.set(xlabel="trial", ylabel="validation mIoU")
+    axes.set(xlabel="trial", ylabel=f"validation {summary.objective}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_ylim(bottom=0 if failed else None)
     figure.legend(loc="outside lower center", ncols=3)
@@ -120,7 +120,7 @@ def slices(summary: Summary, keys: Sequence[str]) -> Figure:
     panels = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
     for axes, key in zip(panels, keys, strict=True):
         scatter(axes, summary, key)
-    panels[0].set_ylabel("validation mIoU")
+    panels[0].set_ylabel(f"validation {summary.objective}")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
@@ -188,7 +188,9 @@ def parallel(summary: Summary) -> Figure:
         mark_axis(axes, at, f"{r.low:.3g}" if r.off_below is None else "off", f"{r.high:.3g}")
     mark_axis(axes, len(keys), f"{low:.3g}", f"{high:.3g}")
     lines = "[._]" if len(keys) > CROWDED else "[.]"
-    axes.set_xticks(range(len(keys) + 1), [*(re.sub(lines, "\n", key) for key in keys), "validation\nmIoU"])
+    axes.set_xticks(
+        range(len(keys) + 1), [*(re.sub(lines, "\n", key) for key in keys), f"validation\n{summary.objective}"]
+    )
     axes.set(yticks=[], ylim=(-0.09, 1.09), xlim=(-0.35, len(keys) + 0.35))
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(axis="x", length=0)

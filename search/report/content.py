@@ -66,11 +66,13 @@ def time_notes(summary: Summary) -> list[str]:
 
 
 def history_chart(summary: Summary, baseline: Baseline) -> Chart:
-    """Chart the mIoU of all trials."""
-    other = baseline.summary.best.value if baseline.summary and baseline.summary.best else None
+    """Chart the first objective of all trials."""
+    rival = baseline.summary.best.chosen if baseline.summary and baseline.summary.best else None
+    other = None if rival is None else summary.value(rival)
     path = best_so_far(summary)
-    alt = f"mIoU of {len(summary.trials)} trials; the best so far goes from {path[0][1]:.4f} to {path[-1][1]:.4f}."
-    caption = "Each trial's validation mIoU, and the best so far."
+    rise = f"the best so far goes from {path[0][1]:.4f} to {path[-1][1]:.4f}"
+    alt = f"{summary.objective} of {len(summary.trials)} trials; {rise}."
+    caption = f"Each trial's validation {summary.objective}, and the best so far."
     return Chart("history", "Optimisation history", caption, alt, png(lambda: history(summary, other)))
 
 
@@ -86,7 +88,7 @@ def slice_chart(summary: Summary, important: list[str]) -> Chart:
     keys = (important or list(summary.ranges))[:2]
     which = "only searched" if len(keys) == 1 else "two most important" if important else "first two"
     caption = f"Finished trials by the {which} setting{'s' * (len(keys) > 1)}."
-    alt = f"Validation mIoU against {' and '.join(keys)}, one point a trial."
+    alt = f"Validation {summary.objective} against {' and '.join(keys)}, one point a trial."
     return Chart("slices", "Slices", caption, alt, png(lambda: slices(summary, keys)))
 
 
@@ -94,7 +96,7 @@ def parallel_chart(summary: Summary) -> Chart:
     """Chart all finished trials in parallel coordinates."""
     start = "; black diamonds are the start point" if summary.start else ""
     caption = f"Every finished trial: the best in blue, of the others the darker the better{start}."
-    alt = f"Lines of {len(summary.ranked)} trials through {len(summary.ranges)} settings to their mIoU."
+    alt = f"Lines of {len(summary.ranked)} trials through {len(summary.ranges)} settings to their {summary.objective}."
     drawn = png(lambda: parallel(summary))
     return Chart("parallel", "Parallel coordinates", caption, alt, drawn, wide=True)
 

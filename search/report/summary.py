@@ -10,10 +10,12 @@ from fgseg.config.settings import with_defaults
 from fgseg.results import EpochResult, select_epoch
 from search.ledger.catalog import exists, open_ledger
 from search.ledger.ledger import Ledger
-from search.ledger.records import State, TrialRecord, rank_trials
+from search.ledger.records import State, TrialRecord, keeps, pareto_front, rank_trials
+from search.ledger.study_metadata import Constraint
 from search.ledger.time_used import NOT_STARTED, TimeUsed, time_used
 from search.ledger.untrained import untrained_of
 from search.study.location import StudyLocation
+from search.study.objective import DEFAULT, objective_name, value_of
 from search.study.plan import UNIDENTIFYING
 from search.study.space import Range
 
@@ -78,6 +80,10 @@ class Summary:
     best: TrialRecord | None
     untrained: UntrainedResult | None = None
     """Result of the checkpoint before any training; None where no head is inherited, or while it is not known."""
+    constraint: Constraint = field(default_factory=Constraint)
+    """Which trials may be the best."""
+    objectives: tuple[str, ...] = DEFAULT
+    """The metrics that the search maximises."""
     used: TimeUsed = NOT_STARTED
     """Time that the study has used, without the epochs that run now."""
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -95,6 +101,35 @@ class Summary:
         """Return a trial's IoU by class key, `thin_miou` if it is known, and `miou`; empty if it has no epoch."""
         epoch = self.epoch(record)
         return epoch.scores if epoch else {}
+
+    @property
+    def objective(self) -> str:
+        """Name of the first objective in texts, such as "mIoU"."""
+        return objective_name(self.objectives[0])
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """The Pareto front of two objectives, of the trials that keep the constraint, if any; empty with one."""
+        allowed = [t for t in self.ranked if self.keeps(t)] or self.ranked
+        return pareto_front(allowed, self.objectives) if len(self.objectives) == 2 else []
+
+    def keeps(self, record: TrialRecord) -> bool:
+        """Return whether a finished trial keeps the constraint."""
+        return keeps(record, self.constraint.floors)
+
+    @property
+    def unconstrained(self) -> TrialRecord | None:
+        """The trial that would be the best without the constraint."""
+        return next(iter(rank_trials(self.ranked, changed_batch=True)), None)
+
+    def value(self, epoch: EpochResult) -> float:
+        """Return the first objective after an epoch."""
+        return value_of(epoch, self.objectives[0])
+
+    @property
+    def untrained_value(self) -> float | None:
+        """The first objective of the untrained checkpoint; None if it is not known."""
+        return self.untrained.metrics().get(self.objectives[0]) if self.untrained else None
 
     @property
     def foreground(self) -> tuple[str, ...]:
@@ -137,7 +172,7 @@ class Summary:
 def summarise(ledger: Ledger, location: StudyLocation | None = None) -> Summary:
     """Read a study's summary from its ledger, and the result of the untrained checkpoint if `location` is given."""
     trials, metadata = ledger.trials(), ledger.metadata
-    ranked = rank_trials(trials, metadata.allow_changed_batch)
+    ranked = rank_trials(trials, metadata.allow_changed_batch, metadata.constraint.floors)
     start = next((t for t in trials if t.number == 0 and t.state is State.COMPLETE), None)
     return Summary(
         study=metadata.study,
@@ -153,6 +188,8 @@ def summarise(ledger: Ledger, location: StudyLocation | None = None) -> Summary:
         start=start,
         best=ranked[0] if ranked else None,
         untrained=untrained_of(location, metadata) if location else None,
+        objectives=tuple(metadata.objectives),
+        constraint=metadata.constraint,
         used=time_used(metadata, trials),
         limits={name: hours for name in LIMITS if (hours := getattr(metadata, name)) is not None},
         limit=metadata.limit,

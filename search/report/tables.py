@@ -9,6 +9,7 @@ from fgseg.results import format_iou
 from fgseg.tables import Row, Table
 from search.ledger.records import State, TrialRecord
 from search.report.summary import ENDINGS, Baseline, Summary
+from search.study.objective import objective_name, value_of
 
 CHECKPOINT_NAME = "checkpoint, untrained"
 """Name of the untrained checkpoint in tables."""
@@ -30,7 +31,43 @@ def best_tables(summary: Summary, baseline: Baseline) -> list[Table]:
     if other is not None and other.best is not None:
         title = f"{best} against the best of {other.study} (trial {other.best.number:03d})"
         tables.append(score_table(summary, {"baseline": other.score(other.best)}, title, "best"))
+    tables += [constraint_table(summary), front_table(summary)]
     return [table for table in (*tables, searched_table(summary), fixed_table(summary)) if table.rows]
+
+
+def constraint_table(summary: Summary) -> Table:
+    """Compare the best trial with the best one without the constraint; no rows without a constraint."""
+    constraint, trials = summary.constraint, (summary.best, summary.unconstrained)
+    rows = [
+        Row([display_name(key), f"{floor:.4f}", *(cell(summary.score(t).get(key)) for t in trials)])
+        for key, floor in constraint.floors.items()
+    ]
+    if rows:
+        values = (t.value if t else None for t in trials)
+        rows.append(Row([summary.objective, "", *map(cell, values)], "strong"))
+    kept = "kept by" if summary.best is not None and summary.keeps(summary.best) else "kept by no trial, nor by"
+    title = (
+        f"Constraint: at most {constraint.max_drop:g} below {constraint.reference}, "
+        f"{kept} trial {summary.best.number if summary.best else 0:03d}"
+    )
+    names = [f"{name} (trial {t.number:03d})" for name, t in zip(("best", "without it"), trials, strict=True) if t]
+    return Table(title, ["validation IoU", "at least", *names], rows)
+
+
+def cell(value: float | None) -> str:
+    """Return a score as text; a dash for None."""
+    return "-" if value is None else format_iou(value)
+
+
+def front_table(summary: Summary) -> Table:
+    """List the trials of the Pareto front with both objectives; no rows with one objective."""
+    rows = [
+        Row([f"{t.number:03d}", *(format_iou(value_of(t.chosen, name)) for name in summary.objectives)])
+        for t in summary.front
+        if t.chosen is not None
+    ]
+    title = "Pareto front: no other trial is better in one objective and not worse in the other"
+    return Table(title, ["trial", *map(objective_name, summary.objectives)], rows)
 
 
 def references(summary: Summary, start_name: str) -> dict[str, dict[str, float]]:

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, auto
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import optuna
@@ -17,6 +18,7 @@ from search.ledger.records import State, TrialRecord
 from search.ledger.trial_source import NewTrial
 from search.sampling.pruners import build_pruner
 from search.sampling.samplers import AvoidingGPSampler, SnappingSampler, build_sampler
+from search.study.objective import DEFAULT, value_of
 
 START_POINT = 0
 """Number of the trial at the space's start point; it is never pruned, since all others are compared with it."""
@@ -58,6 +60,8 @@ class StudySampler:
         epochs: full length of a trial.
         seed: of the study.
         off_below: by dotted name, the suggested value below which a setting is 0; by default there are none.
+        objectives: names of the metrics to maximise, one or two; trials with two are not pruned.
+        floors: smallest IoU by class key of a trial that may be the best; by default there are none.
 
     Attributes:
         budget: number of trials; may be changed between calls.
@@ -77,6 +81,8 @@ class StudySampler:
         epochs: int,
         seed: int,
         off_below: Mapping[str, float] | None = None,
+        objectives: Sequence[str] = DEFAULT,
+        floors: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self._space, self._start_point, self._off_below = dict(space), dict(start_point), dict(off_below or {})
         self.budget, self.sampler, self._seed = trials, sampler, seed
@@ -84,6 +90,12 @@ class StudySampler:
         self.prunes = pruner != "none"
         space_digest = digest(self._space, self._start_point, self._off_below)
         self.versions = {"space": space_digest, "seed": seed, "optuna": optuna.__version__}
+        self._objectives = tuple(objectives)
+        if self._objectives != DEFAULT:
+            self.versions["objective"] = ",".join(objectives)
+        self._floors = dict(floors)
+        if floors:
+            self.versions["floors"] = self._floors
         self.begin()
 
     @property
@@ -130,7 +142,8 @@ class StudySampler:
 
     def begin(self) -> None:
         """Forget everything; the next call repeats all events."""
-        self._study = optuna.create_study(direction="maximize", pruner=self._pruner)
+        directions = ["maximize"] * len(self._objectives)
+        self._study = optuna.create_study(directions=directions, pruner=self._pruner)
         self._asked: list[Trial] = []
         self._decisions: dict[tuple[int, int], bool] = {}
         self._seq = 0
@@ -151,9 +164,9 @@ class StudySampler:
         if event.what is Happening.ASKED and record.number == len(self._asked):
             self._add(record)
         elif event.what is Happening.REPORTED:
-            miou = record.epochs[event.epoch - 1].miou
-            if math.isfinite(miou):
-                self._asked[record.number].report(miou, event.epoch)
+            value = value_of(record.epochs[event.epoch - 1], self._objectives[0])
+            if math.isfinite(value) and len(self._objectives) == 1:  # Optuna takes no reports with two objectives
+                self._asked[record.number].report(value, event.epoch)
         elif event.what is Happening.DECIDED:
             self._decide(record.number, event.epoch)
         elif event.what is Happening.ENDED:
@@ -183,7 +196,11 @@ class StudySampler:
     def _tell(self, record: TrialRecord) -> None:
         """End a trial as recorded."""
         if record.state is State.COMPLETE:
-            self._study.tell(record.number, record.value)
+            assert record.chosen is not None
+            for key, floor in self._floors.items():
+                lacking = floor - record.chosen.iou.get(key, math.nan)
+                self._asked[record.number].set_constraint(key, 1.0 if math.isnan(lacking) else lacking)
+            self._study.tell(record.number, [value_of(record.chosen, name) for name in self._objectives])
         else:
             self._study.tell(record.number, state=TrialState[record.state.name])
 

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from fgseg.config.settings import Section
+from search.study.objective import split_names
 
 
 class SearchConfig(Section):
@@ -19,6 +20,14 @@ class SearchConfig(Section):
     """The same for GPU-hours of training and validation, summed over trials."""
     register_model: bool = True
     """Register the best trial's model in MLflow at the end of a run, as a new version if it changed."""
+    objective: str = "val/miou"
+    """Metric of the validation to maximise: val/miou, val/thin_miou or val/iou/<class>; or two, separated by a comma.
+    Of two, the first one decides which trial is the best."""
+    keep: str | None = Field(None, min_length=1)
+    """Classes, separated by commas, whose validation IoU a trial must keep to be the best: at most --max-drop below the
+    repeats of the baseline family or, if there are none, below the untrained checkpoint."""
+    max_drop: float = Field(0.005, ge=0, lt=1)
+    """Largest loss of IoU of the classes of --keep."""
     sampler: Literal["auto", "gp", "tpe", "random"] = "auto"
     """Method that proposes points; auto is the Gaussian process up to 250 finished trials and then TPE, or TPE from
     the start if there is a pruner; gp is the Gaussian process up to 1,000 finished trials."""
@@ -53,6 +62,16 @@ class SearchConfig(Section):
     """Number of best trials whose weights are kept; those of trial 0 are always kept."""
     accept_changes: bool = False
     """Continue a study with changed settings, data or version, and record the change."""
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The metrics to maximise, one or two."""
+        return split_names(self.objective)
+
+    @property
+    def kept_classes(self) -> tuple[str, ...]:
+        """Keys of the classes of --keep."""
+        return () if self.keep is None else split_names(self.keep)
 
     @property
     def processes(self) -> int:

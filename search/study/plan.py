@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 import fgseg
-from fgseg.config.errors import ConfigError, explain
+from fgseg.config.errors import ConfigError, check_name, explain
 from fgseg.config.files import find_file, read_yaml
 from fgseg.config.label_sets import portable_name
 from fgseg.config.loading import Layer, build, check_processes
@@ -17,6 +17,7 @@ from fgseg.config.settings import flatten as flatten_settings
 from fgseg.model.pretrained import NAMES
 from search.study.config import SearchConfig
 from search.study.location import StudyLocation, resolve_location
+from search.study.objective import MIOU, check_objectives
 from search.study.resources import check_resources, gpu_needed
 from search.study.space import Space, add_ranges, load_space, override
 
@@ -31,6 +32,9 @@ UNIDENTIFYING = ("data.root", "data.labels", "data.cache", "data.device", "train
 """Settings that do not change the results: paths, and how a step is executed.  They may differ between runs.
 
 Another label set still makes another study: by the names of the class weights and the fingerprint of the labels."""
+
+LATER: dict[str, Any] = {"objective": MIOU, "constraint": {}}
+"""Entries of the identity that studies of earlier versions lack, with the values that those studies had."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,9 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """Values that must be the same in every run of the study, without the data's fingerprint; as JSON types."""
-        return self.common_identity() | {"space": self.space.to_json(), "sampler": self.search.sampler}
+        own = {"space": self.space.to_json(), "sampler": self.search.sampler, "objective": self.search.objective}
+        kept = {"keep": self.search.keep, "max_drop": self.search.max_drop} if self.search.keep else {}
+        return self.common_identity() | own | {"constraint": kept}
 
     def common_identity(self) -> dict[str, Any]:
         """Return the part of the identity that searches and repeats share: version and unsearched settings."""
@@ -155,8 +161,12 @@ def make_plan(
 
 
 def check_trials(plan: Plan) -> None:
-    """Raise ConfigError if the number of processes or the seed would make trials impossible, whatever their params."""
+    """Raise ConfigError if processes, seed, objective or constraint make trials impossible, whatever their params."""
     check_processes(plan.settings, plan.search.processes)
+    for key in plan.search.kept_classes:
+        known = [c.key for c in plan.settings.label_set().foreground]
+        check_name(key, known, f"--keep: no class {key!r}")
+    check_objectives(plan.search.objectives, plan.settings.label_set(), plan.search.pruner)
     if plan.search.processes > 1 and "train.batch_size" in plan.space.search:
         raise ConfigError(
             "train.batch_size: is searched, but each of several processes takes an equal part of every batch; "
@@ -195,6 +205,7 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     Only top-level keys in both are compared, since the data's fingerprint may not be known yet.  A setting that is not
     recorded did not exist yet (see `with_defaults`), or it was searched, which shows as a difference of the space.
     """
+    recorded = {**LATER, **recorded} if recorded else recorded
     shared = recorded.keys() & now.keys()
     known = with_defaults(recorded["settings"]) if "settings" in shared else {}
     added = {f"settings.{key}": value for key, value in known.items() if key in now["settings"]}
@@ -206,8 +217,17 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def check_identity(recorded: Mapping[str, Any], now: Mapping[str, Any], plan: Plan) -> None:
-    """Raise ConfigError if a study's recorded identity differs from this run's, unless --accept-changes is given."""
+    """Raise ConfigError if a study's recorded identity differs from this run's, unless --accept-changes is given.
+
+    The objective cannot be changed: the values of ended trials are those of the old one.
+    """
     changes = differences(recorded, now)
+    maximised = recorded.get("objective", MIOU)
+    if recorded and maximised != now.get("objective", maximised):
+        raise ConfigError(
+            f"--objective: got {now['objective']}, study {plan.study} maximises {maximised}, which cannot be changed; "
+            "choose another --study"
+        )
     if changes and not plan.search.accept_changes:
         raise ConfigError(
             f"study {plan.study} was started with other settings, data or version ({changes}); "

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fgseg.config.errors import one_line
+from search.ledger.records import keeps, pareto_front, rank_trials
 from search.study.location import public_address
+from search.study.objective import DEFAULT
 
 if TYPE_CHECKING:
     from fgseg.checkpoints.untrained_result import UntrainedResult
@@ -61,9 +63,31 @@ def parent_tags(metadata: "StudyMetadata") -> dict[str, str]:
     own = {"fgseg.space": metadata.space, "fgseg.kind": "study", "mlflow.note.content": note}
     identity = metadata.identity  # repeats have no sampler
     origin = {f"fgseg.{key}": str(identity[key]) for key in ("version", "data", "sampler") if key in identity}
+    goal = {"fgseg.objective": ",".join(metadata.objectives)} if tuple(metadata.objectives) != DEFAULT else {}
     limits = {"max_hours": metadata.max_hours, "max_gpu_hours": metadata.max_gpu_hours}
     budget = {f"fgseg.{name}": f"{hours:g}" for name, hours in limits.items() if hours is not None}
-    return identity_tags(metadata) | own | SOURCE | origin | budget
+    return identity_tags(metadata) | own | SOURCE | origin | goal | constraint_tags(metadata) | budget
+
+
+def constraint_tags(metadata: "StudyMetadata") -> dict[str, str]:
+    """Return the tag with the smallest IoU of the classes that a study keeps; empty without a constraint."""
+    floors = metadata.constraint.floors
+    text = ", ".join(f"{key} {floor:.4f}" for key, floor in floors.items())
+    return {"fgseg.keep": f"{text} ({metadata.constraint.reference})"} if floors else {}
+
+
+def allowed_trials(records: "Iterable[TrialRecord]", metadata: "StudyMetadata") -> "list[TrialRecord]":
+    """Return the finished trials that keep the constraint, by falling value; all of them if none does."""
+    ranked = rank_trials(records, metadata.allow_changed_batch, metadata.constraint.floors)
+    return [record for record in ranked if keeps(record, metadata.constraint.floors)] or ranked
+
+
+def front_tag(records: "Iterable[TrialRecord]", metadata: "StudyMetadata") -> dict[str, str]:
+    """Return the tag with the trials of the Pareto front; empty with one objective."""
+    if len(metadata.objectives) == 1:
+        return {}
+    front = pareto_front(allowed_trials(records, metadata), metadata.objectives)
+    return {"fgseg.pareto_front": ", ".join(str(record.number) for record in front)}
 
 
 def trial_tags(metadata: "StudyMetadata", record: "TrialRecord", parent_id: str) -> dict[str, str]:

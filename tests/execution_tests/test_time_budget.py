@@ -21,7 +21,26 @@ from search.study.plan import make_plan
 
 EPOCH_S = 10.0
 HOUR_S = 3600
-RECORDED_S = (22.5, 19.6, 21.1, 19.7, 18.8, 18.5, 34.0, 25.3, 28.9, 26.7, 23.7, 22.9, 21.2, 23.9, 29.7, 22.3, 24.4, 33.5)
+RECORDED_S = (
+    22.5,
+    19.6,
+    21.1,
+    19.7,
+    18.8,
+    18.5,
+    34.0,
+    25.3,
+    28.9,
+    26.7,
+    23.7,
+    22.9,
+    21.2,
+    23.9,
+    29.7,
+    22.3,
+    24.4,
+    33.5,
+)
 """Durations of the epochs of a quickstart on two cores that ran other programs too; their deviation is 19 %."""
 
 STUDIES = 4
