@@ -10,10 +10,10 @@ from fgseg.cli import DONE
 from fgseg.storage.store import join, open_store
 from search.audit.trials import audit_location
 from search.cli.signals import CODES, Interrupted, Signals
+from search.compare.confirmation import search_and_confirm
 from search.compare.plans import name_of, plans_from
 from search.compare.runner import run_comparison
 from search.delete import delete
-from search.execution.controller import run_study
 from search.export.model import export
 from search.ledger.catalog import open_ledger
 from search.ledger.records import TrialRecord
@@ -122,7 +122,7 @@ def run_search(
         KeyboardInterrupt: Ctrl-C or SIGTERM; the same call resumes the run.
     """
     plan = make_plan(space, config, settings or {}, search, study)
-    run_or_raise(lambda signals: run_study(plan, signals), f"study {plan.study}")
+    run_or_raise(lambda signals: search_and_confirm(plan, signals), f"study {plan.study}")
     return Study(plan.location)
 
 

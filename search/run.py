@@ -29,9 +29,9 @@ def search_or_list(options: argparse.Namespace, signals: Signals) -> int:
         from search.console.listings import print_plan
 
         return print_plan(plan)
-    from search.execution.controller import run_study  # takes seconds to import: the settings are checked before
+    from search.compare.confirmation import search_and_confirm  # takes seconds: the settings are checked before
 
-    return run_study(plan, signals)
+    return search_and_confirm(plan, signals)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

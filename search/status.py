@@ -18,6 +18,7 @@ from search.console.study_status import StudyStatus, recent_pace, time_left
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
+from search.ledger.study_reader import confirmed
 from search.ledger.time_used import time_used
 from search.ledger.untrained import untrained_of
 from search.study.location import StudyLocation, public_address
@@ -68,12 +69,22 @@ def study_view(ledger: Ledger, location: StudyLocation) -> Group:
         Text(f"{status.summary_line()}, {left}"),
         *([Text(forecast_line(metadata, expected))] if expected else []),
         *map(Text, used),
+        *confirmation_lines(ledger),
         status.running_table(),
         status.class_table(),
         *([Text(f"checkpoint, untrained: mIoU {untrained.miou:.4f}")] if untrained else []),
         *failures,
         Text(f"look: {public_address(location.tracking_uri)}", style="dim"),
     )
+
+
+def confirmation_lines(ledger: Ledger) -> list[Text]:
+    """Describe the trial that --confirm has selected; empty if it has selected none."""
+    found = ledger.metadata.confirmation
+    if found is None or confirmed(ledger.trials(), ledger.metadata) is None:
+        return []
+    text = f"confirmed: trial {found.trial:03d}, {found.mean:.4f} over {found.seeds} seeds, at least {found.low:.4f}"
+    return [Text(text)]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

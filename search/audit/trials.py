@@ -10,6 +10,7 @@ from search.ledger.records import Kind, State, TrialRecord
 from search.ledger.untrained import untrained_of
 from search.study.location import StudyLocation, find_location, public_address
 from search.study.objective import value_of
+from search.study.plan import CONFIRMED
 
 
 def audit(
@@ -58,7 +59,7 @@ def audit_location(location: StudyLocation, trials: int | None, interrupted: boo
     stopped = bool(ledger.metadata.limit)  # by --max-hours or --max-gpu-hours
     yield from audit_budget(records, ledger.metadata.budget, trials, open_allowed or stopped)
     for record in records:
-        yield from audit_trial(record)
+        yield from audit_trial(record, tested=not location.study.endswith(CONFIRMED))
         yield from audit_value(record, ledger.metadata.objectives)
     best = ledger.best()
     if not alive:  # a running driver changes the files while they are read
@@ -112,8 +113,13 @@ def audit_budget(
         yield "the ledger contains no budget: its driver died before it recorded one"
 
 
-def audit_trial(record: TrialRecord) -> Iterator[str]:
-    """Check one trial: its epochs, their attempts, and whether its state fits them."""
+def audit_trial(record: TrialRecord, tested: bool = True) -> Iterator[str]:
+    """Check one trial: its epochs, their attempts, and whether its state fits them.
+
+    Args:
+        record: of the trial.
+        tested: whether a repeat is evaluated on the test split; false for the repeats of --confirm.
+    """
     epochs, total = [epoch.epoch for epoch in record.epochs], record.length
     faults = {
         f"its epochs are {epochs}, must be 1 to {len(epochs)}, each once": epochs != list(range(1, len(epochs) + 1)),
@@ -122,8 +128,9 @@ def audit_trial(record: TrialRecord) -> Iterator[str]:
         f"PRUNED after its last epoch, {total}": record.state is State.PRUNED and len(epochs) == total,
         "COMPLETE without a result on the test split": record.state is State.COMPLETE
         and record.kind is Kind.REPEAT
+        and tested
         and record.test is None,
-        "evaluated on the test split, which a search must not use": record.kind is Kind.SEARCH
+        "evaluated on the test split, which a search must not use": (record.kind is Kind.SEARCH or not tested)
         and record.test is not None,
         f"{record.state.name} without a reason": record.state in (State.PRUNED, State.FAIL) and not record.reason,
         f"ended as {record.state.name} without ever being started": record.ended is not None and record.attempt == 0,

@@ -11,7 +11,10 @@ from search.cli.options import Parser, add_search_options, search_settings
 from search.cli.signals import Signals, run_with_signals
 from search.compare.plans import name_of, plans_from
 
-SEARCH_ONLY = ("trials", "register_model", "objective", "keep", "max_drop", "sampler", "pruner")
+SEARCH_ONLY = (
+    *("trials", "register_model", "objective", "keep", "max_drop", "sampler", "pruner"),
+    *("confirm", "confirm_seeds"),
+)
 """Settings that only a search has."""
 
 

@@ -81,7 +81,7 @@ def repeat_plan(plan: Plan, point: str, seeds: int) -> RepeatPlan:
         raise ConfigError(
             f"--studies: got {plan.study!r}, its repeats would be kept under a name of over 100 characters"
         )
-    search = plan.search.model_copy(update={"trials": seeds, "objective": MIOU, "keep": None})
+    search = plan.search.model_copy(update={"trials": seeds, "objective": MIOU, "keep": None, "confirm": 0})
     return RepeatPlan(
         space=plan.space,
         layers=plan.layers,

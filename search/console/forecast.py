@@ -51,6 +51,7 @@ def forecast(metadata: StudyMetadata, records: Sequence[TrialRecord], now: float
     places += [0.0] * (at_once - len(places))
     heapq.heapify(places)
     trial_s, limit_s = pace.seconds(metadata.epochs), left_of(metadata.max_hours, used.hours) * HOUR_S
+    limit_s -= trial_s * math.ceil(metadata.reserved / at_once)
     new = min(metadata.budget - len(records), gpu_trials(metadata, used, pace.epoch_s, sum(epochs_left)))
     started = 0
     while started < new and places[0] + trial_s <= limit_s:
@@ -64,7 +65,8 @@ def gpu_trials(metadata: StudyMetadata, used: TimeUsed, epoch_s: float, promised
     gpus = metadata.resources.get("gpus", 0.0)
     if metadata.max_gpu_hours is None or not gpus:
         return math.inf
-    left_s = left_of(metadata.max_gpu_hours, used.gpu_hours) * HOUR_S / gpus - promised * epoch_s
+    kept = promised + metadata.reserved * metadata.epochs
+    left_s = left_of(metadata.max_gpu_hours, used.gpu_hours) * HOUR_S / gpus - kept * epoch_s
     return max(0, math.floor(left_s / (metadata.epochs * epoch_s)))
 
 

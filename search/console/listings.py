@@ -84,11 +84,11 @@ def remaining_trials(plan: Plan) -> str:
     from search.ledger.records import State
 
     if not Ledger.exists(plan.location.ledger_url, plan.study):
-        return f"{plan.search.trials} new trials; the study does not exist yet"
+        return f"{plan.search.search_trials} new trials; the study does not exist yet"
     ledger = Ledger(plan.location.ledger_url, plan.study)
     check_identity(ledger.metadata.identity, plan.identity, plan)
     states = [t.state for t in ledger.trials()]
-    new, still_open = max(0, plan.search.trials - len(states)), states.count(State.RUNNING)
+    new, still_open = max(0, plan.search.search_trials - len(states)), states.count(State.RUNNING)
     return f"{new} new trials and {still_open} open ones; {len(states) - still_open} have ended"
 
 

@@ -35,7 +35,7 @@ def print_run_summary(plan: Plan, console: Console, summary: Summary, finished: 
         console.print(closing_table(summary, summary.best).to_rich(boxed=True))
     if limit:
         hours, ended = getattr(plan.search, limit), count_ended(summary.trials)
-        text = f"{flag_of(limit)} {hours:g} is used up: {ended} of {plan.search.trials} trials have ended"
+        text = f"{flag_of(limit)} {hours:g} is used up: {ended} of {plan.search.search_trials} trials have ended"
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     lines = {
         "results": plan.location.folder,

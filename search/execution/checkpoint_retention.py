@@ -35,6 +35,7 @@ class CheckpointRetention:
         choices = product((True, False), (self.ledger.metadata.constraint.floors, {}))
         rankings = [rank_trials(trials, changed_batch, floors) for changed_batch, floors in choices]
         kept = {t.number for ranking in rankings for t in ranking[: self.num_to_keep]} | {START_POINT}
+        kept |= {best.number} if (best := self.ledger.best(trials)) is not None else set()
         for trial in trials:
             stays = trial.number in kept and trial.state is State.COMPLETE
             if trial.state is not State.RUNNING and self.applied.get(trial.number) is not stays:

@@ -109,6 +109,7 @@ def open_for_writing(strategy: Strategy, identity: dict[str, Any]) -> Iterator[L
                 budget=strategy.budget(ledger),
                 objectives=plan.search.objectives,
                 allow_changed_batch=plan.search.allow_changed_batch,
+                reserved=plan.search.repeats,
                 max_hours=plan.search.max_hours,
                 max_gpu_hours=plan.search.max_gpu_hours,
             ),
@@ -121,7 +122,7 @@ def open_for_writing(strategy: Strategy, identity: dict[str, Any]) -> Iterator[L
 
 def run_remaining_trials(plan: Plan, ledger: Ledger, views: StudyViews, signals: Signals) -> StopReason:
     """Run the open and the missing trials on Ray; returns why that ended.  Starts nothing where none is left."""
-    retention = CheckpointRetention(plan.search.keep_checkpoints, plan.location, ledger)
+    retention = CheckpointRetention(max(plan.search.keep_checkpoints, plan.search.confirm), plan.location, ledger)
     try:
         retention.apply()
     except OSError as error:

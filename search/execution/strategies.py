@@ -46,8 +46,8 @@ class SearchStrategy:
         self.plan = plan
 
     def budget(self, ledger: Ledger) -> int:
-        """Return the number of trials asked for."""
-        return self.plan.search.trials
+        """Return the number of trials asked for, without the repeats of --confirm."""
+        return self.plan.search.search_trials
 
     def prepare(self, ledger: Ledger) -> None:
         """Prepare the ledger with the space, the sampler and the pruner."""
@@ -55,7 +55,7 @@ class SearchStrategy:
         source = StudySampler(
             distributions(plan.space.search),
             plan.space.start,
-            trials=plan.search.trials,
+            trials=plan.search.search_trials,
             sampler=plan.search.resolved_sampler,
             pruner=plan.search.pruner,
             epochs=train.epochs,

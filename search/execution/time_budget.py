@@ -1,5 +1,6 @@
 """The time that a study may take: --max-hours and --max-gpu-hours."""
 
+import math
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -14,6 +15,8 @@ from search.study.config import SearchConfig
 class TimeBudget:
     """Decides what still fits into the time of a study; without limits everything does.
 
+    A new attempt leaves time for the repeats of --confirm, with as many trials at once as this run has had.
+
     Args:
         search: the limits.
         ledger: of the study; its metadata name the start of this run and the GPUs of a trial.
@@ -26,6 +29,7 @@ class TimeBudget:
         limits = {"max_hours": search.max_hours, "max_gpu_hours": search.max_gpu_hours}
         self._limits = {name: hours for name, hours in limits.items() if hours is not None}
         self._ledger, self._live = ledger, live
+        self._at_once = 1
 
     def is_used_up(self) -> bool:
         """Return whether a limit is reached, so that every trial is stopped after its current epoch."""
@@ -52,9 +56,12 @@ class TimeBudget:
         if epochs and pace is not None:
             running = [records[attempt.number] for attempt in self._live.values()]
             promised = sum(max(0, r.length - len(r.epochs)) for r in running)
-            gpu_s = pace.epoch_s * (promised + epochs) * metadata.resources.get("gpus", 0.0)
+            self._at_once = max(self._at_once, len(running))
+            kept = metadata.reserved * metadata.epochs
+            kept_s = pace.seconds(metadata.epochs) * math.ceil(metadata.reserved / self._at_once)
+            gpu_s = pace.epoch_s * (promised + epochs + kept) * metadata.resources.get("gpus", 0.0)
             after = {
-                "max_hours": used.hours + pace.seconds(epochs) / HOUR_S,
+                "max_hours": used.hours + (pace.seconds(epochs) + kept_s) / HOUR_S,
                 "max_gpu_hours": used.gpu_hours + gpu_s / HOUR_S,
             }
         return next((name for name, hours in self._limits.items() if after[name] >= hours), "")

@@ -8,10 +8,13 @@ from typing import Any
 from sqlalchemy import delete, select
 
 from search.ledger.database import retry
-from search.ledger.study_metadata import Constraint, StudyMetadata
+from search.ledger.study_metadata import Confirmation, Constraint, StudyMetadata
 from search.ledger.study_reader import StudyReader
 from search.ledger.tables import EPOCHS, FAILURES, STUDIES, TRIALS
 from search.ledger.transaction import Transaction, transaction
+
+BUDGETS = ("budget", "max_hours", "max_gpu_hours", "reserved")
+"""Fields of the metadata that limit a run."""
 
 
 class MetadataWriter(StudyReader):
@@ -35,14 +38,24 @@ class MetadataWriter(StudyReader):
     def record_run(self, metadata: StudyMetadata, began: float | None = None) -> None:
         """Record the metadata of a run.
 
-        A recorded identity and uid are kept, see `accept_changes`.  `resources`, `changes`, `constraint` and `runs` are
-        not written, and `limit` is emptied.
+        A recorded identity and uid are kept, see `accept_changes`.  `resources`, `changes`, `constraint`,
+        `confirmation` and `runs` are not written, and `limit` is emptied.
 
         Args:
             metadata: of the run.
             began: Unix seconds, added to `runs` unless it is there; None for a call that begins no run.
         """
-        keys = ("study", "space", "title", "experiment", "allow_changed_batch", "budget", "max_hours", "max_gpu_hours")
+        keys = (
+            "study",
+            "space",
+            "title",
+            "experiment",
+            "allow_changed_batch",
+            "budget",
+            "max_hours",
+            "max_gpu_hours",
+            "reserved",
+        )
         recorded = {key: getattr(metadata, key) for key in keys} | {"settings": dict(metadata.settings), "limit": ""}
         recorded["objectives"] = list(metadata.objectives)
         with self._write() as write:
@@ -84,6 +97,11 @@ class MetadataWriter(StudyReader):
     def record_constraint(self, constraint: Constraint) -> None:
         """Record which trials may be the best."""
         self._change_metadata(constraint=asdict(constraint))
+
+    @retry
+    def record_confirmation(self, confirmation: Confirmation) -> None:
+        """Record the trial that --confirm has selected."""
+        self._change_metadata(confirmation=asdict(confirmation))
 
     def _change_metadata(self, **values: Any) -> None:
         """Replace values of the metadata."""

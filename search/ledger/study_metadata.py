@@ -23,6 +23,21 @@ class Constraint:
 
 
 @dataclass(frozen=True)
+class Confirmation:
+    """The trial that --confirm has selected, and its first objective over the repeats."""
+
+    trial: int
+    """Its number."""
+    ended: int
+    """Number of trials that had ended then; once others have ended, the selection counts no more."""
+    mean: float
+    low: float
+    """Lower end of the 95 % interval of the mean."""
+    seeds: int
+    """Number of repeats."""
+
+
+@dataclass(frozen=True)
 class StudyMetadata:
     """Description of a study.  Every field is empty, or 0, until the first driver has recorded it."""
 
@@ -50,6 +65,10 @@ class StudyMetadata:
     """Setting that ended the latest run before its trials were done: max_hours or max_gpu_hours; empty if none."""
     objectives: Sequence[str] = DEFAULT
     """The metrics that the search maximises, one or two; the first one is the value of a trial."""
+    reserved: int = 0
+    """Trainings for which the search keeps time: the repeats of --confirm."""
+    confirmation: Confirmation | None = None
+    """The trial that the latest --confirm has selected; None if there was none."""
     constraint: Constraint = field(default_factory=Constraint)
     """Which trials may be the best."""
     allow_changed_batch: bool = False

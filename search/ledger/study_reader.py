@@ -8,8 +8,8 @@ from sqlalchemy import Connection, RowMapping, select
 
 from search.ledger.database import open_engine, retry, study_id
 from search.ledger.lock import LockHolder, StudyLock, read_holder
-from search.ledger.records import TrialRecord, best_trial, read_record
-from search.ledger.study_metadata import Constraint, StudyMetadata
+from search.ledger.records import TrialRecord, best_trial, count_ended, read_record
+from search.ledger.study_metadata import Confirmation, Constraint, StudyMetadata
 from search.ledger.tables import EPOCHS, FAILURES, STUDIES, TRIALS
 
 
@@ -77,7 +77,7 @@ class StudyReader:
         return list(self._records.values())
 
     def best(self, among: Sequence[TrialRecord] | None = None) -> TrialRecord | None:
-        """Return the first trial of `rank_trials`; None if no trial is COMPLETE.
+        """Return the confirmed trial or else the first one of `rank_trials`; None if no trial is COMPLETE.
 
         Trials with overrides are excluded unless the study's metadata have `allow_changed_batch`.
 
@@ -86,7 +86,9 @@ class StudyReader:
         """
         metadata = self.metadata
         records = self.trials() if among is None else among
-        return best_trial(records, metadata.allow_changed_batch, metadata.constraint.floors)
+        return confirmed(records, metadata) or best_trial(
+            records, metadata.allow_changed_batch, metadata.constraint.floors
+        )
 
     @retry
     def _refresh(self) -> None:
@@ -107,10 +109,23 @@ class StudyReader:
             self._seq, self._is_fresh = row["seq"], locked
 
 
+def confirmed(records: Sequence[TrialRecord], metadata: StudyMetadata) -> TrialRecord | None:
+    """Return the trial that --confirm has selected; None if it selected none, or if trials have ended since."""
+    selected = metadata.confirmation
+    if selected is None or selected.ended != count_ended(records):
+        return None
+    return next((record for record in records if record.number == selected.trial), None)
+
+
 def read_metadata(row: RowMapping) -> StudyMetadata:
     """Convert a row of `STUDIES` to the description of the study."""
     constraint = Constraint(**row["metadata"].get("constraint", {}))
-    stored = {**row["metadata"], "constraint": constraint}
+    selected = row["metadata"].get("confirmation")
+    stored = {
+        **row["metadata"],
+        "constraint": constraint,
+        "confirmation": None if selected is None else Confirmation(**selected),
+    }
     return StudyMetadata(**stored, identity=row["identity"] or {}, uid=row["uid"] if row["identity"] else "")
 
 

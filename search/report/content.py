@@ -43,7 +43,7 @@ def build_content(summary: Summary, baseline: Baseline, frames: Frames, written:
         )
     shares = importance(summary.ranked, summary.ranges)
     charts = [history_chart(summary, baseline)]
-    notes = [*time_notes(summary), *([baseline.reason] if baseline.reason else [])]
+    notes = [*ending_notes(summary), *([baseline.reason] if baseline.reason else [])]
     if shares:
         charts.append(importance_chart(summary, shares))
     else:
@@ -57,12 +57,22 @@ def build_content(summary: Summary, baseline: Baseline, frames: Frames, written:
     return Content(summary, baseline, frames, tuple(charts), tuple(notes), written)
 
 
-def time_notes(summary: Summary) -> list[str]:
-    """Explain in a sentence that the time of the study is used up; empty if it is not."""
+def ending_notes(summary: Summary) -> list[str]:
+    """Explain in a sentence how the best trial was confirmed, and that the time of the study is used up."""
+    notes = []
+    if (found := summary.confirmation) is not None and summary.best is not None:
+        notes.append(
+            f"Trial {found.trial:03d} was confirmed by {found.seeds} repeats with other seeds: {summary.objective} "
+            f"{found.mean:.4f} on average, at least {found.low:.4f} (95 % interval); in the search it had "
+            f"{summary.best.value:.4f}."
+        )
     if not summary.limit:
-        return []
+        return notes
     flag, ended = summary.limit.replace("_", "-"), count_ended(summary.trials)
-    return [f"The search ended with its time (--{flag} {summary.limits[summary.limit]:g}) after {ended} trials."]
+    return [
+        *notes,
+        f"The search ended with its time (--{flag} {summary.limits[summary.limit]:g}) after {ended} trials.",
+    ]
 
 
 def history_chart(summary: Summary, baseline: Baseline) -> Chart:

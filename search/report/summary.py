@@ -11,7 +11,8 @@ from fgseg.results import EpochResult, select_epoch
 from search.ledger.catalog import exists, open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord, keeps, pareto_front, rank_trials
-from search.ledger.study_metadata import Constraint
+from search.ledger.study_metadata import Confirmation, Constraint
+from search.ledger.study_reader import confirmed
 from search.ledger.time_used import NOT_STARTED, TimeUsed, time_used
 from search.ledger.untrained import untrained_of
 from search.study.location import StudyLocation
@@ -75,11 +76,13 @@ class Summary:
     """`gpus` and `cpus` per trial in the latest run."""
     trials: list[TrialRecord]
     ranked: list[TrialRecord]
-    """From `rank_trials`."""
+    """From `rank_trials`, a confirmed trial first."""
     start: TrialRecord | None
     best: TrialRecord | None
     untrained: UntrainedResult | None = None
     """Result of the checkpoint before any training; None where no head is inherited, or while it is not known."""
+    confirmation: Confirmation | None = None
+    """Of the best trial, if it was confirmed."""
     constraint: Constraint = field(default_factory=Constraint)
     """Which trials may be the best."""
     objectives: tuple[str, ...] = DEFAULT
@@ -173,6 +176,8 @@ def summarise(ledger: Ledger, location: StudyLocation | None = None) -> Summary:
     """Read a study's summary from its ledger, and the result of the untrained checkpoint if `location` is given."""
     trials, metadata = ledger.trials(), ledger.metadata
     ranked = rank_trials(trials, metadata.allow_changed_batch, metadata.constraint.floors)
+    if (selected := confirmed(trials, metadata)) is not None:
+        ranked = [selected, *(t for t in ranked if t is not selected)]
     start = next((t for t in trials if t.number == 0 and t.state is State.COMPLETE), None)
     return Summary(
         study=metadata.study,
@@ -189,6 +194,7 @@ def summarise(ledger: Ledger, location: StudyLocation | None = None) -> Summary:
         best=ranked[0] if ranked else None,
         untrained=untrained_of(location, metadata) if location else None,
         objectives=tuple(metadata.objectives),
+        confirmation=None if selected is None else metadata.confirmation,
         constraint=metadata.constraint,
         used=time_used(metadata, trials),
         limits={name: hours for name in LIMITS if (hours := getattr(metadata, name)) is not None},

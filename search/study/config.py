@@ -33,6 +33,11 @@ class SearchConfig(Section):
     the start if there is a pruner; gp is the Gaussian process up to 1,000 finished trials."""
     pruner: Literal["none", "asha", "median"] = "none"
     """Method that stops weak trials early."""
+    confirm: int = Field(0, ge=0)
+    """Number of best points that are trained again with other seeds after the search, as part of --trials and within
+    its time; the best trial is then the one whose 95 % interval over these repeats has the highest lower end."""
+    confirm_seeds: int = Field(3, ge=2)
+    """Repeats of each point of --confirm."""
     storage: str = Field("runs", min_length=1, pattern=r"^(s3://|[^?#]*$)")
     """Folder, or s3://bucket/prefix, of studies: checkpoints, reports and, in a folder, the ledger."""
     ledger_url: str | None = None
@@ -67,6 +72,16 @@ class SearchConfig(Section):
     def objectives(self) -> tuple[str, ...]:
         """The metrics to maximise, one or two."""
         return split_names(self.objective)
+
+    @property
+    def repeats(self) -> int:
+        """Number of trials that are repeats of --confirm."""
+        return self.confirm * self.confirm_seeds
+
+    @property
+    def search_trials(self) -> int:
+        """Number of trials that are no repeats."""
+        return self.trials - self.repeats
 
     @property
     def kept_classes(self) -> tuple[str, ...]:

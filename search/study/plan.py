@@ -11,7 +11,7 @@ import fgseg
 from fgseg.config.errors import ConfigError, check_name, explain
 from fgseg.config.files import find_file, read_yaml
 from fgseg.config.label_sets import portable_name
-from fgseg.config.loading import Layer, build, check_processes
+from fgseg.config.loading import PATH_NAME, Layer, build, check_processes
 from fgseg.config.settings import RunConfig, with_defaults
 from fgseg.config.settings import flatten as flatten_settings
 from fgseg.model.pretrained import NAMES
@@ -24,6 +24,10 @@ from search.study.space import Space, add_ranges, load_space, override
 REPEATS = "-repeats"
 """Suffix of the study that stores seed repeats, e.g. `quickstart-bas-repeats`; kept apart so that the sampler does not
 see them."""
+CONFIRMED = "-confirmed"
+"""Suffix of the study that stores the repeats of --confirm."""
+CONFIRM_SEED = 1_000_000
+"""Seed of the first repeat of --confirm of each point, added to `train.seed`: no trial of a search has it."""
 COMPARISONS = "comparison"
 """Name of the folder of comparisons in a storage."""
 LARGEST_SEED = 2**31 - 1
@@ -121,6 +125,16 @@ class RepeatPlan(Plan):
         return self.common_identity() | {"point": point}
 
 
+@dataclass(frozen=True)
+class ConfirmPlan(RepeatPlan):
+    """Repeats of the best points of a search; the test split is not read, since they decide which trial is the best."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Splits that the study reads."""
+        return ("train", "val")
+
+
 def make_plan(
     space_name: str, config: str, assignments: Mapping[str, Any], flags: Mapping[str, Any], study: str | None
 ) -> Plan:
@@ -153,6 +167,8 @@ def make_plan(
     if name.endswith(REPEATS) or name == COMPARISONS:
         reserved = f"{COMPARISONS} and names that end in {REPEATS}"
         raise ConfigError(f"--study: got {name!r}, {reserved} are reserved for search.compare; choose another")
+    if name.endswith(CONFIRMED):
+        raise ConfigError(f"--study: got {name!r}, names that end in {CONFIRMED} are reserved for --confirm")
     start = build([*layers, Layer(f"space {space.name}", space.start)])
     plan = Plan(space, layers, search, path.stem, start, location)
     check_trials(plan)
@@ -172,12 +188,25 @@ def check_trials(plan: Plan) -> None:
             "train.batch_size: is searched, but each of several processes takes an equal part of every batch; "
             "fix it by --set train.batch_size=..."
         )
-    last = plan.settings.train.seed + plan.search.trials
-    if last > LARGEST_SEED:
+    check_confirmation(plan)
+    added = CONFIRM_SEED + plan.search.confirm_seeds if plan.search.confirm else plan.search.trials
+    if plan.settings.train.seed + added > LARGEST_SEED:
         raise ConfigError(
             f"train.seed: got {plan.settings.train.seed}, which every trial adds its number to, must be at most "
-            f"{LARGEST_SEED - plan.search.trials}; lower it"
+            f"{LARGEST_SEED - added}; lower it"
         )
+
+
+def check_confirmation(plan: Plan) -> None:
+    """Raise ConfigError if the repeats of --confirm leave fewer trials than points to be confirmed."""
+    search = plan.search
+    if search.confirm and search.search_trials < search.confirm:
+        raise ConfigError(
+            f"--confirm {search.confirm} --confirm-seeds {search.confirm_seeds}: takes {search.repeats} of --trials "
+            f"{search.trials}; give --trials {search.repeats + search.confirm} or more"
+        )
+    if search.confirm and not PATH_NAME.fullmatch(f"{plan.study}{CONFIRMED}"):
+        raise ConfigError(f"--study: got {plan.study!r}, its repeats would have a name of over 100 characters")
 
 
 def read_search(section: Any, path: Path, flags: Mapping[str, Any]) -> SearchConfig:

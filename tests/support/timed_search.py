@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from builders import make_epoch
 
@@ -11,6 +12,7 @@ from scripts.chaos.replayed_study import small_plan
 from scripts.chaos.simulated_faults import HOSTS
 from scripts.chaos.simulated_study import Study
 from scripts.chaos.virtual_time import Process, Thread
+from search.compare.confirmation import search_and_confirm
 from search.execution.messages import TrialJob, TrialReport
 from search.ledger.records import TrialRecord
 from search.ledger.study_metadata import StudyMetadata
@@ -26,11 +28,17 @@ class TimedSearch(Study):
 
     Args:
         seconds: duration of an epoch by trial number and epoch.
+        miou: of every epoch of a trial.
     """
 
-    def __init__(self, seconds: Callable[[int, int], float]) -> None:
+    def __init__(
+        self,
+        seconds: Callable[[int, int], float],
+        miou: Callable[[TrialJob], float] = lambda job: 0.5 + 0.01 * job.number,
+    ) -> None:
         super().__init__(seed=0)
-        self.seconds = seconds
+        self.seconds, self.miou = seconds, miou
+        self.jobs: list[TrialJob] = []
         self.warm: set[str] = set()
         self.records: list[TrialRecord] = []
         self.metadata = StudyMetadata()
@@ -38,6 +46,7 @@ class TimedSearch(Study):
 
     def train(self, job: TrialJob, run: None, report: TrialReport, send: Callable[[TrialReport], None]) -> None:
         """Report epochs of the given durations, after those that an earlier attempt has reported."""
+        self.jobs.append(job)
         node = self.clock.process.host
         self.clock.sleep(NEXT_START_S if node in self.warm else FIRST_START_S)
         self.warm.add(node)
@@ -45,9 +54,9 @@ class TimedSearch(Study):
         for number in range(len(report.epochs) + 1, job.settings["train.epochs"] + 1):
             seconds = self.seconds(job.number, number)
             self.clock.sleep(seconds)
-            iou = {"car": math.nan, "pole": 0.5 + 0.01 * job.number}
+            iou = {"car": math.nan, "pole": self.miou(job)}
             changes = {"iou": iou, "wall_time": self.clock.now, "attempt": job.attempt, "seconds": seconds}
-            report.epochs.append(make_epoch(number, 0.5 + 0.01 * job.number, **changes))
+            report.epochs.append(make_epoch(number, self.miou(job), **changes))
             send(report)
 
     def reported(self, number: int) -> list[Any]:
@@ -71,7 +80,7 @@ class TimedSearch(Study):
         )
         self.done, began = False, self.clock.now
         self.warm.clear()
-        with self.replacing():
+        with self.replacing(), patch("scripts.chaos.simulated_study.run_study", search_and_confirm):
             driver = self.start_driver(HOSTS[0])
             while driver.alive and self.clock.queue:
                 self.clock.run(self.clock.queue[0][0])
