@@ -6,10 +6,11 @@ import sys
 from collections.abc import Sequence
 
 from fgseg.cli import add_config_options
+from fgseg.config.errors import ConfigError
 from fgseg.config.loading import parse_assignments
 from search.cli.options import Parser, add_search_options, search_settings
 from search.cli.signals import Signals, run_with_signals
-from search.compare.plans import name_of, plans_from
+from search.compare.plans import FIRST_SEEDS, MOST_SEEDS, PRECISION, name_of, plans_from
 
 SEARCH_ONLY = (
     *("trials", "register_model", "objective", "keep", "max_drop", "sampler", "pruner"),
@@ -29,7 +30,7 @@ def compare_or_print(options: argparse.Namespace, signals: Signals) -> int:
         options.spaces,
         studies=options.studies,
         point=options.point,
-        seeds=options.seeds,
+        seeds=FIRST_SEEDS if options.seeds is None else options.seeds,
         config=options.config,
         assignments=parse_assignments(options.set),
         search=search_settings(options),
@@ -38,9 +39,27 @@ def compare_or_print(options: argparse.Namespace, signals: Signals) -> int:
         from search.compare.runner import print_plans
 
         return print_plans(plans)
+    precision = check_precision(options.precision) if options.seeds is None else None
     from search.compare.runner import run_comparison  # takes seconds to import: the settings are checked before
 
-    return run_comparison(plans, name_of(options.name, plans, options.point), options.point, signals)
+    return run_comparison(plans, name_of(options.name, plans, options.point), options.point, signals, precision)
+
+
+def seed_count(text: str) -> int | None:
+    """Read the value of --seeds: a number, or None for auto."""
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, must be a whole number or auto") from None
+
+
+def check_precision(value: float) -> float:
+    """Return the value of --precision; raises ConfigError unless it is in (0, 1)."""
+    if not 0 < value < 1:
+        raise ConfigError(f"--precision: got {value:g}, must be above 0 and below 1")
+    return value
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -55,7 +74,21 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="POINT",
         help="start, of each space, or best, of each study (default: start)",
     )
-    add("--seeds", type=int, default=3, metavar="N", help="repeats of each family, each with its own seed (default: 3)")
+    add(
+        "--seeds",
+        type=seed_count,
+        default=FIRST_SEEDS,
+        metavar="N",
+        help="repeats of each family, each with its own seed; auto adds seeds until the intervals are narrow enough, "
+        f"--max-hours is used up, or there are {MOST_SEEDS} (default: {FIRST_SEEDS})",
+    )
+    add(
+        "--precision",
+        type=float,
+        default=PRECISION,
+        metavar="IOU",
+        help="with --seeds auto, largest half of a 95 %% interval of a difference in mIoU (default: %(default)s)",
+    )
     add("--name", metavar="NAME", help="name of the comparison (default: <config>-<point>)")
     add_config_options(parser, settable="a setting, or search.KEY.low of a range", default="configs/quickstart.yaml")
     add_search_options(parser, without=SEARCH_ONLY)
