@@ -12,6 +12,9 @@ from search.ledger.time_used import HOUR_S, TimeUsed, moments_of, read_pace, tim
 FORECAST_TRIALS = 2
 """Number of ended trials from which a study's end is forecast."""
 
+STARTS = 4
+"""Number of latest trials at whose start the running trials are counted: between two trials a place is free."""
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -23,7 +26,7 @@ class Forecast:
     """Trials that the study will then have, those included that have ended."""
 
 
-def forecast(metadata: StudyMetadata, records: Sequence[TrialRecord], now: float, at_once: int) -> Forecast | None:
+def forecast(metadata: StudyMetadata, records: Sequence[TrialRecord], now: float) -> Forecast | None:
     """Forecast the end of a study that a driver runs.
 
     The open trials go on, and each later one starts as soon as a place is free, unless it would not end in time.  All
@@ -33,7 +36,6 @@ def forecast(metadata: StudyMetadata, records: Sequence[TrialRecord], now: float
         metadata: of the study.
         records: all its trials, by number.
         now: Unix seconds.
-        at_once: number of trials that run at the same time, at least 1.
 
     Returns:
         None until FORECAST_TRIALS have ended.
@@ -41,7 +43,7 @@ def forecast(metadata: StudyMetadata, records: Sequence[TrialRecord], now: float
     pace = read_pace(records)
     if pace is None or count_ended(records) < FORECAST_TRIALS:
         return None
-    used = time_used(metadata, records, now)
+    used, at_once = time_used(metadata, records, now), trials_at_once(records)
     running = [record for record in records if record.is_open]
     epochs_left = [max(0, metadata.epochs - len(record.epochs)) for record in running]
     places = [
@@ -58,6 +60,15 @@ def forecast(metadata: StudyMetadata, records: Sequence[TrialRecord], now: float
         heapq.heapreplace(places, places[0] + trial_s)
         started += 1
     return Forecast(max(places), len(records) + started)
+
+
+def trials_at_once(records: Sequence[TrialRecord]) -> int:
+    """Return how many trials ran at the same time when one of the latest STARTS trials began; at least 1."""
+    running = [
+        sum(r.started <= latest.started and (r.ended is None or r.ended > latest.started) for r in records)
+        for latest in records[-STARTS:]
+    ]
+    return max(running, default=1)
 
 
 def gpu_trials(metadata: StudyMetadata, used: TimeUsed, epoch_s: float, promised: int) -> float:

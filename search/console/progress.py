@@ -7,10 +7,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from search.console.forecast import FORECAST_TRIALS, clock, forecast_line
+from search.console.forecast import FORECAST_TRIALS, Forecast, clock, forecast_line
 from search.console.study_status import StudyStatus, time_left
 from search.ledger.records import State, TrialRecord
 from search.ledger.study_metadata import StudyMetadata
+
+FORECAST_EVERY_S = 1.0
+"""Seconds for which a forecast is shown: to compute it takes milliseconds in a study of thousands of trials."""
 
 
 class Progress:
@@ -29,6 +32,8 @@ class Progress:
         self.console, self.look = console, look
         self.status = StudyStatus(metadata, records)
         self.started = time.monotonic()
+        self.expected: Forecast | None = None
+        self.forecast_due = 0.0
         self.done_before = self.status.epochs_done
         self.live = (
             Live(console=console, get_renderable=self.view, refresh_per_second=2) if console.is_terminal else None
@@ -91,7 +96,9 @@ class Progress:
         """Return the study's progress, and the time left: as forecast, before that at the mean pace of this run."""
         new = self.status.epochs_done - self.done_before
         pace = (time.monotonic() - self.started) / new if new else None
-        expected = self.status.forecast(time.time())
+        if time.monotonic() >= self.forecast_due:
+            self.expected, self.forecast_due = self.status.forecast(time.time()), time.monotonic() + FORECAST_EVERY_S
+        expected = self.expected
         left = self.status.seconds_left(pace) if expected is None else expected.seconds_left
         return f"{self.status.summary_line()}, {time_left(left)}"
 

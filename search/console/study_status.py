@@ -28,7 +28,7 @@ class StudyStatus:
         self.running: dict[int, TrialRecord] = {}
         self.ended: dict[int, TrialRecord] = {}
         self.best: TrialRecord | None = None
-        self.failed = self.epochs_done = self.most_running = 0
+        self.failed = self.epochs_done = 0
         for record in records:
             self.update(record)
 
@@ -40,7 +40,6 @@ class StudyStatus:
         self.epochs_done += self.epochs_accounted(record) - (self.epochs_accounted(before) if before else 0)
         if record.state is State.RUNNING:
             self.running[record.number] = record
-            self.most_running = max(self.most_running, len(self.running))
         else:
             self.ended[record.number] = record
             self.failed += record.state is State.FAIL
@@ -62,13 +61,13 @@ class StudyStatus:
         return None if pace is None else missing * pace
 
     def forecast(self, now: float) -> Forecast | None:
-        """Forecast the end of the study, with as many trials at once as this object has seen; see `forecast`.
+        """Forecast the end of the study, see `forecast`; its cost grows with the number of trials.
 
         Args:
             now: Unix seconds.
         """
         trials = self.ended | self.running
-        return forecast(self.metadata, [trials[number] for number in sorted(trials)], now, max(1, self.most_running))
+        return forecast(self.metadata, [trials[number] for number in sorted(trials)], now)
 
     def summary_line(self) -> str:
         """Return the number of ended trials, the best trial and the number of failures in one line."""
