@@ -132,7 +132,7 @@ class OptunaTracker(BackgroundWriter):
         """Do nothing: these notes are about a run."""
 
 
-def open_study(storage: Path, name: str, objectives: int) -> "Study":
+def open_study(storage: Path, name: str, objectives: int = 1) -> "Study":
     """Open a study with one or two objectives in the storage's file.
 
     A study with a trial whose writing was interrupted begins anew.
