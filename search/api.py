@@ -4,16 +4,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fgseg.cli import DONE
 from fgseg.storage.store import join, open_store
 from search.audit.trials import audit_location
 from search.cli.signals import CODES, Interrupted, Signals
-from search.compare.plans import name_of, plans_from
+from search.compare.confirmation import search_and_confirm
+from search.compare.plans import FIRST_SEEDS, PRECISION, name_of, plans_from
 from search.compare.runner import run_comparison
 from search.delete import delete
-from search.execution.controller import run_study
 from search.export.model import export
 from search.ledger.catalog import open_ledger
 from search.ledger.records import TrialRecord
@@ -122,7 +122,7 @@ def run_search(
         KeyboardInterrupt: Ctrl-C or SIGTERM; the same call resumes the run.
     """
     plan = make_plan(space, config, settings or {}, search, study)
-    run_or_raise(lambda signals: run_study(plan, signals), f"study {plan.study}")
+    run_or_raise(lambda signals: search_and_confirm(plan, signals), f"study {plan.study}")
     return Study(plan.location)
 
 
@@ -140,7 +140,8 @@ def compare_families(
     settings: Mapping[str, Any] | None = None,
     *,
     point: str = "start",
-    seeds: int = 3,
+    seeds: int | Literal["auto"] = 3,
+    precision: float = PRECISION,
     config: str = "configs/quickstart.yaml",
     studies: Sequence[str] | None = None,
     name: str | None = None,
@@ -154,7 +155,8 @@ def compare_families(
         spaces: names of families, such as ["baseline", "bas_cp"].
         settings: values of `--set` by dotted name.
         point: "start" of each space, or "best" of each study.
-        seeds: repeats of each family.
+        seeds: repeats of each family; "auto" adds some until the intervals are narrow enough, see `precision`.
+        precision: with "auto", largest half of a 95 % interval of a difference in mIoU.
         config: path of a configuration file.
         studies: names of the families' studies, in the order of `spaces`; by default `<config>-<space>`.
         name: name of the comparison, by default `<config>-<point>`.
@@ -167,10 +169,17 @@ def compare_families(
         ConfigError, SearchStoppedError, KeyboardInterrupt: as `run_search`.
     """
     plans = plans_from(
-        spaces, studies=studies, point=point, seeds=seeds, config=config, assignments=settings or {}, search=search
+        spaces,
+        studies=studies,
+        point=point,
+        seeds=FIRST_SEEDS if seeds == "auto" else seeds,
+        config=config,
+        assignments=settings or {},
+        search=search,
     )
+    narrow = precision if seeds == "auto" else None
     name = name_of(name, plans, point)
-    run_or_raise(lambda signals: run_comparison(plans, name, point, signals), "the comparison")
+    run_or_raise(lambda signals: run_comparison(plans, name, point, signals, narrow), "the comparison")
     folder = join(plans[0].location.storage, COMPARISONS, name)
     content: dict[str, Any] = json.loads(open_store(folder).get("comparison.json"))
     return content

@@ -29,9 +29,9 @@ def search_or_list(options: argparse.Namespace, signals: Signals) -> int:
     plan = plan_from(options)
     if options.dry_run:
         return show_plan(plan, options.json)
-    from search.execution.controller import run_study  # takes seconds to import: the settings are checked before
+    from search.compare.confirmation import search_and_confirm  # takes seconds: the settings are checked before
 
-    return run_study(plan, signals)
+    return search_and_confirm(plan, signals)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

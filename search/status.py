@@ -15,10 +15,13 @@ from fgseg.cli import DONE, add_json_option, run_command
 from fgseg.config.errors import ConfigError
 from search.cli.options import Parser, add_location_options, location_from
 from search.console.documents import print_document, status_document
-from search.console.study_status import StudyStatus, recent_pace, time_left, trial_time
+from search.console.forecast import forecast_line, time_lines
+from search.console.study_status import StudyStatus, expected_end, time_left, trial_time
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
+from search.ledger.study_reader import confirmed
+from search.ledger.time_used import time_used
 from search.ledger.untrained import untrained_of
 from search.study.location import StudyLocation, public_address
 
@@ -59,8 +62,10 @@ def study_view(ledger: Ledger, location: StudyLocation) -> Group:
     """
     records, holder, metadata = ledger.trials(), ledger.holder(), ledger.metadata
     status = StudyStatus(metadata, records)
-    pace = recent_pace(records, time.time())
-    left = time_left(status.seconds_left(pace)) if holder else "not running"
+    now = time.time()
+    seconds_left, expected = expected_end(metadata, records, now) if holder else (None, None)
+    left = time_left(seconds_left) if holder else "not running"
+    used = time_lines(metadata, time_used(metadata, records, now if holder else None))
     driver = f"runs on {holder.name}, process {holder.pid}" if holder else "no driver runs"
     untrained = untrained_of(location, metadata)
     duration = trial_time(records)
@@ -68,6 +73,9 @@ def study_view(ledger: Ledger, location: StudyLocation) -> Group:
     return Group(
         Text(f"{location.study}: {driver}", style="bold"),
         Text(f"{status.summary_line()}, {left}"),
+        *([Text(forecast_line(metadata, expected))] if expected else []),
+        *map(Text, used),
+        *confirmation_lines(ledger),
         status.running_table(),
         status.class_table(),
         *([Text(f"checkpoint, untrained: mIoU {untrained.miou:.4f}")] if untrained else []),
@@ -75,6 +83,15 @@ def study_view(ledger: Ledger, location: StudyLocation) -> Group:
         *failures,
         Text(f"look: {public_address(location.tracking_uri)}", style="dim"),
     )
+
+
+def confirmation_lines(ledger: Ledger) -> list[Text]:
+    """Describe the trial that --confirm has selected; empty if it has selected none."""
+    found = ledger.metadata.confirmation
+    if found is None or confirmed(ledger.trials(), ledger.metadata) is None:
+        return []
+    text = f"confirmed: trial {found.trial:03d}, {found.mean:.4f} over {found.seeds} seeds, at least {found.low:.4f}"
+    return [Text(text)]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

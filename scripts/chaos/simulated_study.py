@@ -190,7 +190,7 @@ class Study:
             "search.execution.controller.preflight": lambda plan, console: plan.identity | {"data": DATA},
             "search.execution.controller.print_data_notes": lambda plan, console: None,
             "search.execution.controller.Console": lambda: Console(file=self.outputs[self.clock.process], width=200),
-            "search.execution.strategies.print_run_summary": lambda *summary, finished: None,
+            "search.execution.strategies.print_run_summary": lambda *summary, **options: None,
             "search.execution.views.ReportWriter": NoReport,
             "search.execution.views.can_show": lambda location: False,
             "search.export.model.model_card": lambda *arguments: "card",

@@ -46,8 +46,8 @@ class ScriptedSearch:
         for result in curve(new):
             self._report(number, result)
             if result.epoch < self.epochs and self.source.prunes and self._should_prune(number):
-                return self._end(number, State.PRUNED, None)
-        self._end(number, State.COMPLETE, self.records[number].epochs[-1].miou)
+                return self._end(number, State.PRUNED)
+        self._end(number, State.COMPLETE, self.records[number].epochs[-1])
 
     def _started(self, number: int, new: NewTrial) -> TrialRecord:
         seq = self._next_seq()
@@ -81,9 +81,11 @@ class ScriptedSearch:
         self.records[number] = replace(record, epoch_events=(*record.epoch_events[:-1], event), seq=seq)
         return stop
 
-    def _end(self, number: int, state: State, value: float | None) -> None:
-        seq = self._next_seq()
-        self.records[number] = replace(self.records[number], state=state, value=value, ended_seq=seq, seq=seq)
+    def _end(self, number: int, state: State, selected: EpochResult | None = None) -> None:
+        seq, record = self._next_seq(), replace(self.records[number], state=state)
+        if selected is not None:
+            record = replace(record, value=selected.miou, selected=selected.epoch)
+        self.records[number] = replace(record, ended_seq=seq, seq=seq)
 
     def _next_seq(self) -> int:
         self._seq += 1

@@ -29,6 +29,8 @@ def audit_points(location: StudyLocation) -> tuple[int, list[str]]:
         pruner="none",
         epochs=metadata.epochs,
         seed=int(metadata.settings["train.seed"]),
+        objectives=metadata.objectives,
+        floors=metadata.constraint.floors,
         off_below={key: r.off_below for key, r in ranges.items() if r.off_below is not None},
     )
     return len(records), list(replay(records, source))

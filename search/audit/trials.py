@@ -1,5 +1,6 @@
 """Check the ledger of a study against its checkpoints and MLflow."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from search.ledger.catalog import open_ledger
 from search.ledger.records import Kind, State, TrialRecord
 from search.ledger.untrained import untrained_of
 from search.study.location import StudyLocation, find_location, public_address
+from search.study.objective import value_of
+from search.study.plan import CONFIRMED
 
 
 def audit(
@@ -53,14 +56,16 @@ def audit_location(location: StudyLocation, trials: int | None, interrupted: boo
         yield f"the ledger contains an invalid epoch or trial: {error!r}"
         return
     yield from audit_numbers(records)
-    yield from audit_budget(records, ledger.metadata.budget, trials, open_allowed)
+    stopped = bool(ledger.metadata.limit)  # by --max-hours or --max-gpu-hours
+    yield from audit_budget(records, ledger.metadata.budget, trials, open_allowed or stopped)
     for record in records:
-        yield from audit_trial(record)
+        yield from audit_trial(record, tested=not location.study.endswith(CONFIRMED))
+        yield from audit_value(record, ledger.metadata.objectives)
     best = ledger.best()
     if not alive:  # a running driver changes the files while they are read
         from search.audit.files import audit_files  # imports torch, which takes seconds: only after cheap checks
 
-        yield from audit_files(location.folder, records, best, open_allowed)
+        yield from audit_files(location.folder, records, best, open_allowed or stopped)
     if runs is not None:
         from search.audit.mlflow_runs import audit_runs
 
@@ -108,8 +113,13 @@ def audit_budget(
         yield "the ledger contains no budget: its driver died before it recorded one"
 
 
-def audit_trial(record: TrialRecord) -> Iterator[str]:
-    """Check one trial: its epochs, their attempts, and whether its state fits them."""
+def audit_trial(record: TrialRecord, tested: bool = True) -> Iterator[str]:
+    """Check one trial: its epochs, their attempts, and whether its state fits them.
+
+    Args:
+        record: of the trial.
+        tested: whether a repeat is evaluated on the test split; false for the repeats of --confirm.
+    """
     epochs, total = [epoch.epoch for epoch in record.epochs], record.length
     faults = {
         f"its epochs are {epochs}, must be 1 to {len(epochs)}, each once": epochs != list(range(1, len(epochs) + 1)),
@@ -118,8 +128,9 @@ def audit_trial(record: TrialRecord) -> Iterator[str]:
         f"PRUNED after its last epoch, {total}": record.state is State.PRUNED and len(epochs) == total,
         "COMPLETE without a result on the test split": record.state is State.COMPLETE
         and record.kind is Kind.REPEAT
+        and tested
         and record.test is None,
-        "evaluated on the test split, which a search must not use": record.kind is Kind.SEARCH
+        "evaluated on the test split, which a search must not use": (record.kind is Kind.SEARCH or not tested)
         and record.test is not None,
         f"{record.state.name} without a reason": record.state in (State.PRUNED, State.FAIL) and not record.reason,
         f"ended as {record.state.name} without ever being started": record.ended is not None and record.attempt == 0,
@@ -127,11 +138,20 @@ def audit_trial(record: TrialRecord) -> Iterator[str]:
     yield from (f"trial {record.number}: {text}" for text, broken in faults.items() if broken)
     yield from (f"trial {record.number}: {text}" for text in audit_attempts(record))
     yield from audit_order(record)
+
+
+def audit_value(record: TrialRecord, objectives: Sequence[str]) -> Iterator[str]:
+    """Check that the value of a trial is the first objective in its selected epoch, and that it has all objectives."""
     chosen = record.chosen
-    if chosen is None and record.state is State.COMPLETE:
-        yield f"trial {record.number}: its selected epoch {record.selected} is not in the ledger"
-    if chosen is not None and record.value != chosen.miou:
-        yield f"trial {record.number}: its value is {record.value}, that of epoch {chosen.epoch} is {chosen.miou}"
+    if chosen is None:
+        if record.state is State.COMPLETE:
+            yield f"trial {record.number}: its selected epoch {record.selected} is not in the ledger"
+        return
+    values = [value_of(chosen, name) for name in objectives]
+    if record.value != values[0]:
+        yield f"trial {record.number}: its value is {record.value}, that of epoch {chosen.epoch} is {values[0]}"
+    for name in (name for name, value in zip(objectives, values, strict=True) if not math.isfinite(value)):
+        yield f"trial {record.number}: COMPLETE without a value of {name} in epoch {chosen.epoch}"
 
 
 def audit_attempts(record: TrialRecord) -> Iterator[str]:

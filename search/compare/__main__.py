@@ -11,7 +11,13 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.loading import parse_assignments
 from search.cli.options import Parser, add_search_options, search_settings
 from search.cli.signals import Signals, run_with_signals
-from search.compare.plans import name_of, plans_from
+from search.compare.plans import FIRST_SEEDS, MOST_SEEDS, PRECISION, name_of, plans_from
+
+SEARCH_ONLY = (
+    *("trials", "register_model", "objective", "keep", "max_drop", "sampler", "warm_start", "pruner"),
+    *("confirm", "confirm_seeds"),
+)
+"""Settings that only a search has."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +31,7 @@ def compare_or_print(options: argparse.Namespace, signals: Signals) -> int:
         options.spaces,
         studies=options.studies,
         point=options.point,
-        seeds=options.seeds,
+        seeds=FIRST_SEEDS if options.seeds is None else options.seeds,
         config=options.config,
         assignments=parse_assignments(options.set),
         search=search_settings(options),
@@ -36,16 +42,34 @@ def compare_or_print(options: argparse.Namespace, signals: Signals) -> int:
         from search.compare.runner import print_plans
 
         return print_plans(plans)
+    precision = check_precision(options.precision) if options.seeds is None else None
     from search.compare.runner import run_comparison, stored_comparison  # takes seconds: the settings are checked first
 
     name = name_of(options.name, plans, options.point)
     if not options.json:
-        return run_comparison(plans, name, options.point, signals)
+        return run_comparison(plans, name, options.point, signals, precision)
     with redirect_stdout(sys.stderr):
-        code = run_comparison(plans, name, options.point, signals)
+        code = run_comparison(plans, name, options.point, signals, precision)
     if code == DONE:
         print(stored_comparison(plans, name))
     return code
+
+
+def seed_count(text: str) -> int | None:
+    """Read the value of --seeds: a number, or None for auto."""
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, must be a whole number or auto") from None
+
+
+def check_precision(value: float) -> float:
+    """Return the value of --precision; raises ConfigError unless it is in (0, 1)."""
+    if not 0 < value < 1:
+        raise ConfigError(f"--precision: got {value:g}, must be above 0 and below 1")
+    return value
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -60,10 +84,24 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="POINT",
         help="start, of each space, or best, of each study (default: start)",
     )
-    add("--seeds", type=int, default=3, metavar="N", help="repeats of each family, each with its own seed (default: 3)")
+    add(
+        "--seeds",
+        type=seed_count,
+        default=FIRST_SEEDS,
+        metavar="N",
+        help="repeats of each family, each with its own seed; auto adds seeds until the intervals are narrow enough, "
+        f"--max-hours is used up, or there are {MOST_SEEDS} (default: {FIRST_SEEDS})",
+    )
+    add(
+        "--precision",
+        type=float,
+        default=PRECISION,
+        metavar="IOU",
+        help="with --seeds auto, largest half of a 95 %% interval of a difference in mIoU (default: %(default)s)",
+    )
     add("--name", metavar="NAME", help="name of the comparison (default: <config>-<point>)")
     add_config_options(parser, settable="a setting, or search.KEY.low of a range", default="configs/quickstart.yaml")
-    add_search_options(parser, without=("trials", "register_model", "sampler", "warm_start", "pruner"))
+    add_search_options(parser, without=SEARCH_ONLY)
     add("--dry-run", action="store_true", help="print what would run, and exit")
     add_json_option(parser)
     return parser.parse_args(arguments)

@@ -7,10 +7,17 @@ from typing import Any
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import PATH_NAME
 from search.ledger.catalog import open_ledger
+from search.study.objective import MIOU
 from search.study.plan import REPEATS, Plan, Repeat, RepeatPlan, differences, make_plan
 from search.study.space import is_about_frames
 
 POINTS = ("start", "best")
+FIRST_SEEDS = 3
+"""Repeats of each family by default, and those with which `--seeds auto` begins."""
+MOST_SEEDS = 20
+"""Repeats of each family after which `--seeds auto` ends."""
+PRECISION = 0.01
+"""Half of a 95 % interval of a difference in mIoU at which `--seeds auto` ends."""
 
 
 EVERYWHERE = ("train.epochs", "train.seed", "train.select")
@@ -80,7 +87,7 @@ def repeat_plan(plan: Plan, point: str, seeds: int) -> RepeatPlan:
         raise ConfigError(
             f"--studies: got {plan.study!r}, its repeats would be kept under a name of over 100 characters"
         )
-    search = plan.search.model_copy(update={"trials": seeds})
+    search = plan.search.model_copy(update={"trials": seeds, "objective": MIOU, "keep": None, "confirm": 0})
     return RepeatPlan(
         space=plan.space,
         layers=plan.layers,
@@ -90,6 +97,12 @@ def repeat_plan(plan: Plan, point: str, seeds: int) -> RepeatPlan:
         location=replace(plan.location, study=study),
         repeats=tuple(Repeat(params, seed) for seed in range(seeds)),
     )
+
+
+def with_seeds(plan: RepeatPlan, seeds: int) -> RepeatPlan:
+    """Return the plan with another number of seeds."""
+    repeats = tuple(Repeat(plan.repeats[0].params, seed) for seed in range(seeds))
+    return replace(plan, search=plan.search.model_copy(update={"trials": seeds}), repeats=repeats)
 
 
 def best_point(plan: Plan) -> dict[str, float | int]:

@@ -9,38 +9,49 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from safetensors.numpy import load as load_safetensors
 
-from fgseg.checkpoints.manifest import read_blob
 from fgseg.checkpoints.untrained_result import UntrainedResult
 from fgseg.cli import DONE, FAULT
 from fgseg.config.errors import ConfigError
-from fgseg.config.settings import with_defaults
 from fgseg.data import fingerprint, load_splits
 from fgseg.storage.store import join, open_store
 from fgseg.tables import Row, Table
 from search.cli.signals import Signals
+from search.compare.plans import with_seeds
+from search.compare.repeats import family, finished_repeats, missing_seeds, trials_of
 from search.compare.scores import Family, compare
+from search.compare.seeds import next_seeds, power_lines
 from search.compare.tables import print_comparison, render_comparison
 from search.console.run_summary import current_command, mlflow_command
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
-from search.ledger.records import State, TrialRecord
+from search.ledger.records import State
+from search.ledger.time_used import time_used
 from search.ledger.untrained import untrained_of
 from search.report.build import complete_untrained
+from search.report.summary import LIMITS
 from search.report.tables import CHECKPOINT_NAME
-from search.study.plan import COMPARISONS, REPEATS, UNIDENTIFYING, RepeatPlan, check_identity
+from search.study.config import SearchConfig
+from search.study.plan import COMPARISONS, REPEATS, RepeatPlan
 
 
-def run_comparison(plans: Sequence[RepeatPlan], name: str, point: str, signals: Signals) -> int:
+def run_comparison(
+    plans: Sequence[RepeatPlan], name: str, point: str, signals: Signals, precision: float | None = None
+) -> int:
     """Train and evaluate the missing repeats and write the comparison; returns the exit code.
 
     May be repeated: finished repeats are not trained again.
 
+    Args:
+        plans: one of each family, with the same seeds.
+        name: of the comparison.
+        point: "start" or "best".
+        signals: a signal ends the comparison.
+        precision: seeds are added until half of every interval of a difference in mIoU is at most this; None adds none.
+
     Raises:
         ConfigError: the user's first mistake; nothing has been trained.
     """
-    from search.execution.controller import run_study
     from search.execution.preflight import preflight
 
     console = Console()
@@ -48,13 +59,43 @@ def run_comparison(plans: Sequence[RepeatPlan], name: str, point: str, signals: 
         preflight(plan, console)
     if point == "best":
         check_data(plans)
-    for plan in plans:
-        console.print(f"study {plan.study}: {plan.space.title}, {len(plan.repeats)} seeds", highlight=False)
-        code = run_study(plan, signals)
+    seeds: int | None = len(plans[0].repeats)
+    while seeds is not None:
+        plans = [with_seeds(plan, seeds) for plan in plans]
+        code = train_repeats(plans, signals, console)
         if code != DONE:
             console.print(f"continue: {shlex.join(current_command())}", soft_wrap=True, highlight=False, markup=False)
             return code
+        seeds = None if precision is None else next_seeds(plans, precision, console)
     return present_comparison(plans, name, point, console)
+
+
+def train_repeats(plans: Sequence[RepeatPlan], signals: Signals, console: Console) -> int:
+    """Train the missing repeats, family by family, within the time of all; returns the exit code."""
+    from search.execution.controller import run_study
+
+    for plan in plans:
+        search = time_share(plan, plans)
+        if any(getattr(search, name) is not None and getattr(search, name) <= 0 for name in LIMITS):
+            console.print(f"study {plan.study}: no time is left", highlight=False)
+            continue
+        console.print(f"study {plan.study}: {plan.space.title}, {len(plan.repeats)} seeds", highlight=False)
+        if (code := run_study(replace(plan, search=search), signals)) != DONE:
+            return code
+    return DONE
+
+
+def time_share(plan: RepeatPlan, plans: Sequence[RepeatPlan]) -> SearchConfig:
+    """Return the settings of a family's study, whose time is what the studies of the other families leave."""
+    ledgers = [
+        Ledger(other.location.ledger_url, other.study)
+        for other in plans
+        if other is not plan and Ledger.exists(other.location.ledger_url, other.study)
+    ]
+    used = [time_used(ledger.metadata, ledger.trials()) for ledger in ledgers]
+    taken = {"max_hours": sum(u.hours for u in used), "max_gpu_hours": sum(u.gpu_hours for u in used)}
+    limits = {name: limit - taken[name] for name in LIMITS if (limit := getattr(plan.search, name)) is not None}
+    return plan.search.model_copy(update=limits)
 
 
 def check_data(plans: Sequence[RepeatPlan]) -> None:
@@ -125,70 +166,6 @@ def stored_comparison(plans: Sequence[RepeatPlan], name: str) -> str:
     return open_store(comparison_folder(plans, name)).get("comparison.json").decode()
 
 
-def finished_repeats(plan: RepeatPlan) -> dict[int, TrialRecord]:
-    """Return the repeats of a plan with a test result, by seed, trained with the plan's settings.
-
-    Repeats with a changed batch are included only if the plan allows it.
-    """
-    ledger = Ledger(plan.location.ledger_url, plan.study)
-    return {
-        record.seed: record
-        for record in repeats_of(plan, ledger)
-        if record.state is State.COMPLETE
-        and record.test is not None
-        and (plan.search.allow_changed_batch or not record.overrides)
-        and not other_settings(plan, ledger, record)
-    }
-
-
-def repeats_of(plan: RepeatPlan, ledger: Ledger) -> list[TrialRecord]:
-    """Return the trials in a study of repeats whose point and seed are in the plan."""
-    wanted = [(repeat.params, repeat.seed) for repeat in plan.repeats]
-    return [record for record in ledger.trials() if (record.params, record.repeat) in wanted]
-
-
-def other_settings(plan: RepeatPlan, ledger: Ledger, record: TrialRecord) -> str:
-    """Return the first setting with which a repeat was trained differently than planned, or an empty string."""
-    then, now = with_defaults(ledger.metadata.settings_at(record.number)), plan.settings.flat()
-    free = {*plan.space.search, *UNIDENTIFYING}
-    return next((key for key in now if key not in free and then[key] != now[key]), "")
-
-
-def missing_seeds(plan: RepeatPlan, finished: Mapping[int, TrialRecord]) -> list[str]:
-    """Return one line per seed of a family that is excluded from the comparison, with the reason."""
-    ledger = Ledger(plan.location.ledger_url, plan.study)
-    records = {record.seed: record for record in repeats_of(plan, ledger)}
-    lines = []
-    for seed in sorted(set(range(len(plan.repeats))) - finished.keys()):
-        record = records.get(seed)
-        changed = other_settings(plan, ledger, record) if record else ""
-        reason = "has no trial" if record is None else (record.reason or f"is {record.state}")
-        if record and record.state is State.COMPLETE:
-            reason = f"was trained with another {changed}" if changed else "has another batch size"
-        lines.append(f"{plan.space.title}: seed {seed} {reason}, so that this seed is left out of all families")
-    if not finished:
-        lines.append(
-            f"{plan.space.title}: no seed is left, so that the family is left out; "
-            f"`python -m search.delete --study {plan.study}` lets it be trained again"
-        )
-    return lines
-
-
-def family(plan: RepeatPlan, records: Sequence[TrialRecord]) -> Family:
-    """Read the counts of every image and seed of a family."""
-    counts = [read_counts(plan, record) for record in records]
-    return Family(
-        space=plan.space.name,
-        title=plan.space.title,
-        study=plan.study,
-        point=dict(plan.repeats[0].params),
-        confusion=np.stack([each["confusion"] for each in counts]),
-        boundary=np.stack([each["boundary"] for each in counts]),
-        classes=tuple(records[0].test.iou) if records[0].test else (),
-        thin=tuple(records[0].test.thin) if records[0].test else (),
-    )
-
-
 def untrained_checkpoint(plans: Sequence[RepeatPlan], seeds: int) -> tuple[Family | None, str]:
     """Return the counts of the untrained checkpoint, the same for every seed; evaluates it if no study has its result.
 
@@ -211,13 +188,6 @@ def untrained_checkpoint(plans: Sequence[RepeatPlan], seeds: int) -> tuple[Famil
 def untrained_result(plan: RepeatPlan) -> UntrainedResult | None:
     """Return the result of the untrained checkpoint in a plan's study, or None."""
     return untrained_of(plan.location, Ledger(plan.location.ledger_url, plan.study).metadata)
-
-
-def read_counts(plan: RepeatPlan, record: TrialRecord) -> dict[str, Any]:
-    """Read the counts per image of a repeat: confusion (N, C, C) int32, boundary (N, C, 2) int32."""
-    if record.test is None:
-        raise ValueError(f"trial {record.number} has no test result")
-    return dict(load_safetensors(read_blob(plan.location.trial_store(record.number), record.test.blob)))
 
 
 def facts(plans: Sequence[RepeatPlan], name: str, point: str, missing: list[str]) -> dict[str, Any]:
@@ -259,13 +229,6 @@ def print_plans(plans: Sequence[RepeatPlan]) -> int:
     Console().print(
         f"{new} trainings of {epochs} epochs would run or go on, one family after the other", highlight=False
     )
+    for line in power_lines(plans):
+        Console().print(line, highlight=False, soft_wrap=True)
     return DONE
-
-
-def trials_of(plan: RepeatPlan) -> list[TrialRecord]:
-    """Return the trials of a study of repeats, if it exists; raises ConfigError for another identity."""
-    if not Ledger.exists(plan.location.ledger_url, plan.study):
-        return []
-    ledger = Ledger(plan.location.ledger_url, plan.study)
-    check_identity(ledger.metadata.identity, plan.identity, plan)
-    return ledger.trials()

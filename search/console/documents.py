@@ -17,10 +17,14 @@ from fgseg.labels import LabelSet
 from fgseg.storage.store import absolute, is_local
 from search.console.data_picture import save_picture
 from search.console.decoding import read_splits
-from search.console.study_status import StudyStatus, recent_pace, trial_time
+from search.console.forecast import left_of
+from search.console.study_status import expected_end, trial_time
 from search.ledger.catalog import open_ledger, study_names
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord, count_ended
+from search.ledger.study_metadata import Confirmation, StudyMetadata
+from search.ledger.study_reader import confirmed
+from search.ledger.time_used import TimeUsed, time_used
 from search.ledger.untrained import untrained_of
 from search.study.config import SearchConfig
 from search.study.location import StudyLocation, normal_ledger, public_address
@@ -50,6 +54,8 @@ class StudyDocument(Document):
     trials: dict[str, int] | None
     """Number of trials by state: running, complete, pruned, fail; null if the ledger cannot be read."""
     best_trial: int | None
+    objectives: list[str]
+    """Metrics that the search maximises, one or two; the first one decides about the best trial."""
     metrics: dict[str, float]
     """Metrics of the best trial, as MLflow's table shows them; empty while no trial is complete."""
 
@@ -88,6 +94,7 @@ class PlanDocument(Document):
     exists: bool
     """Whether the study has been started before."""
     new_trials: int
+    """Trials that would be started, without the repeats of `--confirm`."""
     open_trials: int
     """Trials that would be continued."""
     ended_trials: int
@@ -123,6 +130,19 @@ class DriverDocument(Document):
     pid: int
 
 
+class TimeDocument(Document):
+    """Hours that a study has used in all its runs, and those that it has left."""
+
+    hours: float
+    """Wall-clock hours."""
+    hours_left: float | None
+    """Of `--max-hours` of the latest run; null without this limit."""
+    gpu_hours: float
+    """GPU-hours of training and validation; 0 without GPUs."""
+    gpu_hours_left: float | None
+    """Of `--max-gpu-hours` of the latest run; null without this limit."""
+
+
 class StatusDocument(Document):
     """State of a study: `search.status --json`."""
 
@@ -134,13 +154,22 @@ class StatusDocument(Document):
     """Trials that the latest run was to reach."""
     epochs: int
     """Length of a trial."""
+    objectives: list[str]
+    """Metrics that the search maximises, one or two; the first one decides about the best trial."""
+    floors: dict[str, float]
+    """Validation IoU that the best trial must have at least, by class of `--keep`."""
+    time: TimeDocument
     seconds_left: float | None
-    """Estimate until the budget is used up; null if no driver runs or before the second epoch."""
+    """Estimate until the trials or the time are used up; null if no driver runs or before the second epoch."""
+    forecast_trials: int | None
+    """Trials that the study is expected to have then; null if no driver runs or before the second end of a trial."""
     trial_seconds: float | None
     """Mean duration of the finished trials; null before the first one."""
     training_seconds: float | None
     """The part of it that is training and validation; the rest is fixed cost."""
     best_trial: int | None
+    confirmation: Confirmation | None
+    """How `--confirm` selected the best trial; null if it did not, or if trials have ended since."""
     checkpoint: dict[str, float] | None
     """Metrics of the untrained checkpoint, if there is one."""
     trials: list[TrialDocument]
@@ -183,12 +212,13 @@ def study_document(location: StudyLocation) -> StudyDocument:
         ledger = Ledger(location.ledger_url, location.study)
         records = ledger.trials()
     except (LedgerError, LookupError):
-        return StudyDocument(study=location.study, trials=None, best_trial=None, metrics={})
+        return StudyDocument(study=location.study, trials=None, best_trial=None, objectives=[], metrics={})
     best = ledger.best(records)
     return StudyDocument(
         study=location.study,
         trials={state: sum(r.state is state for r in records) for state in State},
         best_trial=best and best.number,
+        objectives=list(ledger.metadata.objectives),
         metrics=best.metrics() if best else {},
     )
 
@@ -210,7 +240,7 @@ def plan_document(plan: Plan) -> PlanDocument:
         ledger_url=public_address(plan.location.ledger_url),
         tracking_uri=public_address(plan.location.tracking_uri),
         exists=exists,
-        new_trials=max(0, plan.search.trials - len(records)),
+        new_trials=max(0, plan.search.search_trials - len(records)),
         open_trials=len(records) - ended,
         ended_trials=ended,
         settings=plan.settings.flat(),
@@ -246,8 +276,9 @@ def status_document(location: StudyLocation) -> StatusDocument:
     """Describe the state of a study; raises ConfigError if there is none of this name."""
     ledger = open_ledger(location)
     records, holder, metadata = ledger.trials(), ledger.holder(), ledger.metadata
-    status = StudyStatus(metadata, records)
-    untrained, duration = untrained_of(location, metadata), trial_time(records)
+    untrained, duration, now = untrained_of(location, metadata), trial_time(records), time.time()
+    left, expected = expected_end(metadata, records, now) if holder else (None, None)
+    best, is_confirmed = ledger.best(records), confirmed(records, metadata) is not None
     return StatusDocument(
         study=location.study,
         space=metadata.space,
@@ -255,12 +286,26 @@ def status_document(location: StudyLocation) -> StatusDocument:
         driver=DriverDocument(host=holder.name, pid=holder.pid) if holder else None,
         budget=metadata.budget,
         epochs=metadata.epochs,
-        seconds_left=status.seconds_left(recent_pace(records, time.time())) if holder else None,
+        objectives=list(metadata.objectives),
+        floors=dict(metadata.constraint.floors),
+        time=time_document(metadata, time_used(metadata, records, now if holder else None)),
+        seconds_left=left,
+        forecast_trials=expected and expected.trials,
         trial_seconds=duration and duration.total,
         training_seconds=duration and duration.training,
-        best_trial=status.best and status.best.number,
+        best_trial=best and best.number,
+        confirmation=metadata.confirmation if is_confirmed else None,
         checkpoint=untrained and untrained.metrics(),
         trials=[trial_document(record) for record in records],
+    )
+
+
+def time_document(metadata: StudyMetadata, used: TimeUsed) -> TimeDocument:
+    """Describe the time of a study."""
+    limits = (metadata.max_hours, used.hours), (metadata.max_gpu_hours, used.gpu_hours)
+    hours_left, gpu_hours_left = (None if limit is None else left_of(limit, spent) for limit, spent in limits)
+    return TimeDocument(
+        hours=used.hours, hours_left=hours_left, gpu_hours=used.gpu_hours, gpu_hours_left=gpu_hours_left
     )
 
 

@@ -8,6 +8,7 @@ from fgseg.config.settings import DataConfig
 from fgseg.labels import display_name
 from fgseg.tables import Row, Table
 from search.console.documents import DataDocument, PlanDocument, SpaceDocument, StudyDocument
+from search.console.study_status import scored
 from search.ledger.records import State
 from search.study.location import public_address
 from search.study.plan import Plan
@@ -35,10 +36,10 @@ def study_cells(found: StudyDocument) -> list[str]:
     if found.trials is None:
         return ["-", "-", "-", "-", "unreadable"]
     counts = [str(found.trials[s]) for s in (State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING)]
-    best = (
-        "-" if found.best_trial is None else f"{found.metrics['selected/val/miou']:.4f} (trial {found.best_trial:03d})"
-    )
-    return [*counts, best]
+    if found.best_trial is None:
+        return [*counts, "-"]
+    objective = found.objectives[0]
+    return [*counts, scored(found.best_trial, found.metrics[f"selected/{objective}"], objective)]
 
 
 def print_plan(plan: Plan, found: PlanDocument) -> int:

@@ -7,9 +7,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from search.console.study_status import StudyStatus, clock, time_left
+from search.console.forecast import FORECAST_TRIALS, Forecast, clock, forecast_line
+from search.console.study_status import StudyStatus, time_left
 from search.ledger.records import State, TrialRecord
 from search.ledger.study_metadata import StudyMetadata
+
+FORECAST_EVERY_S = 1.0
+"""Seconds for which a forecast is shown: to compute it takes milliseconds in a study of thousands of trials."""
 
 
 class Progress:
@@ -28,6 +32,8 @@ class Progress:
         self.console, self.look = console, look
         self.status = StudyStatus(metadata, records)
         self.started = time.monotonic()
+        self.expected: Forecast | None = None
+        self.forecast_due = 0.0
         self.done_before = self.status.epochs_done
         self.live = (
             Live(console=console, get_renderable=self.view, refresh_per_second=2) if console.is_terminal else None
@@ -55,8 +61,11 @@ class Progress:
         self._update(record)
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """Print the end of a trial."""
+        """Print the end of a trial, and the first forecast of the study's end."""
+        had_forecast = len(self.status.ended) >= FORECAST_TRIALS
         self._update(record)
+        if not had_forecast and (expected := self.status.forecast(time.time())) is not None:
+            self._print_line(f"{self.elapsed()}  {forecast_line(self.status.metadata, expected)}")
 
     def on_note(self, number: int | None, text: str) -> None:
         """Print a note of a trial, or with None of the run, such as a warning of a worker."""
@@ -84,10 +93,14 @@ class Progress:
         return clock(time.monotonic() - self.started)
 
     def line(self) -> str:
-        """Return the study's progress, and the time left at the mean pace of this run."""
+        """Return the study's progress, and the time left: as forecast, before that at the mean pace of this run."""
         new = self.status.epochs_done - self.done_before
         pace = (time.monotonic() - self.started) / new if new else None
-        return f"{self.status.summary_line()}, {time_left(self.status.seconds_left(pace))}"
+        if time.monotonic() >= self.forecast_due:
+            self.expected, self.forecast_due = self.status.forecast(time.time()), time.monotonic() + FORECAST_EVERY_S
+        expected = self.expected
+        left = self.status.seconds_left(pace) if expected is None else expected.seconds_left
+        return f"{self.status.summary_line()}, {time_left(left)}"
 
     def view(self) -> Group:
         """Build the live view: progress, running trials, best trial by class, and the address of MLflow."""
@@ -118,6 +131,6 @@ def event(before: TrialRecord | None, now: TrialRecord, epochs: int) -> str:
 
 def ending(record: TrialRecord) -> str:
     """Describe the end of a trial: its mIoU, or the reason."""
-    if record.state is State.COMPLETE:
-        return f"finished  mIoU {record.value:.4f}"
+    if record.chosen is not None:
+        return f"finished  mIoU {record.chosen.miou:.4f}"
     return f"{'stopped early' if record.state is State.PRUNED else 'FAILED'}: {record.reason}"

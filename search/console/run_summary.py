@@ -10,14 +10,14 @@ from rich.console import Console
 
 from fgseg.storage.store import join, open_store
 from fgseg.tables import Table
-from search.ledger.records import TrialRecord
+from search.ledger.records import TrialRecord, count_ended
 from search.report.summary import Summary
 from search.report.tables import expected_note, references, score_table
 from search.study.location import MODEL, PAGE, public_address
 from search.study.plan import Plan
 
 
-def print_run_summary(plan: Plan, console: Console, summary: Summary, finished: bool) -> None:
+def print_run_summary(plan: Plan, console: Console, summary: Summary, finished: bool, limit: str = "") -> None:
     """Print the closing table, the addresses of the results, and the commands to view, continue and use them.
 
     Args:
@@ -25,6 +25,7 @@ def print_run_summary(plan: Plan, console: Console, summary: Summary, finished: 
         console: to print on.
         summary: of the study.
         finished: whether the budget is used up; if so the command to continue has a larger one.
+        limit: the setting whose time is used up, max_hours or max_gpu_hours; empty if the trials are done.
     """
     model = join(plan.location.folder, MODEL)
     if summary.best is None:
@@ -34,10 +35,14 @@ def print_run_summary(plan: Plan, console: Console, summary: Summary, finished: 
         console.print(closing_table(summary, summary.best).to_rich(boxed=True))
         if note := expected_note(summary):
             console.print(note, soft_wrap=True, highlight=False, markup=False)
+    if limit:
+        hours, ended = getattr(plan.search, limit), count_ended(summary.trials)
+        text = f"{flag_of(limit)} {hours:g} is used up: {ended} of {plan.search.search_trials} trials have ended"
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
     lines = {
         "results": plan.location.folder,
         "look": mlflow_command(plan),
-        "continue": continue_command(plan, finished),
+        "continue": continue_command(plan, finished, limit or "trials"),
     }
     if open_store(model).list():
         lines["use"] = shlex.join(["python", "-m", "fgseg.predict", model, "PHOTOS", "--out", "DIR"])
@@ -87,14 +92,26 @@ def current_command() -> list[str]:
     return [*start, *map(public_address, sys.argv[1:])]
 
 
-def continue_command(plan: Plan, finished: bool) -> str:
-    """Return the command that continues the study: the same one, with twice the trials if the budget is used up."""
+def flag_of(setting: str) -> str:
+    """Return the flag of a setting of the search."""
+    return f"--{setting.replace('_', '-')}"
+
+
+def continue_command(plan: Plan, finished: bool, limit: str = "trials") -> str:
+    """Return the command that continues the study: the same one, with twice the budget if that is used up.
+
+    Args:
+        plan: of the run.
+        finished: whether the budget is used up.
+        limit: the setting that limited the run: trials, max_hours or max_gpu_hours.
+    """
     words = [word for word in current_command() if word != "--accept-changes"]
     if not finished:
         return shlex.join(words)
     if words[1] != "-m":
-        return "the same call with more trials"
-    return shlex.join([*without_option(words, "--trials"), "--trials", str(2 * plan.search.trials)])
+        return f"the same call with more {limit}"
+    flag = flag_of(limit)
+    return shlex.join([*without_option(words, flag), flag, f"{2 * getattr(plan.search, limit):g}"])
 
 
 def without_option(arguments: list[str], name: str) -> list[str]:

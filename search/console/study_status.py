@@ -1,15 +1,17 @@
 """Progress of a study, computed from its trials: for the live view of a run and for `search.status`."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 
 from fgseg.labels import display_name
 from fgseg.results import EpochResult, format_iou, select_epoch
-from search.ledger.records import State, TrialRecord, best_trial
+from search.console.forecast import Forecast, clock, forecast
+from search.ledger.records import State, TrialRecord, best_trial, keeps
 from search.ledger.study_metadata import StudyMetadata
+from search.study.objective import MIOU, objective_name
 
 RECENT_EPOCHS = 20
 """Number of latest epochs over which `recent_pace` averages."""
@@ -44,7 +46,7 @@ class StudyStatus:
             self.ended[record.number] = record
             self.failed += record.state is State.FAIL
             rivals = [record, *([self.best] if self.best else [])]
-            self.best = best_trial(rivals, self.metadata.allow_changed_batch)
+            self.best = best_trial(rivals, self.metadata.allow_changed_batch, self.metadata.constraint.floors)
         return before
 
     def epochs_accounted(self, record: TrialRecord) -> int:
@@ -60,10 +62,22 @@ class StudyStatus:
         missing = max(0, self.metadata.budget * self.metadata.epochs - self.epochs_done)
         return None if pace is None else missing * pace
 
+    def forecast(self, now: float) -> Forecast | None:
+        """Forecast the end of the study, see `forecast`; its cost grows with the number of trials.
+
+        Args:
+            now: Unix seconds.
+        """
+        trials = self.ended | self.running
+        return forecast(self.metadata, [trials[number] for number in sorted(trials)], now)
+
     def summary_line(self) -> str:
         """Return the number of ended trials, the best trial and the number of failures in one line."""
         parts = [f"{len(self.ended)}/{self.metadata.budget} trials"]
-        parts += [f"best {self.best.value:.4f} (trial {self.best.number:03d})"] if self.best else []
+        if self.best:
+            parts.append(f"best {scored(self.best.number, self.best.value or 0.0, self.metadata.objectives[0])}")
+        if self.best and not keeps(self.best, self.metadata.constraint.floors):
+            parts.append(f"no trial keeps {', '.join(self.metadata.constraint.floors)}")
         parts += [f"{self.failed} failed"] if self.failed else []
         return ", ".join(parts)
 
@@ -93,6 +107,12 @@ class StudyStatus:
                 table.add_column(name, justify="right")
             table.add_row(*classes.values())
         return table
+
+
+def scored(number: int, value: float, objective: str) -> str:
+    """Describe the best trial by its value, with the metric's name unless it is the mIoU."""
+    name = "" if objective == MIOU else f"{objective_name(objective)} "
+    return f"{name}{value:.4f} (trial {number:03d})"
 
 
 @dataclass(frozen=True)
@@ -143,12 +163,27 @@ def recent_pace(records: Iterable[TrialRecord], now: float) -> float | None:
     return (max(now, moments[-1]) - moments[0]) / len(moments) if len(moments) > 1 else None
 
 
+def expected_end(
+    metadata: StudyMetadata, records: Sequence[TrialRecord], now: float
+) -> tuple[float | None, Forecast | None]:
+    """Return the seconds until a study ends, and its forecast.
+
+    Before a forecast is possible, the seconds follow from the pace of the latest epochs.
+
+    Args:
+        metadata: of a study that a driver runs.
+        records: all its trials, by number.
+        now: Unix seconds.
+
+    Returns:
+        None for what is not known yet.
+    """
+    expected = forecast(metadata, records, now)
+    if expected is not None:
+        return expected.seconds_left, expected
+    return StudyStatus(metadata, records).seconds_left(recent_pace(records, now)), None
+
+
 def time_left(seconds: float | None) -> str:
     """Format the time left in seconds; None if unknown."""
     return "time left unknown yet" if seconds is None else f"about {clock(seconds)} left"
-
-
-def clock(seconds: float) -> str:
-    """Format seconds as m:ss or h:mm:ss."""
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -1,5 +1,7 @@
 """Which checkpoints of finished trials are kept: those of the best, and the start point's."""
 
+from itertools import product
+
 from fgseg import checkpoints
 from fgseg.checkpoints.manifest import keep_only
 from search.ledger.ledger import Ledger
@@ -29,8 +31,11 @@ class CheckpointRetention:
         """Bring the folders of all ended trials in line with the ledger; repeating it changes nothing."""
         trials = self.ledger.trials()
         # Trials with a changed batch beside the others: a later run may allow one of them to be the best.
-        rankings = (rank_trials(trials, changed_batch=True), rank_trials(trials, changed_batch=False))
+        # Also those that would be the best without the constraint.
+        choices = product((True, False), (self.ledger.metadata.constraint.floors, {}))
+        rankings = [rank_trials(trials, changed_batch, floors) for changed_batch, floors in choices]
         kept = {t.number for ranking in rankings for t in ranking[: self.num_to_keep]} | {START_POINT}
+        kept |= {best.number} if (best := self.ledger.best(trials)) is not None else set()
         for trial in trials:
             stays = trial.number in kept and trial.state is State.COMPLETE
             if trial.state is not State.RUNNING and self.applied.get(trial.number) is not stays:

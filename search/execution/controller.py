@@ -25,6 +25,7 @@ from search.execution.jobs import TrialJobs
 from search.execution.preflight import make_folder, preflight, print_data_notes
 from search.execution.stop_reason import BUDGET, StopReason, signal
 from search.execution.strategies import Strategy, strategy_of
+from search.execution.time_budget import TimeBudget
 from search.execution.trial_events import TrialEventHandler
 from search.execution.views import StudyViews
 from search.ledger.catalog import check_ownership, write_owner_file
@@ -57,6 +58,8 @@ def run_study(plan: Plan, signals: Signals) -> int:
             reason: StopReason | None = None
             try:
                 reason = run_remaining_trials(plan, ledger, views, signals)
+                if reason.limit and ledger.is_locked:
+                    ledger.record_limit(reason.limit)
             finally:
                 views.close(reason, signals)
             code = reason.exit_code
@@ -104,8 +107,13 @@ def open_for_writing(strategy: Strategy, identity: dict[str, Any]) -> Iterator[L
                 settings=plan.settings.flat(),
                 identity=identity,
                 budget=strategy.budget(ledger),
+                objectives=plan.search.objectives,
                 allow_changed_batch=plan.search.allow_changed_batch,
-            )
+                reserved=plan.search.repeats,
+                max_hours=plan.search.max_hours,
+                max_gpu_hours=plan.search.max_gpu_hours,
+            ),
+            began=time.time(),
         )
         write_owner_file(plan.location, ledger)
         strategy.prepare(ledger)
@@ -114,13 +122,16 @@ def open_for_writing(strategy: Strategy, identity: dict[str, Any]) -> Iterator[L
 
 def run_remaining_trials(plan: Plan, ledger: Ledger, views: StudyViews, signals: Signals) -> StopReason:
     """Run the open and the missing trials on Ray; returns why that ended.  Starts nothing where none is left."""
-    retention = CheckpointRetention(plan.search.keep_checkpoints, plan.location, ledger)
+    retention = CheckpointRetention(max(plan.search.keep_checkpoints, plan.search.confirm), plan.location, ledger)
     try:
         retention.apply()
     except OSError as error:
         views.print_line(f"warning: {error}; checkpoints that nobody needs stay")
     if ledger.nothing_left():
         return BUDGET
+    budget = TimeBudget(plan.search, ledger)
+    if ledger.nothing_left(budget.fits):
+        return budget.reason(plan.settings.train.epochs)
     from search.cluster.ray_cluster import NodeMonitor, cluster, ray_environment
 
     os.environ.update(ray_environment())
@@ -136,7 +147,7 @@ def run_remaining_trials(plan: Plan, ledger: Ledger, views: StudyViews, signals:
         required = ({} if is_private(plan.search) else versions()) | {"data": ledger.metadata.identity["data"]}
         monitor = NodeMonitor(resources)
         reason = run_trials(events, TrialJobs(plan, resources, required), resources, monitor, signals)
-        if reason is not BUDGET:  # before Ray is shut down, which takes seconds
+        if reason is not BUDGET and ledger.open_trials():  # before Ray is shut down, which takes seconds
             views.print_line("stopping; the open trials can be continued")
     if signals.received:  # perhaps while Ray was shut down
         return signal(signals.code)

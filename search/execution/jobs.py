@@ -24,7 +24,7 @@ class TrialJobs:
     required_environment: dict[str, str]
 
     def job(self, trial: TrialAttempt) -> TrialJob:
-        """Return the job of one attempt of a trial; repeats are evaluated on the test split at their end."""
+        """Return the job of one attempt of a trial; repeats of a comparison are also evaluated on the test split."""
         return TrialJob(
             number=trial.number,
             attempt=trial.attempt,
@@ -33,7 +33,7 @@ class TrialJobs:
             threads=self.resources.threads,
             gpus=self.resources.gpus,
             on_oom=self.plan.search.on_oom,
-            test=trial.repeat is not None,
+            test=trial.repeat is not None and "test" in self.plan.splits,
             processes=self.resources.processes,
             cpus=self.resources.cpus,
             study_folder=self.plan.location.folder,

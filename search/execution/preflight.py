@@ -11,6 +11,7 @@ from fgseg.model.pretrained import check_weights, fetch_weights
 from fgseg.storage.store import check_store, open_store
 from search.cluster.node_checks import connect
 from search.console.decoding import read_splits
+from search.execution.constraint import check_reference
 from search.execution.warm_start import warm_points
 from search.ledger.catalog import check_ownership
 from search.ledger.database import check_database
@@ -28,13 +29,14 @@ def preflight(plan: Plan, console: Console) -> dict[str, Any]:
     The weights of a hub model are downloaded into the cache.  May be repeated.
 
     Raises:
-        ConfigError: the first mistake, in the order study, --warm-start, data, model, storage, connection to the
-            cluster, content of the data's files, nodes of the cluster.
+        ConfigError: the first mistake, in the order study, --warm-start, --keep, data, model, storage, connection to
+            the cluster, content of the data's files, nodes of the cluster.
     """
     settings = plan.settings
     recorded = recorded_identity(plan)
     check_identity(recorded, plan.identity, plan)
     warm = {"warm_points": warm_points(plan, recorded)} if "warm_start" in plan.identity.get("space", {}) else {}
+    check_reference(plan)
     check_data(settings.data)
     check_weights(settings.model.name)
     check_store(plan.location.folder, "--storage")

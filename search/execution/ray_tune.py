@@ -183,7 +183,7 @@ def run_trials(
         signals: checked several times a second.
 
     Returns:
-        BUDGET, or why the run stopped; the open trials then stay open.
+        BUDGET, or why the run stopped or its time was used up; the open trials then stay open.
     """
     scratch, state = tempfile.mkdtemp(prefix="fgsearch-"), RunState(events, jobs, monitor, signals)
     try:
@@ -208,6 +208,10 @@ def run_trials(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     left = events.ledger.open_trials()
-    if left or state.reason or signals.received:
-        return state.check() or fault(f"trials {left} are still open; run the same command again")
-    return BUDGET
+    if (left or state.reason or signals.received) and (stopped := state.check()) is not None:
+        return stopped
+    if events.ledger.nothing_left():
+        return BUDGET
+    if events.ledger.nothing_left(events.time.fits):
+        return events.time.reason(events.epochs)
+    return fault(f"trials {left} are still open; run the same command again")

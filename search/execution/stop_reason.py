@@ -8,11 +8,13 @@ from search.cli.signals import CODES
 
 @dataclass(frozen=True)
 class StopReason:
-    """The end of a run: BUDGET, LOCK_LOST, or one made by `fault` or `signal`."""
+    """The end of a run: BUDGET, LOCK_LOST, or one made by `out_of_time`, `fault` or `signal`."""
 
     exit_code: int
     text: str = ""
     """What happened and what to do, as one line; empty for a budget that is used up and for a signal."""
+    limit: str = ""
+    """Setting whose time was used up before all trials had ended, max_hours or max_gpu_hours; else empty."""
 
     @property
     def is_signal(self) -> bool:
@@ -22,6 +24,11 @@ class StopReason:
 
 BUDGET = StopReason(DONE)
 LOCK_LOST = StopReason(FAULT, "another driver has taken the study over")
+
+
+def out_of_time(limit: str) -> StopReason:
+    """Return the reason of a run whose time is used up; `limit` is max_hours or max_gpu_hours."""
+    return StopReason(DONE, limit=limit)
 
 
 def fault(text: str) -> StopReason:

@@ -8,6 +8,7 @@ from fgseg.cli import DONE, FAULT
 from fgseg.config.errors import ConfigError
 from search.cli.signals import Signals
 from search.console.run_summary import print_run_summary, study_command
+from search.execution.constraint import prepare_constraint
 from search.execution.stop_reason import StopReason
 from search.export.model import export_best_trial
 from search.ledger.ledger import Ledger
@@ -45,8 +46,8 @@ class SearchStrategy:
         self.plan = plan
 
     def budget(self, ledger: Ledger) -> int:
-        """Return the number of trials asked for."""
-        return self.plan.search.trials
+        """Return the number of trials asked for, without the repeats of --confirm."""
+        return self.plan.search.search_trials
 
     def prepare(self, ledger: Ledger) -> None:
         """Prepare the ledger with the space, the sampler and the pruner."""
@@ -54,22 +55,24 @@ class SearchStrategy:
         source = StudySampler(
             distributions(plan.space.search),
             plan.space.start,
-            trials=plan.search.trials,
+            trials=plan.search.search_trials,
             sampler=plan.search.resolved_sampler,
             pruner=plan.search.pruner,
             epochs=train.epochs,
             seed=train.seed,
             off_below=plan.space.off_below,
             warm_start=[plan.space.nearest(point) for point in ledger.metadata.identity.get("warm_points", ())],
+            objectives=plan.search.objectives,
+            floors=prepare_constraint(plan, ledger).floors,
         )
-        ledger.start(source, epochs=train.epochs, select=train.select)
+        ledger.start(source, epochs=train.epochs, select=train.select, objectives=plan.search.objectives)
 
     def present_results(self, ledger: Ledger, reason: StopReason, signals: Signals, console: Console) -> int:
         """Export the best trial and print the summary; a search without a finished trial is a fault."""
         summary = summarise(ledger, self.plan.location)
         if summary.best is not None and not signals.received:
             self._export(ledger, signals, console)
-        print_run_summary(self.plan, console, summary, finished=reason.exit_code == DONE)
+        print_run_summary(self.plan, console, summary, finished=reason.exit_code == DONE, limit=reason.limit)
         return FAULT if summary.best is None and reason.exit_code == DONE else reason.exit_code
 
     def _export(self, ledger: Ledger, signals: Signals, console: Console) -> None:

@@ -6,6 +6,7 @@
 | report of a trial | `report`, `override`, `record_test`; `should_prune` decides | RUNNING, new points |
 | the trial returned after its last epoch | `complete` (`fail` where the mIoU is not finite) | FINISHED (FAILED) |
 | the trial was stopped by the pruner | `prune` | KILLED, tag `fgseg.pruned` |
+| the trial was stopped since the time is used up | nothing: it stays open | RUNNING, at the end KILLED |
 | the trial reported an error | `fail` | FAILED, tag `fgseg.reason` |
 | its process died, or met a fault of its GPU | `process_died`: again, or FAIL (`max_failures`) | RUNNING (FAILED) |
 | its node died | `reschedule`, not counted up to MAX_NODE_LOSSES | RUNNING |
@@ -19,6 +20,7 @@ from typing import Protocol
 
 from fgseg.results import SupersededError
 from search.execution.messages import TrialReport
+from search.execution.time_budget import TimeBudget
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialAttempt, TrialRecord
@@ -61,7 +63,7 @@ class TrialEventHandler:
     Args:
         ledger: locked by this process and prepared for `next_attempt`.
         epochs: a trial's full length.
-        search: its `max_failures` and `max_failed_trials`.
+        search: its `max_failures`, `max_failed_trials`, `max_hours` and `max_gpu_hours`.
         listeners: notified in this order.
     """
 
@@ -69,6 +71,7 @@ class TrialEventHandler:
         self.ledger, self.epochs, self.listeners = ledger, epochs, listeners
         self.max_failures, self.max_failed_trials = search.max_failures, search.max_failed_trials
         self.live: dict[str, TrialAttempt] = {}
+        self.time = TimeBudget(search, ledger, self.live)
         self.node_losses: Counter[int] = Counter()
         self.process_errors: dict[int, str] = {}
         self.noted: set[tuple[int, str]] = set()
@@ -78,7 +81,7 @@ class TrialEventHandler:
         """Return the next attempt of a trial for Ray's `trial_id`, or None where there is none now."""
         try:
             with stopping_on_faults():
-                trial = self.ledger.next_attempt()
+                trial = self.ledger.next_attempt(self.time.fits)
                 if trial is not None:
                     self.live[trial_id] = trial
                     record = self.ledger.trial(trial.number)
@@ -101,7 +104,9 @@ class TrialEventHandler:
             with stopping_on_faults():
                 self._record(trial, report)
                 self._notify(trial.number)
-                return len(report.epochs) < self.epochs and self.ledger.should_prune(trial.number)
+                if len(report.epochs) >= self.epochs:
+                    return False
+                return self.ledger.should_prune(trial.number) or self.time.is_used_up()
         except SupersededError:
             return True
 
@@ -154,7 +159,7 @@ class TrialEventHandler:
         return self.node_losses[trial.number] > MAX_NODE_LOSSES
 
     def _finish_trial(self, trial: TrialAttempt, report: TrialReport) -> None:
-        """Record the end of a trial whose function returned or was stopped by the pruner.
+        """Record the end of a trial whose function returned or was stopped.
 
         A function that returned early found a later attempt in the trial's folder which the ledger does not know,
         for example because the ledger was restored from a backup.  The trial is rescheduled until its attempt number
@@ -167,6 +172,8 @@ class TrialEventHandler:
             self.ledger.complete(trial.number, trial.attempt)
         elif self.ledger.should_prune(trial.number):
             self.ledger.prune(trial.number, trial.attempt)
+        elif self.time.is_used_up():
+            return  # the trial stays open, and is continued by a run with more time
         elif self._lost_too_many_nodes(trial):
             reason = "its folder belongs to a later attempt"
             self.ledger.process_died(trial.number, trial.attempt, reason, self.max_failures)

@@ -43,8 +43,10 @@ class StudyViews:
     def _report_writer(self) -> ReportWriter:
         """Return the writer of the report."""
         store = self.plan.location.report_store
-        publish = self.tracker.publish
-        return ReportWriter(self.plan.location, publish, is_current=lambda: is_current(store, self.ledger.trials()))
+        ledger, publish = self.ledger, self.tracker.publish
+        return ReportWriter(
+            self.plan.location, publish, is_current=lambda: is_current(store, ledger.trials(), ledger.best())
+        )
 
     @property
     def listeners(self) -> list[TrialListener]:

@@ -8,7 +8,7 @@ driver writes, from one thread.
 import math
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from search.ledger.records import EpochEvent, State, TrialAttempt, TrialRecord
 from search.ledger.tables import EPOCHS, FORMAT, STUDIES, TABLES
 from search.ledger.transaction import Transaction
 from search.ledger.trial_source import NewTrial, TrialSettings, TrialSource
+from search.study.objective import DEFAULT, value_of
 
 
 class Ledger(MetadataWriter):
@@ -52,15 +53,16 @@ class Ledger(MetadataWriter):
         self._lock = StudyLock(self._engine, self._study, self._name)
         return self._lock
 
-    def start(self, source: TrialSource, *, epochs: int, select: str) -> None:
+    def start(self, source: TrialSource, *, epochs: int, select: str, objectives: Sequence[str] = DEFAULT) -> None:
         """Prepare the ledger for `next_attempt`; call it once, with the lock held.
 
         Args:
             source: chooses the trials.
             epochs: full length of a trial.
-            select: `train.select`, which epoch's mIoU is the value of a trial.
+            select: `train.select`, which epoch's metrics are the values of a trial.
+            objectives: names of the metrics that are maximised; the first one is the value of a trial.
         """
-        self._settings = TrialSettings(source, epochs, select)
+        self._settings = TrialSettings(source, epochs, select, objectives)
 
     @property
     def _started(self) -> TrialSettings:
@@ -68,23 +70,33 @@ class Ledger(MetadataWriter):
             raise RuntimeError("this ledger was opened for reading; call start() first")
         return self._settings
 
-    def nothing_left(self) -> bool:
-        """Return whether no trial is open and no new trial will be started."""
-        return not self.open_trials() and not self._started.source.remaining(self.trials())
+    def nothing_left(self, fits: Callable[[int], bool] = lambda epochs: True) -> bool:
+        """Return whether no open trial can be continued and no new trial will be started.
+
+        Args:
+            fits: whether there is time for this many epochs of a trial; by default always.
+        """
+        started, records = self._started, self.trials()
+        may_continue = any(r.is_open and fits(started.epochs - len(r.epochs)) for r in records)
+        return not may_continue and not (started.source.remaining(records) and fits(started.epochs))
 
     @retry
-    def next_attempt(self) -> TrialAttempt | None:
+    def next_attempt(self, fits: Callable[[int], bool] = lambda epochs: True) -> TrialAttempt | None:
         """Record and return the next attempt of a trial; None if no trial is left to start.
 
         Open trials without an attempt in this run come first, lowest number first, with their recorded params; then new
         ones.  The attempt is in the ledger before the call returns.
+
+        Args:
+            fits: whether there is time for this many epochs of a trial; a trial that does not fit is not started.
         """
         started, records = self._started, self.trials()
-        waiting = next((r for r in records if r.is_open and r.number not in self._attempted), None)
+        open_ones = (r for r in records if r.is_open and r.number not in self._attempted)
+        waiting = next((r for r in open_ones if fits(started.epochs - len(r.epochs))), None)
         if waiting is not None:
             with self._write() as write:
                 write.change_trial(waiting, attempt=waiting.attempt + 1, length=started.epochs)
-        elif (new := started.source.next_trial(records)) is not None:
+        elif fits(started.epochs) and (new := started.source.next_trial(records)) is not None:
             with self._write() as write:
                 write.add_trial(first_attempt(len(records), new, started.epochs, write.seq))
         else:
@@ -145,14 +157,14 @@ class Ledger(MetadataWriter):
         A recorded decision is returned again.
 
         Returns:
-            False before the first epoch, after the last one, and at an epoch whose mIoU is not finite, since such a
+            False before the first epoch, after the last one, and at an epoch whose value is not finite, since such a
             trial fails.  For an ended trial: whether it is PRUNED.
         """
         source, record = self._started.source, self.trial(number)
         if not source.prunes or not record.is_open:
             return record.state is State.PRUNED
         epoch = len(record.epochs)
-        if not 0 < epoch < self._started.epochs or not math.isfinite(record.epochs[-1].miou):
+        if not 0 < epoch < self._started.epochs or not math.isfinite(self._value(record.epochs[-1])):
             return False
         event = record.epoch_events[-1]
         if event.stop is not None:
@@ -166,7 +178,7 @@ class Ledger(MetadataWriter):
 
     @retry
     def complete(self, number: int, attempt: int) -> None:
-        """End a trial as COMPLETE with the mIoU of its selected epoch, or as FAIL if this mIoU is not finite.
+        """End a trial as COMPLETE with the objectives of its selected epoch, or as FAIL if one of them is not finite.
 
         `complete`, `prune` and `fail` do not change a trial that has already ended.
 
@@ -178,10 +190,12 @@ class Ledger(MetadataWriter):
         if not record.epochs:
             raise ValueError(f"trial {number}: no epoch is recorded; report its epochs before completing it")
         selected = select_epoch(record.epochs, self._started.select)
-        if math.isfinite(selected.miou):
-            self._end(record, State.COMPLETE, value=selected.miou, selected=selected.epoch)
+        values = {name: value_of(selected, name) for name in self._started.objectives}
+        broken = next((name for name, value in values.items() if not math.isfinite(value)), None)
+        if broken is None:
+            self._end(record, State.COMPLETE, value=self._value(selected), selected=selected.epoch)
         else:
-            self._end(record, State.FAIL, reason=f"val/miou of epoch {selected.epoch} is {selected.miou}")
+            self._end(record, State.FAIL, reason=f"{broken} of epoch {selected.epoch} is {values[broken]}")
 
     @retry
     def prune(self, number: int, attempt: int) -> None:
@@ -223,6 +237,10 @@ class Ledger(MetadataWriter):
         """Let `next_attempt` start an open trial again without counting a death; does nothing for an old attempt."""
         if self.trial(number).attempt == attempt:
             self._attempted.discard(number)
+
+    def _value(self, epoch: EpochResult) -> float:
+        """Return the value that a trial would have with this epoch."""
+        return value_of(epoch, self._started.objectives[0])
 
     def _current(self, number: int, attempt: int) -> TrialRecord:
         """Return the record of a trial; raises SupersededError unless `attempt` is its latest."""

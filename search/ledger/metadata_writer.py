@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import delete, select
 
 from search.ledger.database import retry
-from search.ledger.study_metadata import StudyMetadata
+from search.ledger.study_metadata import Confirmation, Constraint, StudyMetadata
 from search.ledger.study_reader import StudyReader
 from search.ledger.tables import EPOCHS, FAILURES, STUDIES, TRIALS
 from search.ledger.transaction import Transaction, transaction
+
+BUDGETS = ("budget", "max_hours", "max_gpu_hours", "reserved")
+"""Fields of the metadata that limit a run."""
 
 
 class MetadataWriter(StudyReader):
@@ -31,15 +35,33 @@ class MetadataWriter(StudyReader):
                 self._seq, self._is_fresh = write.seq, True
 
     @retry
-    def record_run(self, metadata: StudyMetadata) -> None:
+    def record_run(self, metadata: StudyMetadata, began: float | None = None) -> None:
         """Record the metadata of a run.
 
-        A recorded identity and uid are kept, see `accept_changes`.  `resources` and `changes` are not written.
+        A recorded identity and uid are kept, see `accept_changes`.  `resources`, `changes`, `constraint`,
+        `confirmation` and `runs` are not written, and `limit` is emptied.
+
+        Args:
+            metadata: of the run.
+            began: Unix seconds, added to `runs` unless it is there; None for a call that begins no run.
         """
-        keys = ("study", "space", "title", "experiment", "allow_changed_batch", "budget")
-        recorded = {key: getattr(metadata, key) for key in keys} | {"settings": dict(metadata.settings)}
+        keys = (
+            "study",
+            "space",
+            "title",
+            "experiment",
+            "allow_changed_batch",
+            "budget",
+            "max_hours",
+            "max_gpu_hours",
+            "reserved",
+        )
+        recorded = {key: getattr(metadata, key) for key in keys} | {"settings": dict(metadata.settings), "limit": ""}
+        recorded["objectives"] = list(metadata.objectives)
         with self._write() as write:
             before = write.study_row()
+            runs = before["metadata"].get("runs", [])
+            recorded["runs"] = runs if began is None or began in runs else [*runs, began]
             values: dict[str, Any] = {"metadata": before["metadata"] | recorded}
             if not before["identity"]:
                 values["identity"] = dict(metadata.identity)
@@ -64,8 +86,27 @@ class MetadataWriter(StudyReader):
     @retry
     def record_resources(self, resources: Mapping[str, float]) -> None:
         """Record the `cpus` and `gpus` of one trial."""
+        self._change_metadata(resources=dict(resources))
+
+    @retry
+    def record_limit(self, limit: str) -> None:
+        """Record the setting that ended a run before its trials were done, see `StudyMetadata.limit`."""
+        self._change_metadata(limit=limit)
+
+    @retry
+    def record_constraint(self, constraint: Constraint) -> None:
+        """Record which trials may be the best."""
+        self._change_metadata(constraint=asdict(constraint))
+
+    @retry
+    def record_confirmation(self, confirmation: Confirmation) -> None:
+        """Record the trial that --confirm has selected."""
+        self._change_metadata(confirmation=asdict(confirmation))
+
+    def _change_metadata(self, **values: Any) -> None:
+        """Replace values of the metadata."""
         with self._write() as write:
-            write.change_study({"metadata": write.study_row()["metadata"] | {"resources": dict(resources)}})
+            write.change_study({"metadata": write.study_row()["metadata"] | values})
 
     @retry
     def delete_study(self) -> None:

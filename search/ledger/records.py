@@ -1,13 +1,15 @@
 """Records of trials as the ledger returns them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from fgseg.checkpoints.test_results import TestResult
 from fgseg.results import EpochResult, select_epoch
+from search.study.objective import value_of
 
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
@@ -78,7 +80,7 @@ class TrialRecord:
     epochs: list[EpochResult]
     """Ascending, from epoch 1."""
     value: float | None
-    """`val/miou` of the selected epoch of a COMPLETE trial."""
+    """The study's first objective, by default `val/miou`, in the selected epoch of a COMPLETE trial."""
     reason: str | None
     """Reason of FAIL or PRUNED."""
     started: float
@@ -159,20 +161,51 @@ def seed_of(number: int, repeat: int | None) -> int:
     return number if repeat is None else repeat
 
 
-def rank_trials(records: Iterable[TrialRecord], changed_batch: bool) -> list[TrialRecord]:
+def keeps(record: TrialRecord, floors: Mapping[str, float]) -> bool:
+    """Return whether a COMPLETE trial has at least the IoU of every floor, by class key, in its selected epoch."""
+    iou = record.chosen.iou if record.chosen is not None else {}
+    return all(iou.get(key, math.nan) >= floor for key, floor in floors.items())
+
+
+def rank_trials(
+    records: Iterable[TrialRecord], changed_batch: bool, floors: Mapping[str, float] = MappingProxyType({})
+) -> list[TrialRecord]:
     """Return the COMPLETE trials by falling value; of equal values the lower number comes first.
+
+    Trials that keep all floors come before those that do not.
 
     Args:
         records: trials of one study, in any order.
         changed_batch: whether to include trials whose settings had to be changed because memory ran out.
+        floors: smallest IoU by class key, see `Constraint`; by default there are none.
     """
     complete = [r for r in records if r.value is not None and (changed_batch or not r.overrides)]
-    return sorted(complete, key=lambda record: (-(record.value or 0.0), record.number))
+    return sorted(complete, key=lambda record: (not keeps(record, floors), -(record.value or 0.0), record.number))
 
 
-def best_trial(records: Iterable[TrialRecord], changed_batch: bool) -> TrialRecord | None:
+def best_trial(
+    records: Iterable[TrialRecord], changed_batch: bool, floors: Mapping[str, float] = MappingProxyType({})
+) -> TrialRecord | None:
     """Return the first trial of `rank_trials`; None if no trial is COMPLETE."""
-    return next(iter(rank_trials(records, changed_batch)), None)
+    return next(iter(rank_trials(records, changed_batch, floors)), None)
+
+
+def pareto_front(ranked: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:
+    """Return the trials that no other one dominates: at least equal in both metrics, and better in one.
+
+    Args:
+        ranked: COMPLETE trials in any order.
+        objectives: the two metrics, the first of which is the value.
+
+    Returns:
+        The front by falling first and rising second metric; of equal trials the first.
+    """
+    values = {r.number: [value_of(r.chosen, name) for name in objectives] for r in ranked if r.chosen is not None}
+    front: list[TrialRecord] = []
+    for record in sorted(ranked, key=lambda r: [-value for value in values[r.number]]):
+        if not front or values[record.number][1] > values[front[-1].number][1]:
+            front.append(record)
+    return front
 
 
 def count_ended(records: Iterable[TrialRecord]) -> int:

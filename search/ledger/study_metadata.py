@@ -4,10 +4,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from search.study.objective import DEFAULT
 from search.study.plan import shorter_schedule
 
 if TYPE_CHECKING:
     from search.ledger.records import TrialRecord
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What the validation IoU of some classes may not fall below; without floors every trial is allowed."""
+
+    floors: Mapping[str, float] = field(default_factory=dict)
+    """Smallest IoU by class key."""
+    max_drop: float = 0.0
+    """Difference between the reference and the floors."""
+    reference: str = ""
+    """What the classes are compared with, for texts."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The trial that --confirm has selected, and its first objective over the repeats."""
+
+    trial: int
+    """Its number."""
+    ended: int
+    """Number of trials that had ended then; once others have ended, the selection counts no more."""
+    mean: float
+    low: float
+    """Lower end of the 95 % interval of the mean."""
+    seeds: int
+    """Number of repeats."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +56,22 @@ class StudyMetadata:
     """Unique id, which distinguishes studies of the same name on a shared MLflow server."""
     budget: int = 0
     """Number of trials that the latest run was to reach."""
+    max_hours: float | None = None
+    """Hours that all runs of the study may take, see SearchConfig; of the latest run."""
+    max_gpu_hours: float | None = None
+    """GPU-hours that all trials may take; of the latest run."""
+    runs: Sequence[float] = ()
+    """When each run of the study began, in Unix seconds."""
+    limit: str = ""
+    """Setting that ended the latest run before its trials were done: max_hours or max_gpu_hours; empty if none."""
+    objectives: Sequence[str] = DEFAULT
+    """The metrics that the search maximises, one or two; the first one is the value of a trial."""
+    reserved: int = 0
+    """Trainings for which the search keeps time: the repeats of --confirm."""
+    confirmation: Confirmation | None = None
+    """The trial that the latest --confirm has selected; None if there was none."""
+    constraint: Constraint = field(default_factory=Constraint)
+    """Which trials may be the best."""
     allow_changed_batch: bool = False
     """Whether a trial whose batch was halved may be the best."""
     resources: Mapping[str, float] = field(default_factory=dict)

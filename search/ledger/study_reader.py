@@ -8,8 +8,8 @@ from sqlalchemy import Connection, RowMapping, select
 
 from search.ledger.database import open_engine, retry, study_id
 from search.ledger.lock import LockHolder, StudyLock, read_holder
-from search.ledger.records import TrialRecord, best_trial, read_record
-from search.ledger.study_metadata import StudyMetadata
+from search.ledger.records import TrialRecord, best_trial, count_ended, read_record
+from search.ledger.study_metadata import Confirmation, Constraint, StudyMetadata
 from search.ledger.tables import EPOCHS, FAILURES, STUDIES, TRIALS
 
 
@@ -77,14 +77,18 @@ class StudyReader:
         return list(self._records.values())
 
     def best(self, among: Sequence[TrialRecord] | None = None) -> TrialRecord | None:
-        """Return the COMPLETE trial with the highest value, of equal ones the earliest; None if there is none.
+        """Return the confirmed trial or else the first one of `rank_trials`; None if no trial is COMPLETE.
 
         Trials with overrides are excluded unless the study's metadata have `allow_changed_batch`.
 
         Args:
             among: the study's trials if already read; by default they are read.
         """
-        return best_trial(self.trials() if among is None else among, self.metadata.allow_changed_batch)
+        metadata = self.metadata
+        records = self.trials() if among is None else among
+        return confirmed(records, metadata) or best_trial(
+            records, metadata.allow_changed_batch, metadata.constraint.floors
+        )
 
     @retry
     def _refresh(self) -> None:
@@ -105,9 +109,24 @@ class StudyReader:
             self._seq, self._is_fresh = row["seq"], locked
 
 
+def confirmed(records: Sequence[TrialRecord], metadata: StudyMetadata) -> TrialRecord | None:
+    """Return the trial that --confirm has selected; None if it selected none, or if trials have ended since."""
+    selected = metadata.confirmation
+    if selected is None or selected.ended != count_ended(records):
+        return None
+    return next((record for record in records if record.number == selected.trial), None)
+
+
 def read_metadata(row: RowMapping) -> StudyMetadata:
     """Convert a row of `STUDIES` to the description of the study."""
-    return StudyMetadata(**row["metadata"], identity=row["identity"] or {}, uid=row["uid"] if row["identity"] else "")
+    constraint = Constraint(**row["metadata"].get("constraint", {}))
+    selected = row["metadata"].get("confirmation")
+    stored = {
+        **row["metadata"],
+        "constraint": constraint,
+        "confirmation": None if selected is None else Confirmation(**selected),
+    }
+    return StudyMetadata(**stored, identity=row["identity"] or {}, uid=row["uid"] if row["identity"] else "")
 
 
 def read_trials(connection: Connection, study: int, since: int) -> dict[int, TrialRecord]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from search.ledger.records import TrialRecord
+from search.study.objective import DEFAULT
 from search.study.plan import Repeat
 
 
@@ -76,4 +77,6 @@ class TrialSettings:
     epochs: int
     """Full length of a trial."""
     select: str
-    """`train.select`: which epoch's mIoU is the value of a trial."""
+    """`train.select`: which epoch's metrics are the values of a trial."""
+    objectives: Sequence[str] = DEFAULT
+    """The metrics that are maximised; the first one is the value of a trial."""

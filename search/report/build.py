@@ -80,10 +80,11 @@ def report_files(content: "Content") -> dict[str, bytes]:
     return files | {f"frame-{k}.png": picture for k, picture in enumerate(strips, 1)}
 
 
-def is_current(store: Store, records: Sequence[TrialRecord]) -> bool:
-    """Return whether a store has a page that was written at the end of a run, after all trials that have ended."""
+def is_current(store: Store, records: Sequence[TrialRecord], best: TrialRecord | None) -> bool:
+    """Return whether a store has a page of the end of a run, after all ended trials and of this best trial."""
     page = store.get(PAGE).decode()
-    return f'name="ended-trials" content="{count_ended(records)}"' in page and FRAMES_LATER not in page
+    shown = {"ended-trials": count_ended(records), "best-trial": "" if best is None else best.number}
+    return FRAMES_LATER not in page and all(f'name="{key}" content="{value}"' in page for key, value in shown.items())
 
 
 def store_files(store: Store, files: dict[str, bytes]) -> None:

@@ -109,7 +109,7 @@ def history(summary: Summary, baseline: float | None) -> Figure:
     for state, (mark, tone, name) in marks.items():
         ended = [t for t in summary.trials if t.state is state and t.epochs]
         if ended:
-            values = [last_miou(t) for t in ended]
+            values = [summary.last_value(t) for t in ended]
             axes.plot([t.number for t in ended], values, mark, color=tone, label=name, markersize=6)
     failed = [t.number for t in summary.trials if t.state is State.FAIL]
     if failed:
@@ -118,28 +118,27 @@ def history(summary: Summary, baseline: float | None) -> Figure:
     if path:
         axes.step(*zip(*path, strict=True), where="post", color=INK, linewidth=1.2, label="best so far")
     for value, name, dash in (
-        (summary.untrained and summary.untrained.miou, "untrained checkpoint", "-."),
+        (summary.untrained_value, "untrained checkpoint", "-."),
         (summary.start and summary.start.value, "start point", "--"),
         (baseline, "baseline", ":"),
     ):
         if value:
             axes.axhline(value, color=SOFT, linestyle=dash, linewidth=1.2, label=name)
-    axes.set(xlabel="trial", ylabel="validation mIoU")
+    axes.set(xlabel="trial", ylabel=f"validation {summary.objective}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_ylim(bottom=0 if failed else None)
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
-def last_miou(trial: TrialRecord) -> float:
-    """Return the value of a finished trial, and the mIoU of the last epoch of another one."""
-    return trial.epochs[-1].miou if trial.value is None else trial.value
-
-
 def history_marks(summary: Summary) -> list[Mark]:
-    """Return the trials that `history` shows at their mIoU."""
+    """Return the trials that `history` shows at their values."""
     ended = [t for t in summary.trials if t.state in {State.COMPLETE, State.PRUNED} and t.epochs]
-    return [Mark(0, t.number, last_miou(t), f"trial {t.number:03d}: mIoU {last_miou(t):.4f}") for t in ended]
+    values = [summary.last_value(t) for t in ended]
+    return [
+        Mark(0, t.number, value, f"trial {t.number:03d}: {summary.objective} {value:.4f}")
+        for t, value in zip(ended, values, strict=True)
+    ]
 
 
 def best_so_far(summary: Summary) -> list[tuple[int, float]]:
@@ -150,15 +149,15 @@ def best_so_far(summary: Summary) -> list[tuple[int, float]]:
     return [*path, (max(t.number for t in summary.trials), path[-1][1])] if path else []
 
 
-def importances(shares: Mapping[str, float]) -> Figure:
-    """Plot the share of the mIoU's variance, in [0, 1], that each setting explains."""
+def importances(shares: Mapping[str, float], objective: str) -> Figure:
+    """Plot the share of an objective's variance, in [0, 1], that each setting explains."""
     figure = Figure(HALF_IN, layout="constrained")
     axes = figure.subplots()
     names, values = list(shares)[::-1], [100 * v for v in list(shares.values())[::-1]]
     bars = axes.barh(names, values, color=BEST, height=0.62)
     axes.bar_label(bars, [f"{v:.0f} %" for v in values], padding=4, color=INK)
     axes.grid(axis="y", visible=False)
-    axes.set(xlabel="share of the variance of the mIoU (%)", xlim=(0, max(values) * 1.18))
+    axes.set(xlabel=f"share of the variance of the {objective} (%)", xlim=(0, max(values) * 1.18))
     return figure
 
 
@@ -168,7 +167,7 @@ def slices(summary: Summary, keys: Sequence[str]) -> Figure:
     panels = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
     for axes, key in zip(panels, keys, strict=True):
         scatter(axes, summary, key)
-    panels[0].set_ylabel("validation mIoU")
+    panels[0].set_ylabel(f"validation {summary.objective}")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
@@ -181,7 +180,7 @@ def slice_marks(summary: Summary, keys: Sequence[str]) -> list[Mark]:
             panel,
             summary.ranges[key].position(t.params[key]),
             t.value or 0,
-            f"trial {t.number:03d}: {key} {t.params[key]:.4g}, mIoU {t.value:.4f}",
+            f"trial {t.number:03d}: {key} {t.params[key]:.4g}, {summary.objective} {t.value:.4f}",
         )
         for panel, key in enumerate(keys)
         for t in summary.ranked
@@ -251,7 +250,9 @@ def parallel(summary: Summary) -> Figure:
         mark_axis(axes, at, f"{r.low:.3g}" if r.off_below is None else "off", f"{r.high:.3g}")
     mark_axis(axes, len(keys), f"{low:.3g}", f"{high:.3g}")
     lines = "[._]" if len(keys) > CROWDED else "[.]"
-    axes.set_xticks(range(len(keys) + 1), [*(re.sub(lines, "\n", key) for key in keys), "validation\nmIoU"])
+    axes.set_xticks(
+        range(len(keys) + 1), [*(re.sub(lines, "\n", key) for key in keys), f"validation\n{summary.objective}"]
+    )
     axes.set(yticks=[], ylim=(-0.09, 1.09), xlim=(-0.35, len(keys) + 0.35))
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.tick_params(axis="x", length=0)

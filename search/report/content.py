@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from search.ledger.records import count_ended
 from search.report.charts import (
     Point,
     best_so_far,
@@ -66,7 +67,7 @@ def build_content(summary: Summary, baseline: Baseline, frames: Frames, written:
         )
     shares = importance(summary.ranked, summary.ranges)
     charts = [history_chart(summary, baseline)]
-    notes = [note for note in (baseline.reason, expected_note(summary)) if note]
+    notes = [note for note in (*ending_notes(summary), baseline.reason, expected_note(summary)) if note]
     if shares:
         charts.append(importance_chart(summary, shares))
     else:
@@ -80,30 +81,49 @@ def build_content(summary: Summary, baseline: Baseline, frames: Frames, written:
     return Content(summary, baseline, frames, tuple(charts), tuple(notes), written)
 
 
+def ending_notes(summary: Summary) -> list[str]:
+    """Explain in a sentence how the best trial was confirmed, and that the time of the study is used up."""
+    notes = []
+    if (found := summary.confirmation) is not None and summary.best is not None:
+        notes.append(
+            f"Trial {found.trial:03d} was confirmed by {found.seeds} repeats with other seeds: {summary.objective} "
+            f"{found.mean:.4f} on average, at least {found.low:.4f} (95 % interval); in the search it had "
+            f"{summary.best.value:.4f}."
+        )
+    if not summary.limit:
+        return notes
+    flag, ended = summary.limit.replace("_", "-"), count_ended(summary.trials)
+    return [
+        *notes,
+        f"The search ended with its time (--{flag} {summary.limits[summary.limit]:g}) after {ended} trials.",
+    ]
+
+
 def history_chart(summary: Summary, baseline: Baseline) -> Chart:
-    """Chart the mIoU of all trials."""
-    other = baseline.summary.best.value if baseline.summary and baseline.summary.best else None
+    """Chart the first objective of all trials."""
+    rival = baseline.summary.best.chosen if baseline.summary and baseline.summary.best else None
+    other = None if rival is None else summary.value(rival)
     path = best_so_far(summary)
-    alt = f"mIoU of {len(summary.trials)} trials; the best so far goes from {path[0][1]:.4f} to {path[-1][1]:.4f}."
-    caption = "Each trial's validation mIoU, and the best so far."
-    return Chart(
-        "history", "Optimisation history", caption, alt, png(lambda: history(summary, other), history_marks(summary))
-    )
+    rise = f"the best so far goes from {path[0][1]:.4f} to {path[-1][1]:.4f}"
+    alt = f"{summary.objective} of {len(summary.trials)} trials; {rise}."
+    caption = f"Each trial's validation {summary.objective}, and the best so far."
+    drawn = png(lambda: history(summary, other), history_marks(summary))
+    return Chart("history", "Optimisation history", caption, alt, drawn)
 
 
 def importance_chart(summary: Summary, shares: dict[str, float]) -> Chart:
     """Chart the importance of the settings."""
     alt = "Share of the variance by setting: " + ", ".join(f"{key} {100 * v:.0f} %" for key, v in shares.items()) + "."
-    drawn = png(lambda: importances(shares))
+    drawn = png(lambda: importances(shares, summary.objective))
     return Chart("importance", "Parameter importance", caution(summary.ranked, summary.ranges), alt, drawn)
 
 
 def slice_chart(summary: Summary, important: list[str]) -> Chart:
-    """Chart the mIoU against two settings: the most important ones, or the first ones if `important` is empty."""
+    """Chart the value against two settings: the most important ones, or the first ones if `important` is empty."""
     keys = (important or list(summary.ranges))[:2]
     which = "only searched" if len(keys) == 1 else "two most important" if important else "first two"
     caption = f"Finished trials by the {which} setting{'s' * (len(keys) > 1)}."
-    alt = f"Validation mIoU against {' and '.join(keys)}, one point a trial."
+    alt = f"Validation {summary.objective} against {' and '.join(keys)}, one point a trial."
     return Chart("slices", "Slices", caption, alt, png(lambda: slices(summary, keys), slice_marks(summary, keys)))
 
 
@@ -111,7 +131,7 @@ def parallel_chart(summary: Summary) -> Chart:
     """Chart all finished trials in parallel coordinates."""
     start = "; black diamonds are the start point" if summary.start else ""
     caption = f"Every finished trial: the best in blue, of the others the darker the better{start}."
-    alt = f"Lines of {len(summary.ranked)} trials through {len(summary.ranges)} settings to their mIoU."
+    alt = f"Lines of {len(summary.ranked)} trials through {len(summary.ranges)} settings to their {summary.objective}."
     drawn = png(lambda: parallel(summary))
     return Chart("parallel", "Parallel coordinates", caption, alt, drawn, wide=True)
 

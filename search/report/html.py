@@ -78,17 +78,17 @@ def head_cards(content: Content) -> list[Card]:
     summary, other, cost = content.summary, content.baseline.summary, content.summary.cost()
     cards = []
     if summary.best is not None:
-        best = summary.best.value or 0
-        cards.append(Card("best mIoU", f"{best:.4f}", f"trial {summary.best.number:03d}, validation"))
-        if summary.untrained is not None:
-            gain = best - summary.untrained.miou
-            cards.append(Card("over the untrained checkpoint", f"{gain:+.4f}", f"it has {summary.untrained.miou:.4f}"))
+        best, untrained = summary.best.value or 0, summary.untrained_value
+        cards.append(Card(f"best {summary.objective}", f"{best:.4f}", f"trial {summary.best.number:03d}, validation"))
+        if untrained is not None:
+            gain = best - untrained
+            cards.append(Card("over the untrained checkpoint", f"{gain:+.4f}", f"it has {untrained:.4f}"))
         if summary.start is not None and summary.start.value is not None:
             gain = best - summary.start.value
             cards.append(Card("over the start point", f"{gain:+.4f}", f"trial 000: {summary.start.value:.4f}"))
-        if other and other.best and other.best.value is not None:
-            gain = best - other.best.value
-            cards.append(Card("over the baseline family", f"{gain:+.4f}", f"its best: {other.best.value:.4f}"))
+        if other and other.best and other.best.chosen is not None:
+            rival = summary.value(other.best.chosen)
+            cards.append(Card("over the baseline family", f"{best - rival:+.4f}", f"its best: {rival:.4f}"))
     cards.append(Card("trials", str(len(summary.trials)), summary.endings()))
     cards.append(Card("trained", f"{cost.amount:.2f}", f"{cost.unit}, {cost.epochs} epochs"))
     return cards

@@ -10,16 +10,22 @@ from fgseg.config.settings import with_defaults
 from fgseg.results import EpochResult, select_epoch
 from search.ledger.catalog import exists, open_ledger
 from search.ledger.ledger import Ledger
-from search.ledger.records import State, TrialRecord, rank_trials
+from search.ledger.records import State, TrialRecord, keeps, pareto_front, rank_trials
+from search.ledger.study_metadata import Confirmation, Constraint
+from search.ledger.study_reader import confirmed
+from search.ledger.time_used import NOT_STARTED, TimeUsed, time_used
 from search.ledger.untrained import untrained_of
 from search.sampling.posterior import Posterior, posterior_of
 from search.study.location import StudyLocation
+from search.study.objective import DEFAULT, objective_name, value_of
 from search.study.plan import UNIDENTIFYING
 from search.study.space import Range
 
 ENDINGS = {State.COMPLETE: "finished", State.PRUNED: "stopped early", State.FAIL: "failed", State.RUNNING: "open"}
 """Words for the states of trials, as shown to users."""
 
+LIMITS = ("max_hours", "max_gpu_hours")
+"""Settings that limit the time of a study."""
 WEIGHT = "class_weights."
 """Prefix of the settings of which there is one for each class."""
 
@@ -71,18 +77,25 @@ class Summary:
     """`gpus` and `cpus` per trial in the latest run."""
     trials: list[TrialRecord]
     ranked: list[TrialRecord]
-    """From `rank_trials`."""
+    """From `rank_trials`, a confirmed trial first."""
     start: TrialRecord | None
     best: TrialRecord | None
     untrained: UntrainedResult | None = None
     """Result of the checkpoint before any training; None where no head is inherited, or while it is not known."""
     posterior: Posterior = field(default_factory=lambda: Posterior({}))
-    """Expected mIoU of the trials in `ranked`."""
-
-    @property
-    def expected_best(self) -> TrialRecord | None:
-        """The trial with the highest expected mIoU; None if there are too few trials to compute one."""
-        return self.posterior.rank(self.ranked)[0] if self.posterior.means else None
+    """Expected value of the first objective of the trials in `ranked`."""
+    confirmation: Confirmation | None = None
+    """Of the best trial, if it was confirmed."""
+    constraint: Constraint = field(default_factory=Constraint)
+    """Which trials may be the best."""
+    objectives: tuple[str, ...] = DEFAULT
+    """The metrics that the search maximises."""
+    used: TimeUsed = NOT_STARTED
+    """Time that the study has used, without the epochs that run now."""
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """Hours that the study may take by setting, max_hours and max_gpu_hours; without limits empty."""
+    limit: str = ""
+    """See `StudyMetadata.limit`."""
 
     def epoch(self, record: TrialRecord | None) -> EpochResult | None:
         """Return a trial's selected epoch; of a trial that has not ended, the epoch that would be selected now."""
@@ -94,6 +107,48 @@ class Summary:
         """Return a trial's IoU by class key, `thin_miou` if it is known, and `miou`; empty if it has no epoch."""
         epoch = self.epoch(record)
         return epoch.scores if epoch else {}
+
+    @property
+    def objective(self) -> str:
+        """Name of the first objective in texts, such as "mIoU"."""
+        return objective_name(self.objectives[0])
+
+    @property
+    def allowed(self) -> list[TrialRecord]:
+        """The trials of `ranked` that keep the constraint; all of them if none does."""
+        return [t for t in self.ranked if self.keeps(t)] or self.ranked
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """The Pareto front of two objectives, of the trials in `allowed`; empty with one objective."""
+        return pareto_front(self.allowed, self.objectives) if len(self.objectives) == 2 else []
+
+    @property
+    def expected_best(self) -> TrialRecord | None:
+        """The trial in `allowed` with the highest expected value; None if there are too few trials to compute one."""
+        return self.posterior.rank(self.allowed)[0] if self.posterior.means else None
+
+    def keeps(self, record: TrialRecord) -> bool:
+        """Return whether a finished trial keeps the constraint."""
+        return keeps(record, self.constraint.floors)
+
+    @property
+    def unconstrained(self) -> TrialRecord | None:
+        """The trial that would be the best without the constraint."""
+        return next(iter(rank_trials(self.ranked, changed_batch=True)), None)
+
+    def value(self, epoch: EpochResult) -> float:
+        """Return the first objective after an epoch."""
+        return value_of(epoch, self.objectives[0])
+
+    def last_value(self, record: TrialRecord) -> float:
+        """Return the value of a finished trial, and the first objective after the last epoch of another one."""
+        return self.value(record.epochs[-1]) if record.value is None else record.value
+
+    @property
+    def untrained_value(self) -> float | None:
+        """The first objective of the untrained checkpoint; None if it is not known."""
+        return self.untrained.metrics().get(self.objectives[0]) if self.untrained else None
 
     @property
     def foreground(self) -> tuple[str, ...]:
@@ -136,7 +191,10 @@ class Summary:
 def summarise(ledger: Ledger, location: StudyLocation | None = None) -> Summary:
     """Read a study's summary from its ledger, and the result of the untrained checkpoint if `location` is given."""
     trials, metadata = ledger.trials(), ledger.metadata
-    ranked, ranges = rank_trials(trials, metadata.allow_changed_batch), read_ranges(metadata.identity)
+    ranked = rank_trials(trials, metadata.allow_changed_batch, metadata.constraint.floors)
+    if (selected := confirmed(trials, metadata)) is not None:
+        ranked = [selected, *(t for t in ranked if t is not selected)]
+    ranges = read_ranges(metadata.identity)
     start = next((t for t in trials if t.number == 0 and t.state is State.COMPLETE), None)
     return Summary(
         study=metadata.study,
@@ -153,6 +211,12 @@ def summarise(ledger: Ledger, location: StudyLocation | None = None) -> Summary:
         best=ranked[0] if ranked else None,
         untrained=untrained_of(location, metadata) if location else None,
         posterior=posterior_of(ranked, ranges),
+        objectives=tuple(metadata.objectives),
+        confirmation=None if selected is None else metadata.confirmation,
+        constraint=metadata.constraint,
+        used=time_used(metadata, trials),
+        limits={name: hours for name in LIMITS if (hours := getattr(metadata, name)) is not None},
+        limit=metadata.limit,
     )
 
 

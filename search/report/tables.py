@@ -9,12 +9,10 @@ from fgseg.results import format_iou
 from fgseg.tables import Row, Table
 from search.ledger.records import State, TrialRecord
 from search.report.summary import ENDINGS, Baseline, Summary
+from search.study.objective import objective_name, value_of
 
 CHECKPOINT_NAME = "checkpoint, untrained"
 """Name of the untrained checkpoint in tables."""
-
-EXPECTED = "expected mIoU"
-"""Heading of the posterior mean of a trial's mIoU, see `search.sampling.posterior`."""
 
 
 def best_tables(summary: Summary, baseline: Baseline) -> list[Table]:
@@ -33,7 +31,43 @@ def best_tables(summary: Summary, baseline: Baseline) -> list[Table]:
     if other is not None and other.best is not None:
         title = f"{best} against the best of {other.study} (trial {other.best.number:03d})"
         tables.append(score_table(summary, {"baseline": other.score(other.best)}, title, "best"))
+    tables += [constraint_table(summary), front_table(summary)]
     return [table for table in (*tables, searched_table(summary), fixed_table(summary)) if table.rows]
+
+
+def constraint_table(summary: Summary) -> Table:
+    """Compare the best trial with the best one without the constraint; no rows without a constraint."""
+    constraint, trials = summary.constraint, (summary.best, summary.unconstrained)
+    rows = [
+        Row([display_name(key), f"{floor:.4f}", *(cell(summary.score(t).get(key)) for t in trials)])
+        for key, floor in constraint.floors.items()
+    ]
+    if rows:
+        values = (t.value if t else None for t in trials)
+        rows.append(Row([summary.objective, "", *map(cell, values)], "strong"))
+    kept = "kept by" if summary.best is not None and summary.keeps(summary.best) else "kept by no trial, nor by"
+    title = (
+        f"Constraint: at most {constraint.max_drop:g} below {constraint.reference}, "
+        f"{kept} trial {summary.best.number if summary.best else 0:03d}"
+    )
+    names = [f"{name} (trial {t.number:03d})" for name, t in zip(("best", "without it"), trials, strict=True) if t]
+    return Table(title, ["validation IoU", "at least", *names], rows)
+
+
+def cell(value: float | None) -> str:
+    """Return a score as text; a dash for None."""
+    return "-" if value is None else format_iou(value)
+
+
+def front_table(summary: Summary) -> Table:
+    """List the trials of the Pareto front with both objectives; no rows with one objective."""
+    rows = [
+        Row([f"{t.number:03d}", *(format_iou(value_of(t.chosen, name)) for name in summary.objectives)])
+        for t in summary.front
+        if t.chosen is not None
+    ]
+    title = "Pareto front: no other trial is better in one objective and not worse in the other"
+    return Table(title, ["trial", *map(objective_name, summary.objectives)], rows)
 
 
 def references(summary: Summary, start_name: str) -> dict[str, dict[str, float]]:
@@ -105,7 +139,7 @@ def fixed_table(summary: Summary) -> Table:
 def trial_table(summary: Summary) -> Table:
     """List every trial's state, scores and minutes; the reasons too if any trial has one."""
     scores = [*reversed(summary.means.values()), *map(display_name, summary.foreground)]
-    expected = [EXPECTED] if summary.posterior.means else []
+    expected = [f"expected {summary.objective}"] if summary.posterior.means else []
     columns = ["trial", "state", "epochs", scores[0], *expected, *scores[1:], "minutes"]
     columns += ["reason"] if any(t.reason for t in summary.trials) else []
     rows = [Row(trial_cells(summary, t)[: len(columns)], row_style(summary, t)) for t in summary.trials]
@@ -124,14 +158,15 @@ def trial_cells(summary: Summary, trial: TrialRecord) -> list[str]:
 
 
 def expected_note(summary: Summary) -> str:
-    """Describe in a sentence the trial with the highest expected mIoU; empty if none can be computed."""
+    """Describe in a sentence the trial with the highest expected objective; empty if none can be computed."""
     trial, best = summary.expected_best, summary.best
     if trial is None or best is None:
         return ""
     means = summary.posterior.means
     chosen = "the best trial has" if trial is best else f"trial {trial.number:03d} has"
     return (
-        f"Highest {EXPECTED}: {chosen} {format_iou(means[trial.number])} (observed {format_iou(trial.value or 0.0)}); "
+        f"Highest expected {summary.objective}: {chosen} {format_iou(means[trial.number])} "
+        f"(observed {format_iou(trial.value or 0.0)}); "
         + ("" if trial is best else f"the best trial has {format_iou(means.get(best.number, math.nan))}; ")
         + f"the standard deviation between trainings is estimated as {format_iou(summary.posterior.noise_std)}."
     )
@@ -163,8 +198,11 @@ def failure_table(summary: Summary) -> Table:
 
 def cost_figures(summary: Summary) -> dict[str, str]:
     """Return name and text of each figure of a study's cost."""
-    cost = summary.cost()
-    return {
+    cost, limits = summary.cost(), summary.limits
+    used = {"max_hours": ("hours of all runs", summary.used.hours)}
+    used["max_gpu_hours"] = ("GPU-hours of the budget", summary.used.gpu_hours)
+    times = {name: f"{hours:.2f} of {limits[key]:g}" for key, (name, hours) in used.items() if key in limits}
+    return times | {
         f"{cost.unit} of training and validation": f"{cost.amount:.2f}",
         "epochs trained": str(cost.epochs),
         "epochs saved by stopping early": str(cost.saved),

@@ -1,4 +1,4 @@
-"""Importance of the searched settings for the mIoU: fANOVA on a random forest over the finished trials."""
+"""Importance of the searched settings for the value of a trial: fANOVA on a random forest over the finished trials."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ RELIABLE_TRIALS = 30
 
 
 def importance(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> dict[str, float]:
-    """Compute the share of the mIoU's variance that each setting explains, largest first; the shares sum to 1.
+    """Compute the share of the values' variance that each setting explains, largest first; the shares sum to 1.
 
     Args:
         trials: finished trials, in any order.
@@ -21,7 +21,7 @@ def importance(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> di
 
     Returns:
         Empty if fewer than two settings are searched, fewer than MIN_TRIALS trials lie within the ranges, or all of
-        these trials have the same mIoU.
+        these trials have the same value.
 
     Source: Hutter, Hoos and Leyton-Brown 2014, as Optuna computes it, over the trials' own ranges.
     """
@@ -56,4 +56,4 @@ def caution(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> str:
     if count < MIN_TRIALS:
         return f"{count} finished trials are too few to compute importances; at least {MIN_TRIALS} are needed."
     hint = f"; from {count} trials the order may still change" if count < RELIABLE_TRIALS else ""
-    return f"Share of the mIoU's variance that a setting explains (fANOVA){hint}."
+    return f"Share of the variance that a setting explains (fANOVA){hint}."

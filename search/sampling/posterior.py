@@ -1,7 +1,7 @@
-"""The expected mIoU of finished trials: the posterior mean of a Gaussian process, which averages over their noise.
+"""The expected value of finished trials: the posterior mean of a Gaussian process, which averages over their noise.
 
-The highest mIoU of many trials is in part due to chance; the expected mIoU is nearer to what another training with the
-same settings would give.
+The value of a trial is the first objective of the search, by default the mIoU.  The highest value of many trials is in
+part due to chance; the expected value is nearer to what another training with the same settings would give.
 """
 
 import math
@@ -13,20 +13,20 @@ from search.sampling.importance import within
 from search.study.space import Range
 
 MIN_TRIALS = 8
-"""Number of finished trials below which noise and function cannot be told apart, and only the mIoU itself counts."""
+"""Number of finished trials below which noise and function cannot be told apart, and only the value itself counts."""
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Expected mIoU of the finished trials of a study."""
+    """Expected values of the finished trials of a study."""
 
     means: Mapping[int, float]
     """By number of the trial; empty if there are too few trials."""
     noise_std: float = math.nan
-    """Estimated standard deviation of the mIoU of trainings with the same settings; NaN without means."""
+    """Estimated standard deviation of the value of trainings with the same settings; NaN without means."""
 
     def rank(self, ranked: Sequence[TrialRecord]) -> list[TrialRecord]:
-        """Return trials by falling expected mIoU; in the order given if there is none, and those without one last.
+        """Return trials by falling expected value; in the order given if there is none, and those without one last.
 
         Args:
             ranked: finished trials in the order of `rank_trials`.

@@ -12,6 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from search.ledger.records import State, TrialRecord
+from search.study.objective import value_of
 
 FINISH = "finish"
 """Origin of a trial that trains the point of a briefly trained one in full."""
@@ -45,11 +46,11 @@ class Screening:
         """Return whether the next trial is of the first phase; trial 0 belongs to neither."""
         return len(first_phase(records)) < budget - 1 - self.finished(budget)
 
-    def next_to_finish(self, records: Sequence[TrialRecord]) -> TrialRecord | None:
-        """Return the best trial of the first phase that has not been finished; None if there is none."""
+    def next_to_finish(self, records: Sequence[TrialRecord], objective: str) -> TrialRecord | None:
+        """Return the best trial of the first phase, by a metric, that has not been finished; None if there is none."""
         finished = [record.params for record in records if record.origin == FINISH]
         left = [r for r in first_phase(records) if r.state is State.PRUNED and r.params not in finished]
-        return max(left, key=lambda record: (record.epochs[-1].miou, -record.number), default=None)
+        return max(left, key=lambda record: (value_of(record.epochs[-1], objective), -record.number), default=None)
 
 
 SCREENINGS = {"first-epochs": (0.125, False), "short-full": (0.25, True)}

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, auto
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import optuna
@@ -20,6 +21,7 @@ from search.sampling.pruners import build_pruner
 from search.sampling.sampler_choice import build_sampler
 from search.sampling.samplers import AvoidingGPSampler, SnappingSampler
 from search.sampling.screening import FINISH, build_screening, first_phase
+from search.study.objective import DEFAULT, value_of
 
 START_POINT = 0
 """Number of the trial at the space's start point; it is never pruned, since all others are compared with it."""
@@ -63,6 +65,8 @@ class StudySampler:
         off_below: by dotted name, the suggested value below which a setting is 0; by default there are none.
         warm_start: points of other studies, each with all settings of the space; the trials after trial 0, and further
             centres of the sampler's prior.
+        objectives: names of the metrics to maximise, one or two; trials with two are not pruned.
+        floors: smallest IoU by class key of a trial that may be the best; by default there are none.
 
     Attributes:
         budget: number of trials; may be changed between calls.
@@ -86,6 +90,8 @@ class StudySampler:
         seed: int,
         off_below: Mapping[str, float] | None = None,
         warm_start: Sequence[Mapping[str, float | int]] | None = (),
+        objectives: Sequence[str] = DEFAULT,
+        floors: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self._space, self._start_point, self._off_below = dict(space), dict(start_point), dict(off_below or {})
         self.budget, self.sampler, self._seed = trials, sampler, seed
@@ -93,6 +99,12 @@ class StudySampler:
         self.pruner, self._epochs = pruner, epochs
         space_digest = digest(self._space, self._start_point, self._off_below)
         self.versions = {"space": space_digest, "seed": seed, "optuna": optuna.__version__}
+        self._objectives = tuple(objectives)
+        if self._objectives != DEFAULT:
+            self.versions["objective"] = ",".join(objectives)
+        self._floors = dict(floors)
+        if floors:
+            self.versions["floors"] = self._floors
         self.begin()
 
     @property
@@ -123,7 +135,7 @@ class StudySampler:
         if not screening.is_first_phase(records, self.budget):
             if any(record.is_open for record in first_phase(records)):
                 return None
-            if best := screening.next_to_finish(records):
+            if best := screening.next_to_finish(records, self._objectives[0]):
                 return NewTrial(dict(best.params), FINISH, self.context)
         shorter = {} if screening.schedule is None else {"schedule": screening.schedule}
         return self._next_point(records, self.context | shorter)
@@ -168,8 +180,9 @@ class StudySampler:
     def begin(self) -> None:
         """Forget everything; the next call repeats all events."""
         pruner = build_pruner(self.pruner, self.budget, self._epochs)
+        directions = ["maximize"] * len(self._objectives)
         # Hyperband draws the bracket of a trial by the name of the study.
-        self._study = optuna.create_study(study_name="search", direction="maximize", pruner=pruner)
+        self._study = optuna.create_study(study_name="search", directions=directions, pruner=pruner)
         self._asked: list[Trial] = []
         self._decisions: dict[tuple[int, int], bool] = {}
         self._seq = 0
@@ -190,19 +203,24 @@ class StudySampler:
         if event.what is Happening.ASKED and record.number == len(self._asked):
             self._add(record)
         elif event.what is Happening.REPORTED:
-            if math.isfinite(record.epochs[event.epoch - 1].miou):
-                self._report(record, event.epoch)
+            self._report(record, event.epoch)
         elif event.what is Happening.DECIDED:
             self._decide(record.number, event.epoch)
         elif event.what is Happening.ENDED:
             self._tell(record)
 
     def _report(self, record: TrialRecord, epoch: int) -> None:
-        """Report an epoch: its mIoU, and that of each frame where it was recorded."""
+        """Report an epoch: its first objective, and the mIoU of each frame where it was recorded.
+
+        Optuna takes no reports with two objectives, and pruners no value that is not finite.
+        """
         result, trial = record.epochs[epoch - 1], self._asked[record.number]
+        value = value_of(result, self._objectives[0])
+        if len(self._objectives) > 1 or not math.isfinite(value):
+            return
         if result.frame_miou:
             trial.set_user_attr(frame_attribute(epoch), result.frame_miou)
-        trial.report(result.miou, epoch)
+        trial.report(value, epoch)
 
     def _add(self, record: TrialRecord) -> None:
         """Add a trial with its recorded point, of which settings that are fixed by now are left out."""
@@ -230,7 +248,11 @@ class StudySampler:
     def _tell(self, record: TrialRecord) -> None:
         """End a trial as recorded."""
         if record.state is State.COMPLETE:
-            self._study.tell(record.number, record.value)
+            assert record.chosen is not None
+            for key, floor in self._floors.items():
+                lacking = floor - record.chosen.iou.get(key, math.nan)
+                self._asked[record.number].set_constraint(key, 1.0 if math.isnan(lacking) else lacking)
+            self._study.tell(record.number, [value_of(record.chosen, name) for name in self._objectives])
         else:
             self._study.tell(record.number, state=TrialState[record.state.name])
 

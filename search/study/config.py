@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from fgseg.config.settings import Section
+from search.study.objective import split_names
 
 
 class SearchConfig(Section):
@@ -12,8 +13,21 @@ class SearchConfig(Section):
 
     trials: int = Field(20, ge=1)
     """Trials of the whole study, including finished ones."""
+    max_hours: float | None = Field(None, gt=0)
+    """Hours of the whole study, over all its runs; by default no limit. A trial that would not finish is not started;
+    a running one is stopped after the epoch in which the time ends, and can be continued."""
+    max_gpu_hours: float | None = Field(None, gt=0)
+    """The same for GPU-hours of training and validation, summed over trials."""
     register_model: bool = True
     """Register the best trial's model in MLflow at the end of a run, as a new version if it changed."""
+    objective: str = "val/miou"
+    """Metric of the validation to maximise: val/miou, val/thin_miou or val/iou/<class>; or two, separated by a comma.
+    Of two, the first one decides which trial is the best."""
+    keep: str | None = Field(None, min_length=1)
+    """Classes, separated by commas, whose validation IoU a trial must keep to be the best: at most --max-drop below the
+    repeats of the baseline family or, if there are none, below the untrained checkpoint."""
+    max_drop: float = Field(0.005, ge=0, lt=1)
+    """Largest loss of IoU of the classes of --keep."""
     sampler: Literal["auto", "gp", "tpe", "random"] = "auto"
     """Method that proposes points; auto is a Gaussian process with a prior around the start point, up to 250 finished
     trials and then TPE, or TPE from the start if there is a pruner; gp is Optuna's Gaussian process up to 1,000
@@ -25,6 +39,11 @@ class SearchConfig(Section):
     """Method that stops weak trials early: asha, hyperband and median compare with earlier trials, wilcoxon each
     validation frame with trial 0; first-epochs trains all points for a quarter of the epochs and a few of them again in
     full; short-full does so with complete short schedules, and one point in three in full."""
+    confirm: int = Field(0, ge=0)
+    """Number of best points that are trained again with other seeds after the search, as part of --trials and within
+    its time; the best trial is then the one whose 95 % interval over these repeats has the highest lower end."""
+    confirm_seeds: int = Field(3, ge=2)
+    """Repeats of each point of --confirm."""
     storage: str = Field("runs", min_length=1, pattern=r"^(s3://|[^?#]*$)")
     """Folder, or s3://bucket/prefix, of studies: checkpoints, reports and, in a folder, the ledger."""
     ledger_url: str | None = None
@@ -54,6 +73,26 @@ class SearchConfig(Section):
     """Number of best trials whose weights are kept; those of trial 0 are always kept."""
     accept_changes: bool = False
     """Continue a study with changed settings, data or version, and record the change."""
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The metrics to maximise, one or two."""
+        return split_names(self.objective)
+
+    @property
+    def repeats(self) -> int:
+        """Number of trials that are repeats of --confirm."""
+        return self.confirm * self.confirm_seeds
+
+    @property
+    def search_trials(self) -> int:
+        """Number of trials that are no repeats."""
+        return self.trials - self.repeats
+
+    @property
+    def kept_classes(self) -> tuple[str, ...]:
+        """Keys of the classes of --keep."""
+        return () if self.keep is None else split_names(self.keep)
 
     @property
     def processes(self) -> int:

@@ -8,21 +8,26 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 import fgseg
-from fgseg.config.errors import ConfigError, explain
+from fgseg.config.errors import ConfigError, check_name, explain
 from fgseg.config.files import find_file, read_yaml
 from fgseg.config.label_sets import portable_name
-from fgseg.config.loading import Layer, build, check_processes
+from fgseg.config.loading import PATH_NAME, Layer, build, check_processes
 from fgseg.config.settings import RunConfig, with_defaults
 from fgseg.config.settings import flatten as flatten_settings
 from fgseg.model.pretrained import NAMES
 from search.study.config import SearchConfig
 from search.study.location import StudyLocation, resolve_location
+from search.study.objective import MIOU, check_objectives
 from search.study.resources import check_resources, gpu_needed
 from search.study.space import Space, add_ranges, load_space, override
 
 REPEATS = "-repeats"
 """Suffix of the study that stores seed repeats, e.g. `quickstart-bas-repeats`; kept apart so that the sampler does not
 see them."""
+CONFIRMED = "-confirmed"
+"""Suffix of the study that stores the repeats of --confirm."""
+CONFIRM_SEED = 1_000_000
+"""Seed of the first repeat of --confirm of each point, added to `train.seed`: no trial of a search has it."""
 COMPARISONS = "comparison"
 """Name of the folder of comparisons in a storage."""
 TWO_PHASES, MIN_TWO_PHASE_TRIALS = ("first-epochs", "short-full"), 4
@@ -34,6 +39,9 @@ UNIDENTIFYING = ("data.root", "data.labels", "data.cache", "data.device", "train
 """Settings that do not change the results: paths, and how a step is executed.  They may differ between runs.
 
 Another label set still makes another study: by the names of the class weights and the fingerprint of the labels."""
+
+LATER: dict[str, Any] = {"objective": MIOU, "constraint": {}}
+"""Entries of the identity that studies of earlier versions lack, with the values that those studies had."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,9 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """Values that must be the same in every run of the study, without the data's fingerprint; as JSON types."""
         warm_start = {"warm_start": list(self.search.warm_start)} if self.search.warm_start else {}
-        return self.common_identity() | {"space": self.space.to_json() | warm_start, "sampler": self.search.sampler}
+        own = {"space": self.space.to_json() | warm_start, "sampler": self.search.sampler}
+        kept = {"keep": self.search.keep, "max_drop": self.search.max_drop} if self.search.keep else {}
+        return self.common_identity() | own | {"objective": self.search.objective, "constraint": kept}
 
     def common_identity(self) -> dict[str, Any]:
         """Return the part of the identity that searches and repeats share: version and unsearched settings."""
@@ -120,6 +130,16 @@ class RepeatPlan(Plan):
         """Return what may not change while a study is continued: settings, and names of the searched ones."""
         point = {"space": self.space.name, "settings": sorted(self.space.search)}
         return self.common_identity() | {"point": point}
+
+
+@dataclass(frozen=True)
+class ConfirmPlan(RepeatPlan):
+    """Repeats of the best points of a search; the test split is not read, since they decide which trial is the best."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Splits that the study reads."""
+        return ("train", "val")
 
 
 def shorter_schedule(epochs: int | None) -> dict[str, int]:
@@ -160,6 +180,8 @@ def make_plan(
     if name.endswith(REPEATS) or name == COMPARISONS:
         reserved = f"{COMPARISONS} and names that end in {REPEATS}"
         raise ConfigError(f"--study: got {name!r}, {reserved} are reserved for search.compare; choose another")
+    if name.endswith(CONFIRMED):
+        raise ConfigError(f"--study: got {name!r}, names that end in {CONFIRMED} are reserved for --confirm")
     start = build([*layers, Layer(f"space {space.name}", space.start)])
     plan = Plan(space, layers, search, path.stem, start, location)
     check_trials(plan)
@@ -168,24 +190,54 @@ def make_plan(
 
 
 def check_trials(plan: Plan) -> None:
-    """Raise ConfigError if the number of processes or the seed would make trials impossible, whatever their params."""
+    """Raise ConfigError if processes, seed, objective or constraint make trials impossible, whatever their params."""
     check_processes(plan.settings, plan.search.processes)
-    if plan.search.pruner in TWO_PHASES and plan.search.trials < MIN_TWO_PHASE_TRIALS:
-        raise ConfigError(
-            f"--pruner: {plan.search.pruner} needs at least {MIN_TWO_PHASE_TRIALS} trials, got {plan.search.trials}; "
-            "raise --trials or choose another pruner"
-        )
+    check_two_phases(plan.search)
+    for key in plan.search.kept_classes:
+        known = [c.key for c in plan.settings.label_set().foreground]
+        check_name(key, known, f"--keep: no class {key!r}")
+    check_objectives(plan.search.objectives, plan.settings.label_set(), plan.search.pruner)
     if plan.search.processes > 1 and "train.batch_size" in plan.space.search:
         raise ConfigError(
             "train.batch_size: is searched, but each of several processes takes an equal part of every batch; "
             "fix it by --set train.batch_size=..."
         )
-    last = plan.settings.train.seed + plan.search.trials
-    if last > LARGEST_SEED:
+    check_confirmation(plan)
+    added = CONFIRM_SEED + plan.search.confirm_seeds if plan.search.confirm else plan.search.trials
+    if plan.settings.train.seed + added > LARGEST_SEED:
         raise ConfigError(
             f"train.seed: got {plan.settings.train.seed}, which every trial adds its number to, must be at most "
-            f"{LARGEST_SEED - plan.search.trials}; lower it"
+            f"{LARGEST_SEED - added}; lower it"
         )
+
+
+def check_two_phases(search: SearchConfig) -> None:
+    """Raise ConfigError if a search of two phases has too few trials, or its time may end before the second phase."""
+    if search.pruner not in TWO_PHASES:
+        return
+    if search.search_trials < MIN_TWO_PHASE_TRIALS:
+        repeats = f" besides the {search.repeats} of --confirm" if search.repeats else ""
+        raise ConfigError(
+            f"--pruner: {search.pruner} needs at least {MIN_TWO_PHASE_TRIALS} trials{repeats}, got "
+            f"{search.search_trials}; raise --trials or choose another pruner"
+        )
+    if search.max_hours is not None or search.max_gpu_hours is not None:
+        raise ConfigError(
+            f"--pruner: {search.pruner} trains points in full at the end, for which a limit of time may leave none; "
+            "give --trials only, or choose another pruner"
+        )
+
+
+def check_confirmation(plan: Plan) -> None:
+    """Raise ConfigError if the repeats of --confirm leave fewer trials than points to be confirmed."""
+    search = plan.search
+    if search.confirm and search.search_trials < search.confirm:
+        raise ConfigError(
+            f"--confirm {search.confirm} --confirm-seeds {search.confirm_seeds}: takes {search.repeats} of --trials "
+            f"{search.trials}; give --trials {search.repeats + search.confirm} or more"
+        )
+    if search.confirm and not PATH_NAME.fullmatch(f"{plan.study}{CONFIRMED}"):
+        raise ConfigError(f"--study: got {plan.study!r}, its repeats would have a name of over 100 characters")
 
 
 def read_search(section: Any, path: Path, flags: Mapping[str, Any]) -> SearchConfig:
@@ -213,6 +265,7 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     Only top-level keys in both are compared, since the data's fingerprint may not be known yet.  A setting that is not
     recorded did not exist yet (see `with_defaults`), or it was searched, which shows as a difference of the space.
     """
+    recorded = {**LATER, **recorded} if recorded else recorded
     shared = recorded.keys() & now.keys()
     known = with_defaults(recorded["settings"]) if "settings" in shared else {}
     added = {f"settings.{key}": value for key, value in known.items() if key in now["settings"]}
@@ -224,8 +277,17 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def check_identity(recorded: Mapping[str, Any], now: Mapping[str, Any], plan: Plan) -> None:
-    """Raise ConfigError if a study's recorded identity differs from this run's, unless --accept-changes is given."""
+    """Raise ConfigError if a study's recorded identity differs from this run's, unless --accept-changes is given.
+
+    The objective cannot be changed: the values of ended trials are those of the old one.
+    """
     changes = differences(recorded, now)
+    maximised = recorded.get("objective", MIOU)
+    if recorded and maximised != now.get("objective", maximised):
+        raise ConfigError(
+            f"--objective: got {now['objective']}, study {plan.study} maximises {maximised}, which cannot be changed; "
+            "choose another --study"
+        )
     if changes and not plan.search.accept_changes:
         raise ConfigError(
             f"study {plan.study} was started with other settings, data or version ({changes}); "

@@ -111,7 +111,7 @@ def gpus_of_trial(search: SearchConfig, gpu_count: float) -> float:
 
 
 def check_share(search: SearchConfig, gpus: float, fitting: int, available: str, needed: str) -> None:
-    """Raise ConfigError if no trial fits, or if a setting needs a GPU and trials have none.
+    """Raise ConfigError if no trial fits, or if a setting or --max-gpu-hours needs a GPU and trials have none.
 
     Args:
         search: requested resources of a trial.
@@ -126,6 +126,8 @@ def check_share(search: SearchConfig, gpus: float, fitting: int, available: str,
             f"--cpus-per-trial {cpus_of_trial(search):g}, --gpus-per-trial {gpus:g}{several}: no trial fits, "
             f"{available}; lower them"
         )
+    if search.max_gpu_hours is not None and gpus == 0:
+        raise ConfigError(f"--max-gpu-hours: got {search.max_gpu_hours:g}, and trials have no GPU; give --max-hours")
     if needed and gpus == 0:
         raise ConfigError(f"{needed}, which needs a GPU, and trials have none; use auto")
 

@@ -17,6 +17,7 @@ from search.ledger.records import State, TrialRecord
 from search.ledger.study_metadata import StudyMetadata
 from search.sampling.distributions import distributions, recorded_ranges
 from search.study.location import StudyLocation
+from search.study.objective import value_of
 from search.tracking.client import create_database
 from search.tracking.run_schema import LedgerReader, Phase
 from search.tracking.tracker import BackgroundWriter
@@ -45,7 +46,8 @@ class OptunaStudyWriter:
         self._ledger, self._location = ledger, location
         self._ranges = recorded_ranges(metadata)
         self._space = distributions(self._ranges)
-        self._study = open_study(Path(location.storage), location.study)
+        self._objectives = metadata.objectives
+        self._study = open_study(Path(location.storage), location.study, len(metadata.objectives))
         self._written = {trial.user_attrs[NUMBER] for trial in self._study.get_trials(deepcopy=False)}
 
     def write_all(self, phase: Phase) -> None:
@@ -71,12 +73,13 @@ class OptunaStudyWriter:
         self._study.enqueue_trial(point, user_attrs=attributes(record))
         trial = self._study.ask(fixed_distributions=known)
         for epoch in record.epochs:
-            if math.isfinite(epoch.miou):
-                trial.report(epoch.miou, epoch.epoch)
+            value = value_of(epoch, self._objectives[0])
+            if math.isfinite(value) and len(self._objectives) == 1:  # Optuna takes no reports with two objectives
+                trial.report(value, epoch.epoch)
         self._add_note(trial, record)
         self._add_overlays(trial, record)
-        if record.state is State.COMPLETE:
-            self._study.tell(trial, record.value)
+        if record.chosen is not None:
+            self._study.tell(trial, [value_of(record.chosen, name) for name in self._objectives])
         else:
             self._study.tell(trial, state=optuna_state(record.state))
         self._written.add(record.number)
@@ -129,8 +132,11 @@ class OptunaTracker(BackgroundWriter):
         """Do nothing: these notes are about a run."""
 
 
-def open_study(storage: Path, name: str) -> "Study":
-    """Open a study in the storage's file; one with a trial whose writing was interrupted begins anew."""
+def open_study(storage: Path, name: str, objectives: int = 1) -> "Study":
+    """Open a study with one or two objectives in the storage's file.
+
+    A study with a trial whose writing was interrupted begins anew.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -138,7 +144,7 @@ def open_study(storage: Path, name: str) -> "Study":
     # Optuna creates tables, then their indices: killed in between, it never adds those of a table that exists.
     create_database(address, lambda whole: optuna.storages.RDBStorage(whole).engine.dispose())
     database = optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
-    options: dict[str, Any] = {"study_name": name, "storage": database, "direction": "maximize"}
+    options: dict[str, Any] = {"study_name": name, "storage": database, "directions": ["maximize"] * objectives}
     study = optuna.create_study(**options, sampler=optuna.samplers.RandomSampler(seed=0), load_if_exists=True)
     if any(not trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):
         optuna.delete_study(study_name=name, storage=database)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fgseg.config.errors import one_line
+from search.ledger.records import keeps, pareto_front, rank_trials
 from search.study.location import public_address
+from search.study.objective import DEFAULT
 
 if TYPE_CHECKING:
     from fgseg.checkpoints.untrained_result import UntrainedResult
@@ -61,7 +63,31 @@ def parent_tags(metadata: "StudyMetadata") -> dict[str, str]:
     own = {"fgseg.space": metadata.space, "fgseg.kind": "study", "mlflow.note.content": note}
     identity = metadata.identity  # repeats have no sampler
     origin = {f"fgseg.{key}": str(identity[key]) for key in ("version", "data", "sampler") if key in identity}
-    return identity_tags(metadata) | own | SOURCE | origin
+    goal = {"fgseg.objective": ",".join(metadata.objectives)} if tuple(metadata.objectives) != DEFAULT else {}
+    limits = {"max_hours": metadata.max_hours, "max_gpu_hours": metadata.max_gpu_hours}
+    budget = {f"fgseg.{name}": f"{hours:g}" for name, hours in limits.items() if hours is not None}
+    return identity_tags(metadata) | own | SOURCE | origin | goal | constraint_tags(metadata) | budget
+
+
+def constraint_tags(metadata: "StudyMetadata") -> dict[str, str]:
+    """Return the tag with the smallest IoU of the classes that a study keeps; empty without a constraint."""
+    floors = metadata.constraint.floors
+    text = ", ".join(f"{key} {floor:.4f}" for key, floor in floors.items())
+    return {"fgseg.keep": f"{text} ({metadata.constraint.reference})"} if floors else {}
+
+
+def allowed_trials(records: "Iterable[TrialRecord]", metadata: "StudyMetadata") -> "list[TrialRecord]":
+    """Return the finished trials that keep the constraint, by falling value; all of them if none does."""
+    ranked = rank_trials(records, metadata.allow_changed_batch, metadata.constraint.floors)
+    return [record for record in ranked if keeps(record, metadata.constraint.floors)] or ranked
+
+
+def front_tag(records: "Iterable[TrialRecord]", metadata: "StudyMetadata") -> dict[str, str]:
+    """Return the tag with the trials of the Pareto front; empty with one objective."""
+    if len(metadata.objectives) == 1:
+        return {}
+    front = pareto_front(allowed_trials(records, metadata), metadata.objectives)
+    return {"fgseg.pareto_front": ", ".join(str(record.number) for record in front)}
 
 
 def trial_tags(metadata: "StudyMetadata", record: "TrialRecord", parent_id: str) -> dict[str, str]:
@@ -178,12 +204,12 @@ def study_points(
         Two points at the step of the number of ended trials: the validation metrics of the best trial; and its
         outcome with its gains in mIoU over trial 0, the start point, and over the untrained checkpoint, if known.
     """
-    assert best.value is not None and best.chosen is not None
+    assert best.chosen is not None
     ended = [record for record in records if not record.is_open]
-    start = next((record.value for record in ended if record.number == 0 and record.repeat is None), None)
-    gains = {} if start is None else {"gain/over_start": best.value - start}
+    start = next((record.chosen for record in ended if record.number == 0 and record.repeat is None), None)
+    gains = {} if start is None else {"gain/over_start": best.chosen.miou - start.miou}
     if untrained and untrained.split == "val":
-        gains["gain/over_checkpoint"] = best.value - untrained.miou
+        gains["gain/over_checkpoint"] = best.chosen.miou - untrained.miou
     moment = max(map(last_moment, ended))
     groups = best.chosen.validation_metrics(), best.outcome() | gains
     return [MetricPoint(len(ended), moment, values) for values in groups]

@@ -25,6 +25,7 @@ from search.tracking.run_schema import (
     checkpoint_tags,
     dataset_of,
     epoch_points,
+    front_tag,
     identity_tags,
     last_moment,
     milliseconds,
@@ -144,7 +145,7 @@ class StudyRunWriter:
         untrained = untrained_of(self.location, self.metadata)
         run = self.open_study(records)
         status, ending = study_ending(records, phase)
-        best_tag = {} if best is None else {"fgseg.best_trial": str(best.number)}
+        best_tag = {} if best is None else {"fgseg.best_trial": str(best.number)} | front_tag(records, self.metadata)
         self.log_tags_and_params(run, parent_tags(self.metadata) | best_tag | ending, self.metadata.settings)
         self.log_dataset(run)
         if best is not None and best.chosen is not None:

@@ -162,3 +162,9 @@ def test_ledger_that_is_no_database_is_broken(location: StudyLocation, capsys: p
     (Path(location.folder) / "study.db").write_text("not a database, but long enough to be looked at as one")
     assert run(location) == 1
     assert "file is not a database" in capsys.readouterr().out
+
+
+def test_study_that_ended_with_its_hours_is_clean_with_an_open_trial(opened: StudyLocation):
+    open_ledger(opened).record_limit("max_hours")
+    sync(opened)
+    assert lines(opened) == []

@@ -30,7 +30,7 @@ def offered(line: str, folder: Path) -> list[str]:
         ("python -m search.run --sampler ", {"auto", "gp", "tpe", "random"}),
         ("python -m search.run --space bas --set loss.ss", {"loss.ssim="}),
         ("python -m search.run --space bas --set search.loss.ss", {"search.loss.ssim.low=", "search.loss.ssim.high="}),
-        ("python -m search.run --keep", {"--keep-checkpoints"}),
+        ("python -m search.run --keep", {"--keep", "--keep-checkpoints"}),
     ],
 )
 def test_tab_offers_spaces_settings_words_and_options(line: str, words: set[str], tmp_path: Path):

@@ -314,13 +314,14 @@ def test_page_is_written_last(tmp_path: Path, files: dict[str, bytes], monkeypat
     assert names[-1] == "report.html" and set(names) == set(files)
 
 
-def test_report_is_current_if_it_shows_frames_and_all_trials_that_have_ended(tmp_path: Path):
+def test_report_is_current_if_it_shows_frames_the_best_trial_and_all_that_have_ended(tmp_path: Path):
     store, trials = LocalStore(tmp_path), (make_trial(0), make_trial(1), make_trial(2, "running", done=1))
     store_files(store, report_files(content(*trials)))
-    assert is_current(store, trials)
-    assert not is_current(store, (*trials, make_trial(3)))
+    assert is_current(store, trials, best=trials[1])
+    assert not is_current(store, trials, best=trials[0])  # another one was confirmed
+    assert not is_current(store, (*trials, make_trial(3)), best=trials[1])
     store_files(store, report_files(replace(content(*trials), frames=Frames((), FRAMES_LATER))))
-    assert not is_current(store, trials)
+    assert not is_current(store, trials, best=trials[1])
 
 
 def test_pictures_of_an_earlier_report_are_deleted(kept: StudyLocation):

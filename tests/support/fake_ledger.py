@@ -20,7 +20,9 @@ METADATA = StudyMetadata(
 
 
 class FakeLedger:
-    """As much of a ledger as the tracker reads."""
+    """As much of a ledger as the tracker and the retention of checkpoints read."""
+
+    metadata = METADATA
 
     def __init__(self, *records: TrialRecord):
         self.records = {record.number: record for record in records}

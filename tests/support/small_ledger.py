@@ -1,6 +1,6 @@
 """A ledger of a small search, as a driver opens it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from search.ledger.ledger import Ledger
 from search.ledger.transaction import Transaction
 from search.sampling.study_sampler import StudySampler
 from search.study.config import SearchConfig
+from search.study.objective import DEFAULT
 
 SPACE = {"a": FloatDistribution(0.0, 1.0), "b": FloatDistribution(0.0, 1.0)}
 START = {"a": 0.5, "b": 0.5}
@@ -24,10 +25,12 @@ def start_search(
     *,
     epochs: int,
     select: str = "last",
+    objectives: Sequence[str] = DEFAULT,
     **settings: Any,
 ) -> None:
     """Prepare a ledger for the trials of a search."""
-    ledger.start(StudySampler(space, start, epochs=epochs, **settings), epochs=epochs, select=select)
+    source = StudySampler(space, start, epochs=epochs, objectives=objectives, **settings)
+    ledger.start(source, epochs=epochs, select=select, objectives=objectives)
 
 
 def drive(folder: Path, sampler: str = "auto", pruner: str = "none", trials: int = 12, epochs: int = 1) -> Ledger:
