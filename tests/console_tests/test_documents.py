@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from search.audit.__main__ import main as audit
 from search.console.documents import PlanDocument, SpaceDocument, StatusDocument, StudyDocument, data_document
 from search.console.listings import print_data
 from search.ledger.records import State
+from search.ledger.study_metadata import Confirmation, Constraint
 
 
 def test_spaces_are_listed_with_their_ranges(capsys: pytest.CaptureFixture[str]):
@@ -83,6 +86,7 @@ def test_status_has_the_metrics_of_mlflow_s_table(tmp_path: Path, capsys: pytest
     found = StatusDocument.model_validate_json(capsys.readouterr().out)
     assert found.driver and found.driver.pid == os.getpid()
     assert (found.budget, found.epochs, found.best_trial) == (3, 3, 0)
+    assert (found.objectives, found.floors, found.confirmation) == (["val/miou"], {}, None)
     assert found.checkpoint and found.checkpoint["val/miou"] == 0.25
     first, second = found.trials
     assert (first.state, first.epochs, first.params) == (State.COMPLETE, 3, {"loss.ssim": 0.4})
@@ -92,6 +96,22 @@ def test_status_has_the_metrics_of_mlflow_s_table(tmp_path: Path, capsys: pytest
     assert "val/iou/pole" not in first.metrics  # absent from the frames
 
 
+def test_status_has_the_objective_and_the_time_used_and_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    ledger = begin(tmp_path)
+    limited = replace(ledger.metadata, max_hours=100.0, objectives=("val/iou/car",))
+    ledger.record_run(limited, began=time.time() - 3600)
+    number = train(ledger, tmp_path / "s", epochs=1)
+    ledger.record_constraint(Constraint({"car": 0.4}, 0.005, "the untrained checkpoint"))
+    ledger.record_confirmation(Confirmation(number, ended=1, mean=0.5, low=0.4, seeds=2))
+    assert status.main(["--study", "s", "--storage", str(tmp_path), "--json"]) == 0
+    found = StatusDocument.model_validate_json(capsys.readouterr().out)
+    assert (found.objectives, found.floors) == (["val/iou/car"], {"car": 0.4})
+    assert found.time.hours == pytest.approx(1, abs=0.01)  # the test takes less than 36 s
+    assert found.time.hours_left == 100 - found.time.hours
+    assert (found.time.gpu_hours, found.time.gpu_hours_left, found.seconds_left) == (0, None, None)
+    assert found.confirmation is None  # no trial had ended
+
+
 def test_studies_are_listed_with_their_best_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     ledger = begin(tmp_path)
     ledger.complete(train(ledger, tmp_path / "s", epochs=3), 1)
@@ -99,7 +119,7 @@ def test_studies_are_listed_with_their_best_trial(tmp_path: Path, capsys: pytest
     (study,) = TypeAdapter(list[StudyDocument]).validate_json(capsys.readouterr().out)
     assert (study.study, study.best_trial) == ("s", 0)
     assert study.trials == {"running": 0, "complete": 1, "pruned": 0, "fail": 0}
-    assert study.metrics["best/epoch"] == 3
+    assert (study.metrics["best/epoch"], study.objectives) == (3, ["val/miou"])
 
 
 @pytest.mark.slow

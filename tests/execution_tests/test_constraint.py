@@ -136,14 +136,16 @@ def test_report_shows_the_best_trial_with_and_without_the_constraint():
 
 
 def test_sampler_tells_optuna_which_trials_keep_the_classes():
-    settings = {"trials": 6, "sampler": "gp", "pruner": "none", "epochs": 3, "seed": 7, "floors": FLOORS}
-    source = StudySampler(SPACE, START, **settings)
+    """`auto` as well, which then is Optuna's Gaussian process: its suggestion is the same."""
+    settings = {"trials": 6, "pruner": "none", "epochs": 3, "seed": 7, "floors": FLOORS}
+    source, same = (StudySampler(SPACE, START, sampler=sampler, **settings) for sampler in ("auto", "gp"))
     records = [
         replace(r, params={"a": 0.2 * r.number, "b": 0.5}, asked_seq=2 * n + 1, ended_seq=2 * n + 2, seq=2 * n + 2)
         for n, r in enumerate(RECORDS)
     ]
-    new = source.next_trial(records)
-    assert new is not None
+    new, other = source.next_trial(records), same.next_trial(records)
+    assert new is not None and other is not None
+    assert new.params == other.params
     assert (new.origin, new.context["floors"]) == ("gp", FLOORS)
     told = source._study.get_trials(deepcopy=False)
     assert [t.constraints["car"] for t in told[:4]] == pytest.approx([-0.1, 0.1, -0.05, 1.0])

@@ -47,13 +47,13 @@ def train(ledger: Ledger) -> TrialRecord:
     return ledger.trial(attempt.number)
 
 
-@pytest.mark.parametrize("sampler", ["gp", "tpe"])
-def test_search_for_two_metrics_suggests_the_same_points_after_a_restart(tmp_path: Path, sampler: str):
+@pytest.mark.parametrize(("sampler", "origin"), [("auto", "gp"), ("tpe", "tpe")])
+def test_search_for_two_metrics_suggests_the_same_points_after_a_restart(tmp_path: Path, sampler: str, origin: str):
     ledger = search(tmp_path, sampler)
     for _ in range(6):
         train(ledger)
     again = train(search(tmp_path, sampler))  # by a fresh driver
-    assert again.origin == sampler
+    assert again.origin == origin
     settings = {"trials": 7, "sampler": sampler, "pruner": "none", "epochs": 1, "seed": 7}
     assert list(replay(ledger.trials(), StudySampler(SPACE, START, objectives=TWO, **settings))) == []
     other = StudySampler(SPACE, START, objectives=TWO[:1], **settings)
@@ -109,6 +109,10 @@ def test_mlflow_names_both_metrics_and_the_front():
         (
             {"objective": "val/miou,val/iou/car", "pruner": "asha"},
             "--pruner asha: trials with two objectives",
+        ),
+        (
+            {"objective": "val/iou/car", "pruner": "wilcoxon"},
+            "--pruner wilcoxon: compares the mIoU of frames, got --objective val/iou/car; choose another pruner",
         ),
     ],
 )

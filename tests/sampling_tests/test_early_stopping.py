@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import optuna
 import pytest
+from builders import make_epoch, make_trial
 
 from fgseg.config.errors import ConfigError
 from fgseg.results import EpochResult
@@ -13,9 +14,10 @@ from search.ledger.records import State, best_trial
 from search.ledger.trial_source import NewTrial
 from search.sampling.frame_test import FrameTestPruner, frame_attribute
 from search.sampling.replay import replay as replay_points
-from search.sampling.screening import SCREENINGS
+from search.sampling.screening import SCREENINGS, build_screening
 from search.sampling.study_sampler import StudySampler
 from search.study.config import SearchConfig
+from search.study.objective import MIOU
 from search.study.plan import TWO_PHASES, make_plan
 
 SPACE = {name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in "ab"}
@@ -120,6 +122,23 @@ def test_budget_too_small_for_two_phases_is_refused():
     assert set(TWO_PHASES) == set(SCREENINGS)
     with pytest.raises(ConfigError, match="--pruner: short-full needs at least 4 trials, got 3; raise --trials"):
         make_plan("bas", "configs/quickstart.yaml", {}, {"pruner": "short-full", "trials": 3}, None)
+
+
+def test_two_phases_within_a_limit_of_time_are_refused():
+    with pytest.raises(ConfigError, match="--pruner: first-epochs trains points in full at the end, for which a limit"):
+        make_plan("bas", "configs/quickstart.yaml", {}, {"pruner": "first-epochs", "max_hours": 1.0}, None)
+    flags = {"pruner": "first-epochs", "trials": 9, "confirm": 2}
+    with pytest.raises(ConfigError, match=r"needs at least 4 trials besides the 6 of --confirm, got 3; raise --trials"):
+        make_plan("bas", "configs/quickstart.yaml", {}, flags, None)
+
+
+def test_points_to_finish_are_the_best_by_the_objective():
+    first = [
+        make_trial(n, "pruned", done=1, epochs=[make_epoch(1, miou, iou={"pole": pole})], origin="sobol")
+        for n, (miou, pole) in enumerate([(0.6, 0.1), (0.5, 0.3), (0.4, 0.2)], start=1)
+    ]
+    best = {name: build_screening("first-epochs", 8).next_to_finish(first, name) for name in (MIOU, "val/iou/pole")}
+    assert [record.number for record in best.values()] == [1, 2]
 
 
 def test_short_trial_is_trained_with_a_whole_schedule_and_wilcoxon_records_frames():

@@ -1,6 +1,7 @@
 """The expected mIoU of finished trials, and where it is shown beside the observed one."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -68,6 +69,8 @@ def test_report_shows_both_values_and_names_the_trial_with_the_highest_expected_
     assert table.rows[LUCKY].cells[4] == f"{summary.posterior.means[LUCKY]:.4f}"
     assert summary.best is not None and summary.best.number == LUCKY
     assert summary.expected_best is not None
+    renamed = replace(summary, objectives=("val/iou/pole",))
+    assert trial_table(renamed).columns[4] == "expected IoU of pole"
     note = expected_note(summary)
     assert note.startswith(f"Highest expected mIoU: trial {summary.expected_best.number:03d} has 0.")
     assert f"; the best trial has {summary.posterior.means[LUCKY]:.4f}; " in note
