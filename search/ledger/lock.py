@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import psutil
-from sqlalchemy import ColumnElement, Double, Engine, cast, extract, func, literal, select, update
+from sqlalchemy import ColumnElement, Double, Engine, bindparam, cast, extract, func, literal, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from fgseg.results import SupersededError
@@ -32,6 +32,8 @@ START_TOLERANCE_S = 5.0
 """Difference in seconds up to which two start times mean the same process: psutil derives them from a clock that the
 system may adjust."""
 
+OURS = STUDIES.c.lock_token == bindparam("of_token")
+"""Condition on a row of `STUDIES` that holds as long as a driver has the lock; its parameter is `StudyLock.key`."""
 LOCK_COLUMNS = ("lock_host", "lock_pid", "lock_started", "lock_token", "lock_heartbeat")
 """Columns of `STUDIES`; all NULL while nobody holds the lock."""
 
@@ -97,9 +99,10 @@ class StudyLock:
         ended = self._lost.is_set() or self._released.is_set()
         return not ended and uptime() - self._renewed < TAKEOVER_S
 
-    def is_ours(self) -> ColumnElement[bool]:
-        """Return the condition on a row of `STUDIES` that holds as long as this driver has the lock."""
-        return STUDIES.c.lock_token == self._token
+    @property
+    def key(self) -> dict[str, str]:
+        """The parameter of `OURS` for this driver."""
+        return {"of_token": self._token}
 
     def mark_lost(self) -> NoReturn:
         """Record that the lock is lost, and raise SupersededError."""
@@ -118,7 +121,7 @@ class StudyLock:
         self._released.set()
         self._thread.join(HEARTBEAT_S)
         try:
-            self._update(self.is_ours(), dict.fromkeys(LOCK_COLUMNS))
+            self._update(OURS, dict.fromkeys(LOCK_COLUMNS), self.key)
         except SQLAlchemyError as fault:
             log.warning("study %s: its lock stays until this process ends (%s)", self._name, driver_message(fault))
 
@@ -139,15 +142,15 @@ class StudyLock:
         values = (host_id(), os.getpid(), psutil.Process().create_time(), self._token, database_now(self._engine))
         return dict(zip(LOCK_COLUMNS, values, strict=True))
 
-    def _update(self, condition: ColumnElement[bool], row: dict[str, Any]) -> bool:
-        """Change the lock if the study's row fulfils a condition; one atomic statement."""
+    def _update(self, condition: ColumnElement[bool], row: dict[str, Any], key: dict[str, str] | None = None) -> bool:
+        """Change the lock if the study's row fulfils a condition with these parameters; one atomic statement."""
         changed = update(STUDIES).where(STUDIES.c.id == self._study, condition).values(row)
         with self._engine.begin() as connection:
-            return connection.execute(changed).rowcount == 1
+            return connection.execute(changed, key).rowcount == 1
 
     def _renew(self) -> bool:
         """Write a heartbeat; returns False if another driver has taken the lock."""
-        return self._update(self.is_ours(), self._row())
+        return self._update(OURS, self._row(), self.key)
 
     def _send_heartbeats(self) -> None:
         while not (self._released.wait(HEARTBEAT_S) or not self.is_held()):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -105,6 +106,7 @@ def is_about_frames(key: str) -> bool:
     return key.startswith("data.") and key not in SAMPLING
 
 
+@lru_cache
 def is_whole(key: str) -> bool:
     """Return whether a setting takes whole numbers only."""
     return isinstance(RunConfig().flat().get(key), int)
