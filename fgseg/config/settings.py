@@ -23,8 +23,7 @@ class Section(BaseModel):
 
         Raises ValueError if the setting accepts neither the word nor truth values.
         """
-        annotation = cls.model_fields[info.field_name or ""].annotation
-        if not isinstance(value, bool) or annotation is bool:
+        if not isinstance(value, bool) or (annotation := cls.model_fields[info.field_name or ""].annotation) is bool:
             return value
         for word in ("yes", "on") if value else ("no", "off"):
             if word in get_args(annotation):

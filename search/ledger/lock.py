@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import psutil
-from sqlalchemy import ColumnElement, Double, Engine, bindparam, cast, extract, func, literal, select, update
+from sqlalchemy import ColumnElement, Double, Engine, bindparam, cast, extract, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from fgseg.results import SupersededError
@@ -89,6 +89,7 @@ class StudyLock:
         self._study = study
         self._name = name
         self._token = uuid.uuid4().hex
+        self._renewal = update(STUDIES).where(STUDIES.c.id == study, OURS).values(lock_heartbeat=database_now(engine))
         self._released = threading.Event()
         self._lost = threading.Event()
         self._renewed = float("-inf")
@@ -150,7 +151,8 @@ class StudyLock:
 
     def _renew(self) -> bool:
         """Write a heartbeat; returns False if another driver has taken the lock."""
-        return self._update(OURS, self._row(), self.key)
+        with self._engine.begin() as connection:
+            return connection.execute(self._renewal, self.key).rowcount == 1
 
     def _send_heartbeats(self) -> None:
         while not (self._released.wait(HEARTBEAT_S) or not self.is_held()):
@@ -208,4 +210,4 @@ def database_now(engine: Engine) -> ColumnElement[float]:
     """Return the SQL expression for now in Unix seconds: the server's clock in PostgreSQL, this host's in SQLite."""
     if engine.dialect.name == "postgresql":
         return cast(extract("epoch", func.clock_timestamp()), Double)
-    return literal(time.time(), Double)
+    return bindparam("now", callable_=lambda: time.time(), type_=Double)  # called when the statement is executed
