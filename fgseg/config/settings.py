@@ -239,9 +239,11 @@ def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Turn nested sections into dotted names; raises ConfigError for a name given both nested and dotted."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
-        inner = flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-        if duplicates := inner.keys() & flat.keys():
-            raise ConfigError(f"{min(duplicates)}: is given twice, dotted and in its section; keep one")
+        name = f"{prefix}{key}"
+        inner = flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+        if not flat.keys().isdisjoint(inner):
+            duplicate = min(inner.keys() & flat.keys())
+            raise ConfigError(f"{duplicate}: is given twice, dotted and in its section; keep one")
         flat |= inner
     return flat
 

@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import psutil
+
 from fgseg.config.errors import ConfigError
 from scripts.chaos.invariants import check_end, check_history, check_run
 from scripts.chaos.replayed_study import DATA, replayed_trial, small_plan
@@ -200,6 +201,7 @@ class Study:
             try:
                 yield
             finally:
+                self.done = True  # else the command would be run again and again, perhaps under a fault without end
                 self.clock.end()
 
 

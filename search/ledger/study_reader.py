@@ -7,20 +7,18 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, RowMapping, bindparam, select
 
 from search.ledger.database import open_engine, retry, study_id
-from search.ledger.lock import LockHolder, StudyLock, read_holder
+from search.ledger.lock import STUDY, LockHolder, StudyLock, read_holder
 from search.ledger.records import TrialRecord, best_trial, read_record
 from search.ledger.study_metadata import StudyMetadata
 from search.ledger.tables import EPOCHS, FAILURES, STUDIES, TRIALS
 
 # Statements are built once, see transaction.py.
-READ_STUDY = select(STUDIES).where(STUDIES.c.id == bindparam("of_study"))
+READ_STUDY = select(STUDIES).where(STUDY)
 CHANGED = (TRIALS.c.study == bindparam("of_study"), TRIALS.c.seq > bindparam("since"))
 CHANGED_TRIALS = select(TRIALS).where(*CHANGED).order_by(TRIALS.c.number)
 NUMBERS = select(TRIALS.c.number).where(*CHANGED)
 THEIR_EPOCHS = (
-    select(EPOCHS)
-    .where(EPOCHS.c.study == bindparam("of_study"), EPOCHS.c.number.in_(NUMBERS))
-    .order_by(EPOCHS.c.epoch)
+    select(EPOCHS).where(EPOCHS.c.study == bindparam("of_study"), EPOCHS.c.number.in_(NUMBERS)).order_by(EPOCHS.c.epoch)
 )
 THEIR_FAILURES = select(FAILURES.c.number).where(
     FAILURES.c.study == bindparam("of_study"), FAILURES.c.number.in_(NUMBERS)

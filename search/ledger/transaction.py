@@ -10,13 +10,12 @@ from sqlalchemy import Connection, Engine, RowMapping, bindparam, insert, select
 
 from fgseg.checkpoints.test_results import TestResult
 from fgseg.results import EpochResult, SupersededError
-from search.ledger.lock import OURS, StudyLock
+from search.ledger.lock import OURS, STUDY, StudyLock
 from search.ledger.records import State, TrialRecord
 from search.ledger.tables import EPOCHS, FAILURES, STUDIES, TRIALS
 
 # Statements are built once: building one takes longer than its execution, and SQLAlchemy compiles each only once.
 # Parameters of a condition begin with `of_`; those with the name of a column are its new value.
-STUDY = STUDIES.c.id == bindparam("of_study")
 COUNT_WRITE = update(STUDIES).where(STUDY).values(seq=STUDIES.c.seq + 1).returning(STUDIES.c.seq)
 COUNT_OWN_WRITE = COUNT_WRITE.where(OURS)
 READ_STUDY = select(STUDIES.c.identity, STUDIES.c.metadata).where(STUDY)
