@@ -10,6 +10,7 @@ from search.ledger.catalog import study_names
 from search.study.config import SearchConfig
 from search.study.location import StudyLocation, normal_ledger, public_address
 from search.study.plan import Plan, check_identity
+from search.study.resources import describe_mps
 from search.study.space import Range, Space, list_spaces, load_space
 
 
@@ -73,6 +74,8 @@ def print_plan(plan: Plan) -> int:
     console.print(f"  storage   {plan.location.folder}")
     console.print(f"  ledger    {public_address(plan.location.ledger_url)}")
     console.print(f"  MLflow    {public_address(plan.location.tracking_uri)}")
+    if sharing := describe_mps(plan.search):
+        console.print(f"  GPUs      {sharing}", soft_wrap=True)
     console.print(plan_table(plan).to_rich(), space_table(plan.space).to_rich())
     return 0
 
