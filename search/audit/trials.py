@@ -56,7 +56,7 @@ def audit_location(location: StudyLocation, trials: int | None, interrupted: boo
     yield from audit_budget(records, ledger.metadata.budget, trials, open_allowed)
     for record in records:
         yield from audit_trial(record)
-    best = ledger.best()
+    best = ledger.best(records)
     if not alive:  # a running driver changes the files while they are read
         from search.audit.files import audit_files  # imports torch, which takes seconds: only after cheap checks
 
