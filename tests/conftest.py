@@ -200,6 +200,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     """Variables for commands under test: this checkout, a Ray folder and a cache of their own."""
     ray = tempfile.mkdtemp(prefix="fg-", dir="/tmp")  # a socket's path may have 107 characters only
     own = {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": ray, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("user-cache"))}
+    own["OMP_WAIT_POLICY"] = "PASSIVE"  # see .ci/run
     yield os.environ | own
     shutil.rmtree(ray, ignore_errors=True)
 
