@@ -248,8 +248,8 @@ def start(environment: dict[str, str]):
 
     drivers: list[Driver] = []
 
-    def begin(storage: Path, *arguments: str) -> Driver:
-        drivers.append(Driver(storage, environment, *arguments))
+    def begin(storage: Path, *arguments: str, **options: Any) -> Driver:
+        drivers.append(Driver(storage, environment, *arguments, **options))
         return drivers[-1]
 
     yield begin
