@@ -7,9 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,32 @@ def cpu_only() -> Iterator[None]:
             torch.cuda.device_count()  # remembered, for those tests that ask for `gpu`
             patch.setenv("CUDA_VISIBLE_DEVICES", "")
             patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def migrations_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Copy an empty database of MLflow or Optuna from the second on: their migrations take a second, in many tests.
+
+    Commands in processes of their own, as those that start Ray, run the migrations.
+    """
+    from sqlalchemy.engine import make_url
+
+    from search.tracking.client import create_database
+
+    folder = tmp_path_factory.mktemp("empty-databases")
+
+    def create(name: str, uri: str, fill: Callable[[str], None]) -> None:
+        def copy(whole: str) -> None:
+            if not (folder / name).exists():
+                fill(f"sqlite:///{folder / name}")
+            shutil.copy(folder / name, str(make_url(whole).database))
+
+        create_database(uri, copy)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("run_writer", "optuna_studies"):
+            patch.setattr(f"search.tracking.{module}.create_database", partial(create, module))
         yield
 
 
