@@ -102,6 +102,11 @@ def add_config_options(
     )
 
 
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """Add --json, for programs that read the output."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document, see AGENTS.md")
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add MODEL, a trained model, and --device, where it runs."""
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Devices and their memory: the share of a GPU that a process may use, out-of-memory errors, peaks."""
+"""Devices: which one a name selects, out-of-memory errors, peaks of memory.  See also `fgseg.gpu_memory`."""
 
 import ctypes
 import os
@@ -10,52 +10,13 @@ import torch
 
 from fgseg.config.errors import ConfigError
 
-NON_TENSOR_BYTES = 2**30
-"""GPU memory in bytes that torch's allocator does not count: CUDA's context, code and captured graphs."""
 OUT_OF_MEMORY_TEXTS = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
 """Texts of out-of-memory errors of CUDA's libraries and the CPU's allocator, which raise no torch.OutOfMemoryError."""
-MAX_FRAMES_FRACTION = 0.5
-"""Largest fraction of a trial's memory that frames may take; beyond it they stay on the host."""
-
-
-def limit_gpu_memory(fraction: float) -> None:
-    """Limit this process to a fraction of the current GPU's memory; does nothing without a GPU.
-
-    Beyond the limit an allocation fails in this process, instead of in another trial on the same GPU.  The memory that
-    CUDA itself needs in the process is subtracted.
-
-    Args:
-        fraction: above 0, such as 0.25 where four trials share a GPU; more than 1 counts as 1.
-
-    Raises:
-        ValueError: the fraction is not above 0.
-    """
-    if fraction <= 0:
-        raise ValueError(f"gpu share: got {fraction}, must be above 0; 0.25 lets four trials share a GPU")
-    if torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(share_of_tensors(fraction, torch.cuda.mem_get_info()[1]))
-
-
-def share_of_tensors(fraction: float, total: int) -> float:
-    """Return the fraction of a GPU of `total` bytes for tensors of a process that may use `fraction` of the GPU."""
-    return 1.0 if fraction >= 1 else max(fraction / 2, fraction - NON_TENSOR_BYTES / total)
 
 
 def hide_gpus() -> None:
     """Hide all GPUs from this process and its children; call it before the process uses a GPU."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-
-
-def usable_bytes(device: torch.device) -> int:
-    """Return the bytes of a GPU that this process may still allocate, limited by its share and by the free memory.
-
-    The allocator's unused memory is released first; what stays reserved then belongs to a captured step.
-    """
-    index = torch.cuda.current_device() if device.index is None else device.index
-    torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info(index)
-    share = torch.cuda.get_per_process_memory_fraction(index)
-    return available_bytes(free, total, share, torch.cuda.memory_reserved(index))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -77,25 +38,6 @@ def peak_gib(device: torch.device) -> float | None:
     Reserved memory counts even where no tensor fills it: other processes cannot use it.
     """
     return torch.cuda.max_memory_reserved(device) / 2**30 if device.type == "cuda" else None
-
-
-def available_bytes(free: int, total: int, share: float, reserved: int) -> int:
-    """Return the bytes that a process may still allocate on a GPU.
-
-    Args:
-        free, total: bytes of the GPU.
-        share: fraction of the GPU that the process's tensors may fill, in (0, 1].
-        reserved: bytes that the process's allocator has reserved.
-
-    Returns:
-        At least 0.
-    """
-    return max(0, min(int(share * total) - reserved, free))
-
-
-def fits(needed: int, usable: int) -> bool:
-    """Return whether frames of `needed` bytes may be kept on a GPU with `usable` bytes."""
-    return needed <= MAX_FRAMES_FRACTION * usable
 
 
 def find_device(name: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fgseg.cli import DONE, Parser, add_config_options, add_model_options, run_command
+from fgseg.cli import DONE, Parser, add_config_options, add_json_option, add_model_options, run_command
 from fgseg.config.errors import ConfigError
 from fgseg.config.files import find_file
 from fgseg.config.loading import Layer, build, parse_assignments, read_layer
@@ -22,7 +22,7 @@ from fgseg.data import check as check_data
 from fgseg.data import load_splits
 from fgseg.inference.trained_model import WHERE, TrainedModel, labels_by_name, open_trained_model
 from fgseg.labels import display_name
-from fgseg.results import format_iou
+from fgseg.results import format_iou, mean_iou
 from fgseg.tables import Row, Table
 
 if TYPE_CHECKING:
@@ -104,11 +104,16 @@ def class_table(scores: Scores, title: str) -> Table:
 
 
 def to_json(scores: Scores, split: str, run: RunConfig) -> str:
-    """Return the scores with split and data settings as JSON, NaN as null."""
+    """Return the scores with split and data settings as JSON, NaN as null; `metrics` has the names of MLflow."""
     classes = {k: {m: None if math.isnan(x) else x for m, x in v.items()} for k, v in scores.classes.items()}
     mean = None if math.isnan(scores.miou) else scores.miou
     data = run.data.model_dump(exclude={"root", "cache", "device"})
-    return json.dumps(asdict(scores) | {"miou": mean, "classes": classes, "split": split, "data": data}, indent=1)
+    iou = {key: found["iou"] for key, found in scores.classes.items()}
+    thin = mean_iou(iou[c.key] for c in run.label_set().foreground if c.thin)
+    named = {f"{split}/miou": scores.miou, f"{split}/thin_miou": thin} | {f"{split}/iou/{k}": v for k, v in iou.items()}
+    metrics = {name: value for name, value in named.items() if not math.isnan(value)}
+    own = {"miou": mean, "classes": classes, "split": split, "data": data, "metrics": metrics}
+    return json.dumps(asdict(scores) | own, indent=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,16 +131,21 @@ def evaluate_model(options: argparse.Namespace) -> int:
         labels = labels_by_name(options.model, found, run.label_set())
         absent = [c.name for c in run.label_set().foreground if labels and c.label not in labels]
         if absent:
-            print(f"{options.model} has no class {', no class '.join(absent)}: IoU 0")
+            text = sys.stderr if options.json else sys.stdout
+            print(f"{options.model} has no class {', no class '.join(absent)}: IoU 0", file=text)
         from fgseg.devices import find_device  # imports torch, which takes seconds: mistakes are reported before
 
         scores = score(found, run, options.split, find_device(options.device))
+    document = to_json(scores, options.split, run)
+    if options.out:
+        options.out.write_text(document, encoding="utf-8")
+    if options.json:
+        print(document)
+        return DONE
     from rich.console import Console
 
     size = f"{getattr(run.data, options.split)} frames of {run.data.height}x{run.data.width}"
     Console().print(class_table(scores, f"{options.model} on {options.split}: {size}").to_rich(boxed=True))
-    if options.out:
-        options.out.write_text(to_json(scores, options.split, run), encoding="utf-8")
     return DONE
 
 
@@ -146,6 +156,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_config_options(parser, used=", of which the data and the precision are used")
     parser.add_argument("--split", choices=("train", "val", "test"), default="val", help="(default: val)")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write scores and confusion matrix as JSON")
+    add_json_option(parser)
     options: argparse.Namespace = parser.parse_args(arguments)
     return options
 

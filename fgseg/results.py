@@ -77,6 +77,10 @@ class EpochResult:
         named |= {f"system/{name}": value for name, value in system.items() if value is not None}
         return named | {f"train/loss/{term}": value for term, value in self.terms.items()}
 
+    def validation_metrics(self) -> dict[str, float]:
+        """Return those of `metrics` that validation measured: `val/miou`, `val/thin_miou` and `val/iou/<class>`."""
+        return {name: value for name, value in self.metrics().items() if name.startswith("val/")}
+
 
 def mean_iou(values: Iterable[float]) -> float:
     """Return the mean of the values that are not NaN, or NaN if all are."""

@@ -5,7 +5,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fgseg.cli import add_config_options
+from fgseg.cli import add_config_options, add_json_option
 from fgseg.config.errors import ConfigError
 from fgseg.config.files import find_file, read_yaml
 from fgseg.config.loading import parse_assignments
@@ -24,11 +24,11 @@ def search_or_list(options: argparse.Namespace, signals: Signals) -> int:
     """Search, or print the spaces, the studies or the plan; returns the exit code."""
     if options.list or options.list_studies:
         return show_lists(options)
+    if options.json and not options.dry_run:
+        raise ConfigError("--json: only with --dry-run, --list or --list-studies; search.status has the results")
     plan = plan_from(options)
     if options.dry_run:
-        from search.console.listings import print_plan
-
-        return print_plan(plan)
+        return show_plan(plan, options.json)
     from search.execution.controller import run_study  # takes seconds to import: the settings are checked before
 
     return run_study(plan, signals)
@@ -45,6 +45,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_config_options(parser, settable="a setting, or search.KEY.low of a range", default="configs/quickstart.yaml")
     add_search_options(parser)
     add("--dry-run", action="store_true", help="print the resolved settings, the space and what would run, and exit")
+    add_json_option(parser)
     return parser.parse_args(arguments)
 
 
@@ -59,12 +60,24 @@ def plan_from(options: argparse.Namespace) -> Plan:
 
 def show_lists(options: argparse.Namespace) -> int:
     """Print the spaces, or the studies of the storage or ledger that the settings and flags name."""
+    from search.console.documents import print_document, space_documents, study_documents
     from search.console.listings import print_spaces, print_studies
 
     if options.list:
-        return print_spaces()
+        spaces = space_documents()
+        return print_document(spaces) if options.json else print_spaces(spaces)
     path = find_file(options.config)
-    return print_studies(read_search(read_yaml(path).get("search") or {}, path, search_settings(options)))
+    studies = study_documents(read_search(read_yaml(path).get("search") or {}, path, search_settings(options)))
+    return print_document(studies) if options.json else print_studies(studies)
+
+
+def show_plan(plan: Plan, as_json: bool) -> int:
+    """Print what would run, as text or as JSON."""
+    from search.console.documents import plan_document, print_document
+    from search.console.listings import print_plan
+
+    document = plan_document(plan)
+    return print_document(document) if as_json else print_plan(plan, document)
 
 
 if __name__ == "__main__":

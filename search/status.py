@@ -11,9 +11,11 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from fgseg.cli import DONE, run_command
+from fgseg.cli import DONE, add_json_option, run_command
+from fgseg.config.errors import ConfigError
 from search.cli.options import Parser, add_location_options, location_from
-from search.console.study_status import StudyStatus, recent_pace, time_left
+from search.console.documents import print_document, status_document
+from search.console.study_status import StudyStatus, recent_pace, time_left, trial_time
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
@@ -31,7 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def show_study(options: argparse.Namespace) -> int:
     """Print the state of the study once, or until its driver ends or Ctrl-C; raises ConfigError."""
+    if options.json and options.follow:
+        raise ConfigError("--json: not with --follow; call the command again instead")
     location, console = location_from(options), Console(highlight=False)
+    if options.json:
+        return print_document(status_document(location))
     ledger = open_ledger(location)
     if not options.follow:
         console.print(study_view(ledger, location))
@@ -57,6 +63,7 @@ def study_view(ledger: Ledger, location: StudyLocation) -> Group:
     left = time_left(status.seconds_left(pace)) if holder else "not running"
     driver = f"runs on {holder.name}, process {holder.pid}" if holder else "no driver runs"
     untrained = untrained_of(location, metadata)
+    duration = trial_time(records)
     failures = [Text(f"trial {r.number:03d} FAILED: {r.reason}") for r in records if r.state is State.FAIL]
     return Group(
         Text(f"{location.study}: {driver}", style="bold"),
@@ -64,6 +71,7 @@ def study_view(ledger: Ledger, location: StudyLocation) -> Group:
         status.running_table(),
         status.class_table(),
         *([Text(f"checkpoint, untrained: mIoU {untrained.miou:.4f}")] if untrained else []),
+        *([Text(str(duration))] if duration else []),
         *failures,
         Text(f"look: {public_address(location.tracking_uri)}", style="dim"),
     )
@@ -74,6 +82,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m search.status", description=__doc__)
     add_location_options(parser)
     parser.add_argument("--follow", action="store_true", help="refresh until the driver of the study ends")
+    add_json_option(parser)
     return parser.parse_args(arguments)
 
 

@@ -10,7 +10,17 @@ from collections.abc import Mapping, Sequence
 from fgseg.config.settings import DataConfig
 from fgseg.data.datasets import FrameSet, Progress, Reader
 
-__all__ = ["FrameSet", "Progress", "absent_notes", "aspect_notes", "check", "data_notes", "fingerprint", "load_splits"]
+__all__ = [
+    "FrameSet",
+    "Progress",
+    "absent_notes",
+    "aspect_notes",
+    "check",
+    "data_notes",
+    "fingerprint",
+    "load_splits",
+    "open_reader",
+]
 
 READERS = {
     "streets": ("fgseg.data.streets.reader", "StreetsReader"),

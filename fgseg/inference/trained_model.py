@@ -1,6 +1,6 @@
 """Find and load a trained model: an exported folder, a hub id, or a trial's checkpoints.
 
-Only `load_trained` imports torch.
+Only `load_trained` and `load_checkpoint` import torch.
 """
 
 import json
@@ -47,12 +47,6 @@ class TrainedModel:
     """The classes that its `config.json` names; they have plain colours without a label set there or a shipped one."""
     window: Size | None = None
     """Height and width of the training crops in pixels; None if the model was trained on whole frames."""
-
-    def weights(self) -> bytes:
-        """Read the weights, a safetensors file; raises ValueError or FileNotFoundError if damaged or missing."""
-        if self.manifest is None:
-            return (self.folder / WEIGHTS).read_bytes()
-        return read_weights(LocalStore(self.folder), self.manifest)
 
 
 @contextmanager
@@ -197,21 +191,37 @@ def load_trained(found: TrainedModel, device: str = "cpu") -> "SegformerForSeman
     Raises:
         ConfigError: the weights are missing, damaged, or do not fit the `config.json`.
     """
+    from fgseg.model.decode_head import commute_head
+    from fgseg.model.segformer import load_pretrained
+
+    if found.manifest:
+        model = load_checkpoint(found.folder, found.manifest)
+    else:
+        model = load_pretrained(str(found.folder), where=WHERE)
+    return commute_head(model).to(device).eval()
+
+
+def load_checkpoint(folder: Path, manifest: Manifest) -> "SegformerForSemanticSegmentation":
+    """Load the model of a folder of checkpoints.
+
+    Args:
+        folder: holds the checkpoints and the `config.json`.
+        manifest: of the checkpoint.
+
+    Raises:
+        ConfigError: as `load_trained`.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-    from fgseg.model.decode_head import commute_head
     from fgseg.model.segformer import quiet
 
     with quiet():
-        config = SegformerConfig.from_json_file(found.folder / CONFIG)
-        model = SegformerForSemanticSegmentation(config)
-        try:
-            model.load_state_dict(load(found.weights()))
-        except (RuntimeError, SafetensorError, ValueError, OSError) as error:
-            reason = one_line(error, first_line=True)
-            raise ConfigError(
-                f"MODEL: the weights in {found.folder} cannot be used ({reason}); export it again"
-            ) from None
-    return commute_head(model).to(device).eval()
+        model = SegformerForSemanticSegmentation(SegformerConfig.from_json_file(folder / CONFIG))
+    try:
+        model.load_state_dict(load(read_weights(LocalStore(folder), manifest)))
+    except (RuntimeError, SafetensorError, ValueError, OSError) as error:
+        reason = one_line(error, first_line=True)
+        raise ConfigError(f"{WHERE}: the weights in {folder} cannot be used ({reason})") from None
+    return model

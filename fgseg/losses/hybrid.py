@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fgseg.distributed import SINGLE_PROCESS, World
+from fgseg.interpolation import upsample
 from fgseg.labels import VOID
 from fgseg.losses.cross_entropy import cross_entropy
 from fgseg.losses.edge import edge_loss
@@ -179,7 +179,7 @@ class HybridLoss(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             logits = logits.float()
             if logits.shape[-2:] != labels.shape[-2:]:
-                logits = F.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
+                logits = upsample(logits, (labels.shape[-2], labels.shape[-1]))
             batch = Batch(
                 logits,
                 labels,

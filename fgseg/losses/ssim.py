@@ -1,24 +1,14 @@
-"""Structural similarity of probabilities and labels: the direct formula, and a faster form for large frames."""
+"""Structural similarity of probabilities and labels: the direct formula, and which faster form large frames use."""
 
-from typing import Any
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-RADIUS = 5
-"""Taps of the window on either side of its middle, as in the source."""
-SIGMA = 1.5
-"""Standard deviation of the window in pixels, as in the source."""
-C1 = 0.01**2
-C2 = 0.03**2
+from fgseg.losses.ssim_banded import BandedSsim
+from fgseg.losses.ssim_operator import ssim_and_slope
+from fgseg.losses.ssim_window import C1, C2, RADIUS, gaussian
+
 MAX_DIRECT_PX = 2**14
 """Frames of at most this many pixels use `direct_ssim`: it takes milliseconds there and rounds like the source."""
-CPU_CHUNK_VALUES = 2**19
-"""Values processed at a time on the CPU: maps of this size stay in its caches (2/3 of the time of one pass)."""
-CPU_BLOCK, DEVICE_BLOCK = 32, 128
-"""Rows or columns per matrix product: smaller blocks multiply fewer zeros, larger blocks need fewer calls."""
 
 
 def ssim(probs: Tensor, target: Tensor) -> Tensor:
@@ -32,8 +22,9 @@ def ssim(probs: Tensor, target: Tensor) -> Tensor:
         () float32 in [0, 2], averaged over all pixels and classes. Void pixels count too, as in the source; where both
         inputs are zero in the whole window they add zero. It can be differentiated once.
 
-    Frames of more than `MAX_DIRECT_PX` are blurred by matrix products, which differs by rounding only: per pixel by up
-    to 1e-4, since moments near 1 are subtracted and the difference is divided by C2, and in the mean by a few 1e-6.
+    Frames of more than `MAX_DIRECT_PX` are blurred by matrix products, on a GPU by Triton kernels.  Both differ from
+    the formula by rounding only: per pixel by up to 1e-4, since moments near 1 are subtracted and the difference is
+    divided by C2, and in the mean by a few 1e-6.
 
     Raises:
         ValueError: H or W is not larger than 5.
@@ -46,14 +37,16 @@ def ssim(probs: Tensor, target: Tensor) -> Tensor:
         raise ValueError(f"ssim got {height}x{width} pixels, must be at least {least}x{least} to reflect the border")
     if height * width <= MAX_DIRECT_PX:
         return direct_ssim(probs, target)
-    loss: Tensor = _SsimLoss.apply(probs, target)
+    if probs.device.type == "cuda":
+        return ssim_and_slope(probs, target)[0]
+    loss: Tensor = BandedSsim.apply(probs, target)
     return loss
 
 
 def direct_ssim(probs: Tensor, target: Tensor) -> Tensor:
     """Compute `ssim` by one 11x11 convolution per moment; the reference for the faster form."""
     padded = [F.pad(maps, (RADIUS,) * 4, mode="reflect") for maps in (probs, target)]
-    kernel = _kernel(probs).unsqueeze(1)
+    kernel = gaussian(probs).unsqueeze(1)
     window = (kernel @ kernel.T).expand(probs.shape[1], 1, -1, -1).contiguous()
 
     def blur(maps: Tensor) -> Tensor:
@@ -64,99 +57,3 @@ def direct_ssim(probs: Tensor, target: Tensor) -> Tensor:
     yy = (blur(padded[1] * padded[1]) - y * y).clamp(min=0)
     xy = blur(padded[0] * padded[1]) - x * y
     return 1 - ((2 * (x * y) + C1) * (2 * xy + C2) / ((x * x + y * y + C1) * (xx + yy + C2))).mean()
-
-
-class _SsimLoss(torch.autograd.Function):
-    """`ssim` with its gradient computed in the forward pass, which keeps one map for the backward pass, not thirty."""
-
-    @staticmethod
-    def forward(ctx: Any, probs: Tensor, target: Tensor) -> Tensor:
-        height, width = probs.shape[-2:]
-        blur = _Blur(height, width, probs)
-        chunk = max(CPU_CHUNK_VALUES // (height * width), 1) if probs.device.type == "cpu" else probs.shape[:2].numel()
-        pairs = zip(probs.flatten(0, 1).split(chunk), target.flatten(0, 1).split(chunk), strict=True)
-        sums, slopes = zip(*(_sum_and_slope(x, y, blur, ctx.needs_input_grad[0]) for x, y in pairs), strict=True)
-        if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(torch.cat(slopes).view_as(probs))
-        return 1 - torch.stack(sums).sum() / probs.numel()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (slope,) = ctx.saved_tensors
-        return slope * (grads[0] / -slope.numel()), None
-
-
-def _sum_and_slope(probs: Tensor, target: Tensor, blur: "_Blur", wants_slope: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the similarity summed over planes (M, H, W), and with `wants_slope` its derivative by probs (M, H, W)."""
-    moments = (blur(maps) for maps in (probs, target, probs * probs, probs * target))
-    similarity, *slopes = _similarity(*moments)
-    if not wants_slope:
-        return similarity.sum(), None
-    by_mean, by_square, by_product = (blur.adjoint(maps) for maps in slopes)
-    return similarity.sum(), by_mean.addcmul_(by_square, probs, value=2).addcmul_(by_product, target)
-
-
-def _similarity(mean: Tensor, target_mean: Tensor, square: Tensor, product: Tensor) -> tuple[Tensor, ...]:
-    """Return the similarity at every pixel and its derivatives by mean, square and product; each is (M, H, W).
-
-    The arguments are the blurred probs, target, probs**2 and probs * target. The target is binary, hence equal to its
-    square. Most steps write in place, since new memory costs the CPU more time than the arithmetic.
-    """
-    variance = torch.addcmul(square, mean, mean, value=-1)
-    target_variance = torch.addcmul(target_mean, target_mean, target_mean, value=-1).clamp_(min=0)
-    luminance = (mean * target_mean).mul_(2).add_(C1)
-    structure = torch.addcmul(product, mean, target_mean, value=-1).mul_(2).add_(C2)
-    mean_norm = (mean * mean).addcmul_(target_mean, target_mean).add_(C1)
-    variance_norm = variance.clamp(min=0).add_(target_variance).add_(C2)
-    norm = mean_norm * variance_norm
-    similarity = (luminance * structure).div_(norm)
-    by_product = luminance.div_(norm).mul_(2)
-    by_square = variance_norm.reciprocal_().mul_(similarity).mul_(variance >= 0).neg_()
-    by_mean = structure.div_(norm).mul_(2).sub_(by_product).mul_(target_mean)
-    by_mean.addcmul_(mean_norm.reciprocal_().mul_(similarity).add_(by_square), mean, value=-2)
-    return similarity, by_mean, by_square, by_product
-
-
-class _Blur:
-    """The Gaussian window as two band matrices, applied block by block of the band.
-
-    On the CPU this takes a quarter of the time of depthwise convolutions, gradients included.
-    """
-
-    def __init__(self, height: int, width: int, like: Tensor):
-        self.rows, self.columns = _window(height, like), _window(width, like)
-        self.block = CPU_BLOCK if like.device.type == "cpu" else DEVICE_BLOCK
-
-    def __call__(self, maps: Tensor) -> Tensor:
-        """Blur maps (M, H, W)."""
-        return self._product(self.rows, maps, self.columns)
-
-    def adjoint(self, maps: Tensor) -> Tensor:
-        """Convert derivatives by the blurred maps, (M, H, W), to derivatives by the maps."""
-        return self._product(self.rows.T, maps, self.columns.T)
-
-    def _product(self, rows: Tensor, maps: Tensor, columns: Tensor) -> Tensor:
-        """Compute rows @ maps @ columns.T for maps (M, H, W)."""
-        high = torch.cat([rows[out, into] @ maps[:, into] for out, into in self._blocks(len(rows))], 1)
-        return torch.cat([high[..., into] @ columns[out, into].T for out, into in self._blocks(len(columns))], 2)
-
-    def _blocks(self, size: int) -> list[tuple[slice, slice]]:
-        """Cut a line of `size` pixels into blocks; returns each block and the pixels on which it depends."""
-        starts = range(0, size, self.block)
-        return [(slice(s, s + self.block), slice(max(s - RADIUS, 0), s + self.block + RADIUS)) for s in starts]
-
-
-def _window(size: int, like: Tensor) -> Tensor:
-    """Return the (size, size) matrix that blurs a line of pixels, reflected without repeating the border pixel."""
-    taps = torch.arange(-RADIUS, RADIUS + 1, device=like.device)
-    columns = (torch.arange(size, device=like.device)[:, None] + taps).abs()
-    columns = torch.where(columns < size, columns, 2 * (size - 1) - columns)
-    return like.new_zeros(size, size).scatter_add_(1, columns, _kernel(like).expand(size, -1))
-
-
-def _kernel(like: Tensor) -> Tensor:
-    """Return the (11,) Gaussian weights, which sum to one."""
-    taps = torch.arange(-RADIUS, RADIUS + 1, device=like.device, dtype=like.dtype)
-    weights = torch.exp(-taps.square() / (2 * SIGMA**2))
-    return weights / weights.sum()

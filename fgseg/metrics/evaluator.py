@@ -8,14 +8,12 @@ from torch import Tensor, nn
 from fgseg.data.batches import eval_batches, normalise
 from fgseg.data.device_frames import Frames
 from fgseg.data.windows import sliding_logits
-from fgseg.devices import usable_bytes
 from fgseg.distributed import SINGLE_PROCESS, World
+from fgseg.gpu_memory import gpu_memory
 from fgseg.metrics.iou import confusion_counts, predicted_labels
 
-CPU_BATCH_PX, GPU_BATCH_PX = 2**19, 2**23
-"""Pixels of an evaluation batch: on the CPU larger batches leave its caches, on a GPU this size keeps it busy."""
-BYTES_PER_PX = 2**10
-"""GPU memory per pixel of an evaluation batch, at most, for the larger variants; limits the batch size."""
+CPU_BATCH_PX = 2**19
+"""Pixels of an evaluation batch on the CPU: larger batches leave its caches."""
 
 
 def evaluate(
@@ -96,7 +94,5 @@ def logits_of(model: nn.Module, images: Tensor, window: tuple[int, int] | None) 
 
 def batch_size(size: tuple[int, int], device: torch.device) -> int:
     """Return the frames per evaluation batch, at least 1, for frames of `size` (height, width) in pixels."""
-    pixels = CPU_BATCH_PX
-    if device.type == "cuda":
-        pixels = min(GPU_BATCH_PX, usable_bytes(device) // BYTES_PER_PX)
+    pixels = gpu_memory(device).evaluation_px() if device.type == "cuda" else CPU_BATCH_PX
     return max(1, pixels // (size[0] * size[1]))

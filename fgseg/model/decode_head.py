@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from transformers import SegformerForSemanticSegmentation
 from transformers.models.segformer.modeling_segformer import SegformerDecodeHead
 
+from fgseg.interpolation import upsample
+
 
 class CommutedDecodeHead(SegformerDecodeHead):
     """Decode head that fuses each stage at its own resolution, then upsamples and sums.
@@ -44,7 +46,7 @@ class CommutedDecodeHead(SegformerDecodeHead):
             if total is None:
                 total = mapped
             else:
-                wide = F.interpolate(mapped, size=total.shape[-2:], mode="bilinear", align_corners=False)
+                wide = upsample(mapped, (total.shape[-2], total.shape[-1]))
                 total = wide.add_(total)
         assert total is not None
         return total

@@ -11,7 +11,8 @@ import os
 import random
 import statistics
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,17 @@ FOLDERS = (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds"))
 
 @dataclass(frozen=True)
 class Task:
-    """Settings of one training; `side` is "source" or "ours"."""
+    """Settings of one training."""
 
     side: str
+    """Whose recipe trains: that of "source", else ours; names the folder of its checkpoints."""
     seed: int
     folder: str
     frames: int
     epochs: int
     lr: float
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings of our training, by dotted name."""
 
 
 def settings(task: Task) -> RunConfig:
@@ -54,18 +58,18 @@ def settings(task: Task) -> RunConfig:
     values: dict[str, Any] = {f"loss.{term}": weight for term, weight in FAMILIES["bas"][0].items()}
     values |= {"train.epochs": task.epochs, "train.lr": task.lr, "train.batch_size": BATCH, "train.seed": task.seed}
     values |= {"copy_paste.prob": 0.5, "data.train": task.frames, "data.cache": f"{task.folder}/cache"}
-    return build([Layer("equality", values)])
+    return build([Layer("equality", values | task.changes)])
 
 
 def run_task(task: Task) -> float:
     """Train on one thread; returns the validation mIoU of the last epoch."""
     torch.set_num_threads(1)
-    return ours(task) if task.side == "ours" else theirs(task)
+    return theirs(task) if task.side == "source" else ours(task)
 
 
 def ours(task: Task) -> float:
-    """Train with the fast path, as a trial does; returns the mIoU of the last epoch."""
-    return train(settings(task), f"{task.folder}/ours-{task.seed}")[-1].miou
+    """Train as a trial does; returns the mIoU of the last epoch."""
+    return train(settings(task), f"{task.folder}/{task.side}-{task.seed}")[-1].miou
 
 
 def theirs(task: Task) -> float:
@@ -120,13 +124,19 @@ def table(scores: dict[str, list[float]]) -> list[str]:
     lines += [f"| {seed} | {a:.4f} | {b:.4f} | {b - a:+.4f} |" for seed, (a, b) in enumerate(pairs)]
     means = {side: statistics.mean(values) for side, values in scores.items()}
     spreads = {side: statistics.stdev(values) for side, values in scores.items()}
-    difference = means["ours"] - means["source"]
-    error = math.hypot(*spreads.values()) / math.sqrt(len(pairs))
-    lines.append(f"| mean | {means['source']:.4f} | {means['ours']:.4f} | {difference:+.4f} |")
+    mean_difference, error = difference(scores)
+    lines.append(f"| mean | {means['source']:.4f} | {means['ours']:.4f} | {mean_difference:+.4f} |")
     lines.append(f"| standard deviation | {spreads['source']:.4f} | {spreads['ours']:.4f} | |")
-    verdict = "within" if abs(difference) <= 2 * error else "beyond"
+    verdict = "within" if abs(mean_difference) <= 2 * error else "beyond"
     lines.append(f"The difference of the means is {verdict} twice its standard error of {error:.4f}.")
     return lines
+
+
+def difference(scores: dict[str, list[float]]) -> tuple[float, float]:
+    """Return how much larger the mean of the second side is than that of the first, and its standard error."""
+    first, second = scores.values()
+    error = math.hypot(statistics.stdev(first), statistics.stdev(second)) / math.sqrt(len(first))
+    return statistics.mean(second) - statistics.mean(first), error
 
 
 def main(arguments: list[str] | None = None) -> None:

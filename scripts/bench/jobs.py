@@ -16,7 +16,8 @@ from fgseg.config.settings import RunConfig
 from fgseg.data import load_splits
 from fgseg.data.batches import train_batches
 from fgseg.data.device_frames import Frames, load_to_device
-from fgseg.devices import limit_gpu_memory, tune_malloc
+from fgseg.devices import tune_malloc
+from fgseg.gpu_memory import limit_gpu_memory
 from fgseg.losses import HybridLoss
 from fgseg.metrics.evaluator import evaluate
 from fgseg.model.pretrained import VARIANTS
@@ -54,6 +55,8 @@ class Setup:
     device: str
     share: float = 1.0
     """Fraction of the GPU's memory."""
+    evaluated: int = EVALUATED
+    """Frames of an evaluation."""
 
 
 class Endless:
@@ -158,12 +161,12 @@ def our_step(setup: Setup) -> Callable[[], float]:
 
 
 def our_evaluation(setup: Setup) -> Callable[[], float]:
-    """Prepare the evaluation of 250 frames: predictions, upsampling, counts; a sample is in seconds."""
+    """Prepare the evaluation of frames: predictions, upsampling, counts; a sample is in seconds."""
     run = settings(setup)
     state = build_training_state(run, 10**5)
     device = state.accelerator.device
     train = load_splits(run.data, ("train",))["train"]
-    frames = Endless(load_to_device({"train": train}, run.data.device, device)["train"], EVALUATED)
+    frames = Endless(load_to_device({"train": train}, run.data.device, device)["train"], setup.evaluated)
 
     def run_evaluation() -> None:
         with state.accelerator.autocast():

@@ -123,9 +123,9 @@ def share_used(setup: Setup, location: Path, size: int, spread_s: float) -> floa
     return used
 
 
-def busy_spans(folder: Path) -> list[tuple[float, float]]:
-    """Return start and end of each trial in seconds since 1970, sorted by start."""
-    records = open_ledger(find_location(folder, "load")).trials()
+def busy_spans(folder: Path, study: str = "load") -> list[tuple[float, float]]:
+    """Return start and end of each trial of a study in seconds since 1970, sorted by start."""
+    records = open_ledger(find_location(folder, study)).trials()
     return sorted((r.epochs[0].wall_time - r.epochs[0].seconds, r.epochs[-1].wall_time) for r in records)
 
 

@@ -5,7 +5,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fgseg.cli import DONE, FAULT, run_command
+from pydantic import BaseModel
+
+from fgseg.cli import DONE, FAULT, add_json_option, run_command
 from fgseg.storage.s3 import ObjectStoreError
 from search.audit.points import audit_points
 from search.audit.trials import audit_location
@@ -18,21 +20,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(parse, print_broken, arguments)
 
 
+class AuditDocument(BaseModel):
+    """What `--json` prints."""
+
+    study: str
+    broken: list[str]
+    """One line per broken invariant; the exit code is 1 if there is any."""
+    points: int | None = None
+    """With `--replay`, the number of points of the study."""
+    points_equal: int | None = None
+    """With `--replay`, the number of points that were suggested again."""
+
+
 def print_broken(options: argparse.Namespace) -> int:
-    """Print each broken invariant as a line; a ledger or bucket that cannot be read is one.  Raises ConfigError."""
-    location, tracking, replayed = location_from(options), not options.no_tracking, ""
+    """Print each broken invariant as a line, or as JSON; raises ConfigError."""
+    result = audit_study(options)
+    if options.json:
+        print(result.model_dump_json(indent=1))
+    else:
+        replayed = f", {result.points_equal} of {result.points} points suggested again" if options.replay else ""
+        print(*result.broken, sep="\n", end="\n" if result.broken else "")
+        print(f"study {options.study}: {f'{len(result.broken)} broken' if result.broken else 'clean'}{replayed}")
+    return FAULT if result.broken else DONE
+
+
+def audit_study(options: argparse.Namespace) -> AuditDocument:
+    """Check a study; a ledger or bucket that cannot be read is a broken invariant.  Raises ConfigError."""
+    location, result = location_from(options), AuditDocument(study=options.study, broken=[])
     try:
-        broken = list(audit_location(location, options.trials, options.interrupted, tracking))
+        result.broken += audit_location(location, options.trials, options.interrupted, not options.no_tracking)
         if options.replay:
-            points, unequal = audit_points(location)
-            broken += unequal
-            replayed = f", {points - len(unequal)} of {points} points suggested again"
+            result.points, unequal = audit_points(location)
+            result.points_equal = result.points - len(unequal)
+            result.broken += unequal
     except (LedgerError, ObjectStoreError) as error:
-        broken = [str(error)]
-    for line in broken:
-        print(line)
-    print(f"study {options.study}: {f'{len(broken)} broken' if broken else 'clean'}{replayed}")
-    return FAULT if broken else DONE
+        result.broken = [str(error)]
+    return result
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -50,6 +73,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--replay", action="store_true", help="also suggest every point again, and compare; takes seconds a trial"
     )
+    add_json_option(parser)
     return parser.parse_args(arguments)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from fgseg.checkpoints.untrained_result import UntrainedResult
 from search.ledger.records import State, TrialRecord, best_trial
 from search.tracking.run_reader import CHECKPOINT, TrackedRun
-from search.tracking.run_schema import ENDING_TAGS, as_text, study_ending, trial_ending
+from search.tracking.run_schema import ENDING_TAGS, as_text, outcome_points, study_ending, test_points, trial_ending
 
 
 def audit_runs(
@@ -95,10 +95,10 @@ def audit_points(run: TrackedRun, expected_by_step: dict[int, dict[str, float]],
 
 
 def expected_points(record: TrialRecord) -> dict[int, dict[str, float]]:
-    """Return the finite metrics of every epoch by epoch and name; the test result belongs to its evaluated epoch."""
+    """Return the finite metrics of every epoch by epoch and name, the test result's and the outcome's among them."""
     points = {epoch.epoch: epoch.metrics() for epoch in record.epochs}
-    if record.test is not None:
-        points[record.test.epoch] = points[record.test.epoch] | record.test.metrics()
+    for point in (*test_points(record), *outcome_points(record)):
+        points[point.step] |= point.values
     return {step: {k: v for k, v in metrics.items() if math.isfinite(v)} for step, metrics in points.items()}
 
 
@@ -143,6 +143,7 @@ def audit_best(run: TrackedRun, best: TrialRecord, records: Sequence[TrialRecord
     ended = sum(record.state is not State.RUNNING for record in records)
     if run.tags.get("fgseg.best_trial") != str(best.number):
         yield f"the study: MLflow names trial {run.tags.get('fgseg.best_trial')} the best, must be trial {best.number}"
-    shown = dict(run.points.get("val/miou", [])).get(ended)
-    if shown not in {b.value for b in (best_trial(records, False), best_trial(records, True)) if b}:
-        yield f"the study: MLflow shows val/miou {shown} after {ended} trials, must be {best.value}"
+    for name in ("val/miou", "selected/val/miou"):
+        shown = dict(run.points.get(name, [])).get(ended)
+        if shown not in {b.value for b in (best_trial(records, False), best_trial(records, True)) if b}:
+            yield f"the study: MLflow shows {name} {shown} after {ended} trials, must be {best.value}"

@@ -6,11 +6,12 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from search.cluster.mps import mps_daemon
 from search.cluster.node_probe import alive_nodes
 from search.study.config import SearchConfig
 from search.study.resources import Node, Resources, answers, is_private, share, share_cluster
@@ -48,6 +49,8 @@ def ray_environment() -> dict[str, str]:
 def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], None]) -> Iterator[Resources]:
     """Start or join a cluster; yields the resources of each trial, and leaves or ends the cluster at the end.
 
+    If trials share a GPU of a private cluster, they run under NVIDIA MPS where it is installed (see `mps_daemon`).
+
     `ray_environment` must be in os.environ before Ray is imported, since Ray reads the variables at import.
 
     Args:
@@ -62,8 +65,8 @@ def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], No
 
     ended, address = threading.Event(), on_loopback() if is_private(search) else nullcontext()
     # The processes of a private cluster end with the thread that started them.
-    with address, ThreadPoolExecutor(1) as thread:
-        wait_keeping_signal_handlers(thread.submit(start, search), install_handlers)
+    with address, mps_daemon(search) as variables, ThreadPoolExecutor(1) as thread:
+        wait_keeping_signal_handlers(thread.submit(start, search, variables), install_handlers)
         try:
             head = ray.get_runtime_context().gcs_address
             threading.Thread(target=watch_head, args=(head, ended), daemon=True).start()
@@ -101,17 +104,27 @@ def on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = True
 
 
-def start(search: SearchConfig) -> None:
-    """Start or join the cluster, without Ray's own messages."""
+def start(search: SearchConfig, variables: Mapping[str, str]) -> None:
+    """Start or join the cluster, without Ray's own messages.
+
+    Args:
+        search: address of the cluster.
+        variables: set in the processes of a private cluster only, not in this process.
+    """
     import ray
 
-    ray.init(
-        address=search.ray_address or "local",
-        include_dashboard=False if search.ray_address is None else None,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-        _temp_dir=os.environ.get("RAY_TMPDIR") if search.ray_address is None else None,
-    )
+    os.environ.update(variables)  # a private node takes them from the process that starts it
+    try:
+        ray.init(
+            address=search.ray_address or "local",
+            include_dashboard=False if search.ray_address is None else None,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            _temp_dir=os.environ.get("RAY_TMPDIR") if search.ray_address is None else None,
+        )
+    finally:
+        for name in variables:
+            del os.environ[name]
     ray._private.worker._worker_logs_enabled = False  # else Ray 2 prints the last log lines of a dead node
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # this package prints failures, without traceback

@@ -4,8 +4,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 
-from fgseg.cli import add_config_options
+from fgseg.cli import DONE, add_config_options, add_json_option
+from fgseg.config.errors import ConfigError
 from fgseg.config.loading import parse_assignments
 from search.cli.options import Parser, add_search_options, search_settings
 from search.cli.signals import Signals, run_with_signals
@@ -28,13 +30,22 @@ def compare_or_print(options: argparse.Namespace, signals: Signals) -> int:
         assignments=parse_assignments(options.set),
         search=search_settings(options),
     )
+    if options.dry_run and options.json:
+        raise ConfigError("--json: not with --dry-run; leave one of them out")
     if options.dry_run:
         from search.compare.runner import print_plans
 
         return print_plans(plans)
-    from search.compare.runner import run_comparison  # takes seconds to import: the settings are checked before
+    from search.compare.runner import run_comparison, stored_comparison  # takes seconds: the settings are checked first
 
-    return run_comparison(plans, name_of(options.name, plans, options.point), options.point, signals)
+    name = name_of(options.name, plans, options.point)
+    if not options.json:
+        return run_comparison(plans, name, options.point, signals)
+    with redirect_stdout(sys.stderr):
+        code = run_comparison(plans, name, options.point, signals)
+    if code == DONE:
+        print(stored_comparison(plans, name))
+    return code
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -54,6 +65,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_config_options(parser, settable="a setting, or search.KEY.low of a range", default="configs/quickstart.yaml")
     add_search_options(parser, without=("trials", "register_model", "sampler", "pruner"))
     add("--dry-run", action="store_true", help="print what would run, and exit")
+    add_json_option(parser)
     return parser.parse_args(arguments)
 
 

@@ -104,7 +104,7 @@ def present_comparison(plans: Sequence[RepeatPlan], name: str, point: str, conso
     checkpoint, problem = untrained_checkpoint(compared, len(seeds))
     comparison = facts(compared, name, point, [*missing, *([problem] if problem else [])])
     comparison |= compare(families, seeds, checkpoint=checkpoint)
-    folder = join(plans[0].location.storage, COMPARISONS, name)
+    folder = comparison_folder(plans, name)
     files = {"comparison.json": json.dumps(comparison, indent=1), "comparison.md": render_comparison(comparison)}
     for file, text in files.items():
         open_store(folder).put(file, text.encode())
@@ -113,6 +113,16 @@ def present_comparison(plans: Sequence[RepeatPlan], name: str, point: str, conso
     console.print(f"comparison: {join(folder, 'comparison.md')}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"look:       {mlflow_command(plans[0])}", soft_wrap=True, highlight=False, markup=False)
     return DONE
+
+
+def comparison_folder(plans: Sequence[RepeatPlan], name: str) -> str:
+    """Return the folder of a comparison's files."""
+    return join(plans[0].location.storage, COMPARISONS, name)
+
+
+def stored_comparison(plans: Sequence[RepeatPlan], name: str) -> str:
+    """Return the contents of `comparison.json`, which `present_comparison` has written."""
+    return open_store(comparison_folder(plans, name)).get("comparison.json").decode()
 
 
 def finished_repeats(plan: RepeatPlan) -> dict[int, TrialRecord]:

@@ -1,94 +1,82 @@
 """Print spaces, studies, and the plan of a run, without running anything."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 
-from fgseg.config.errors import ConfigError
 from fgseg.config.settings import DataConfig
-from fgseg.storage.store import absolute, is_local
+from fgseg.labels import display_name
 from fgseg.tables import Row, Table
-from search.ledger.catalog import study_names
-from search.study.config import SearchConfig
-from search.study.location import StudyLocation, normal_ledger, public_address
-from search.study.plan import Plan, check_identity
-from search.study.space import Range, Space, list_spaces, load_space
+from search.console.documents import DataDocument, PlanDocument, SpaceDocument, StudyDocument
+from search.ledger.records import State
+from search.study.location import public_address
+from search.study.plan import Plan
+from search.study.resources import describe_mps
+from search.study.space import Range, Space
 
 
-def print_spaces() -> int:
+def print_spaces(spaces: Sequence[SpaceDocument]) -> int:
     """Print name, title and searched settings of every search space; returns exit code 0."""
-    spaces = {name: load_space(name, DataConfig()) for name in list_spaces()}
-    rows = [Row([name, space.title, ", ".join(space.search)]) for name, space in spaces.items()]
+    rows = [Row([space.space, space.title, ", ".join(space.searched)]) for space in spaces]
     Console().print(Table("", ["space", "title", "searches"], rows, text_columns=("title", "searches")).to_rich())
     return 0
 
 
-def print_studies(search: SearchConfig) -> int:
-    """Print every study of a storage or of a shared ledger: trials by state, and the best; returns exit code 0.
-
-    Raises:
-        ConfigError: there is no study.
-    """
-    locations = find_studies(search)
-    if not locations:
-        there = public_address(search.ledger_url or search.storage)
-        raise ConfigError(f"--storage: no studies in {there}; run a search first, or name another folder")
+def print_studies(studies: Sequence[StudyDocument]) -> int:
+    """Print trials by state and the best trial of every study; returns exit code 0."""
     columns = ["study", "finished", "stopped early", "failed", "open", "best mIoU"]
-    rows = [Row([location.study, *study_cells(location)]) for location in locations]
+    rows = [Row([found.study, *study_cells(found)]) for found in studies]
     Console().print(Table("", columns, rows).to_rich())
     return 0
 
 
-def find_studies(search: SearchConfig) -> list[StudyLocation]:
-    """Return the studies of the shared ledger if one is given, else of the storage."""
-    shared = normal_ledger(search.ledger_url) if search.ledger_url else None
-    if shared:
-        from search.ledger.database import check_database
-
-        check_database(shared)
-    elif not is_local(search.storage):
-        raise ConfigError("--storage: s3:// holds files only; give --ledger-url, whose studies are listed")
-    storage = absolute(search.storage)
-    return [StudyLocation(storage, name, "", shared) for name in study_names(storage, shared)]
-
-
-def study_cells(location: StudyLocation) -> list[str]:
+def study_cells(found: StudyDocument) -> list[str]:
     """Return the number of trials in each state, and the best trial; dashes if the ledger cannot be read."""
-    from search.ledger.database import LedgerError
-    from search.ledger.ledger import Ledger
-    from search.ledger.records import State
-
-    try:
-        ledger = Ledger(location.ledger_url, location.study)
-        states, best = [t.state for t in ledger.trials()], ledger.best()
-    except (LedgerError, LookupError):
+    if found.trials is None:
         return ["-", "-", "-", "-", "unreadable"]
-    counts = [str(states.count(s)) for s in (State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING)]
-    return [*counts, "-" if best is None else f"{best.value:.4f} (trial {best.number:03d})"]
+    counts = [str(found.trials[s]) for s in (State.COMPLETE, State.PRUNED, State.FAIL, State.RUNNING)]
+    best = (
+        "-" if found.best_trial is None else f"{found.metrics['selected/val/miou']:.4f} (trial {found.best_trial:03d})"
+    )
+    return [*counts, best]
 
 
-def print_plan(plan: Plan) -> int:
+def print_plan(plan: Plan, found: PlanDocument) -> int:
     """Print what would run, the resolved settings and the space; returns exit code 0."""
     console = Console(highlight=False, markup=False)
     console.print(f"study {plan.study}: {plan.search.trials} trials of {plan.space.title} ({plan.space.name})")
-    console.print(f"  would run {remaining_trials(plan)}")
+    console.print(f"  would run {remaining_trials(found)}")
     console.print(f"  storage   {plan.location.folder}")
     console.print(f"  ledger    {public_address(plan.location.ledger_url)}")
     console.print(f"  MLflow    {public_address(plan.location.tracking_uri)}")
+    if sharing := describe_mps(plan.search):
+        console.print(f"  GPUs      {sharing}", soft_wrap=True)
     console.print(plan_table(plan).to_rich(), space_table(plan.space).to_rich())
+    print_data(found.data, plan.settings.data, console)
     return 0
 
 
-def remaining_trials(plan: Plan) -> str:
-    """Describe how many trials would be started and continued; raises ConfigError for a study of another identity."""
-    from search.ledger.ledger import Ledger
-    from search.ledger.records import State
+def print_data(found: DataDocument, cfg: DataConfig, console: Console) -> None:
+    """Print the frames, and the share and the number of frames of each class, or why they are not read."""
+    if found.note:
+        console.print(f"data: {found.note}")
+        return
+    columns = ["class", *(text for name in found.splits for text in (f"{name} pixels", f"{name} frames"))]
+    cells = {
+        key: [text for s in found.splits.values() for text in (f"{s.pixel_share[key]:.2%}", str(s.class_frames[key]))]
+        for key in next(iter(found.splits.values())).pixel_share
+    }
+    sizes = ", ".join(f"{split.frames} {name}" for name, split in found.splits.items())
+    title = f"data: {sizes} frames of {cfg.height}x{cfg.width}"
+    console.print(Table(title, columns, [Row([display_name(key), *texts]) for key, texts in cells.items()]).to_rich())
+    console.print(f"labels on frames: {found.picture}", soft_wrap=True)
 
-    if not Ledger.exists(plan.location.ledger_url, plan.study):
-        return f"{plan.search.trials} new trials; the study does not exist yet"
-    ledger = Ledger(plan.location.ledger_url, plan.study)
-    check_identity(ledger.metadata.identity, plan.identity, plan)
-    states = [t.state for t in ledger.trials()]
-    new, still_open = max(0, plan.search.trials - len(states)), states.count(State.RUNNING)
-    return f"{new} new trials and {still_open} open ones; {len(states) - still_open} have ended"
+
+def remaining_trials(found: PlanDocument) -> str:
+    """Describe how many trials would be started and continued."""
+    if not found.exists:
+        return f"{found.new_trials} new trials; the study does not exist yet"
+    return f"{found.new_trials} new trials and {found.open_trials} open ones; {found.ended_trials} have ended"
 
 
 def plan_table(plan: Plan) -> Table:

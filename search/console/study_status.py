@@ -1,6 +1,8 @@
 """Progress of a study, computed from its trials: for the live view of a run and for `search.status`."""
 
+import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from rich.table import Table
 
@@ -91,6 +93,35 @@ class StudyStatus:
                 table.add_column(name, justify="right")
             table.add_row(*classes.values())
         return table
+
+
+@dataclass(frozen=True)
+class TrialTime:
+    """Mean duration of the finished trials that were started once, in seconds."""
+
+    total: float
+    """From the request for the trial to its end."""
+    training: float
+    """Training and validation."""
+
+    @property
+    def fixed(self) -> float:
+        """Everything else: starting the worker, loading data and model, checkpoints, overlays."""
+        return max(0.0, self.total - self.training)
+
+    def __str__(self) -> str:
+        share = self.fixed / self.total if self.total else 0.0
+        return (
+            f"a trial takes {clock(self.total)}: {clock(self.training)} of training and validation, "
+            f"{clock(self.fixed)} ({share:.0%}) of fixed cost"
+        )
+
+
+def trial_time(records: Iterable[TrialRecord]) -> TrialTime | None:
+    """Return the mean duration of the finished trials that were started once; None if there is none."""
+    whole = [(r, r.ended) for r in records if r.state is State.COMPLETE and r.attempt == 1]
+    spans = [(end - r.started, math.fsum(e.seconds for e in r.epochs)) for r, end in whole if end is not None]
+    return TrialTime(*(math.fsum(column) / len(spans) for column in zip(*spans, strict=True))) if spans else None
 
 
 def latest(epochs: list[EpochResult]) -> list[str]:

@@ -1,10 +1,8 @@
 """Check data, weights, storage and cluster of a run before anything is written."""
 
-from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.status import Status
 
 from fgseg.config.errors import ConfigError
 from fgseg.data import check as check_data
@@ -12,6 +10,7 @@ from fgseg.data import data_notes, fingerprint, load_splits
 from fgseg.model.pretrained import check_weights, fetch_weights
 from fgseg.storage.store import check_store, open_store
 from search.cluster.node_checks import connect
+from search.console.decoding import read_splits
 from search.ledger.catalog import check_ownership
 from search.ledger.database import check_database
 from search.ledger.ledger import Ledger
@@ -38,8 +37,7 @@ def preflight(plan: Plan, console: Console) -> dict[str, Any]:
     check_weights(settings.model.name)
     check_store(plan.location.folder, "--storage")
     with connect(plan.search, gpu_needed(settings)) as cluster:
-        with console.status("reading the data") as status:
-            splits = load_splits(settings.data, plan.splits, decoding_progress(console, status))
+        splits = read_splits(settings.data, plan.splits, console)
         identity = plan.identity | {"data": fingerprint(splits)}
         check_identity(recorded, identity, plan)
         fetch_weights(settings.model.name)
@@ -53,23 +51,6 @@ def print_data_notes(plan: Plan, console: Console) -> None:
     """Print the lines of `fgseg.data.data_notes`; the frames must be in the cache, see `preflight`."""
     for note in data_notes(plan.settings.data, load_splits(plan.settings.data, plan.splits)):
         console.print(note, soft_wrap=True, highlight=False, markup=False)
-
-
-def decoding_progress(console: Console, status: Status) -> Callable[[str, int, int], None]:
-    """Return a callback that shows the progress of decoding.
-
-    The callback takes a split, the decoded frames and all frames.  It updates a line on a terminal, and otherwise
-    prints a line per tenth.
-    """
-
-    def show(split: str, done: int, total: int) -> None:
-        text = f"decoding the {split} frames: {done} of {total}"
-        if console.is_terminal:
-            status.update(text)
-        elif done == total or done * 10 // total > (done - 1) * 10 // total:
-            console.print(text, highlight=False)
-
-    return show
 
 
 def make_folder(folder: str) -> None:

@@ -90,7 +90,8 @@ def configure_process(job: TrialJob) -> None:
     """Set the CPU threads and the GPU memory limit of this process, or hide all GPUs if the job has none."""
     import torch
 
-    from fgseg.devices import hide_gpus, limit_gpu_memory
+    from fgseg.devices import hide_gpus
+    from fgseg.gpu_memory import limit_gpu_memory
 
     torch.set_num_threads(job.threads)
     if job.gpus:

@@ -1,12 +1,13 @@
 """Records of trials as the ledger returns them."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from fgseg.checkpoints.test_results import TestResult
-from fgseg.results import EpochResult
+from fgseg.results import EpochResult, select_epoch
 
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
@@ -124,6 +125,25 @@ class TrialRecord:
     def chosen(self) -> EpochResult | None:
         """Result of the selected epoch of a COMPLETE trial; None for other trials."""
         return next((epoch for epoch in self.epochs if epoch.epoch == self.selected), None)
+
+    def outcome(self) -> dict[str, float]:
+        """Return best and selected epoch by the names of their MLflow metrics; empty for an open trial.
+
+        They are `best/val/miou` and `best/epoch` of an ended trial with an epoch, and `selected/val/...` of a COMPLETE
+        one.
+        """
+        if self.is_open or not self.epochs:
+            return {}
+        best = select_epoch(self.epochs, "best")
+        selected = self.chosen.validation_metrics() if self.chosen else {}
+        found = {"best/val/miou": best.miou, "best/epoch": best.epoch}
+        return found | {f"selected/{name}": value for name, value in selected.items()}
+
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics that MLflow's table shows, finite ones only: last epoch, test result and outcome."""
+        last = self.epochs[-1].metrics() if self.epochs else {}
+        found = last | (self.test.metrics() if self.test else {}) | self.outcome()
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def seed_of(number: int, repeat: int | None) -> int:

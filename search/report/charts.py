@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -51,12 +52,48 @@ CROWDED = 8
 """Settings beside one another in `parallel` above which their names are broken at every word, so as not to overlap."""
 
 
-def png(draw: Callable[[], Figure]) -> bytes:
-    """Draw a chart in the report's style; returns a PNG file."""
+@dataclass(frozen=True)
+class Mark:
+    """A point of a chart that stands for a trial."""
+
+    panel: int
+    """Index of the axes in the figure."""
+    x: float
+    y: float
+    """In the units of the axes."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a mark lies in the picture: shares of its width and height from the upper left, in [0, 1]."""
+
+    left: float
+    top: float
+    text: str
+
+
+def png(draw: Callable[[], Figure], marks: Sequence[Mark] = ()) -> tuple[bytes, tuple[Point, ...]]:
+    """Draw a chart in the report's style.
+
+    Args:
+        draw: draws it.
+        marks: of its points.
+
+    Returns:
+        A PNG file, and the places of the marks in it.
+    """
     with rc_context(STYLE):
-        buffer = BytesIO()
-        draw().savefig(buffer, format="png")
-    return buffer.getvalue()
+        figure, buffer = draw(), BytesIO()
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue(), tuple(place(figure, mark) for mark in marks)
+
+
+def place(figure: Figure, mark: Mark) -> Point:
+    """Return where a mark lies in a figure that has been drawn."""
+    at = figure.axes[mark.panel].transData.transform((mark.x, mark.y))
+    left, bottom = at / figure.bbox.size
+    return Point(float(left), float(1 - bottom), mark.text)
 
 
 def history(summary: Summary, baseline: float | None) -> Figure:
@@ -72,7 +109,7 @@ def history(summary: Summary, baseline: float | None) -> Figure:
     for state, (mark, tone, name) in marks.items():
         ended = [t for t in summary.trials if t.state is state and t.epochs]
         if ended:
-            values = [t.value if t.value is not None else t.epochs[-1].miou for t in ended]
+            values = [last_miou(t) for t in ended]
             axes.plot([t.number for t in ended], values, mark, color=tone, label=name, markersize=6)
     failed = [t.number for t in summary.trials if t.state is State.FAIL]
     if failed:
@@ -92,6 +129,17 @@ def history(summary: Summary, baseline: float | None) -> Figure:
     axes.set_ylim(bottom=0 if failed else None)
     figure.legend(loc="outside lower center", ncols=3)
     return figure
+
+
+def last_miou(trial: TrialRecord) -> float:
+    """Return the value of a finished trial, and the mIoU of the last epoch of another one."""
+    return trial.epochs[-1].miou if trial.value is None else trial.value
+
+
+def history_marks(summary: Summary) -> list[Mark]:
+    """Return the trials that `history` shows at their mIoU."""
+    ended = [t for t in summary.trials if t.state in {State.COMPLETE, State.PRUNED} and t.epochs]
+    return [Mark(0, t.number, last_miou(t), f"trial {t.number:03d}: mIoU {last_miou(t):.4f}") for t in ended]
 
 
 def best_so_far(summary: Summary) -> list[tuple[int, float]]:
@@ -124,6 +172,21 @@ def slices(summary: Summary, keys: Sequence[str]) -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
+
+
+def slice_marks(summary: Summary, keys: Sequence[str]) -> list[Mark]:
+    """Return the trials that `slices` shows in each panel."""
+    return [
+        Mark(
+            panel,
+            summary.ranges[key].position(t.params[key]),
+            t.value or 0,
+            f"trial {t.number:03d}: {key} {t.params[key]:.4g}, mIoU {t.value:.4f}",
+        )
+        for panel, key in enumerate(keys)
+        for t in summary.ranked
+        if key in t.params
+    ]
 
 
 def scatter(axes: Axes, summary: Summary, key: str) -> None:

@@ -2,7 +2,19 @@
 
 from dataclasses import dataclass
 
-from search.report.charts import best_so_far, class_curves, confusion, history, importances, parallel, png, slices
+from search.report.charts import (
+    Point,
+    best_so_far,
+    class_curves,
+    confusion,
+    history,
+    history_marks,
+    importances,
+    parallel,
+    png,
+    slice_marks,
+    slices,
+)
 from search.report.frames import Frames
 from search.report.summary import Baseline, Summary
 from search.sampling.importance import caution, importance
@@ -16,8 +28,19 @@ class Chart:
     title: str
     caption: str
     alt: str
-    png: bytes
+    drawn: tuple[bytes, tuple[Point, ...]]
+    """The PNG file, and the places of trials in it."""
     wide: bool = False
+
+    @property
+    def png(self) -> bytes:
+        """The PNG file."""
+        return self.drawn[0]
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The places of trials in the picture."""
+        return self.drawn[1]
 
 
 @dataclass(frozen=True)
@@ -62,7 +85,9 @@ def history_chart(summary: Summary, baseline: Baseline) -> Chart:
     path = best_so_far(summary)
     alt = f"mIoU of {len(summary.trials)} trials; the best so far goes from {path[0][1]:.4f} to {path[-1][1]:.4f}."
     caption = "Each trial's validation mIoU, and the best so far."
-    return Chart("history", "Optimisation history", caption, alt, png(lambda: history(summary, other)))
+    return Chart(
+        "history", "Optimisation history", caption, alt, png(lambda: history(summary, other), history_marks(summary))
+    )
 
 
 def importance_chart(summary: Summary, shares: dict[str, float]) -> Chart:
@@ -78,7 +103,7 @@ def slice_chart(summary: Summary, important: list[str]) -> Chart:
     which = "only searched" if len(keys) == 1 else "two most important" if important else "first two"
     caption = f"Finished trials by the {which} setting{'s' * (len(keys) > 1)}."
     alt = f"Validation mIoU against {' and '.join(keys)}, one point a trial."
-    return Chart("slices", "Slices", caption, alt, png(lambda: slices(summary, keys)))
+    return Chart("slices", "Slices", caption, alt, png(lambda: slices(summary, keys), slice_marks(summary, keys)))
 
 
 def parallel_chart(summary: Summary) -> Chart:

@@ -10,6 +10,7 @@ from fgseg.checkpoints.manifest import read_weights
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
 from fgseg.labels import VOID, LabelSet
+from fgseg.model.class_names import checkpoint_folder, inherited_labels
 from fgseg.storage.store import Store
 from fgseg.visual.label_images import changes, overlay, to_width
 from search.ledger.records import TrialRecord
@@ -21,7 +22,8 @@ CPU_BUDGET_PX, GPU_BUDGET_PX = 2**23, 2**28
 """Pixels predicted to choose frames from; on the CPU 16 frames of 512x1024 or 256 of 128x256, which takes seconds."""
 MAX_WIDTH_PX = 512
 """Maximum width of a picture; wider ones are reduced."""
-PANELS = ("photo", "truth", "start", "best", "changed pixels")
+CHANGED = "changed pixels"
+"""Name of the picture of `fgseg.visual.label_images.changes`."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,17 @@ class ShownFrame:
     best: np.ndarray
     classes: LabelSet
     """Label set of the labels."""
+    untrained: np.ndarray | None = None
+    """Prediction of the untrained checkpoint; None where the head is not inherited."""
 
     def panels(self) -> dict[str, np.ndarray]:
-        """Return the pictures by PANELS, in this order: (h, w, 3) uint8, at most MAX_WIDTH_PX wide."""
-        photo, truth, start, best = to_width(MAX_WIDTH_PX, self.classes, self.photo, self.truth, self.start, self.best)
-        drawn = [photo, *(overlay(photo // 2, labels, self.classes, 0.75) for labels in (truth, start, best))]
-        return dict(zip(PANELS, [*drawn, changes(truth, start, best)], strict=True))
+        """Return the pictures by name, (h, w, 3) uint8, at most MAX_WIDTH_PX wide: the last one is CHANGED."""
+        own = {} if self.untrained is None else {"checkpoint": self.untrained}
+        named = {"truth": self.truth, **own, "start": self.start, "best": self.best}
+        photo, *arrays = to_width(MAX_WIDTH_PX, self.classes, self.photo, *named.values())
+        small = dict(zip(named, arrays, strict=True))
+        drawn = {name: overlay(photo // 2, labels, self.classes, 0.75) for name, labels in small.items()}
+        return {"photo": photo, **drawn, CHANGED: changes(small["truth"], small["start"], small["best"])}
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,7 @@ def compare_predictions(
 
     from fgseg.data import load_splits
     from fgseg.metrics.evaluator import predict_labels
+    from fgseg.model.head_transfer import load_grouped
     from fgseg.model.segformer import build_model
 
     weights = [load(chosen_weights(store_of(t.number), t)) for t in (start, best)]
@@ -102,15 +110,22 @@ def compare_predictions(
     count = min(len(frames), max(COUNT, budget // frames.labels[0].size))
     index = np.linspace(0, len(frames) - 1, count).round().astype(int)
     photos, truth = np.asarray(frames.images[index]), np.asarray(frames.labels[index])
-    model = build_model(run.model.name, classes).to(device)
-    predicted = []
+    images = torch.from_numpy(photos).permute(0, 3, 1, 2)
+    model, predicted = build_model(run.model.name, classes).to(device), []
     for state in weights:
         model.load_state_dict(state)
-        images = torch.from_numpy(photos).permute(0, 3, 1, 2)
         predicted.append(predict_labels(model, images, run.data.window).numpy())
-    order = np.argsort(-difference(classes, truth, *predicted), kind="stable")[:COUNT]
     before, after = predicted
-    shown = (ShownFrame(frames.names[index[k]], photos[k], truth[k], before[k], after[k], classes) for k in order)
+    order = np.argsort(-difference(classes, truth, before, after), kind="stable")[:COUNT]
+    labels = inherited_labels(run.model, classes)
+    untrained: list[np.ndarray | None] = [None] * len(order)
+    if labels is not None:
+        grouped = load_grouped(checkpoint_folder(run.model.name), labels, classes.num_classes).to(device)
+        untrained = [*predict_labels(grouped, images[order], run.data.window).numpy()]
+    shown = (
+        ShownFrame(frames.names[index[k]], photos[k], truth[k], before[k], after[k], classes, own)
+        for k, own in zip(order, untrained, strict=True)
+    )
     among = "all" if count == len(frames) else f"{count} of the"
     note = f"Of {among} {len(frames)} validation frames, those whose class IoU differ most between the two trials."
     return Frames(tuple(shown), note)

@@ -14,7 +14,7 @@ from fgseg.labels import SegClass, display_name
 from fgseg.visual.label_images import BROKEN, MENDED, RIGHT, WRONG, encode_jpeg, encode_png
 from search.ledger.records import State, count_ended
 from search.report.content import Content
-from search.report.frames import ShownFrame
+from search.report.frames import CHANGED, ShownFrame
 from search.report.tables import best_tables, cost_figures, failure_table, params_table, trial_table
 
 
@@ -51,6 +51,7 @@ def render_page(content: Content) -> str:
         best_tables=best_tables(summary, content.baseline),
         class_colours={display_name(c.key): c.colour for c in classes},
         foreground_colours={display_name(c.key): c.colour for c in classes if c.key in summary.foreground},
+        changed=CHANGED,
         change_colours={"mended": MENDED, "broken": BROKEN, "right in both": RIGHT, "wrong in both": WRONG},
         frames_note=content.frames.note,
         frames=[{"name": frame.name, "pictures": frame_pictures(frame)} for frame in content.frames.shown],
@@ -98,7 +99,7 @@ def frame_pictures(frame: ShownFrame) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "source": png_uri(encode_png(panel)) if name == "changed pixels" else data_uri(encode_jpeg(panel), "jpeg"),
+            "source": png_uri(encode_png(panel)) if name == CHANGED else data_uri(encode_jpeg(panel), "jpeg"),
         }
         for name, panel in frame.panels().items()
     ]

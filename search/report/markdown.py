@@ -2,7 +2,6 @@
 
 from fgseg.tables import Table
 from search.report.content import Content
-from search.report.frames import PANELS
 from search.report.tables import best_tables, cost_figures, failure_table, params_table, trial_table
 
 
@@ -15,7 +14,7 @@ def render_markdown(content: Content) -> str:
         lines += section_lines(best_tables(summary, content.baseline))
         lines += ["", "## Where best and start differ", "", content.frames.note]
         for k, frame in enumerate(content.frames.shown, 1):
-            lines.append(f"\n![{frame.name}: {', '.join(PANELS)}](frame-{k}.png)")
+            lines.append(f"\n![{frame.name}: {', '.join(frame.panels())}](frame-{k}.png)")
         for chart in content.charts:
             lines += ["", f"## {chart.title}", "", chart.caption, "", f"![{chart.alt}]({chart.name}.png)"]
     lines += ["", "## Cost", "", *(f"- {name}: {value}" for name, value in cost_figures(summary).items())]

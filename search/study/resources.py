@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.settings import RunConfig
 from search.study.config import SearchConfig
 
+MPS_PROGRAM = "nvidia-cuda-mps-control"
+"""Control program of NVIDIA MPS, which lets kernels of several processes run on a GPU at the same time."""
+MPS_PIPES = "CUDA_MPS_PIPE_DIRECTORY"
+"""Variable by which CUDA finds the daemon of MPS."""
 PROBE_S = 5.0
 """Seconds that an address may take to accept a connection before it counts as unreachable."""
 
@@ -163,6 +168,33 @@ def count_gpus() -> int:
     if visible is not None:
         return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
     return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
+def starts_mps(search: SearchConfig) -> bool:
+    """Return whether a run starts NVIDIA MPS: trials of its private Ray node share a GPU, and MPS is installed.
+
+    A daemon that the user has started is used instead, if `MPS_PIPES` names it.
+    """
+    mine = is_private(search) and not os.environ.get(MPS_PIPES)
+    return mine and shares_gpu(search) and shutil.which(MPS_PROGRAM) is not None
+
+
+def shares_gpu(search: SearchConfig) -> bool:
+    """Return whether several trials share a GPU."""
+    return 0 < (search.gpus_per_trial or 0) < 1
+
+
+def describe_mps(search: SearchConfig) -> str:
+    """Describe how trials that share a GPU use NVIDIA MPS; empty where none share one."""
+    if not shares_gpu(search):
+        return ""
+    if not is_private(search):
+        return "NVIDIA MPS where the nodes of the cluster were started with it"
+    if os.environ.get(MPS_PIPES):
+        return f"NVIDIA MPS of {MPS_PIPES}={os.environ[MPS_PIPES]}"
+    if starts_mps(search):
+        return f"NVIDIA MPS, started for this run by {MPS_PROGRAM}"
+    return f"without NVIDIA MPS: {MPS_PROGRAM} is not installed, so trials take turns"
 
 
 def probe(address: str) -> None:

@@ -154,6 +154,41 @@ def test_points(record: "TrialRecord") -> list[MetricPoint]:
     return [MetricPoint(evaluated.epoch, evaluated.wall_time, record.test.metrics())]
 
 
+def outcome_points(record: "TrialRecord") -> list[MetricPoint]:
+    """Return the outcome of an ended trial, at the step of its last epoch; empty without an epoch.
+
+    MLflow's table of runs shows the last value of a metric; `best/` and `selected/` have one value only.
+    """
+    if record.is_open or not record.epochs:
+        return []
+    return [MetricPoint(record.epochs[-1].epoch, last_moment(record), record.outcome())]
+
+
+def study_points(
+    best: "TrialRecord", records: "Iterable[TrialRecord]", untrained: "UntrainedResult | None"
+) -> list[MetricPoint]:
+    """Return the metrics of the parent run after the latest end of a trial.
+
+    Args:
+        best: the best trial, COMPLETE.
+        records: all trials of the study.
+        untrained: result of the untrained checkpoint, if there is one.
+
+    Returns:
+        Two points at the step of the number of ended trials: the validation metrics of the best trial; and its
+        outcome with its gains in mIoU over trial 0, the start point, and over the untrained checkpoint, if known.
+    """
+    assert best.value is not None and best.chosen is not None
+    ended = [record for record in records if not record.is_open]
+    start = next((record.value for record in ended if record.number == 0 and record.repeat is None), None)
+    gains = {} if start is None else {"gain/over_start": best.value - start}
+    if untrained and untrained.split == "val":
+        gains["gain/over_checkpoint"] = best.value - untrained.miou
+    moment = max(map(last_moment, ended))
+    groups = best.chosen.validation_metrics(), best.outcome() | gains
+    return [MetricPoint(len(ended), moment, values) for values in groups]
+
+
 def trial_ending(record: "TrialRecord", phase: Phase) -> tuple[str, dict[str, str]]:
     """Return status and ENDING_TAGS of a trial's run; an open trial is KILLED unless a driver runs the study."""
     if record.state == "running" and phase != "running":

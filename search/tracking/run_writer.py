@@ -28,9 +28,11 @@ from search.tracking.run_schema import (
     identity_tags,
     last_moment,
     milliseconds,
+    outcome_points,
     parent_tags,
     run_name,
     study_ending,
+    study_points,
     test_points,
     trial_ending,
     trial_tags,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+    from fgseg.checkpoints.untrained_result import UntrainedResult
     from search.ledger.records import TrialRecord
     from search.ledger.study_metadata import StudyMetadata
     from search.study.location import StudyLocation
@@ -135,26 +138,24 @@ class StudyRunWriter:
         return self.runs[number]
 
     def write_study(self, phase: Phase) -> None:
-        """Update the parent: settings, validation metrics of the best trial (step: number of ended trials), status."""
+        """Update the parent: settings, metrics of the best trial, the untrained checkpoint's run, status."""
         records = self.ledger.trials()
         best = self.ledger.best(records)
+        untrained = untrained_of(self.location, self.metadata)
         run = self.open_study(records)
         status, ending = study_ending(records, phase)
         best_tag = {} if best is None else {"fgseg.best_trial": str(best.number)}
         self.log_tags_and_params(run, parent_tags(self.metadata) | best_tag | ending, self.metadata.settings)
         self.log_dataset(run)
         if best is not None and best.chosen is not None:
-            finished = [r for r in records if r.state != "running"]
-            values = {key: value for key, value in best.chosen.metrics().items() if key.startswith("val/")}
-            self.log_metrics(run, [MetricPoint(len(finished), max(map(last_moment, finished)), values)])
-        self.write_checkpoint(run.run_id)
+            for point in study_points(best, records, untrained):
+                self.log_metrics(run, [point])
+        if untrained and untrained.metrics():
+            self.write_checkpoint(untrained, run.run_id)
         self.write_status(run, status, ending, max(map(last_moment, records), default=time.time()))
 
-    def write_checkpoint(self, parent_id: str) -> None:
-        """Create the run of the untrained checkpoint once it is evaluated; replaces that of an earlier evaluation."""
-        result = untrained_of(self.location, self.metadata)
-        if result is None or not result.metrics():
-            return
+    def write_checkpoint(self, result: "UntrainedResult", parent_id: str) -> None:
+        """Create the run of the untrained checkpoint; replaces that of an earlier evaluation."""
         tags = checkpoint_tags(self.metadata, result, parent_id)
         known = self.runs.get(CHECKPOINT)
         if known is not None and known.tags.get("fgseg.evaluated") != tags["fgseg.evaluated"]:
@@ -180,6 +181,7 @@ class StudyRunWriter:
         self.log_dataset(run)
         self.log_metrics(run, epoch_points(record))
         self.log_metrics(run, test_points(record))
+        self.log_metrics(run, outcome_points(record))
         if record.state == "complete" and OVERLAY_COUNT not in run.tags:
             store = self.location.trial_store(record.number)
             if count := log_overlays(self.client, run.run_id, store):

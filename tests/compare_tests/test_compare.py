@@ -19,8 +19,10 @@ from fgseg.checkpoints.untrained_result import UNTRAINED
 from fgseg.config.settings import DataConfig
 from fgseg.metrics.boundary_iou import boundary_iou
 from fgseg.metrics.iou import class_iou, miou
-from fgseg.storage.store import LocalStore
+from fgseg.storage.store import LocalStore, open_store
 from search.audit.trials import audit
+from search.cli.signals import Signals
+from search.compare import runner
 from search.compare.__main__ import main
 from search.compare.plans import plans_from
 from search.compare.runner import budgets, untrained_checkpoint
@@ -32,7 +34,7 @@ from search.ledger.ledger import Ledger
 from search.ledger.study_metadata import StudyMetadata
 from search.ledger.trial_source import FixedTrials
 from search.study.location import find_location
-from search.study.plan import make_plan
+from search.study.plan import RepeatPlan, make_plan
 from search.study.space import load_space
 from search.tracking.client import open_client
 
@@ -185,6 +187,21 @@ def test_comparison_is_plain_json():
     checkpoint = family("checkpoint")
     text = json.dumps(facts([family("baseline"), family("good", 0.7)], checkpoint=checkpoint), allow_nan=False)
     assert set(json.loads(text)["families"][0]["iou"]) == {*KEYS, MEAN}
+
+
+def test_json_is_the_written_comparison_and_nothing_else(capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    written = json.dumps(facts([family("baseline"), family("bas")]), indent=1)
+
+    def run_comparison(plans: list[RepeatPlan], name: str, point: str, signals: Signals) -> int:
+        print("trial 000 started")
+        open_store(runner.comparison_folder(plans, name)).put("comparison.json", written.encode())
+        return 0
+
+    monkeypatch.setattr(runner, "run_comparison", run_comparison)
+    assert main(["--spaces", "baseline", "bas", "--storage", str(tmp_path), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == (f"{written}\n", "trial 000 started\n")
+    assert "--json: not with --dry-run" in mistake(capsys, tmp_path, "--json", "--dry-run")
 
 
 def mistake(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) -> str:

@@ -101,7 +101,8 @@ def test_installed_package_ships_its_configs(tmp_path: Path):
 
 def test_dry_run_shows_what_would_run_and_masks_credentials(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     uri = "http://someone:very-secret@127.0.0.1:5000"
-    assert main(["--space=bas", "--dry-run", f"--storage={tmp_path / 'runs'}", f"--tracking-uri={uri}"]) == 0
+    small = [word for s in ("train=4", "val=2", f"cache={tmp_path}/cache") for word in ("--set", f"data.{s}")]
+    assert main(["--space=bas", "--dry-run", f"--storage={tmp_path / 'runs'}", f"--tracking-uri={uri}", *small]) == 0
     shown = capsys.readouterr().out
     assert "8 new trials; the study does not exist yet" in shown
     assert "loss.ssim" in shown

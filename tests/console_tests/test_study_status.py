@@ -7,12 +7,13 @@ import socket
 from pathlib import Path
 
 import pytest
-from builders import make_untrained
+from builders import make_trial, make_untrained
 from kept_study import begin, finished_study, train
 
 from fgseg.checkpoints.untrained_result import UNTRAINED
 from fgseg.storage.store import LocalStore
 from search import status
+from search.console.study_status import TrialTime, trial_time
 from search.study.location import StudyLocation
 
 
@@ -38,6 +39,15 @@ def test_status_names_the_driver_at_work_and_the_running_trials(tmp_path: Path, 
     assert f"s: runs on {socket.gethostname()}, process {os.getpid()}\n" in shown
     assert re.search(r"000 +2/3 +0\.2000 +0\.2000 +0\.7000 +9\.5", shown)
     assert "left" in shown
+
+
+def test_fixed_cost_is_what_a_trial_takes_beside_its_epochs():
+    """Two finished trials of 50 s with three epochs of 10 s each; a continued trial does not count."""
+    records = [make_trial(0), make_trial(1), make_trial(2, attempt=2, ended=1e9), make_trial(3, "running")]
+    duration = trial_time(records)
+    assert duration == TrialTime(50, 30)
+    assert str(duration) == "a trial takes 0:50: 0:30 of training and validation, 0:20 (40%) of fixed cost"
+    assert trial_time([make_trial(0, "running")]) is None
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def test_repeat_that_died_before_it_was_judged_is_judged_alike_by_its_next_start
 
 def test_share_of_a_gpu_is_taken_before_training(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
     shares: list[float] = []
-    monkeypatch.setattr("fgseg.devices.limit_gpu_memory", shares.append)
+    monkeypatch.setattr("fgseg.gpu_memory.limit_gpu_memory", shares.append)
     monkeypatch.setattr(fgseg.training.loop, "train", broken())
     reports(replace(job, gpus=0.25))
     reports(job)

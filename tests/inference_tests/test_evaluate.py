@@ -69,6 +69,18 @@ def test_table_shows_every_class(study: tuple[StudyLocation, Ledger], config: st
     assert "on test: 4 frames of 64x128" in shown and "mIoU" in shown
 
 
+def test_json_is_what_out_writes_with_the_names_of_mlflow(
+    study: tuple[StudyLocation, Ledger], config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "scores.json"
+    assert main([str(export(*study)[0]), "--config", config, "--json", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert shown == f"{out.read_text()}\n"
+    found, last = json.loads(shown), study[1].trial(0).epochs[-1]
+    assert found.keys() == {"miou", "classes", "confusion", "split", "data", "metrics"}
+    assert found["metrics"] == last.validation_metrics()
+
+
 def test_precision_and_recall_are_columns_and_rows_of_the_confusion(study: tuple[StudyLocation, Ledger], cache: str):
     scores = score(find_trained(str(export(*study)[0])), tiny_run(cache), "val")
     hits, vegetation = scores.confusion[3][3], scores.classes["vegetation"]

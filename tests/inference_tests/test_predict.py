@@ -1,5 +1,6 @@
 """`python -m fgseg.predict`: masks and overlays for photos of any size."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from finished_model import labels_of, tiny_run, trained_study
 from PIL import Image
+from safetensors.torch import load_file
+from small_checkpoint import save_checkpoint
 from small_data import run_python
 from thin_street import THIN_STREET
-from transformers import pipeline
+from transformers import SegformerForSemanticSegmentation, pipeline
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import Fit
@@ -21,6 +24,7 @@ from fgseg.data.batches import normalise
 from fgseg.data.geometry import Geometry
 from fgseg.data.windows import window_starts
 from fgseg.devices import find_device
+from fgseg.inference.export import processor_config
 from fgseg.inference.photos import find_photos
 from fgseg.inference.photos import labels_of as predict_photo
 from fgseg.inference.tiling import labels_at, tiled_logits, without_padding
@@ -46,6 +50,21 @@ def frame(cache: str) -> np.ndarray:
 def mask_of(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image)
+
+
+def test_checkpoint_of_another_tool_is_predicted_with_its_own_classes(frame: np.ndarray, tmp_path: Path):
+    """`save_pretrained` writes the names of tensors of the hub, which differ from those of Transformers' modules."""
+    name = save_checkpoint(tmp_path / "weights")
+    assert any(".linear_c." in key for key in load_file(tmp_path / "weights" / "model.safetensors"))
+    processor = json.dumps(processor_config(Geometry(FRAME), None))
+    (tmp_path / "weights" / "preprocessor_config.json").write_text(processor)
+    Image.fromarray(frame).save(tmp_path / "street.png")
+    assert main([name, str(tmp_path / "street.png"), "--out", str(tmp_path / "out")]) == 0
+    model = SegformerForSemanticSegmentation.from_pretrained(name)
+    with torch.inference_mode():
+        logits = model(normalise(torch.from_numpy(frame).permute(2, 0, 1)[None])).logits
+    expected = F.interpolate(logits, size=FRAME, mode="bilinear", align_corners=False).argmax(1)[0].numpy()
+    assert (mask_of(tmp_path / "out" / "street.png") != expected).mean() < 1e-3  # ties in float32
 
 
 @pytest.mark.parametrize("size", [(300, 150), (150, 200), (91, 333)])

@@ -235,7 +235,7 @@ def test_ssim_and_its_gradient_are_those_of_the_formula(height: int, width: int)
 def test_ssim_does_not_depend_on_how_many_planes_are_treated_at_a_time(planes: int, monkeypatch):
     batch = Batch(random_logits(2, 7, 16, 28), blocks(), None)
     expected = ssim(batch.probs, batch.target)
-    monkeypatch.setattr("fgseg.losses.ssim.CPU_CHUNK_VALUES", planes * 16 * 28)
+    monkeypatch.setattr("fgseg.losses.ssim_banded.CPU_CHUNK_VALUES", planes * 16 * 28)
     torch.testing.assert_close(ssim(batch.probs, batch.target), expected)
 
 

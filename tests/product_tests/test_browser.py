@@ -201,6 +201,27 @@ def test_report_is_among_the_artifacts_of_the_study(site: Site, runs: dict[str, 
     site.shot("report")
 
 
+def test_report_sorts_tables_and_lays_two_predictions_of_a_frame_over_each_other(site: Site, storage: Path):
+    page, script = storage / "quickstart-bas_cp" / "report" / "report.html", site.browser.execute_script
+    site.browser.get(page.as_uri())
+    column = (
+        "return [...document.querySelectorAll('table.dense tbody')[0].rows].map(r => r.cells[arguments[0]].innerText)"
+    )
+    site.click("table.dense th", 3)
+    values = [value for value in script(column, 3) if value != "-"]
+    assert len(values) > 1 and values == sorted(values, reverse=True)
+    site.click("table.dense th", 0)
+    site.click("table.dense th", 0)
+    assert script(column, 0) == sorted(script(column, 0))
+    if "<figcaption>start</figcaption>" in page.read_text():  # else the start point is the best trial
+        slider = (
+            "const s = document.querySelector('.compare input'); s.value = 25; s.dispatchEvent(new Event('input'));"
+        )
+        clip = f"{slider} return document.querySelector('.compare img + img').style.clipPath"
+        assert script(clip) == "inset(0px 75% 0px 0px)"
+    site.shot("report-page")
+
+
 def test_two_families_compare_in_one_view_with_parallel_coordinates_and_classes(site: Site, runs: dict[str, str]):
     chosen = [runs[name] for name in ("bas_cp/000", "bas_cp/001", "baseline/000")]
     site.open(f"compare-runs?runs={quote(json.dumps(chosen))}&experiments={quote(json.dumps(['1']))}")

@@ -77,7 +77,9 @@ def test_three_changes_are_shown(changes: dict[str, str]):
 
 def test_new_family_is_listed_planned_and_trained(grown: Path, tmp_path: Path):
     assert "BAS + flip" in python(grown, "-m", "search.run", "--list")
-    planned = python(grown, "-m", "search.run", "--space", "bas_flip", "--dry-run", "--storage", str(tmp_path))
+    small = [word for s in ("train=4", "val=2", f"cache={tmp_path}/cache") for word in ("--set", f"data.{s}")]
+    command = ["-m", "search.run", "--space", "bas_flip", "--dry-run", "--storage", str(tmp_path), *small]
+    planned = python(grown, *command)
     assert "trials of BAS + flip (bas_flip)" in planned and "augment.flip_prob" in planned
     assert train(grown, "bas_flip", tmp_path) == "['cross_entropy', 'soft_iou', 'ssim'] 0.5\n"
 

@@ -14,11 +14,12 @@ from fgseg.storage.store import LocalStore
 from search.audit.trials import audit
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
-from search.report.frames import PANELS
 from search.study.space import load_space
 from search.tracking.run_reader import CHECKPOINT, read_runs
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(LIMIT_S)]
+PANELS = ("photo", "truth", "checkpoint", "start", "best", "changed pixels")
+"""Pictures of a frame in the report."""
 
 
 @pytest.fixture(scope="session")

@@ -87,11 +87,13 @@ def files() -> dict[str, bytes]:
 
 def test_page_asks_for_nothing_from_elsewhere(files: dict[str, bytes]):
     page = files["report.html"].decode()
-    assert not re.search(r"(?:src|href)=\"(?!data:)|url\(|@import|<script|https?://", page)
+    assert not re.search(r"(?:src|href)=\"(?!data:)|url\(|@import|<script |https?://|fetch\(", page)
+    assert page.count("<script>") == 1
+    assert "<noscript" not in page and 'class="compare"' not in page  # made by the script, so that all is there without
 
 
 def test_every_picture_of_the_page_opens_and_has_an_alternative_text(files: dict[str, bytes]):
-    pictures = re.findall(r'<img src="data:image/(\w+);base64,([^"]+)" alt="([^"]+)">', files["report.html"].decode())
+    pictures = re.findall(r'<img src="data:image/(\w+);base64,([^"]+)" alt="([^"]+)"', files["report.html"].decode())
     assert len(pictures) == files["report.html"].count(b"<img") == 6 + PANELS
     for form, data, alt in pictures:
         assert Image.open(BytesIO(base64.b64decode(data))).format.lower() == form
@@ -124,6 +126,27 @@ def test_report_has_the_thin_miou_of_trials_and_checkpoint():
     text = report_files(build_content(known, Baseline(), Frames((), "None."), written=1e9))["report.md"].decode()
     assert "| **thin mIoU** | **0.2500** | **0.3350** | **0.3450** | **+0.0950** | **+0.0100** |" in text
     assert "| trial | state | epochs | mIoU | thin mIoU | fence |" in text
+
+
+def test_points_of_the_charts_name_their_trials_where_the_picture_has_them(files: dict[str, bytes]):
+    found = content(*MIXED, *(make_trial(k) for k in range(4, 12)))
+    chart = next(chart for chart in found.charts if chart.name == "history")
+    assert [p.text for p in chart.points[:2]] == ["trial 000: mIoU 0.3000", "trial 001: mIoU 0.3100"]
+    pixels = np.asarray(Image.open(BytesIO(chart.png)).convert("RGB"))
+    height, width = pixels.shape[:2]
+    finished = [p for p in chart.points if "trial 003" not in p.text]
+    assert len(finished) == 10
+    for point in finished:
+        y, x = round(point.top * height), round(point.left * width)
+        assert (pixels[y - 4 : y + 5, x - 4 : x + 5] == (0, 0x62, 0xBE)).all(-1).any(), point
+    page = files["report.html"].decode()
+    assert 'data-text="trial 000: loss.ssim 0.1, mIoU 0.3000"' in page
+
+
+def test_frames_of_an_inherited_head_show_the_untrained_checkpoint():
+    shown = replace(FRAME, untrained=PIXELS).panels()
+    assert list(shown) == ["photo", "truth", "checkpoint", "start", "best", "changed pixels"]
+    assert list(FRAME.panels()) == ["photo", "truth", "start", "best", "changed pixels"]
 
 
 def test_markdown_names_the_pictures_beside_it(files: dict[str, bytes]):

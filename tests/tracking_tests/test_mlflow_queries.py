@@ -18,16 +18,15 @@ README = (Path(__file__).parents[2] / "mlflow" / "README.md").read_text(encoding
 QUERIES = re.findall(r"```sql\n(.*?)```", README, re.DOTALL)[0].splitlines()
 FOUND = {
     "tags.fgseg.kind = 'trial'": {"bas_cp/000", "bas_cp/001", "bas_cp/002"},
-    "tags.fgseg.space = 'bas_cp' and metrics.`val/miou` > 0.5": {"bas_cp/001", "quickstart-bas_cp"},
+    "tags.fgseg.space = 'bas_cp' and metrics.`selected/val/miou` > 0.5": {"bas_cp/001", "quickstart-bas_cp"},
     "tags.fgseg.study = 'quickstart-bas_cp' and attributes.status = 'FINISHED'": {
         "bas_cp/000",
         "bas_cp/001",
         "quickstart-bas_cp",
     },
-    "metrics.`val/iou/pole` > 0.1 and metrics.`val/iou/traffic_light` > 0.1": {
+    "metrics.`selected/val/iou/pole` > 0.1 and metrics.`selected/val/iou/traffic_light` > 0.1": {
         "bas_cp/000",
         "bas_cp/001",
-        "bas_cp/002",
         "quickstart-bas_cp",
     },
     "params.train.lr = '0.005' and tags.fgseg.kind = 'trial'": {"bas_cp/000", "bas_cp/001", "bas_cp/002"},

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import START, make_epoch, make_trial, make_untrained
+from builders import START, make_epoch, make_history, make_trial, make_untrained
 from fake_ledger import METADATA, SETTINGS, FakeLedger
 from thin_street import FOREGROUND
 
@@ -138,10 +138,34 @@ def test_an_epoch_is_one_step_with_every_metric_at_its_wall_time(server: Server)
     (run,) = server.runs("trial")
     classes = {f"val/iou/{c.key}" for c in FOREGROUND}
     names = {"val/miou", "train/loss", "train/loss/ssim", "train/images_per_s"} | classes
-    assert run.data.metrics.keys() == names
+    outcome = {"best/epoch", *("best/val/miou", "selected/val/miou"), *(f"selected/{name}" for name in classes)}
+    assert run.data.metrics.keys() == names | outcome
     history = server.client.get_metric_history(run.info.run_id, "val/miou")
     assert [m.step for m in history] == [1, 2, 3]
     assert [m.timestamp for m in history] == [int(START * 1000) + k for k in (10125, 20250, 30375)]
+
+
+def test_ended_trial_has_its_best_and_its_selected_epoch_as_columns(server: Server) -> None:
+    """`train.select` is last: the best epoch of the first trial is not the selected one."""
+    first = make_trial(0, epochs=make_history(0.2, 0.4, 0.3))
+    server.reconcile(FakeLedger(first, make_trial(1, "pruned", epochs=make_history(0.1)), make_trial(2, "running")))
+    complete, pruned, running = (run.data.metrics for run in server.runs("trial"))
+    assert (complete["best/val/miou"], complete["best/epoch"], complete["selected/val/miou"]) == (0.4, 2, 0.3)
+    assert complete["selected/val/iou/pole"] == complete["val/iou/pole"]
+    assert [(m["best/val/miou"], "selected/val/miou" in m) for m in (complete, pruned)] == [(0.4, True), (0.1, False)]
+    assert not any(name.startswith(("best/", "selected/")) for name in running)
+
+
+def test_study_has_the_outcome_of_its_best_trial_and_the_gains(server: Server) -> None:
+    ledger = FakeLedger(make_trial(0, epochs=make_history(0.3)), make_trial(1, epochs=make_history(0.6, 0.5)))
+    server.reconcile(ledger)
+    assert "gain/over_checkpoint" not in server.parent().data.metrics
+    store_untrained(server, miou=0.25)
+    server.reconcile(ledger)
+    found = server.parent().data.metrics
+    names = ("best/val/miou", "best/epoch", "selected/val/miou", "gain/over_start", "gain/over_checkpoint")
+    assert [found[name] for name in names] == [0.6, 1, 0.5, pytest.approx(0.2), 0.25]
+    assert {len(server.points(server.parent(), name)) for name in names} == {1}
 
 
 def test_values_that_are_not_finite_are_left_out(server: Server) -> None:
@@ -226,7 +250,8 @@ def test_the_parent_shows_the_best_trial_as_trials_finish(server: Server) -> Non
     parent = server.parent()
     assert server.points(parent, "val/miou") == [(1, pytest.approx(0.30)), (2, pytest.approx(0.31))]
     assert parent.data.tags["fgseg.best_trial"] == "1"
-    assert parent.data.metrics.keys() == {"val/miou"} | {f"val/iou/{c.key}" for c in FOREGROUND}
+    assert {"val/miou"} | {f"val/iou/{c.key}" for c in FOREGROUND} <= parent.data.metrics.keys()
+    assert not any(name.startswith("train/") for name in parent.data.metrics)
 
 
 def test_the_parent_shows_the_selected_epoch_of_the_best_trial(server: Server) -> None:

@@ -1,0 +1,277 @@
+"""What the commands print with `--json`: one JSON document whose names stay the same from version to version.
+
+Settings have the dotted names of `--set`; metrics have the names of MLflow.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+from rich.console import Console
+
+from fgseg.config.errors import ConfigError
+from fgseg.config.settings import DataConfig
+from fgseg.data import FrameSet, open_reader
+from fgseg.labels import LabelSet
+from fgseg.storage.store import absolute, is_local
+from search.console.data_picture import save_picture
+from search.console.decoding import read_splits
+from search.console.study_status import StudyStatus, recent_pace, trial_time
+from search.ledger.catalog import open_ledger, study_names
+from search.ledger.ledger import Ledger
+from search.ledger.records import State, TrialRecord, count_ended
+from search.ledger.untrained import untrained_of
+from search.study.config import SearchConfig
+from search.study.location import StudyLocation, normal_ledger, public_address
+from search.study.plan import Plan, check_identity
+from search.study.space import Range, list_spaces, load_space
+
+
+class Document(BaseModel):
+    """Base of all documents: its fields are all there are."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class SpaceDocument(Document):
+    """A search space: an entry of `search.run --list --json`."""
+
+    space: str
+    title: str
+    searched: dict[str, Range]
+    """Ranges by setting."""
+
+
+class StudyDocument(Document):
+    """A study of a storage: an entry of `search.run --list-studies --json`."""
+
+    study: str
+    trials: dict[str, int] | None
+    """Number of trials by state: running, complete, pruned, fail; null if the ledger cannot be read."""
+    best_trial: int | None
+    metrics: dict[str, float]
+    """Metrics of the best trial, as MLflow's table shows them; empty while no trial is complete."""
+
+
+class SplitDocument(Document):
+    """Frames of one split."""
+
+    frames: int
+    pixel_share: dict[str, float]
+    """Share of each class among the pixels that are not void, in [0, 1]."""
+    class_frames: dict[str, int]
+    """Number of frames that hold the class."""
+
+
+class DataDocument(Document):
+    """The data set of a plan."""
+
+    splits: dict[str, SplitDocument]
+    """Training and validation frames; empty if the data are not read, see `note`."""
+    picture: str | None
+    """Path of a PNG file that shows training frames with their labels."""
+    note: str
+    """Why the data are not read; empty if they are."""
+
+
+class PlanDocument(Document):
+    """What a search would run: `search.run --dry-run --json`."""
+
+    study: str
+    space: str
+    title: str
+    storage: str
+    """Folder of the study."""
+    ledger_url: str
+    tracking_uri: str
+    exists: bool
+    """Whether the study has been started before."""
+    new_trials: int
+    open_trials: int
+    """Trials that would be continued."""
+    ended_trials: int
+    settings: dict[str, Any]
+    """Settings of the start point."""
+    search: dict[str, Any]
+    """Settings of the search, by the name of their flag with underscores."""
+    searched: dict[str, Range]
+    """Ranges by setting."""
+    data: DataDocument
+
+
+class TrialDocument(Document):
+    """A trial of `search.status --json`."""
+
+    trial: int
+    state: State
+    attempt: int
+    epochs: int
+    """Number of epochs done."""
+    params: dict[str, float]
+    """Searched settings."""
+    metrics: dict[str, float]
+    """As MLflow's table shows them: those of the last epoch, and `best/` and `selected/` of an ended trial."""
+    reason: str | None
+    """Why the trial failed or was stopped early."""
+
+
+class DriverDocument(Document):
+    """The process that runs a study."""
+
+    host: str
+    pid: int
+
+
+class StatusDocument(Document):
+    """State of a study: `search.status --json`."""
+
+    study: str
+    space: str
+    tracking_uri: str
+    driver: DriverDocument | None
+    budget: int
+    """Trials that the latest run was to reach."""
+    epochs: int
+    """Length of a trial."""
+    seconds_left: float | None
+    """Estimate until the budget is used up; null if no driver runs or before the second epoch."""
+    trial_seconds: float | None
+    """Mean duration of the finished trials; null before the first one."""
+    training_seconds: float | None
+    """The part of it that is training and validation; the rest is fixed cost."""
+    best_trial: int | None
+    checkpoint: dict[str, float] | None
+    """Metrics of the untrained checkpoint, if there is one."""
+    trials: list[TrialDocument]
+
+
+def print_document(document: Document | Sequence[Document]) -> int:
+    """Print a document, or a list of them, on standard output; returns exit code 0."""
+    print(TypeAdapter(Any).dump_json(document, indent=1).decode())
+    return 0
+
+
+def space_documents() -> list[SpaceDocument]:
+    """Describe every search space."""
+    spaces = [load_space(name, DataConfig()) for name in list_spaces()]
+    return [SpaceDocument(space=s.name, title=s.title, searched=s.search) for s in spaces]
+
+
+def study_documents(search: SearchConfig) -> list[StudyDocument]:
+    """Describe the studies of the shared ledger, else of the storage; raises ConfigError if there is none."""
+    shared = normal_ledger(search.ledger_url) if search.ledger_url else None
+    if shared:
+        from search.ledger.database import check_database
+
+        check_database(shared)
+    elif not is_local(search.storage):
+        raise ConfigError("--storage: s3:// holds files only; give --ledger-url, whose studies are listed")
+    storage = absolute(search.storage)
+    names = study_names(storage, shared)
+    if not names:
+        there = public_address(search.ledger_url or search.storage)
+        raise ConfigError(f"--storage: no studies in {there}; run a search first, or name another folder")
+    return [study_document(StudyLocation(storage, name, "", shared)) for name in names]
+
+
+def study_document(location: StudyLocation) -> StudyDocument:
+    """Describe a study in a list."""
+    from search.ledger.database import LedgerError
+
+    try:
+        ledger = Ledger(location.ledger_url, location.study)
+        records = ledger.trials()
+    except (LedgerError, LookupError):
+        return StudyDocument(study=location.study, trials=None, best_trial=None, metrics={})
+    best = ledger.best(records)
+    return StudyDocument(
+        study=location.study,
+        trials={state: sum(r.state is state for r in records) for state in State},
+        best_trial=best and best.number,
+        metrics=best.metrics() if best else {},
+    )
+
+
+def plan_document(plan: Plan) -> PlanDocument:
+    """Describe what a plan would run; raises ConfigError for a study of another identity."""
+    records: list[TrialRecord] = []
+    exists = Ledger.exists(plan.location.ledger_url, plan.study)
+    if exists:
+        ledger = Ledger(plan.location.ledger_url, plan.study)
+        check_identity(ledger.metadata.identity, plan.identity, plan)
+        records = ledger.trials()
+    ended = count_ended(records)
+    return PlanDocument(
+        study=plan.study,
+        space=plan.space.name,
+        title=plan.space.title,
+        storage=plan.location.folder,
+        ledger_url=public_address(plan.location.ledger_url),
+        tracking_uri=public_address(plan.location.tracking_uri),
+        exists=exists,
+        new_trials=max(0, plan.search.trials - len(records)),
+        open_trials=len(records) - ended,
+        ended_trials=ended,
+        settings=plan.settings.flat(),
+        search=plan.search.model_dump(exclude={"tracking_uri", "storage", "ledger_url"}),
+        searched=plan.space.search,
+        data=data_document(plan.settings.data),
+    )
+
+
+def data_document(cfg: DataConfig) -> DataDocument:
+    """Read training and validation frames, as a run would, and describe them; raises ConfigError.
+
+    A data set of the hub is not read, since a dry run downloads nothing.
+    """
+    if open_reader(cfg).remote:
+        return DataDocument(splits={}, picture=None, note="not read, since a dry run downloads nothing")
+    splits = read_splits(cfg, ("train", "val"), Console(stderr=True))
+    found = {name: split_document(frames, cfg.label_set()) for name, frames in splits.items()}
+    return DataDocument(splits=found, picture=str(save_picture(cfg, splits)), note="")
+
+
+def split_document(frames: FrameSet, classes: LabelSet) -> SplitDocument:
+    """Describe the frames of a split."""
+    pixels = frames.pixels.sum(0) / max(1, frames.pixels.sum())
+    return SplitDocument(
+        frames=len(frames),
+        pixel_share={c.key: float(pixels[c.label]) for c in classes.classes},
+        class_frames={c.key: int((frames.pixels[:, c.label] > 0).sum()) for c in classes.classes},
+    )
+
+
+def status_document(location: StudyLocation) -> StatusDocument:
+    """Describe the state of a study; raises ConfigError if there is none of this name."""
+    ledger = open_ledger(location)
+    records, holder, metadata = ledger.trials(), ledger.holder(), ledger.metadata
+    status = StudyStatus(metadata, records)
+    untrained, duration = untrained_of(location, metadata), trial_time(records)
+    return StatusDocument(
+        study=location.study,
+        space=metadata.space,
+        tracking_uri=public_address(location.tracking_uri),
+        driver=DriverDocument(host=holder.name, pid=holder.pid) if holder else None,
+        budget=metadata.budget,
+        epochs=metadata.epochs,
+        seconds_left=status.seconds_left(recent_pace(records, time.time())) if holder else None,
+        trial_seconds=duration and duration.total,
+        training_seconds=duration and duration.training,
+        best_trial=status.best and status.best.number,
+        checkpoint=untrained and untrained.metrics(),
+        trials=[trial_document(record) for record in records],
+    )
+
+
+def trial_document(record: TrialRecord) -> TrialDocument:
+    """Describe a trial."""
+    return TrialDocument(
+        trial=record.number,
+        state=record.state,
+        attempt=record.attempt,
+        epochs=len(record.epochs),
+        params=record.params,
+        metrics=record.metrics(),
+        reason=record.reason,
+    )
