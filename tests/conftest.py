@@ -7,9 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,32 @@ def cpu_only() -> Iterator[str | None]:
             patch.setenv("CUDA_VISIBLE_DEVICES", "")
             patch.setattr(torch.cuda, "is_available", lambda: False)
         yield visible
+
+
+@pytest.fixture(scope="session", autouse=True)
+def migrations_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Copy an empty database of MLflow or Optuna from the second on: their migrations take a second, in many tests.
+
+    Commands in processes of their own, as those that start Ray, run the migrations.
+    """
+    from sqlalchemy.engine import make_url
+
+    from search.tracking.client import create_database
+
+    folder = tmp_path_factory.mktemp("empty-databases")
+
+    def create(name: str, uri: str, fill: Callable[[str], None]) -> None:
+        def copy(whole: str) -> None:
+            if not (folder / name).exists():
+                fill(f"sqlite:///{folder / name}")
+            shutil.copy(folder / name, str(make_url(whole).database))
+
+        create_database(uri, copy)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("run_writer", "optuna_studies"):
+            patch.setattr(f"search.tracking.{module}.create_database", partial(create, module))
+        yield
 
 
 @pytest.fixture
@@ -211,6 +238,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     """Variables for commands under test: this checkout, a Ray folder and a cache of their own."""
     ray = tempfile.mkdtemp(prefix="fg-", dir="/tmp")  # a socket's path may have 107 characters only
     own = {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": ray, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("user-cache"))}
+    own["OMP_WAIT_POLICY"] = "PASSIVE"  # see .ci/run
     yield os.environ | own
     shutil.rmtree(ray, ignore_errors=True)
 
@@ -258,8 +286,8 @@ def start(environment: dict[str, str]):
 
     drivers: list[Driver] = []
 
-    def begin(storage: Path, *arguments: str) -> Driver:
-        drivers.append(Driver(storage, environment, *arguments))
+    def begin(storage: Path, *arguments: str, **options: Any) -> Driver:
+        drivers.append(Driver(storage, environment, *arguments, **options))
         return drivers[-1]
 
     yield begin

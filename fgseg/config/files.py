@@ -8,13 +8,14 @@ import yaml
 
 from fgseg.config.errors import ConfigError
 
-SHIPPED = Path(__file__).parents[1] / "_configs"
+INSTALLED = Path(__file__).parents[1] / "_configs"
 """Package data of an installed copy. A checkout lacks it and uses the configs/ of the repository."""
+SHIPPED = INSTALLED if INSTALLED.is_dir() else Path(__file__).parents[2] / "configs"
 
 
 def folders() -> list[Path]:
     """Return the folders of configuration files; earlier ones take precedence."""
-    return [Path("configs"), SHIPPED if SHIPPED.is_dir() else Path(__file__).parents[2] / "configs"]
+    return [Path("configs"), SHIPPED]
 
 
 def find_config(name: str) -> Path:

@@ -161,11 +161,14 @@ def _read_own(path: Path, modified_ns: int) -> LabelSet | None:
 
 def find_label_set(name: str) -> Path:
     """Return the file of a label set, see `load_label_set`; raises ConfigError if there is none."""
+    own = Path(expanduser(name))  # unlike Path.expanduser, leaves an unknown user alone
+    shipped = [folder / "labels" / f"{name}.yaml" for folder in folders() if own.name == name]
+    for path in (*shipped, own):
+        if path.is_file():
+            return path
     known = list_configs("labels")
-    path = known.get(name, Path(expanduser(name)))  # unlike Path.expanduser, leaves an unknown user alone
-    if name not in known and not path.is_file():
-        check_name(name, known, f"data.labels: no label set {name!r} in configs/labels, nor a file of that name")
-    return path
+    check_name(name, known, f"data.labels: no label set {name!r} in configs/labels, nor a file of that name")
+    return known[name]
 
 
 def portable_name(name: str) -> str:

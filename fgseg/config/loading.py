@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,11 @@ def build(layers: Sequence[Layer], whole: bool = True) -> RunConfig:
     merged = {key: value for layer in layers for key, value in layer.values.items()}
     origins = {key: layer.origin for layer in layers for key in layer.values}
     weights = {key for key in merged if key.startswith("class_weights.")}
-    check_names(merged.keys() - weights, RunConfig(), origins)
+    check_names(merged.keys() - weights, default_settings(), origins)
     # The label set, which decides the names of the weights, may itself be wrong: the other settings come first.
     run = validate({key: value for key, value in merged.items() if key not in weights}, origins)
     if weights:
-        check_names(weights, run, origins)
+        check_names(weights, run.flat(), origins)
         run = validate(merged, origins)
     if whole and not any(weight for name, weight in run.loss.weights.items() if name != "edge"):
         raise ConfigError(
@@ -59,11 +60,16 @@ def build(layers: Sequence[Layer], whole: bool = True) -> RunConfig:
     return run
 
 
-def check_names(keys: Iterable[str], known: RunConfig, origins: Mapping[str, str]) -> None:
+@cache
+def default_settings() -> dict[str, Any]:
+    """Return the default of every setting by dotted name."""
+    return RunConfig().flat()
+
+
+def check_names(keys: Iterable[str], known: Iterable[str], origins: Mapping[str, str]) -> None:
     """Raise ConfigError for a name that is no setting; the message suggests the nearest one."""
-    names = known.flat()
     for key in sorted(keys, key=list(origins).index):
-        check_name(key, names, f"{origins[key]}: {key}: no such setting")
+        check_name(key, known, f"{origins[key]}: {key}: no such setting")
 
 
 def validate(settings: Mapping[str, Any], origins: Mapping[str, str]) -> RunConfig:

@@ -23,8 +23,7 @@ class Section(BaseModel):
 
         Raises ValueError if the setting accepts neither the word nor truth values.
         """
-        annotation = cls.model_fields[info.field_name or ""].annotation
-        if not isinstance(value, bool) or annotation is bool:
+        if not isinstance(value, bool) or (annotation := cls.model_fields[info.field_name or ""].annotation) is bool:
             return value
         for word in ("yes", "on") if value else ("no", "off"):
             if word in get_args(annotation):
@@ -243,9 +242,11 @@ def flatten(nested: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Turn nested sections into dotted names; raises ConfigError for a name given both nested and dotted."""
     flat: dict[str, Any] = {}
     for key, value in nested.items():
-        inner = flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-        if duplicates := inner.keys() & flat.keys():
-            raise ConfigError(f"{min(duplicates)}: is given twice, dotted and in its section; keep one")
+        name = f"{prefix}{key}"
+        inner = flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+        if not flat.keys().isdisjoint(inner):
+            duplicate = min(inner.keys() & flat.keys())
+            raise ConfigError(f"{duplicate}: is given twice, dotted and in its section; keep one")
         flat |= inner
     return flat
 

@@ -4,7 +4,8 @@ How a crash is made.  A process that is killed leaves what the kernel has of its
 runs, and nothing in memory survives.  So the study (`replayed_study`, run by `one_process`) runs once, in a process of
 its own that ends afterwards, and all files are copied before each write.  Each copy is what a crash at that moment
 leaves.  Then, for each of these states, a forked process gets the files at their old place, makes the same call,
-audits the study and compares it with an undisturbed run.  States with the same files are resumed once.
+audits the study and compares it with an undisturbed run.  States with the same files are resumed once; unfinished
+files (*.tmp) count as the same whatever they contain, and a resumed run that reads one fails.
 crash_recorder.py says what counts as a write, and what is tried besides before and after it.
 
 Not simulated: the threads of the views (they write in step with the driver here), a worker that outlives its driver,
@@ -29,7 +30,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.chaos.crash_recorder import Files, Point, Recorder
+from scripts.chaos.crash_recorder import WRITING, Files, Point, Recorder
 from scripts.chaos.one_process import ENGINES, empty_database, run_in_one_process
 from scripts.chaos.replayed_study import STUDY, TRIALS, results, small_plan
 from search.audit.trials import audit
@@ -38,7 +39,9 @@ from search.study.location import find_location
 from search.study.plan import Plan
 from search.tracking.optuna_studies import open_study
 
-TEMPORARY = (".tmp", ".part", ".new", "-journal", "-wal")
+UNFINISHED = ".tmp"
+"""Ends the name of a file of a store until all its bytes are written."""
+TEMPORARY = (UNFINISHED, ".part", ".new", "-journal", "-wal")
 """Ends of the names of temporary files and folders; a resumed study must not leave any."""
 OPTUNA = ("optuna.db", "Optuna's files")
 """Kinds of points after which the study is resumed with the view for optuna-dashboard.  Nothing else depends on it, and
@@ -101,13 +104,27 @@ def record(storage: Path, database: Path) -> tuple[list[Point], dict[str, bytes]
 
 
 def resume(storage: Path, database: Path, expected: dict[str, Any], with_optuna: bool) -> list[str]:
-    """Continue a study after a crash; returns one line per fault."""
+    """Continue a study after a crash, in a process of its own; returns one line per fault."""
+    gc.disable()  # the process ends soon
+    faults: list[str] = []
+    sys.addaudithook(functools.partial(report_unfinished_read, faults))
     failure = call_quietly(storage, database, is_slow=True, with_optuna=with_optuna)
-    faults = [failure] if failure else []
+    faults += [failure] if failure else []
     faults += audit(storage, STUDY, trials=TRIALS)
     expected = expected if with_optuna else expected | {"optuna.db": []}
     found = outcome(storage, with_optuna)
     return faults + [f"{key}: {found[key]}, must be {value}" for key, value in expected.items() if found[key] != value]
+
+
+def report_unfinished_read(faults: list[str], event: str, arguments: tuple[Any, ...]) -> None:
+    """Add a fault if an unfinished file is opened for reading; an audit hook of Python."""
+    if event == "open" and str(arguments[0]).endswith(UNFINISHED) and not arguments[2] & WRITING:
+        faults.append(f"an unfinished file was read: {arguments[0]}")
+
+
+def state_of(files: Files) -> tuple[Any, ...]:
+    """Return what a resumed run may depend on: the files' paths, and the contents of the finished ones."""
+    return tuple((path, path.endswith(UNFINISHED) or digest) for path, digest in sorted(files.items()))
 
 
 def restore(storage: Path, files: Files, contents: Mapping[str, bytes]) -> None:
@@ -158,7 +175,7 @@ def check_share(root: Path, database: Path, share: int, of: int) -> tuple[list[P
     points, contents, expected = Child(record, storage, database).result()
     by_state: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
-        by_state.setdefault(tuple(sorted(point.files.items())), []).append(point)
+        by_state.setdefault(state_of(point.files), []).append(point)
     faulty = []
     for same in list(by_state.values())[share::of]:
         restore(storage, same[0].files, contents)

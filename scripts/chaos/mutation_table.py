@@ -31,36 +31,36 @@ MUTATIONS = (
     Mutation(
         "write-without-lock",
         TRANSACTION,
-        "owned &= lock.is_ours()",
-        "pass",
+        "(COUNT_OWN_WRITE, lock.key)",
+        "(COUNT_WRITE, {})",
         "a driver that has lost the lock still writes",
     ),
     Mutation(
         "write-of-old-attempt",
         TRANSACTION,
-        "(TRIALS.c.attempt == record.attempt, TRIALS.c.state == State.RUNNING.value)",
-        "(TRIALS.c.state == State.RUNNING.value,)",
+        'TRIALS.c.attempt == bindparam("of_attempt")',
+        'TRIALS.c.attempt >= bindparam("of_attempt")',
         "a write based on a superseded attempt is stored",
     ),
     Mutation(
         "write-to-ended-trial",
         TRANSACTION,
-        "(TRIALS.c.attempt == record.attempt, TRIALS.c.state == State.RUNNING.value)",
-        "(TRIALS.c.attempt == record.attempt,)",
+        "    TRIALS.c.state == State.RUNNING.value,\n",
+        "",
         "a trial that another driver has ended is changed",
     ),
     Mutation(
         "write-to-other-study",
         TRANSACTION,
-        "row = (TRIALS.c.study == self.study, TRIALS.c.number == record.number)",
-        "row = (TRIALS.c.number == record.number,)",
+        'TRIALS.c.study == bindparam("of_study")',
+        'bindparam("of_study") > 0',
         "the trial of the same number in another study is changed too",
     ),
     Mutation(
         "decision-in-other-study",
         TRANSACTION,
-        "and_(table.c.study == self.study, *(",
-        "and_(*(",
+        'EPOCHS.c.study == bindparam("of_study")',
+        'bindparam("of_study") > 0',
         "the pruner's decision is stored in another study too",
     ),
     Mutation(
@@ -73,8 +73,8 @@ MUTATIONS = (
     Mutation(
         "write-without-seq",
         TRANSACTION,
-        '.values(columns | {"seq": self.seq})',
-        '.values(columns | {"seq": record.seq})',
+        'key | columns | {"seq": self.seq}',
+        'key | columns | {"seq": record.seq}',
         "other processes do not see that the trial has changed",
     ),
     Mutation(
@@ -101,8 +101,8 @@ MUTATIONS = (
     Mutation(
         "deaths-not-counted-per-attempt",
         TRANSACTION,
-        "for name, value in row.items()))",
-        'for name, value in row.items() if name != "attempt"))',
+        'FAILURES.c.attempt == bindparam("of_attempt")',
+        'bindparam("of_attempt") > 0',
         "only the first death of a trial's processes is counted",
     ),
     Mutation(
@@ -143,7 +143,7 @@ MUTATIONS = (
     Mutation(
         "study-of-another-driver-deleted",
         METADATA,
-        "owned &= self._lock.is_ours()",
+        "owned, key = owned & OURS, self._lock.key",
         "pass",
         "a study that another driver has taken is deleted",
     ),
@@ -164,8 +164,8 @@ MUTATIONS = (
     Mutation(
         "latest-write-not-read",
         READER,
-        "TRIALS.c.seq > since)",
-        "TRIALS.c.seq > since + 1)",
+        'TRIALS.c.seq > bindparam("since")',
+        'TRIALS.c.seq > bindparam("since") + 1',
         "a reader misses the first write after its last read",
     ),
     Mutation(
@@ -240,8 +240,8 @@ MUTATIONS = (
     ),
     Mutation(
         "decision-without-seq",
-        LEDGER,
-        '{"stop": stop, "stop_seq": write.seq}',
+        TRANSACTION,
+        '{"stop": stop, "stop_seq": self.seq}',
         '{"stop": stop}',
         "after a restart the pruner does not repeat its decisions",
     ),
@@ -346,17 +346,17 @@ MUTATIONS = (
         "a driver gives up its lock although it writes heartbeats",
     ),
     Mutation(
-        "lock-taken-back",
+        "lock-of-another-renewed",
         LOCK,
-        "self._update(self.is_ours(), self._row())",
-        "self._update(STUDIES.c.id == self._study, self._row())",
-        "a heartbeat takes the lock back from another driver",
+        "where(STUDY, OURS).values(lock_heartbeat=",
+        'where(STUDY, bindparam("of_token") != "").values(lock_heartbeat=',
+        "a driver that has lost the lock renews it for the other driver, and believes to hold it",
     ),
     Mutation(
         "lock-of-another-released",
         LOCK,
-        "self._update(self.is_ours(), dict.fromkeys(LOCK_COLUMNS))",
-        "self._update(STUDIES.c.id == self._study, dict.fromkeys(LOCK_COLUMNS))",
+        "where(STUDY, OURS).values(dict.fromkeys",
+        'where(STUDY, bindparam("of_token") != "").values(dict.fromkeys',
         "a driver releases the lock that another one has taken",
     ),
     Mutation(

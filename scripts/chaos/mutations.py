@@ -1,17 +1,20 @@
 """Test the tests: do they fail where one line of the ledger, its lock or the handling of events is wrong?
 
-`python -m scripts.chaos.mutations [--only NAME ...] [--detectors NAME ...]` applies the mutations of mutation_table.py
-one at a time to a copy of the working tree, and runs the detectors there, the cheapest first, until one fails.  The
-exit code is 1 if fewer than 95 % are detected.  Set TMPDIR to a folder in memory, such as /dev/shm: otherwise most of
-the time goes into SQLite's files.
+`python -m scripts.chaos.mutations [--only NAME ...] [--detectors NAME ...] [--results FILE]` applies the mutations of
+mutation_table.py one at a time to a copy of the working tree, and runs the detectors there, the cheapest first, until
+one fails.  The exit code is 1 if fewer than 95 % are detected.  A run with the results file of an interrupted one
+continues it.  Set TMPDIR to a folder in memory, such as /dev/shm: otherwise most of the time goes into SQLite's files.
 """
 
 import argparse
 import importlib.util
+import json
 import multiprocessing
 import os
+import resource
 import runpy
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -27,8 +30,12 @@ COPIED = ("configs", "fgseg", "scripts", "search", "tests", "pyproject.toml")
 """What the detectors need of the working tree."""
 PRELOADED = ["pytest", "torch", "numpy", "scipy.stats", "optuna", "sqlalchemy", "pydantic", "ray.tune"]
 """Libraries that are imported once for all detectors, which takes seconds."""
-LIMIT_S = 300
-"""Seconds after which a detector counts as hanging, which detects the mutation; raise it on a busy machine."""
+LIMIT_S, CPU_LIMIT_S = 900, 150
+"""Seconds, and seconds of CPU time, after which a detector counts as hanging, which detects the mutation.
+
+No detector takes half of that CPU time by itself, not even on a busy machine."""
+UNCHANGED = "no mutation"
+"""Name of the row of the results file for the run of all detectors without a mutation."""
 REQUIRED = 0.95
 """Fraction of the mutations that must be detected."""
 
@@ -67,8 +74,8 @@ DETECTORS = (
     tests("repeats", "ledger_tests/test_repeats.py", first_for=(SOURCE,)),
     tests("sampling", "sampling_tests/test_sampling.py", "sampling_tests/test_replay.py"),
     tests("audit", "audit_tests"),
+    Detector("simulation", "scripts.chaos.simulate", ("--schedules", "100", "--processes", "1", "--first")),
     Detector("crash-points", "scripts.chaos.crash_points", ()),
-    Detector("simulation", "scripts.chaos.simulate", ("--schedules", "300")),
 )
 """Cheapest first; a new detector is one more line."""
 
@@ -78,13 +85,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}  # no bytecode of an earlier mutation is used
     detectors = [d for d in DETECTORS if d.name in options.detectors and d.is_available()]
+    results = read_results(options.results)
     with copied_tree() as copy:
-        if (broken := first_failure(copy, detectors)) is not None:
-            print(f"{broken} fails without any mutation; the end of its output:\n{tail(copy)}")
-            return 1
-        found = [try_out(copy, mutation, detectors) for mutation in MUTATIONS if mutation.name in options.only]
-    print(f"{len(found)} mutations, {sum(found)} detected")
-    return 0 if sum(found) >= REQUIRED * len(found) else 1
+        if UNCHANGED not in results:
+            if (broken := first_failure(copy, detectors)) is not None:
+                print(f"{broken} fails without any mutation; the end of its output:\n{tail(copy)}")
+                return 1
+            add_result(options.results, UNCHANGED, None)
+        for mutation in MUTATIONS:
+            if mutation.name in options.only and mutation.name not in results:
+                results[mutation.name] = try_out(copy, mutation, detectors)
+                add_result(options.results, mutation.name, results[mutation.name])
+    detected = sum(results[name] is not None for name in options.only)
+    print(f"{len(options.only)} mutations, {detected} detected")
+    return 0 if detected >= REQUIRED * len(options.only) else 1
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -94,7 +108,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     several = {"nargs": "+", "metavar": "NAME"}
     parser.add_argument("--only", choices=mutations, default=mutations, help="mutations to apply", **several)
     parser.add_argument("--detectors", choices=detectors, default=detectors, help="detectors to run", **several)
+    parser.add_argument("--results", type=Path, help="file of what was detected, which a later run continues")
     return parser.parse_args(arguments)
+
+
+def read_results(file: Path | None) -> dict[str, str | None]:
+    """Return what detected each mutation of earlier runs, by name; None: nothing did."""
+    if file is None or not file.exists():
+        return {}
+    return dict(json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
+
+
+def add_result(file: Path | None, name: str, detector: str | None) -> None:
+    """Add what has detected a mutation to the results file."""
+    if file is not None:
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(f"{json.dumps((name, detector))}\n")
 
 
 @contextmanager
@@ -109,8 +138,8 @@ def copied_tree() -> Iterator[Path]:
         yield Path(folder)
 
 
-def try_out(copy: Path, mutation: Mutation, detectors: Sequence[Detector]) -> bool:
-    """Apply a mutation, run the detectors, undo it, and print a row; returns whether it was detected."""
+def try_out(copy: Path, mutation: Mutation, detectors: Sequence[Detector]) -> str | None:
+    """Apply a mutation, run the detectors, undo it, and print a row; returns what has detected it."""
     path, began = copy / mutation.file, time.monotonic()
     original = path.read_text(encoding="utf-8")
     path.write_text(mutate(original, mutation), encoding="utf-8")
@@ -118,7 +147,7 @@ def try_out(copy: Path, mutation: Mutation, detectors: Sequence[Detector]) -> bo
     path.write_text(original, encoding="utf-8")
     verdict = "SURVIVED" if detector is None else f"detected by {detector}"
     print(f"{mutation.name:32}{verdict:26}{time.monotonic() - began:4.0f} s  {mutation.harm}", flush=True)
-    return detector is not None
+    return detector
 
 
 def mutate(text: str, mutation: Mutation) -> str:
@@ -136,7 +165,7 @@ def first_failure(copy: Path, detectors: Sequence[Detector]) -> str | None:
         process = context.Process(target=run_module, args=(copy, detector.module, detector.arguments))
         process.start()
         process.join(LIMIT_S)
-        if process.exitcode is None:
+        if process.exitcode in (None, -signal.SIGXCPU):
             process.kill()
             process.join()
             return f"{detector.name}, hangs"
@@ -150,6 +179,7 @@ def run_module(copy: Path, module: str, arguments: Sequence[str]) -> None:
     with output_of(copy).open("w") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S + 5))
     os.chdir(copy)
     sys.path[:0] = [str(copy)]
     sys.argv = [module, *arguments]

@@ -20,6 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     failed = 0
     for seed, violations in run_all(range(options.seed, options.seed + options.schedules), options.processes):
+        if violations and options.first:
+            print(f"seed {seed}: {'; '.join(violations)}")
+            return 1
         if violations:
             failed += 1
             print_failure(seed, violations)
@@ -33,6 +36,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--schedules", type=int, default=1000, help="number of schedules (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first schedule (default: 0)")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="at a time (default: one for each core)")
+    parser.add_argument("--first", action="store_true", help="end at the first violation, and do not reduce it")
     return parser.parse_args(arguments)
 
 

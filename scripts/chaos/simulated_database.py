@@ -7,7 +7,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, create_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import StaticPool
 from sqlalchemy.schema import CreateTable
 
 from scripts.chaos.virtual_time import Clock, Killed
@@ -80,7 +80,7 @@ class Database(sqlite3.Connection):
             raise sqlite3.OperationalError("disk I/O error")
 
     def close(self) -> None:
-        """End a use of the connection: what was not committed is lost."""
+        """End the connection of a killed process: what was not committed is lost."""
         self.rollback()
 
     def history(self) -> list[Change]:
@@ -107,7 +107,7 @@ class Database(sqlite3.Connection):
 def shared_database() -> tuple[Database, Engine]:
     """Return database and engine of all schedules of this process, for which each statement is compiled once."""
     database = sqlite3.connect(":memory:", factory=Database, check_same_thread=False)
-    engine = create_engine("sqlite://", creator=lambda: database, poolclass=NullPool)
+    engine = create_engine("sqlite://", creator=lambda: database, poolclass=StaticPool)
     tables = [f"{CreateTable(table).compile(engine)};" for table in TABLES.sorted_tables]
     database.executescript("\n".join([*tables, HISTORY]))
     engine.connect = waiting(database, engine.connect)  # type: ignore[method-assign]

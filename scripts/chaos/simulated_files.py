@@ -169,13 +169,16 @@ class SimulatedPath:
 
     def __init__(self, *parts: object) -> None:
         self.text = "/".join(map(str, parts))
-        self.name = self.text.rpartition("/")[2]
 
     def __str__(self) -> str:
         return self.text
 
     def __truediv__(self, name: str) -> "SimulatedPath":
-        return type(self)(self.text, name)
+        return type(self)(f"{self.text}/{name}")
+
+    @property
+    def name(self) -> str:
+        return self.text.rpartition("/")[2]
 
     @property
     def parent(self) -> "SimulatedPath":

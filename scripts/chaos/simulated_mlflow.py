@@ -114,7 +114,7 @@ class Client:
         def store(run: Any, share: float) -> None:
             for metric in metrics[: round(len(metrics) * share)]:
                 history = run.history.setdefault(metric.key, [])
-                if all(dict(known) != dict(metric) for known in history):  # MLflow stores equal points once
+                if all(point_of(known) != point_of(metric) for known in history):  # MLflow stores equal points once
                     history.append(metric)
             run.data.params |= {param.key: param.value for param in params[: round(len(params) * share)]}
             run.data.tags |= {tag.key: tag.value for tag in tags[: round(len(tags) * share)]}
@@ -141,6 +141,11 @@ class Client:
 
     def get_metric_history(self, run_id: str, metric: str) -> list[Any]:
         return self.server.request(lambda: list(self.server.runs[run_id].history.get(metric, ())))
+
+
+def point_of(metric: Any) -> tuple[float, int, int]:
+    """Return what distinguishes the values of one metric."""
+    return metric.value, metric.timestamp, metric.step
 
 
 class Page(list[Any]):

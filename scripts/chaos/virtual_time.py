@@ -63,6 +63,7 @@ class Clock:
         self.numbers = itertools.count(1)
         self.queue: list[tuple[float, int, Any, int]] = []
         self.processes: list[Process] = []
+        self.until = start
         self.hub = greenlet.getcurrent()
 
     @property
@@ -93,11 +94,14 @@ class Clock:
         heapq.heappush(self.queue, (self.now + delay_s, next(self.numbers), thread, thread.waits))
 
     def sleep(self, seconds: float) -> None:
-        """Let the running thread wait."""
-        thread, _ = self.thread, self.process
+        """Let the running thread wait; the clock jumps where nothing else happens meanwhile."""
+        thread, process, end = self.thread, self.process, self.now + seconds
         thread.waits += 1
-        self.wake(thread, seconds)
-        self.suspend()
+        if end <= self.until and process.frozen_until <= end and (not self.queue or self.queue[0][0] > end):
+            self.now = end
+        else:
+            self.wake(thread, seconds)
+            self.suspend()
 
     def suspend(self) -> None:
         """Run other threads until the running one is continued; raises Killed if its process has died."""
@@ -111,9 +115,10 @@ class Clock:
             process.kill()
         self.run(float("inf"))
 
-    def run(self, until: float) -> None:
-        """Run everything that happens up to a time, or until nothing is left."""
-        while self.queue and self.queue[0][0] <= until:
+    def run(self, until: float, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Run everything that happens up to a time, or until nothing is left, or until a condition holds."""
+        self.until = until
+        while self.queue and self.queue[0][0] <= until and not is_over():
             when, _, item, waits = heapq.heappop(self.queue)
             self.now = max(self.now, when)
             if not isinstance(item, Thread):

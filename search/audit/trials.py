@@ -61,7 +61,7 @@ def audit_location(location: StudyLocation, trials: int | None, interrupted: boo
     for record in records:
         yield from audit_trial(record, tested=not location.study.endswith(CONFIRMED))
         yield from audit_value(record, ledger.metadata.objectives)
-    best = ledger.best()
+    best = ledger.best(records)
     if not alive:  # a running driver changes the files while they are read
         from search.audit.files import audit_files  # imports torch, which takes seconds: only after cheap checks
 

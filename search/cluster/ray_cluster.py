@@ -25,6 +25,7 @@ RAY_SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "256",  # else a trial waits until the process of the previous one has started
     "TUNE_WARN_THRESHOLD_S": "5",
+    "RAY_prestart_worker_first_driver": "0",  # else Ray starts a worker per core that Ray Tune's trials never use
     "RAY_worker_niceness": "0",  # with Ray's 15, any busy process of the machine starves the trials
 }
 """Variables for Ray 2; a value that the user has set is kept."""

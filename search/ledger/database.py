@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, inspect, select
+from sqlalchemy import Engine, bindparam, create_engine, inspect, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -25,6 +25,7 @@ SILENCE_S = 20
 """Seconds after which a connection without any answer counts as broken."""
 OLD_TABLE = "fgsearch_lock"
 """Table of versions that kept their studies in Optuna's tables."""
+FIND_STUDY = select(STUDIES.c.id, STUDIES.c.format).where(STUDIES.c.name == bindparam("of_name"))
 
 
 class LedgerError(FaultError):
@@ -122,7 +123,7 @@ def study_id(url: str, study: str) -> int | None:
             if tables.has_table(OLD_TABLE):
                 raise outdated(study)
             return None
-        row = connection.execute(select(STUDIES.c.id, STUDIES.c.format).where(STUDIES.c.name == study)).one_or_none()
+        row = connection.execute(FIND_STUDY, {"of_name": study}).one_or_none()
     if row is not None and row.format != FORMAT:
         raise outdated(study)
     return None if row is None else row.id

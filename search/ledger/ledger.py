@@ -20,7 +20,7 @@ from search.ledger.database import opened, retry, study_id
 from search.ledger.lock import StudyLock
 from search.ledger.metadata_writer import MetadataWriter
 from search.ledger.records import EpochEvent, State, TrialAttempt, TrialRecord
-from search.ledger.tables import EPOCHS, FORMAT, STUDIES, TABLES
+from search.ledger.tables import FORMAT, STUDIES, TABLES
 from search.ledger.transaction import Transaction
 from search.ledger.trial_source import NewTrial, TrialSettings, TrialSource
 from search.study.objective import DEFAULT, value_of
@@ -131,8 +131,7 @@ class Ledger(MetadataWriter):
             events = (*record.epoch_events, *(EpochEvent(write.seq) for _ in new))
             write.change_trial(record, epochs=[*record.epochs, *new], epoch_events=events)
             for epoch in new:
-                row = {"number": number, "epoch": epoch.epoch, "attempt": attempt, "result": epoch.to_json()}
-                write.insert(EPOCHS, row | {"seq": write.seq})
+                write.add_epoch(number, attempt, epoch)
 
     @retry
     def override(self, number: int, attempt: int, settings: Mapping[str, Any]) -> None:
@@ -173,7 +172,7 @@ class Ledger(MetadataWriter):
         with self._write() as write:
             event = replace(event, stop=stop, stop_seq=write.seq)
             write.change_trial(record, epoch_events=(*record.epoch_events[:-1], event))
-            write.update(EPOCHS, {"number": number, "epoch": epoch}, {"stop": stop, "stop_seq": write.seq})
+            write.add_decision(number, epoch, stop)
         return stop
 
     @retry

@@ -12,12 +12,13 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
 import psutil
-from sqlalchemy import ColumnElement, Double, Engine, cast, extract, func, literal, select, update
+from sqlalchemy import ColumnElement, Double, Engine, Select, Update, bindparam, cast, extract, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from fgseg.results import SupersededError
@@ -34,6 +35,11 @@ system may adjust."""
 
 LOCK_COLUMNS = ("lock_host", "lock_pid", "lock_started", "lock_token", "lock_heartbeat")
 """Columns of `STUDIES`; all NULL while nobody holds the lock."""
+
+STUDY = STUDIES.c.id == bindparam("of_study")
+OURS = STUDIES.c.lock_token == bindparam("of_token")
+"""Condition on a row of `STUDIES` that holds as long as a driver has the lock; its parameter is `StudyLock.key`."""
+RELEASE = update(STUDIES).where(STUDY, OURS).values(dict.fromkeys(LOCK_COLUMNS))
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +93,7 @@ class StudyLock:
         self._study = study
         self._name = name
         self._token = uuid.uuid4().hex
+        self._renewal = update(STUDIES).where(STUDY, OURS).values(lock_heartbeat=database_now(engine.dialect.name))
         self._released = threading.Event()
         self._lost = threading.Event()
         self._renewed = float("-inf")
@@ -97,9 +104,10 @@ class StudyLock:
         ended = self._lost.is_set() or self._released.is_set()
         return not ended and uptime() - self._renewed < TAKEOVER_S
 
-    def is_ours(self) -> ColumnElement[bool]:
-        """Return the condition on a row of `STUDIES` that holds as long as this driver has the lock."""
-        return STUDIES.c.lock_token == self._token
+    @property
+    def key(self) -> dict[str, str]:
+        """The parameter of `OURS` for this driver."""
+        return {"of_token": self._token}
 
     def mark_lost(self) -> NoReturn:
         """Record that the lock is lost, and raise SupersededError."""
@@ -118,7 +126,7 @@ class StudyLock:
         self._released.set()
         self._thread.join(HEARTBEAT_S)
         try:
-            self._update(self.is_ours(), dict.fromkeys(LOCK_COLUMNS))
+            self._update(RELEASE, **self.key)
         except SQLAlchemyError as fault:
             log.warning("study %s: its lock stays until this process ends (%s)", self._name, driver_message(fault))
 
@@ -131,23 +139,22 @@ class StudyLock:
                     f"study {self._name} is in use by process {holder.pid} on host {holder.name} (last heartbeat "
                     f"{holder.age_s:.0f} s ago); wait for it, stop it, or choose another --study"
                 )
-            if self._update(unchanged(holder), self._row()):
+            if self._update(update(STUDIES).where(STUDY, unchanged(holder)).values(self._row())):
                 return
             log.debug("study %s: another driver released or took its lock", self._name)
 
     def _row(self) -> dict[str, Any]:
-        values = (host_id(), os.getpid(), psutil.Process().create_time(), self._token, database_now(self._engine))
-        return dict(zip(LOCK_COLUMNS, values, strict=True))
+        values = (host_id(), os.getpid(), psutil.Process().create_time(), self._token)
+        return dict(zip(LOCK_COLUMNS, (*values, database_now(self._engine.dialect.name)), strict=True))
 
-    def _update(self, condition: ColumnElement[bool], row: dict[str, Any]) -> bool:
-        """Change the lock if the study's row fulfils a condition; one atomic statement."""
-        changed = update(STUDIES).where(STUDIES.c.id == self._study, condition).values(row)
+    def _update(self, change: Update, **parameters: str) -> bool:
+        """Change the study's row if it fulfils the condition of the statement; returns whether it did."""
         with self._engine.begin() as connection:
-            return connection.execute(changed).rowcount == 1
+            return connection.execute(change, {"of_study": self._study} | parameters).rowcount == 1
 
     def _renew(self) -> bool:
         """Write a heartbeat; returns False if another driver has taken the lock."""
-        return self._update(self.is_ours(), self._row())
+        return self._update(self._renewal, **self.key)
 
     def _send_heartbeats(self) -> None:
         while not (self._released.wait(HEARTBEAT_S) or not self.is_held()):
@@ -177,11 +184,16 @@ def read_holder(engine: Engine, study: int) -> LockHolder | None:
 
 def read_row(engine: Engine, study: int) -> LockHolder | None:
     """Return the holder in a study's row, dead or alive, or None."""
-    columns = [STUDIES.c[name].label(name.removeprefix("lock_")) for name in LOCK_COLUMNS]
-    age = (database_now(engine) - STUDIES.c.lock_heartbeat).label("age_s")
     with engine.connect() as connection:
-        row = connection.execute(select(*columns, age).where(STUDIES.c.id == study)).one_or_none()
+        row = connection.execute(find_holder(engine.dialect.name), {"of_study": study}).one_or_none()
     return LockHolder(**row._asdict()) if row and row.token else None
+
+
+@cache
+def find_holder(dialect: str) -> Select[Any]:
+    """Return the statement that reads the fields of a `LockHolder`; built once, see transaction.py."""
+    columns = [STUDIES.c[name].label(name.removeprefix("lock_")) for name in LOCK_COLUMNS]
+    return select(*columns, (database_now(dialect) - STUDIES.c.lock_heartbeat).label("age_s")).where(STUDY)
 
 
 def host_id() -> str:
@@ -201,8 +213,13 @@ def uptime() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-def database_now(engine: Engine) -> ColumnElement[float]:
+def database_now(dialect: str) -> ColumnElement[float]:
     """Return the SQL expression for now in Unix seconds: the server's clock in PostgreSQL, this host's in SQLite."""
-    if engine.dialect.name == "postgresql":
+    if dialect == "postgresql":
         return cast(extract("epoch", func.clock_timestamp()), Double)
-    return literal(time.time(), Double)
+    return bindparam("now", callable_=host_now, type_=Double)  # called when the statement is executed
+
+
+def host_now() -> float:
+    """Return this host's time in Unix seconds."""
+    return time.time()

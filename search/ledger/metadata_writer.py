@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import delete, select
 
 from search.ledger.database import retry
+from search.ledger.lock import OURS
 from search.ledger.study_metadata import Confirmation, Constraint, StudyMetadata
 from search.ledger.study_reader import StudyReader
 from search.ledger.tables import EPOCHS, FAILURES, STUDIES, TRIALS
@@ -111,12 +112,12 @@ class MetadataWriter(StudyReader):
     @retry
     def delete_study(self) -> None:
         """Delete the study from its database.  Does nothing if the study does not exist."""
-        owned = STUDIES.c.id == self._study
+        owned, key = STUDIES.c.id == self._study, None
         if self._lock is not None:
-            owned &= self._lock.is_ours()
+            owned, key = owned & OURS, self._lock.key
         with self._engine.begin() as connection:
-            if connection.execute(select(STUDIES.c.id).where(owned).with_for_update()).first() is None:
+            if connection.execute(select(STUDIES.c.id).where(owned).with_for_update(), key).first() is None:
                 return
             for table in (EPOCHS, FAILURES, TRIALS):
                 connection.execute(delete(table).where(table.c.study == self._study))
-            connection.execute(delete(STUDIES).where(owned))
+            connection.execute(delete(STUDIES).where(owned), key)

@@ -4,13 +4,25 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import Connection, RowMapping, bindparam, select
 
 from search.ledger.database import open_engine, retry, study_id
-from search.ledger.lock import LockHolder, StudyLock, read_holder
+from search.ledger.lock import STUDY, LockHolder, StudyLock, read_holder
 from search.ledger.records import TrialRecord, best_trial, count_ended, read_record
 from search.ledger.study_metadata import Confirmation, Constraint, StudyMetadata
 from search.ledger.tables import EPOCHS, FAILURES, STUDIES, TRIALS
+
+# Statements are built once, see transaction.py.
+READ_STUDY = select(STUDIES).where(STUDY)
+CHANGED = (TRIALS.c.study == bindparam("of_study"), TRIALS.c.seq > bindparam("since"))
+CHANGED_TRIALS = select(TRIALS).where(*CHANGED).order_by(TRIALS.c.number)
+NUMBERS = select(TRIALS.c.number).where(*CHANGED)
+THEIR_EPOCHS = (
+    select(EPOCHS).where(EPOCHS.c.study == bindparam("of_study"), EPOCHS.c.number.in_(NUMBERS)).order_by(EPOCHS.c.epoch)
+)
+THEIR_FAILURES = select(FAILURES.c.number).where(
+    FAILURES.c.study == bindparam("of_study"), FAILURES.c.number.in_(NUMBERS)
+)
 
 
 class StudyReader:
@@ -98,8 +110,7 @@ class StudyReader:
                 return
             locked = self.is_locked  # before the read: another driver may take the lock meanwhile
             with self._engine.connect() as connection:
-                study = select(STUDIES).where(STUDIES.c.id == self._study)
-                row = connection.execute(study).mappings().one_or_none()
+                row = connection.execute(READ_STUDY, {"of_study": self._study}).mappings().one_or_none()
                 if row is None:
                     self._records, self._metadata = {}, StudyMetadata()
                     return
@@ -134,13 +145,12 @@ def read_trials(connection: Connection, study: int, since: int) -> dict[int, Tri
 
     Trials are read before their epochs: the driver may write meanwhile, and an ended trial gets no more epochs.
     """
-    changed = (TRIALS.c.study == study, TRIALS.c.seq > since)
-    trials = connection.execute(select(TRIALS).where(*changed).order_by(TRIALS.c.number)).mappings().all()
-    numbers = select(TRIALS.c.number).where(*changed)
-    of_changed = select(EPOCHS).where(EPOCHS.c.study == study, EPOCHS.c.number.in_(numbers)).order_by(EPOCHS.c.epoch)
+    key = {"of_study": study, "since": since}
+    trials = connection.execute(CHANGED_TRIALS, key).mappings().all()
+    if not trials:
+        return {}
     epochs: dict[int, list[RowMapping]] = defaultdict(list)
-    for row in connection.execute(of_changed).mappings():
+    for row in connection.execute(THEIR_EPOCHS, key).mappings():
         epochs[row["number"]].append(row)
-    dead = select(FAILURES.c.number).where(FAILURES.c.study == study, FAILURES.c.number.in_(numbers))
-    failures = Counter(connection.execute(dead).scalars())
+    failures = Counter(connection.execute(THEIR_FAILURES, key).scalars())
     return {row["number"]: read_record(row, epochs[row["number"]], failures[row["number"]]) for row in trials}

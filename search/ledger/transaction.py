@@ -6,13 +6,37 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Engine, RowMapping, Table, and_, insert, select, update
+from sqlalchemy import Connection, Engine, RowMapping, bindparam, insert, select, update
 
 from fgseg.checkpoints.test_results import TestResult
-from fgseg.results import SupersededError
-from search.ledger.lock import StudyLock
+from fgseg.results import EpochResult, SupersededError
+from search.ledger.lock import OURS, STUDY, StudyLock
 from search.ledger.records import State, TrialRecord
-from search.ledger.tables import FAILURES, STUDIES, TRIALS
+from search.ledger.tables import EPOCHS, FAILURES, STUDIES, TRIALS
+
+# Statements are built once: building one takes longer than its execution, and SQLAlchemy compiles each only once.
+# Parameters of a condition begin with `of_`; those with the name of a column are its new value.
+COUNT_WRITE = update(STUDIES).where(STUDY).values(seq=STUDIES.c.seq + 1).returning(STUDIES.c.seq)
+COUNT_OWN_WRITE = COUNT_WRITE.where(OURS)
+READ_STUDY = select(STUDIES.c.identity, STUDIES.c.metadata).where(STUDY)
+CHANGE_STUDY = update(STUDIES).where(STUDY)
+CHANGE_TRIAL = update(TRIALS).where(
+    TRIALS.c.study == bindparam("of_study"),
+    TRIALS.c.number == bindparam("of_number"),
+    TRIALS.c.attempt == bindparam("of_attempt"),
+    TRIALS.c.state == State.RUNNING.value,
+)
+CHANGE_EPOCH = update(EPOCHS).where(
+    EPOCHS.c.study == bindparam("of_study"),
+    EPOCHS.c.number == bindparam("of_number"),
+    EPOCHS.c.epoch == bindparam("of_epoch"),
+)
+FIND_FAILURE = select(FAILURES.c.attempt).where(
+    FAILURES.c.study == bindparam("of_study"),
+    FAILURES.c.number == bindparam("of_number"),
+    FAILURES.c.attempt == bindparam("of_attempt"),
+)
+ADD_TRIAL, ADD_EPOCH, ADD_FAILURE = insert(TRIALS), insert(EPOCHS), insert(FAILURES)
 
 
 @dataclass(frozen=True)
@@ -37,11 +61,9 @@ class Transaction:
         Raises:
             SupersededError: the trial has ended, or has another attempt.
         """
-        row = (TRIALS.c.study == self.study, TRIALS.c.number == record.number)
-        current = (TRIALS.c.attempt == record.attempt, TRIALS.c.state == State.RUNNING.value)
+        key = {"of_study": self.study, "of_number": record.number, "of_attempt": record.attempt}
         columns = {name: column_value(value) for name, value in fields.items() if name in TRIALS.c}
-        changed = update(TRIALS).where(*row, *current).values(columns | {"seq": self.seq})
-        if self.connection.execute(changed).rowcount != 1:
+        if self.connection.execute(CHANGE_TRIAL, key | columns | {"seq": self.seq}).rowcount != 1:
             raise SupersededError(f"trial {record.number}: another driver has ended or restarted it")
         self.changed[record.number] = replace(record, **fields, seq=self.seq)
 
@@ -49,35 +71,35 @@ class Transaction:
         """Add a trial."""
         names = [name for name in TRIALS.c.keys() if name not in ("study", "repeat_seed")]  # noqa: SIM118  not a dict
         columns = {name: column_value(getattr(record, name)) for name in names}
-        self.insert(TRIALS, columns | {"repeat_seed": record.repeat})
+        self.connection.execute(ADD_TRIAL, columns | {"study": self.study, "repeat_seed": record.repeat})
         self.changed[record.number] = record
 
     def add_failure(self, number: int, attempt: int, reason: str) -> bool:
         """Record the death of an attempt's process; returns False if it is recorded already."""
-        row = {"study": self.study, "number": number, "attempt": attempt}
-        known = select(FAILURES.c.attempt).where(*(FAILURES.c[name] == value for name, value in row.items()))
-        if self.connection.execute(known).first() is not None:
+        key = {"of_study": self.study, "of_number": number, "of_attempt": attempt}
+        if self.connection.execute(FIND_FAILURE, key).first() is not None:
             return False
-        self.connection.execute(insert(FAILURES).values(row | {"reason": reason}))
+        row = {"study": self.study, "number": number, "attempt": attempt, "reason": reason}
+        self.connection.execute(ADD_FAILURE, row)
         return True
 
-    def insert(self, table: Table, values: Mapping[str, Any]) -> None:
-        """Add a row to a table of the study."""
-        self.connection.execute(insert(table).values(study=self.study, **values))
+    def add_epoch(self, number: int, attempt: int, epoch: EpochResult) -> None:
+        """Add an epoch of a trial."""
+        row = {"study": self.study, "number": number, "attempt": attempt, "seq": self.seq}
+        self.connection.execute(ADD_EPOCH, row | {"epoch": epoch.epoch, "result": epoch.to_json()})
 
-    def update(self, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        """Change the row of a table of the study with this key."""
-        row = and_(table.c.study == self.study, *(table.c[name] == value for name, value in key.items()))
-        self.connection.execute(update(table).where(row).values(**values))
+    def add_decision(self, number: int, epoch: int, stop: bool) -> None:
+        """Record the pruner's decision after an epoch."""
+        key = {"of_study": self.study, "of_number": number, "of_epoch": epoch}
+        self.connection.execute(CHANGE_EPOCH, key | {"stop": stop, "stop_seq": self.seq})
 
     def study_row(self) -> RowMapping:
         """Return identity and metadata of the study."""
-        query = select(STUDIES.c.identity, STUDIES.c.metadata).where(STUDIES.c.id == self.study)
-        return self.connection.execute(query).one()._mapping
+        return self.connection.execute(READ_STUDY, {"of_study": self.study}).one()._mapping
 
     def change_study(self, values: Mapping[str, Any]) -> None:
         """Change the study's own row."""
-        self.connection.execute(update(STUDIES).where(STUDIES.c.id == self.study).values(**values))
+        self.connection.execute(CHANGE_STUDY, {"of_study": self.study, **values})
 
 
 @contextmanager
@@ -90,12 +112,9 @@ def transaction(engine: Engine, study: int, lock: StudyLock | None) -> Iterator[
     Raises:
         SupersededError: another driver has taken the lock, or has deleted the study.
     """
-    owned = STUDIES.c.id == study
-    if lock is not None:
-        owned &= lock.is_ours()
-    count = update(STUDIES).where(owned).values(seq=STUDIES.c.seq + 1).returning(STUDIES.c.seq)
+    count, key = (COUNT_WRITE, {}) if lock is None else (COUNT_OWN_WRITE, lock.key)
     with engine.begin() as connection:
-        seq = connection.execute(count).scalar_one_or_none()
+        seq = connection.execute(count, {"of_study": study, **key}).scalar_one_or_none()
         if seq is None:
             if lock is not None:
                 lock.mark_lost()

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 from fgseg.config.errors import ConfigError, check_name, explain
 from fgseg.config.files import find_config, list_configs, read_yaml
 from fgseg.config.label_sets import shipped_keys
-from fgseg.config.loading import Layer, build
+from fgseg.config.loading import Layer, build, default_settings
 from fgseg.config.settings import DataConfig, RunConfig, Section, flatten
 from fgseg.labels import LabelSet
 
@@ -115,7 +115,7 @@ def is_about_frames(key: str) -> bool:
 
 def is_whole(key: str) -> bool:
     """Return whether a setting takes whole numbers only."""
-    return isinstance(RunConfig().flat().get(key), int)
+    return isinstance(default_settings().get(key), int)
 
 
 def list_spaces() -> dict[str, Path]:

@@ -206,8 +206,8 @@ class StudyRunWriter:
         """Log the study's data set as the input of a run, once."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        data = dataset_of(self.metadata)
-        if data is not None and not run.has_dataset:
+        data = None if run.has_dataset else dataset_of(self.metadata)
+        if data is not None:
             dataset = Dataset(data.name, data.digest, "fgsearch", json.dumps(data.settings, sort_keys=True))
             purpose = InputTag("mlflow.data.context", "train, val")
             self.client.log_inputs(run.run_id, [DatasetInput(dataset, [purpose])])

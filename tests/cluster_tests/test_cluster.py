@@ -7,12 +7,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 from conftest import ROOT, absent
-from real_search import Driver
+from real_search import Driver, replayed
 
 from scripts.chaos.cluster import Cluster
 from scripts.chaos.rig import is_worker, wait_until
@@ -23,6 +24,8 @@ from search.ledger.records import State, TrialRecord
 # the first test's share has the whole story in it; a minute where nothing else runs
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.usefixtures("only_cluster")]
 LIMIT_S = 200
+NODE_START_S = 60
+"""Seconds that a trial lasts in which a node has to join; on a busy machine a node starts in 40."""
 FAST_NEWS = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "2000"}
 """A node that is cut off counts as dead after 15 s instead of 65."""
 
@@ -31,9 +34,10 @@ def trials(storage: Path) -> list[TrialRecord]:
     return Ledger(f"sqlite:///{storage}/small/study.db", "small").trials()
 
 
-def start(storage: Path, cluster: Cluster, count: int, *arguments: str) -> Driver:
+def start(storage: Path, cluster: Cluster, count: int, *arguments: str, epoch_s: float = 1.0) -> Driver:
+    """Start a search whose trials are computed: they last as long as the nodes need, on a machine of any speed."""
     own = ["--trials", str(count), "--ray-address", cluster.address, "--set", "train.epochs=12", *arguments]
-    return Driver(storage, cluster.environment, *own)
+    return Driver(storage, cluster.environment, *own, command=partial(replayed, epoch_s=epoch_s))
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Story:
 def story(make_cluster, second: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Story:
     storage = tmp_path_factory.mktemp("story") / "runs"
     cluster = make_cluster(1)
-    driver = start(storage, cluster, 60)
+    driver = start(storage, cluster, 60, epoch_s=NODE_START_S / 12)
     driver.wait_for(r"trial \d+  started", LIMIT_S)
     cluster.add_worker().wait()
     driver.wait_for(r"has joined[\s\S]*trial \d+  epoch 2/[\s\S]*trial \d+  epoch 2/", LIMIT_S)
@@ -127,7 +131,7 @@ def story(make_cluster, second: Cluster, tmp_path_factory: pytest.TempPathFactor
     cluster.head.kill()
     driver.kill()
     held = trials(storage)
-    again = start(storage, second, len(held))
+    again = start(storage, second, len(held), epoch_s=0.1)
     assert again.finish(LIMIT_S) == 0, again.output
     return Story(storage, driver, noticed_s, moved, held, again)
 
@@ -199,7 +203,7 @@ def test_worker_that_the_network_cuts_off_is_superseded_and_writes_no_more(
     cluster = make_cluster(0, link.here, **FAST_NEWS)
     far = cluster.add_worker("--host", link.there, before=["ip", "netns", "exec", link.name])
     far.wait()
-    driver = start(storage, cluster, 1, "--set", "train.epochs=40")
+    driver = start(storage, cluster, 1, "--set", "train.epochs=40", epoch_s=0.5)
     driver.wait_for(r"trial 000  epoch 2/", LIMIT_S)
     (worker,) = [process for process in far.processes() if process.is_running() and is_worker(process)]
     worker.send_signal(signal.SIGSTOP)

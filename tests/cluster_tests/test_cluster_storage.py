@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from bucket_server import VARIABLES, Bucket
 from postgres_server import PASSWORD, Server
-from real_search import TINY, Driver
+from real_search import TINY, Driver, replayed
 
 from fgseg.storage.store import open_store
 from search.audit.trials import audit
@@ -47,7 +47,8 @@ class Cluster:
     def start(self, environment: dict[str, str]) -> Driver:
         """A search that keeps its books and files here."""
         own = environment | VARIABLES | {"TMPDIR": str(self.folder / "tmp")}
-        return Driver(self.folder / "driver" / "unused", own, *self.options, "--trials", "2", "--set", "train.epochs=2")
+        arguments = [*self.options, "--trials", "2", "--set", "train.epochs=2"]
+        return Driver(self.folder / "driver" / "unused", own, *arguments, command=replayed)
 
 
 @pytest.fixture(scope="module")

@@ -152,7 +152,7 @@ def test_write_that_was_killed_stores_nothing(tmp_path, monkeypatch):
     ledger = drive(tmp_path)
     take(ledger)
     with monkeypatch.context() as killed:
-        kill_before(killed, "insert")
+        kill_before(killed, "add_epoch")
         with pytest.raises(KeyboardInterrupt):
             ledger.report(0, 1, history(0.2))
     again = drive(tmp_path)

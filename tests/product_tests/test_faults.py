@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import absent
-from real_search import Driver, clean, trials
+from real_search import Driver, clean, replayed, trials
 
 from search.audit.trials import audit
 from search.ledger.ledger import Ledger
@@ -68,7 +68,7 @@ def test_study_that_was_killed_damaged_and_moved_passes_the_audit(killed):
 def test_finished_study_is_extended_and_the_first_trials_stay(killed, start):
     storage, _, _ = killed
     before = trials(storage)
-    more = start(storage, "--trials", "4")
+    more = start(storage, "--trials", "4", command=replayed)
     assert more.finish() == 0, more.output
     after = trials(storage)
     assert len(after) == 4
@@ -76,19 +76,24 @@ def test_finished_study_is_extended_and_the_first_trials_stay(killed, start):
     clean(storage)
 
 
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of a study that is interrupted again and again, each time by a run that continues it."""
+    return tmp_path_factory.mktemp("interrupted") / "runs"
+
+
 @pytest.mark.parametrize(
     ("number", "code", "moment"),
     [
-        (signal.SIGINT, 130, "trial 000  epoch 1/4"),
-        (signal.SIGTERM, 143, "trial 000  epoch 1/4"),
-        (signal.SIGTERM, 143, "2/2 trials"),
+        (signal.SIGINT, 130, r"trial 000  epoch 1/4"),
+        (signal.SIGTERM, 143, r"trial 000  epoch [234]/4"),
+        (signal.SIGTERM, 143, r"2/2 trials"),
     ],
 )
 def test_interrupted_run_ends_in_time_and_can_be_continued(
-    start, tmp_path: Path, number: signal.Signals, code: int, moment: str
+    start, interrupted: Path, number: signal.Signals, code: int, moment: str
 ):
-    storage = tmp_path / "runs"
-    driver = start(storage, "--trials", "2")
+    driver = start(interrupted, "--trials", "2", command=replayed)
     driver.wait_for(moment)
     while moment == "2/2 trials" and driver.processes("/raylet"):
         time.sleep(0.02)  # until Ray has ended, which takes the signal's handler away; much is still to be written then
@@ -97,10 +102,14 @@ def test_interrupted_run_ends_in_time_and_can_be_continued(
     assert seconds < 10
     assert "continue: python -m search.run --space bas_cp" in driver.output
     assert "Traceback" not in driver.output
-    clean(storage, interrupted=True)
-    again = start(storage, "--trials", "2")
+    clean(interrupted, interrupted=True)
+
+
+def test_study_that_was_interrupted_thrice_is_finished_by_the_same_command(start, interrupted: Path):
+    again = start(interrupted, "--trials", "2", command=replayed)
     assert again.finish() == 0, again.output
-    clean(storage)
+    assert [t.state for t in trials(interrupted)] == [State.COMPLETE] * 2
+    clean(interrupted)
 
 
 def test_mlflow_server_that_never_answers_costs_a_warning_only(start, tmp_path: Path):
@@ -108,10 +117,10 @@ def test_mlflow_server_that_never_answers_costs_a_warning_only(start, tmp_path: 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    driver = start(storage, "--trials", "1", "--tracking-uri", f"http://127.0.0.1:{port}")
+    driver = start(storage, "--trials", "1", "--tracking-uri", f"http://127.0.0.1:{port}", command=replayed)
     assert driver.finish() == 0, driver.output
     assert "search.sync" in driver.output
-    again = start(storage, "--trials", "1")
+    again = start(storage, "--trials", "1", command=replayed)
     assert again.finish() == 0, again.output
     clean(storage)
 
@@ -123,7 +132,7 @@ def test_full_disk_stops_the_run_with_one_line_and_it_continues_once_there_is_ro
     if mounted.returncode:
         absent("only root may mount a small disk")
     try:
-        driver = start(storage, "--trials", "2", "--max-concurrent", "1")
+        driver = start(storage, "--trials", "2", "--max-concurrent", "1", command=replayed)
         driver.wait_for(r"trial 000  epoch 1/4")
         with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
             while True:
@@ -132,7 +141,7 @@ def test_full_disk_stops_the_run_with_one_line_and_it_continues_once_there_is_ro
         assert "Traceback" not in driver.output
         assert any(text in driver.output for text in ("No space left on device", "disk is full", "disk I/O error"))
         ballast.unlink()
-        again = start(storage, "--trials", "2", "--max-concurrent", "1")
+        again = start(storage, "--trials", "2", "--max-concurrent", "1", command=replayed)
         assert again.finish() == 0, again.output
         clean(storage)
     finally:
@@ -154,7 +163,8 @@ def test_data_folder_that_disappears_stops_the_run_after_some_failures(start, tm
         "data.height=40",
     ]
     arguments = [part for s in [*sets, "data.width=80"] for part in ("--set", s)]
-    driver = start(storage, "--trials", "9", "--max-concurrent", "1", "--max-failed-trials", "2", *arguments)
+    budget = ("--trials", "9", "--max-concurrent", "1", "--max-failed-trials", "2")
+    driver = start(storage, *budget, *arguments, command=replayed)
     driver.wait_for(r"trial 000  epoch 1/4")
     shutil.rmtree(root)
     assert driver.finish() == 1, driver.output
@@ -169,6 +179,6 @@ def test_changed_settings_are_refused_and_recorded_where_accepted(killed, start)
     refused = start(storage, "--trials", "3", "--set", "train.lr=2e-3")
     assert refused.finish() == 2
     assert "settings.train.lr: 0.001 there, 0.002 now" in refused.output
-    accepted = start(storage, "--trials", "3", "--set", "train.lr=2e-3", "--accept-changes")
+    accepted = start(storage, "--trials", "3", "--set", "train.lr=2e-3", "--accept-changes", command=replayed)
     assert accepted.finish() == 0, accepted.output
     assert Ledger(f"sqlite:///{storage}/small/study.db", "small").metadata.identity["settings"]["train.lr"] == 0.002

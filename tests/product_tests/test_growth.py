@@ -54,7 +54,7 @@ def grown(changes: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def python(tree: Path, *arguments: str) -> str:
     """What a command prints that runs in a tree; it must end well."""
-    own = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    own = os.environ | {"PYTHONPATH": str(tree)}
     done = subprocess.run([sys.executable, *arguments], cwd=tree, env=own, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from real_search import Driver, clean, trials
+from real_search import Driver, clean, replayed, trials
 
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 def test_second_driver_is_refused_in_one_line_and_a_killed_worker_starts_again(start, tmp_path: Path):
     storage = tmp_path / "runs"
-    first = start(storage, "--trials", "2", "--max-concurrent", "1")
+    first = start(storage, "--trials", "2", "--max-concurrent", "1", command=replayed)
     first.wait_for(r"trial 000  epoch 1/4")
     second = start(storage, "--trials", "2")
     for worker in first.workers():
@@ -36,7 +36,8 @@ def test_second_driver_is_refused_in_one_line_and_a_killed_worker_starts_again(s
 
 def test_worker_that_dies_too_often_fails_with_the_reason(start, tmp_path: Path):
     storage = tmp_path / "runs"
-    driver = start(storage, "--trials", "2", "--max-concurrent", "1", "--max-failures", "0")
+    limits = ("--max-concurrent", "1", "--max-failures", "0")
+    driver = start(storage, "--trials", "2", *limits, command=replayed)
     driver.wait_for(r"trial 000  epoch 1/4")
     for worker in driver.workers():
         worker.kill()

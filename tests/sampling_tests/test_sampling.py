@@ -226,7 +226,7 @@ def test_decision_that_was_not_recorded_is_made_again(tmp_path, monkeypatch):
         ledger.report(number, 1, make_history(miou))
     assert ledger.should_prune(0) is False
     with monkeypatch.context() as killed:
-        kill_before(killed, "update")
+        kill_before(killed, "add_decision")
         with pytest.raises(KeyboardInterrupt):
             ledger.should_prune(1)
     again = drive(tmp_path, "random", "asha", 8, EPOCHS)

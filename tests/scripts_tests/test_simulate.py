@@ -12,6 +12,7 @@ from unittest.mock import patch
 import pytest
 
 from fgseg.storage import store
+from scripts.chaos import simulated_study
 from scripts.chaos.ray_sequences import SCENARIOS, record
 from scripts.chaos.simulate import shorten
 from scripts.chaos.simulated_faults import FAULTS, Fault, schedule
@@ -71,6 +72,27 @@ def test_equal_seeds_give_equal_histories():
         study.run(schedule(1))
         histories.append(study.database.history())
     assert histories[0] == histories[1] != []
+
+
+def test_study_that_has_not_ended_in_time_is_a_violation_and_the_simulation_ends(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(simulated_study, "END_WITHIN_S", -10.0)  # ends while the disk is full, which then stays full
+    assert Study(1).run([Fault(0.0, "disk is full", seconds=20.0)]) == [
+        "the study has not ended -10 s after the last fault"
+    ]
+
+
+def test_sleeping_thread_continues_after_everything_that_happens_before():
+    clock, order = Clock(0.0), []
+
+    def sleep() -> None:
+        for seconds in (1.0, 2.0):
+            clock.sleep(seconds)
+            order.append(clock.now)
+
+    clock.call_at(2.0, lambda: order.append("event"))
+    Thread(sleep, process=Process(clock, "alpha"), clock=clock).start()
+    clock.run(10.0)
+    assert (order, clock.now) == ([1.0, "event", 3.0], 3.0)
 
 
 def test_rename_that_is_not_synced_is_found_by_a_power_cut_after_the_last_trial(monkeypatch: pytest.MonkeyPatch):

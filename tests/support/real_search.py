@@ -24,10 +24,23 @@ TINY = [
 
 def command(storage: Path, *arguments: str) -> list[str]:
     """The command line of a small study of bas_cp."""
+    return [sys.executable, "-m", "search.run", *small_study(storage), *arguments]
+
+
+def replayed(storage: Path, *arguments: str, epoch_s: float = 1.0) -> list[str]:
+    """The same with trials that are computed from a formula: for faults that do not depend on a training."""
+    return [
+        *(sys.executable, "-m", "scripts.chaos.replayed_search", str(epoch_s)),
+        *small_study(storage),
+        *arguments,
+    ]
+
+
+def small_study(storage: Path) -> list[str]:
+    """The arguments of a small study of bas_cp."""
     sets = [part for s in TINY for part in ("--set", s)]
-    base = [sys.executable, "-m", "search.run", "--space", "bas_cp", "--study", "small", "--storage", str(storage)]
-    base.append("--no-register")  # which takes seconds, and has tests of its own
-    return [*base, *sets, *arguments]
+    base = ["--space", "bas_cp", "--study", "small", "--storage", str(storage)]
+    return [*base, "--no-register", *sets]  # registering takes seconds, and has tests of its own
 
 
 class Driver:
