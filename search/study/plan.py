@@ -35,10 +35,11 @@ TWO_PHASES, MIN_TWO_PHASE_TRIALS = ("first-epochs", "short-full"), 4
 to choose between, and one to finish."""
 LARGEST_SEED = 2**31 - 1
 """Largest value of `train.seed`; the settings accept no larger one."""
-UNIDENTIFYING = ("data.root", "data.labels", "data.cache", "data.device", "train.compile")
-"""Settings that do not change the results: paths, and how a step is executed.  They may differ between runs.
+UNIDENTIFYING = ("data.root", "data.labels", "data.cache", "data.device", "train.compile", "train.frame_scores")
+"""Settings that do not change the results: paths, how a step is executed, and what else is recorded of an epoch.
 
-Another label set still makes another study: by the names of the class weights and the fingerprint of the labels."""
+They may differ between runs.  Another label set still makes another study: by the names of the class weights and the
+fingerprint of the labels."""
 
 LATER: dict[str, Any] = {"objective": MIOU, "constraint": {}}
 """Entries of the identity that studies of earlier versions lack, with the values that those studies had."""
