@@ -192,7 +192,9 @@ def test_comparison_is_plain_json():
 def test_json_is_the_written_comparison_and_nothing_else(capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     written = json.dumps(facts([family("baseline"), family("bas")]), indent=1)
 
-    def run_comparison(plans: list[RepeatPlan], name: str, point: str, signals: Signals) -> int:
+    def run_comparison(
+        plans: list[RepeatPlan], name: str, point: str, signals: Signals, precision: float | None
+    ) -> int:
         print("trial 000 started")
         open_store(runner.comparison_folder(plans, name)).put("comparison.json", written.encode())
         return 0

@@ -56,7 +56,7 @@ def test_mistakes_are_those_of_the_command(arguments: tuple, message: str):
 
 
 def test_a_signal_before_anything_is_written_raises_keyboard_interrupt(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(api, "run_study", lambda plan, signals: signals.handle(SIGTERM, None))
+    monkeypatch.setattr(api, "search_and_confirm", lambda plan, signals: signals.handle(SIGTERM, None))
     with pytest.raises(KeyboardInterrupt):
         run_search("bas", storage=str(tmp_path))
 
