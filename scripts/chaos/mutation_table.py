@@ -234,7 +234,7 @@ MUTATIONS = (
     Mutation(
         "diverged-trial-pruned",
         LEDGER,
-        " or not math.isfinite(record.epochs[-1].miou):",
+        " or not math.isfinite(self._value(record.epochs[-1])):",
         ":",
         "a trial whose mIoU is not finite is pruned instead of failing",
     ),
@@ -369,8 +369,8 @@ MUTATIONS = (
     Mutation(
         "stop-decision-ignored",
         EVENTS,
-        "return len(report.epochs) < self.epochs and self.ledger.should_prune(trial.number)",
-        "return len(report.epochs) < self.epochs and self.ledger.should_prune(trial.number) is None",
+        "return self.ledger.should_prune(trial.number) or self.time.is_used_up()",
+        "return self.ledger.should_prune(trial.number) is None or self.time.is_used_up()",
         "the pruner's decision stops no trial",
     ),
     Mutation(
