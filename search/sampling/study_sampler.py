@@ -252,7 +252,8 @@ class StudySampler:
             for key, floor in self._floors.items():
                 lacking = floor - record.chosen.iou.get(key, math.nan)
                 self._asked[record.number].set_constraint(key, 1.0 if math.isnan(lacking) else lacking)
-            self._study.tell(record.number, [value_of(record.chosen, name) for name in self._objectives])
+            others = [value_of(record.chosen, name) for name in self._objectives[1:]]
+            self._study.tell(record.number, [record.value, *others])
         else:
             self._study.tell(record.number, state=TrialState[record.state.name])
 
