@@ -51,7 +51,7 @@ def cityscapes(root: Path) -> list[str]:
         (["--nonsense"], "unrecognized arguments: --nonsense"),
         (["--study=a/b"], "--study: got 'a/b', must be letters"),
         (["--study=.."], "--study: got '..'"),
-        (["--pruner=ahsa"], "--pruner: got 'ahsa', must be one of: none, asha, median"),
+        (["--pruner=ahsa"], "--pruner: got 'ahsa', must be one of: none, asha, hyperband, median"),
         (["--config=nowhere.yaml"], "nowhere.yaml: no such file"),
         (["--set=model.name=b9"], "model.name: no such model 'b9'"),
         (["--set=model.name=./weights"], "model.name: no folder ./weights"),
