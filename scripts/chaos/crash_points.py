@@ -148,17 +148,20 @@ class Child:
             os.close(self._reader)
             with os.fdopen(writer, "wb") as pipe:
                 try:
-                    pickle.dump(call(*arguments), pipe)
+                    answer = call(*arguments), ""
                 except BaseException:
-                    pickle.dump([traceback.format_exc()], pipe)
+                    answer = None, traceback.format_exc()
+                pickle.dump(answer, pipe)
             os._exit(0)
         os.close(writer)
 
     def result(self) -> Any:
-        """Wait for the end of the process; returns the result of the call."""
+        """Wait for the end of the process; returns the result of the call, raises RuntimeError with its traceback."""
         with os.fdopen(self._reader, "rb") as pipe:
-            result = pickle.load(pipe)
+            result, error = pickle.load(pipe)
         os.waitpid(self._pid, 0)
+        if error:
+            raise RuntimeError(error)
         return result
 
 
@@ -180,7 +183,10 @@ def check_share(root: Path, database: Path, share: int, of: int) -> tuple[list[P
     for same in list(by_state.values())[share::of]:
         restore(storage, same[0].files, contents)
         with_optuna = any(point.kind.startswith(OPTUNA) for point in same)
-        faults = Child(resume, storage, database, expected, with_optuna).result()
+        try:
+            faults = Child(resume, storage, database, expected, with_optuna).result()
+        except RuntimeError as error:
+            faults = [str(error)]
         faulty += [(point._replace(files={}), faults) for point in same if faults]
     return [point._replace(files={}) for point in points], faulty
 

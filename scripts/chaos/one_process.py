@@ -181,7 +181,7 @@ def run_in_one_process(plan: Plan, database: Path, is_slow: bool = False, with_o
         "search.execution.views.OptunaTracker": OptunaInStep,
         "search.execution.views.can_show": lambda location: with_optuna,
         "search.report.background.ChildProcess": CalledAtOnce,
-        "search.report.content.png": lambda draw: b"PNG",
+        "search.report.content.png": lambda draw, marks=(): (b"PNG", ()),
         "search.report.content.build_content": one_chart,
         "search.report.frames.choose_frames": no_frames,
         "search.tracking.run_writer.fill_database": lambda uri, artifacts: copy_database(database, uri),

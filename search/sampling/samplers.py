@@ -9,7 +9,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from scipy.stats.qmc import Sobol
 
 SAME_POINT = 0.01
 """Fraction of a setting's range below which two values count as the same."""
@@ -38,6 +37,8 @@ class SobolSampler(BaseSampler):
         """Return the point; the dimensions of the sequence are the settings by name."""
         if not search_space:
             return {}
+        from scipy.stats.qmc import Sobol  # takes a second to import: the settings are checked before
+
         sequence = Sobol(len(search_space), scramble=True, rng=self._seed)
         if self._index:
             sequence.fast_forward(self._index)
