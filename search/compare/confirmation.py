@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -10,7 +11,6 @@ from fgseg.cli import DONE
 from fgseg.config.errors import ConfigError
 from fgseg.tables import Row, Table
 from search.cli.signals import Signals
-from search.compare.statistics import Estimate, mean_over_seeds
 from search.execution.controller import run_study
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LockedError
@@ -19,6 +19,9 @@ from search.ledger.study_metadata import Confirmation, StudyMetadata
 from search.ledger.time_used import time_used
 from search.study.objective import MIOU, value_of
 from search.study.plan import CONFIRM_SEED, CONFIRMED, ConfirmPlan, Plan, Repeat
+
+if TYPE_CHECKING:
+    from search.compare.statistics import Estimate
 
 MIN_SEEDS = 2
 """Finished repeats without which a point has no interval, so that it cannot be selected."""
@@ -32,11 +35,13 @@ class Candidate:
     repeats: list[TrialRecord]
     """Finished ones, each with another seed."""
 
-    def estimate(self, metric: str) -> Estimate:
+    def estimate(self, metric: str) -> "Estimate":
         """Return the mean of a metric over the repeats with its 95 % interval; without the trial's own value.
 
         The trial was chosen for that value, which is therefore too high on average.
         """
+        from search.compare.statistics import mean_over_seeds  # imports scipy.stats, which takes a second
+
         return mean_over_seeds([value_of(r.chosen, metric) for r in self.repeats if r.chosen is not None])
 
     def keeps(self, metadata: StudyMetadata) -> bool:

@@ -4,7 +4,6 @@ import numpy as np
 from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial
-from scipy.stats import wilcoxon
 
 P_VALUE = 0.01
 """Largest p-value at which a trial is stopped.  It is tested after every epoch, so that a trial as good as trial 0 is
@@ -38,6 +37,8 @@ class FrameTestPruner(BasePruner):
         differences = (own - reference)[np.isfinite(own - reference)]
         if len(differences) < MIN_FRAMES or not differences.any():
             return False
+        from scipy.stats import wilcoxon  # takes a second to import: the settings are checked before
+
         return bool(wilcoxon(differences, alternative="less", zero_method="zsplit").pvalue < P_VALUE)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
-from search.sampling.prior_guided import PriorGuidedSampler
 from search.sampling.samplers import AvoidingGPSampler, SobolSampler, Space
 
 GP_TRIALS = {"auto": 250, "gp": 1000}
@@ -51,5 +50,7 @@ def build_sampler(
     if complete < max(1, min(4, trials // 2)):
         return "sobol", sobol
     if name == "auto" and centres:
+        from search.sampling.prior_guided import PriorGuidedSampler  # imports scipy.stats, see SobolSampler
+
         return "gp", PriorGuidedSampler(space, sobol, fresh, centres)
     return "gp", AvoidingGPSampler(space, sobol, fresh)
