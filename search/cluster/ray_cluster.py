@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from fgseg.config.errors import FaultError, one_line
 from search.cluster.mps import mps_daemon
 from search.cluster.node_probe import alive_nodes
 from search.study.config import SearchConfig
@@ -110,6 +111,9 @@ def start(search: SearchConfig, variables: Mapping[str, str]) -> None:
     Args:
         search: address of the cluster.
         variables: set in the processes of a private cluster only, not in this process.
+
+    Raises:
+        FaultError: a private cluster did not start, e.g. within Ray's 30 s on a busy machine.
     """
     import ray
 
@@ -122,6 +126,13 @@ def start(search: SearchConfig, variables: Mapping[str, str]) -> None:
             log_to_driver=False,
             _temp_dir=os.environ.get("RAY_TMPDIR") if search.ray_address is None else None,
         )
+    except Exception as error:  # Ray raises no more specific type
+        if search.ray_address is not None:
+            raise
+        reason = one_line(error, first_line=True)
+        raise FaultError(
+            f"Ray did not start on this machine ({reason}); run the same command again when the machine is less busy"
+        ) from None
     finally:
         for name in variables:
             del os.environ[name]

@@ -3,10 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.ray
+from fgseg.config.errors import FaultError
+from search.cluster import ray_cluster
+from search.study.config import SearchConfig
 
 LISTENING = """
 import os, psutil
@@ -24,6 +27,7 @@ print("variable", os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"))
 """
 
 
+@pytest.mark.ray
 def test_private_ray_has_workers_of_normal_priority_and_listens_on_loopback_with_a_token_of_its_own(
     environment: dict[str, str], tmp_path: Path
 ):
@@ -37,3 +41,14 @@ def test_private_ray_has_workers_of_normal_priority_and_listens_on_loopback_with
     assert len(addresses) > 3
     assert variable == "variable None"
     assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+
+
+def test_ray_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch):
+    def init(**options: Any) -> None:
+        raise Exception("The current node timed out during startup.\nThis could happen because ...")
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(FaultError, match=r"^Ray did not start on this machine \(The current node timed [^\n]*; run"):
+        ray_cluster.start(SearchConfig(), {})
+    with pytest.raises(Exception, match="could happen"):  # who joins a cluster sees all of Ray's message
+        ray_cluster.start(SearchConfig(ray_address="10.0.0.1:6379"), {})
