@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -99,7 +100,9 @@ def migrations_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     def create(name: str, uri: str, fill: Callable[[str], None]) -> None:
         def copy(whole: str) -> None:
             if not (folder / name).exists():
-                fill(f"sqlite:///{folder / name}")
+                unfinished = folder / f"{name}-{threading.get_ident()}"  # trackers write in threads of their own
+                fill(f"sqlite:///{unfinished}")
+                unfinished.rename(folder / name)
             shutil.copy(folder / name, str(make_url(whole).database))
 
         create_database(uri, copy)

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
+from search.tracking import optuna_studies
+from search.tracking.client import create_database
 from search.tracking.optuna_studies import DATABASE, open_study
 
 
@@ -15,7 +17,8 @@ def kill_at_an_index(connection: Any, cursor: Any, statement: str, *others: Any)
         raise KeyboardInterrupt
 
 
-def test_creation_that_was_killed_leaves_no_file_and_is_begun_again(tmp_path: Path):
+def test_creation_that_was_killed_leaves_no_file_and_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(optuna_studies, "create_database", create_database)  # tests copy the database otherwise
     event.listen(Engine, "before_cursor_execute", kill_at_an_index)
     try:
         with pytest.raises(KeyboardInterrupt):
