@@ -42,7 +42,7 @@ Parts = dict[str, Callable[["Bench"], Iterator[tuple[str, float]]]]
 
 @dataclass(frozen=True)
 class Bench:
-    """What the parts share: the setup of the measurements, and whether this is a trial of the script."""
+    """Setup of the measurements, shared by the parts.  Where `dry` is set, the script is only tried out on the CPU."""
 
     setup: Setup
     dry: bool
