@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.bench import equality
+from scripts.bench.gpu_targets import EPOCHS, FRAMES, SEARCH_SIZE, TARGETS
 from scripts.bench.jobs import EVALUATED, JOBS, Setup, our_training
 from scripts.bench.source_recipe import synchronized_time
 from scripts.bench.train import CPU_SIZE, Figures, Row, machine, measure, share, write_scenes
@@ -28,8 +29,6 @@ from scripts.bench.train import CPU_SIZE, Figures, Row, machine, measure, share,
 ROOT = Path(__file__).parents[2]
 SCENES, TRIALS, SEEDS = 24, 5, 3
 """PNG files of the source's recipe, trials of the search, and trainings of each side of the comparison of mIoU."""
-FRAMES, EPOCHS, SEARCH_SIZE = 2000, 3, (256, 512)
-"""Training frames, epochs and frame size of the trials of the search."""
 DRY_SCENES: dict[str, Any] = {"data.height": 64, "data.width": 128, "data.val": 2, "data.test": 0}
 """Settings of the scenes of a dry comparison of mIoU."""
 INTERRUPT_S = 15.0
@@ -42,7 +41,7 @@ Parts = dict[str, Callable[["Bench"], Iterator[tuple[str, float]]]]
 
 @dataclass(frozen=True)
 class Bench:
-    """What the parts share: the setup of the measurements, and whether this is a trial of the script."""
+    """Setup of the measurements, shared by the parts.  Where `dry` is set, the script is only tried out on the CPU."""
 
     setup: Setup
     dry: bool
@@ -53,45 +52,6 @@ class Bench:
             return measure(Row(job, job, setup, "", 0), setup.seconds)
         values = {side: prepare(setup)() for side, prepare in JOBS[job].items()}
         return Figures(values["ours"], values.get("source"))
-
-
-@dataclass(frozen=True)
-class Target:
-    """A figure and its goal."""
-
-    what: str
-    figure: str
-    goal: float
-    unit: str
-    at_least: bool = True
-    """Whether the figure must be at least the goal, else at most."""
-
-    def row(self, figures: dict[str, float]) -> str:
-        """Format a row of the table."""
-        goal = f"{'at least' if self.at_least else 'at most'} {self.goal:g} {self.unit}".strip()
-        if self.figure not in figures:
-            return f"| {self.what} | {goal} | | not measured |"
-        value = figures[self.figure]
-        reached = value >= self.goal if self.at_least else value <= self.goal
-        return f"| {self.what} | {goal} | {value:.4g} {self.unit} | {'reached' if reached else 'missed'} |"
-
-
-TARGETS = (
-    Target("tests marked gpu that fail", "failed tests", 0, "", at_least=False),
-    Target("bas_cp training, batch of 2, to the source's", "batch of 2: ratio", 8, "x"),
-    Target("bas_cp training, batch of 8, to the source's", "batch of 8: ratio", 14, "x"),
-    Target("hybrid loss, forward and backward, to the source's", "bas loss: ratio", 10, "x"),
-    Target("approach-3 loss, forward and backward, to the source's", "slc loss: ratio", 6, "x"),
-    Target(f"evaluation of {EVALUATED} frames", "evaluation", 3, "s", at_least=False),
-    Target("start of the second trial of a process", "start of trial 2", 2, "s", at_least=False),
-    Target("mIoU of the plain and the fast step, difference", "mIoU: difference", 2, "standard errors", at_least=False),
-    Target(f"search: {EPOCHS} epochs of {FRAMES} frames of 256x512", "trials per hour", 200, "trials/h"),
-    Target("search: images/s, to those of bare training", "search: to bare training", 0.9, ""),
-    Target("driver held up per epoch (scripts.bench.orchestration)", "driver", 10, "ms", at_least=False),
-    Target("two CPU cores: hybrid loss, to the source's", "CPU, bas loss: ratio", 2.4, "x"),
-    Target("two CPU cores: approach-3 loss, to the source's", "CPU, slc loss: ratio", 2.4, "x"),
-    Target("two CPU cores: whole step, to the source's", "CPU, step: ratio", 2, "x"),
-)
 
 
 def gpu_tests(bench: Bench) -> Iterator[tuple[str, float]]:

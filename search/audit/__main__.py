@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class AuditDocument(BaseModel):
-    """What `--json` prints."""
+    """Result of an audit, as `--json` prints it."""
 
     study: str
     broken: list[str]

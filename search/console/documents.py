@@ -1,4 +1,4 @@
-"""What the commands print with `--json`: one JSON document whose names stay the same from version to version.
+"""Documents that the commands print with `--json`; their names stay the same from version to version.
 
 Settings have the dotted names of `--set`; metrics have the names of MLflow.
 """
@@ -82,7 +82,7 @@ class DataDocument(Document):
 
 
 class PlanDocument(Document):
-    """What a search would run: `search.run --dry-run --json`."""
+    """Plan of a search, as `search.run --dry-run --json` prints it."""
 
     study: str
     space: str

@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -14,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fgseg.labels import display_name
 from search.ledger.records import State, TrialRecord
+from search.report.chart_points import Mark, Point, place
 from search.report.summary import Summary
 from search.study.space import Range
 
@@ -52,27 +52,6 @@ CROWDED = 8
 """Settings beside one another in `parallel` above which their names are broken at every word, so as not to overlap."""
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A point of a chart that stands for a trial."""
-
-    panel: int
-    """Index of the axes in the figure."""
-    x: float
-    y: float
-    """In the units of the axes."""
-    text: str
-
-
-@dataclass(frozen=True)
-class Point:
-    """Where a mark lies in the picture: shares of its width and height from the upper left, in [0, 1]."""
-
-    left: float
-    top: float
-    text: str
-
-
 def png(draw: Callable[[], Figure], marks: Sequence[Mark] = ()) -> tuple[bytes, tuple[Point, ...]]:
     """Draw a chart in the report's style.
 
@@ -87,13 +66,6 @@ def png(draw: Callable[[], Figure], marks: Sequence[Mark] = ()) -> tuple[bytes, 
         figure, buffer = draw(), BytesIO()
         figure.savefig(buffer, format="png")
     return buffer.getvalue(), tuple(place(figure, mark) for mark in marks)
-
-
-def place(figure: Figure, mark: Mark) -> Point:
-    """Return where a mark lies in a figure that has been drawn."""
-    at = figure.axes[mark.panel].transData.transform((mark.x, mark.y))
-    left, bottom = at / figure.bbox.size
-    return Point(float(left), float(1 - bottom), mark.text)
 
 
 def history(summary: Summary, baseline: float | None) -> Figure:
@@ -131,16 +103,6 @@ def history(summary: Summary, baseline: float | None) -> Figure:
     return figure
 
 
-def history_marks(summary: Summary) -> list[Mark]:
-    """Return the trials that `history` shows at their values."""
-    ended = [t for t in summary.trials if t.state in {State.COMPLETE, State.PRUNED} and t.epochs]
-    values = [summary.last_value(t) for t in ended]
-    return [
-        Mark(0, t.number, value, f"trial {t.number:03d}: {summary.objective} {value:.4f}")
-        for t, value in zip(ended, values, strict=True)
-    ]
-
-
 def best_so_far(summary: Summary) -> list[tuple[int, float]]:
     """Return (trial number, highest mIoU up to this trial) by number; the last point is at the last trial."""
     path: list[tuple[int, float]] = []
@@ -171,21 +133,6 @@ def slices(summary: Summary, keys: Sequence[str]) -> Figure:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
-
-
-def slice_marks(summary: Summary, keys: Sequence[str]) -> list[Mark]:
-    """Return the trials that `slices` shows in each panel."""
-    return [
-        Mark(
-            panel,
-            summary.ranges[key].position(t.params[key]),
-            t.value or 0,
-            f"trial {t.number:03d}: {key} {t.params[key]:.4g}, {summary.objective} {t.value:.4f}",
-        )
-        for panel, key in enumerate(keys)
-        for t in summary.ranked
-        if key in t.params
-    ]
 
 
 def scatter(axes: Axes, summary: Summary, key: str) -> None:

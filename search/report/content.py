@@ -3,17 +3,15 @@
 from dataclasses import dataclass
 
 from search.ledger.records import count_ended
+from search.report.chart_points import Point, history_marks, slice_marks
 from search.report.charts import (
-    Point,
     best_so_far,
     class_curves,
     confusion,
     history,
-    history_marks,
     importances,
     parallel,
     png,
-    slice_marks,
     slices,
 )
 from search.report.frames import Frames

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from scripts.bench.gpu import TARGETS, collect, main
+from scripts.bench.gpu import collect, main
+from scripts.bench.gpu_targets import TARGETS
 
 pytestmark = pytest.mark.slow
 
