@@ -99,7 +99,7 @@ def test_interrupted_run_ends_in_time_and_can_be_continued(
         time.sleep(0.02)  # until Ray has ended, which takes the signal's handler away; much is still to be written then
     ended, seconds = driver.stop(number)
     assert ended == code, driver.output
-    assert seconds < 10
+    assert seconds < 30  # 10 on an idle machine (search/README.md); here other tests run beside it
     assert "continue: python -m search.run --space bas_cp" in driver.output
     assert "Traceback" not in driver.output
     clean(interrupted, interrupted=True)

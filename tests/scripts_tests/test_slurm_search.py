@@ -21,7 +21,7 @@ esac
     "python": """
 trap 'echo stopped >>"$CALLS"; exit 143' TERM
 echo "python $*" >>"$CALLS"
-while [ -n "$WAITS" ]; do sleep 0.05; done
+while [ -n "$WAITS" ] || ! grep -q cluster_worker "$CALLS"; do sleep 0.05; done
 exit "$CODE"
 """,
     "scontrol": 'echo "scontrol $*" >>"$CALLS"',
