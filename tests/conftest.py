@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import optuna
 import psutil
 import pytest
 import torch
@@ -85,31 +85,46 @@ def cpu_only() -> Iterator[str | None]:
         yield visible
 
 
-@pytest.fixture(scope="session", autouse=True)
-def migrations_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Copy an empty database of MLflow or Optuna from the second on: their migrations take a second, in many tests.
+@pytest.fixture(scope="session")
+def common_temp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all processes of pytest-xdist use."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
-    Commands in processes of their own, as those that start Ray, run the migrations.
-    """
+
+@pytest.fixture(scope="session")
+def empty_databases(common_temp: Path) -> Callable[[str], Path]:
+    """Give the path of an empty `mlflow.db` or `optuna.db`, made once: many tests need one, which takes a second."""
+    from search.tracking.client import create_database, fill_database
+
+    folder = common_temp / "empty-databases"
+
+    def fill(address: str) -> None:
+        if "mlflow.db" in address:
+            fill_database(address, str(folder / "artifacts"))
+        else:
+            optuna.storages.RDBStorage(address).engine.dispose()
+
+    def path_of(name: str) -> Path:
+        create_database(f"sqlite:///{folder / name}", fill)
+        return folder / name
+
+    return path_of
+
+
+@pytest.fixture(scope="session", autouse=True)
+def migrations_once(empty_databases: Callable[[str], Path]) -> Iterator[None]:
+    """Copy the empty databases instead of migrating.  `start` does so for its commands; other commands migrate."""
     from sqlalchemy.engine import make_url
 
     from search.tracking.client import create_database
 
-    folder = tmp_path_factory.mktemp("empty-databases")
-
     def create(name: str, uri: str, fill: Callable[[str], None]) -> None:
-        def copy(whole: str) -> None:
-            if not (folder / name).exists():
-                unfinished = folder / f"{name}-{threading.get_ident()}"  # trackers write in threads of their own
-                fill(f"sqlite:///{unfinished}")
-                unfinished.rename(folder / name)
-            shutil.copy(folder / name, str(make_url(whole).database))
-
-        create_database(uri, copy)
+        create_database(uri, lambda whole: shutil.copy(empty_databases(name), str(make_url(whole).database)))
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("run_writer", "optuna_studies"):
-            patch.setattr(f"search.tracking.{module}.create_database", partial(create, module))
+        patch.setattr("search.tracking.run_writer.create_database", partial(create, "mlflow.db"))
+        patch.setattr("search.tracking.optuna_studies.create_database", partial(create, "optuna.db"))
         yield
 
 
@@ -283,13 +298,16 @@ def search(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def start(environment: dict[str, str]):
+def start(environment: dict[str, str], empty_databases: Callable[[str], Path]):
     """Start a search in a storage; whatever still runs at the end of the module is killed by its own id."""
     from real_search import Driver
 
     drivers: list[Driver] = []
 
     def begin(storage: Path, *arguments: str, **options: Any) -> Driver:
+        storage.mkdir(parents=True, exist_ok=True)
+        for name in {"mlflow.db", "optuna.db"} - {path.name for path in storage.iterdir()}:
+            shutil.copy(empty_databases(name), storage)
         drivers.append(Driver(storage, environment, *arguments, **options))
         return drivers[-1]
 
@@ -297,13 +315,6 @@ def start(environment: dict[str, str]):
     for driver in drivers:
         if driver.process.poll() is None:
             driver.kill()
-
-
-@pytest.fixture(scope="session")
-def common_temp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A temporary folder that all processes of pytest-xdist use."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
