@@ -5,16 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from scripts.chaos.simulated_study import HOSTS, Study
 from search.cli.signals import CODES
-
-if TYPE_CHECKING:
-    from scripts.chaos.simulated_study import Study
 
 FAULTS_S = 60.0
 """Seconds in which the faults begin; the study takes about 30 s without any."""
-HOSTS = ("alpha", "beta")
 
 
 @dataclass(frozen=True)
@@ -29,6 +26,10 @@ class Fault:
     """How long it lasts."""
     count: int = 0
     """Durable writes until a crash; which node."""
+
+    def begin(self, study: Study) -> None:
+        """Let it happen to a study."""
+        FAULTS[self.what](study, self)
 
 
 def schedule(seed: int) -> list[Fault]:
@@ -46,55 +47,55 @@ def schedule(seed: int) -> list[Fault]:
     return sorted(faults, key=lambda fault: fault.at)
 
 
-def crash_driver(study: "Study", fault: Fault) -> None:
+def crash_driver(study: Study, fault: Fault) -> None:
     """Let a driver crash at one of its next durable writes."""
     for process in list(study.drivers)[:1]:
         process.writes_left, process.torn = fault.count, fault.count % 2 == 0
 
 
-def freeze_driver(study: "Study", fault: Fault) -> None:
+def freeze_driver(study: Study, fault: Fault) -> None:
     """Stop a driver before its next transaction, and start another one on the other host before it goes on."""
     for process in list(study.drivers)[:1]:
         process.stall_s = fault.seconds
         study.clock.call_at(study.clock.now + fault.seconds - 1.0, partial(second_driver, study, fault))
 
 
-def second_driver(study: "Study", fault: Fault) -> None:
+def second_driver(study: Study, fault: Fault) -> None:
     """Run the command although another driver runs."""
     if not study.done:
         study.start_driver(HOSTS[fault.count % 2])
 
 
-def stop_driver(study: "Study", fault: Fault) -> None:
+def stop_driver(study: Study, fault: Fault) -> None:
     """Send SIGTERM to a driver."""
     for signals in list(study.drivers.values())[:1]:
         if signals.gentle:
             signals.received = next(iter(CODES))
 
 
-def crash_worker(study: "Study", fault: Fault) -> None:
+def crash_worker(study: Study, fault: Fault) -> None:
     """Let a worker crash at one of its next durable writes."""
     for node in busy_nodes(study, fault):
         node.worker.writes_left, node.worker.torn = fault.count, fault.count % 2 == 0
 
 
-def busy_nodes(study: "Study", fault: Fault) -> list[Any]:
+def busy_nodes(study: Study, fault: Fault) -> list[Any]:
     """Return one of the nodes on which a trial runs, or none."""
     busy = [node for node in study.cluster.alive if node.worker is not None]
     return busy[fault.count % len(busy) :][:1] if busy else []
 
 
-def cut_power(study: "Study", fault: Fault) -> None:
+def cut_power(study: Study, fault: Fault) -> None:
     """End all drivers and workers at once; files lose what was not durable."""
     for process in study.clock.processes:
         process.kill()
     study.disk.lose_power()
 
 
-def for_a_while(target: str, name: str, value: Any, normal: Any) -> Callable[["Study", Fault], None]:
+def for_a_while(target: str, name: str, value: Any, normal: Any) -> Callable[[Study, Fault], None]:
     """Return a fault that sets an attribute of a part of the study for some seconds."""
 
-    def apply(study: "Study", fault: Fault) -> None:
+    def apply(study: Study, fault: Fault) -> None:
         part = getattr(study, target)
         setattr(part, name, value)
         study.clock.call_at(study.clock.now + fault.seconds, lambda: setattr(part, name, normal))
@@ -102,12 +103,12 @@ def for_a_while(target: str, name: str, value: Any, normal: Any) -> Callable[["S
     return apply
 
 
-def count_up(target: str, name: str) -> Callable[["Study", Fault], None]:
+def count_up(target: str, name: str) -> Callable[[Study, Fault], None]:
     """Return a fault that happens once, at the next occasion."""
     return lambda study, fault: setattr(getattr(study, target), name, 1)
 
 
-FAULTS: dict[str, Callable[["Study", Fault], None]] = {
+FAULTS: dict[str, Callable[[Study, Fault], None]] = {
     "driver crashes": crash_driver,
     "driver freezes": freeze_driver,
     "driver gets SIGTERM": stop_driver,

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 from unittest.mock import patch
 
 import psutil
@@ -17,7 +17,6 @@ from fgseg.config.errors import ConfigError
 from scripts.chaos.invariants import check_end, check_history, check_run
 from scripts.chaos.replayed_study import DATA, replayed_trial, small_plan
 from scripts.chaos.simulated_database import shared_database
-from scripts.chaos.simulated_faults import FAULTS, HOSTS, Fault
 from scripts.chaos.simulated_files import Disk
 from scripts.chaos.simulated_mlflow import Client, Server
 from scripts.chaos.simulated_ray import Cluster, SimulatedTuner
@@ -28,6 +27,7 @@ from search.execution.messages import TrialJob, TrialReport
 from search.study.location import StudyLocation
 from search.study.plan import Plan
 
+HOSTS = ("alpha", "beta")
 START = 1.7e9
 """Unix seconds at which every schedule begins."""
 END_WITHIN_S = 600.0
@@ -37,6 +37,19 @@ It sums up: a node is declared dead after 65 s, a lock of another host is taken 
 is 30 s, and the rest are trials, one after the other where one node is left."""
 RESTART_S = 3.0
 """Seconds until somebody runs the command again."""
+
+
+class Event(Protocol):
+    """What happens to a study at a time, in seconds since the beginning."""
+
+    @property
+    def at(self) -> float: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    def begin(self, study: "Study") -> None:
+        """Let it happen."""
 
 
 class Study:
@@ -114,12 +127,12 @@ class Study:
             report.epochs = made.epochs
             send(report)
 
-    def run(self, faults: Sequence[Fault]) -> list[str]:
-        """Run the study under these faults to its end; returns `violations`."""
+    def run(self, faults: Sequence[Event]) -> list[str]:
+        """Run the study under these faults (see simulated_faults.py) to its end; returns `violations`."""
         with self.replacing():
             self.start_driver(HOSTS[0])
             for fault in faults:
-                self.clock.call_at(START + fault.at, partial(FAULTS[fault.what], self, fault))
+                self.clock.call_at(START + fault.at, partial(fault.begin, self))
             over = START + max((fault.at + fault.seconds for fault in faults), default=0.0)
             self.clock.run(over + END_WITHIN_S, lambda: self.done or bool(self.violations))
             if not self.done and not self.violations:

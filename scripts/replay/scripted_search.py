@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from fgseg.results import EpochResult
+from search.ledger.ledger import first_attempt
 from search.ledger.records import EpochEvent, State, TrialRecord
 from search.ledger.trial_source import NewTrial, TrialSource
 
@@ -42,32 +43,12 @@ class ScriptedSearch:
     def run_trial(self, new: NewTrial, curve: Curve) -> None:
         """Run one trial to its end, or until the source stops it."""
         number = len(self.records)
-        self.records.append(self._started(number, new))
+        self.records.append(first_attempt(number, new, self.epochs, self._next_seq()))
         for result in curve(new):
             self._report(number, result)
             if result.epoch < self.epochs and self.source.prunes and self._should_prune(number):
                 return self._end(number, State.PRUNED)
         self._end(number, State.COMPLETE, self.records[number].epochs[-1])
-
-    def _started(self, number: int, new: NewTrial) -> TrialRecord:
-        seq = self._next_seq()
-        return TrialRecord(
-            number=number,
-            state=State.RUNNING,
-            params=new.params,
-            attempt=1,
-            failures=0,
-            epochs=[],
-            value=None,
-            reason=None,
-            started=0.0,
-            ended=None,
-            length=self.epochs,
-            origin=new.origin,
-            context=new.context,
-            seq=seq,
-            asked_seq=seq,
-        )
 
     def _report(self, number: int, result: EpochResult) -> None:
         record, seq = self.records[number], self._next_seq()

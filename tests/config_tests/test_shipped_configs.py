@@ -45,6 +45,7 @@ def test_cityscapes_config_is_the_protocol_of_the_source():
 def test_finetuning_searches_the_learning_rates_beside_every_family():
     plan = make_plan("bas", "configs/finetune.yaml", {"data.root": "somewhere"}, {}, None)
     assert list(plan.space.search)[-2:] == ["train.lr", "train.head_lr_factor"]
+    assert plan.space.start["class_weights.pole"] == 2.5
     run = plan.settings
     assert (run.train.epochs, run.train.lr, run.train.head_lr_factor) == (5, 6e-5, 1)
     assert min(run.train.ema, run.train.warmup, run.augment.flip_prob, run.augment.scale - 1) > 0

@@ -9,8 +9,7 @@ from unittest.mock import patch
 from builders import make_epoch
 
 from scripts.chaos.replayed_study import small_plan
-from scripts.chaos.simulated_faults import HOSTS
-from scripts.chaos.simulated_study import Study
+from scripts.chaos.simulated_study import HOSTS, Study
 from scripts.chaos.virtual_time import Process, Thread
 from search.compare.confirmation import search_and_confirm
 from search.execution.messages import TrialJob, TrialReport
