@@ -78,7 +78,7 @@ class Progress:
         if self.live:
             self.live.stop()
             if self.has_news:
-                self._print_line(self.summary())
+                self._print_line(f"{self.elapsed()}  {self.line()}")
 
     def on_attempt(self, record: TrialRecord) -> None:
         """Print the continuation of a trial, and with `verbose` its start."""
