@@ -55,16 +55,13 @@ def print_comparison_plan(found: ComparisonPlanDocument) -> int:
     """Print the study, the numbers of repeats and the point of each family, and the power; returns the exit code."""
     console = Console(highlight=False)
     columns = ["family", "study", "new", "open", "ended", "point"]
-    rows = [
-        Row(
-            [f.title, f.study, *map(str, (f.new, f.open, f.ended)), ", ".join(f"{k}={v:g}" for k, v in f.point.items())]
-        )
-        for f in found.families
-    ]
+    rows = []
+    for family in found.families:
+        point = ", ".join(f"{key}={value:g}" for key, value in family.point.items())
+        rows.append(Row([family.title, family.study, *map(str, (family.new, family.open, family.ended)), point]))
     console.print(Table("", columns, rows, text_columns=("study", "point")).to_rich())
-    console.print(
-        f"{found.trainings} trainings of {found.epochs} epochs would run or go on, one family after the other"
-    )
+    would = f"{found.trainings} trainings of {found.epochs} epochs would run or go on, one family after the other"
+    console.print(would)
     for line in power_lines(found):
         console.print(line, soft_wrap=True)
     return DONE

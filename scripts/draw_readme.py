@@ -1,0 +1,106 @@
+"""Draw every picture of README.md: python -m scripts.draw_readme
+
+Runs two small searches with the settings of the quickstart, on procedural scenes, then photographs MLflow's comparison
+of the two families and the report in a headless Chromium.  Takes about ten minutes on two idle cores.
+"""
+
+import argparse
+import base64
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+from PIL import Image
+
+from scripts.browser import Pages, open_pages
+from scripts.draw_streets import draw_streets
+from search.study.location import PAGE
+from search.tracking.client import load_client
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / ".github"
+"""Folder of the pictures."""
+TRIALS = {"baseline": 4, "bas_cp": 6}
+"""Trials of each family, in the order of the searches: the report of the second one shows the first one."""
+WIDTH_PX = 1100
+"""Width of the pages in CSS pixels."""
+SCALE = 1.5
+"""Pixels of a picture per CSS pixel: GitHub shows a picture of the README at up to 840 CSS pixels."""
+COLOURS = 256
+"""Colours of a picture; with all of them its file has three times the size."""
+
+
+def draw_mlflow(pages: Pages, storage: Path) -> Image.Image:
+    """Photograph MLflow's comparison of the trials of both families, from its heading on."""
+    client = load_client()(tracking_uri=pages.base)
+    experiment = client.get_experiment_by_name("quickstart").experiment_id
+    runs = client.search_runs([experiment], "tags.`fgseg.kind` = 'trial'", order_by=["metrics.`val/miou` DESC"])
+    ids = [run.info.run_id for run in runs]
+    pages.open(f"compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([experiment]))}")
+    if not pages.shows(f"Comparing {len(ids)} Runs", "Parallel Coordinates Plot", *(f"{name}/000" for name in TRIALS)):
+        raise TimeoutError("MLflow does not show the comparison")
+    return photograph(pages, 800)
+
+
+def draw_report(pages: Pages, storage: Path) -> Image.Image:
+    """Photograph the beginning of the report of the second family."""
+    pages.browser.get((storage / "quickstart-bas_cp" / "report" / PAGE).as_uri())
+    return photograph(pages, 1200)
+
+
+PICTURES: dict[str, Callable[[Pages, Path], Image.Image]] = {
+    "streets.png": lambda pages, storage: draw_streets(),
+    "mlflow.png": draw_mlflow,
+    "report.png": draw_report,
+}
+"""Draws each picture from the pages of MLflow and the storage of the searches."""
+
+
+def photograph(pages: Pages, height: int) -> Image.Image:
+    """Take a picture of a page, from its top.
+
+    Args:
+        pages: showing the page.
+        height: of the picture in CSS pixels.
+    """
+    clip = {"x": 0, "y": 0, "width": WIDTH_PX, "height": height, "scale": 1}
+    options = {"format": "png", "clip": clip, "captureBeyondViewport": True}
+    shot = pages.browser.execute_cdp_cmd("Page.captureScreenshot", options)
+    return Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
+
+
+def search_families(storage: Path) -> None:
+    """Search both families; continues searches that the storage has.  Raises CalledProcessError if one fails."""
+    for space, trials in TRIALS.items():
+        command = [sys.executable, "-m", "search.run", "--space", space, "--trials", str(trials)]
+        subprocess.run([*command, "--storage", str(storage)], cwd=ROOT, check=True)
+
+
+def draw_pictures(storage: Path) -> None:
+    """Search both families in a storage, and write all pictures."""
+    search_families(storage)
+    with open_pages(f"sqlite:///{storage / 'mlflow.db'}", storage, WIDTH_PX, 1000, SCALE) as pages:
+        for name, draw in PICTURES.items():
+            draw(pages, storage).quantize(COLOURS).save(FOLDER / name, optimize=True)
+            print(f"{FOLDER / name}: {(FOLDER / name).stat().st_size / 1024:.0f} KiB")
+
+
+def main() -> None:
+    """Read the command line and draw the pictures."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.draw_readme", description=__doc__)
+    parser.add_argument("--storage", type=Path, metavar="DIR", help="folder of the searches (default: a temporary one)")
+    storage = parser.parse_args().storage
+    if storage is not None:
+        draw_pictures(storage.resolve())
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        draw_pictures(Path(folder))
+
+
+if __name__ == "__main__":
+    main()
