@@ -49,6 +49,12 @@ class Pages:
         """Wait until the page has all these texts; returns False after 300 s."""
         return bool(self.until(lambda: all(text in self.text for text in texts)))
 
+    def click(self, selector: str, at: int = 0) -> None:
+        """Click the element with this number among those of a CSS selector, once it is there."""
+        find = "return document.querySelectorAll(arguments[0])[arguments[1]]"
+        element = self.until(lambda: self.browser.execute_script(find, selector, at))
+        self.browser.execute_script("arguments[0].click()", element)
+
 
 @contextmanager
 def open_pages(uri: str, folder: Path, width: int, height: int, scale: float = 1) -> Iterator[Pages]:

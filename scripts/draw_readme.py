@@ -27,8 +27,8 @@ FOLDER = ROOT / ".github"
 """Folder of the pictures."""
 TRIALS = {"baseline": 4, "bas_cp": 6}
 """Trials of each family, in the order of the searches: the report of the second one shows the first one."""
-WIDTH_PX = 1100
-"""Width of the pages in CSS pixels."""
+WIDTH_PX = 1440
+"""Width of the browser's window in CSS pixels."""
 SCALE = 1.5
 """Pixels of a picture per CSS pixel: GitHub shows a picture of the README at up to 840 CSS pixels."""
 COLOURS = 256
@@ -36,21 +36,30 @@ COLOURS = 256
 
 
 def draw_mlflow(pages: Pages, storage: Path) -> Image.Image:
-    """Photograph MLflow's comparison of the trials of both families, from its heading on."""
+    """Photograph MLflow's comparison of the trials of both families, without menu and assistant."""
     client = load_client()(tracking_uri=pages.base)
     experiment = client.get_experiment_by_name("quickstart").experiment_id
-    runs = client.search_runs([experiment], "tags.`fgseg.kind` = 'trial'", order_by=["metrics.`val/miou` DESC"])
+    finished = "tags.`fgseg.kind` = 'trial' AND attributes.status = 'FINISHED'"
+    runs = client.search_runs([experiment], finished, order_by=["metrics.`val/miou` DESC"])
     ids = [run.info.run_id for run in runs]
     pages.open(f"compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([experiment]))}")
-    if not pages.shows(f"Comparing {len(ids)} Runs", "Parallel Coordinates Plot", *(f"{name}/000" for name in TRIALS)):
+    if not pages.shows(f"Comparing {len(ids)} Runs", *(f"{name}/000" for name in TRIALS)):
         raise TimeoutError("MLflow does not show the comparison")
-    return photograph(pages, 800)
+    pages.click("[data-component-id='mlflow.assistant.chat_panel.close']")
+    parameters = pages.browser.find_element("css selector", ".du-bois-light-select input")
+    parameters.send_keys("loss.ssim\n")  # the axis that tells the families apart
+    parameters.send_keys("\ue00c")  # Escape closes the list
+    axes = "return document.querySelector('.js-plotly-plot').data[0].dimensions.map(axis => axis.label)"
+    pages.until(lambda: "loss.ssim" in pages.browser.execute_script(axes))
+    heading = "return [...document.querySelectorAll('h1, h2')].find(e => e.innerText.startsWith('Comparing'))"
+    left = pages.browser.execute_script(f"{heading}.getBoundingClientRect().left") - 20
+    return photograph(pages, left, WIDTH_PX - left, 800)
 
 
 def draw_report(pages: Pages, storage: Path) -> Image.Image:
     """Photograph the beginning of the report of the second family."""
     pages.browser.get((storage / "quickstart-bas_cp" / "report" / PAGE).as_uri())
-    return photograph(pages, 1200)
+    return photograph(pages, 0, WIDTH_PX, 1200)
 
 
 PICTURES: dict[str, Callable[[Pages, Path], Image.Image]] = {
@@ -61,14 +70,14 @@ PICTURES: dict[str, Callable[[Pages, Path], Image.Image]] = {
 """Draws each picture from the pages of MLflow and the storage of the searches."""
 
 
-def photograph(pages: Pages, height: int) -> Image.Image:
-    """Take a picture of a page, from its top.
+def photograph(pages: Pages, left: float, width: float, height: float) -> Image.Image:
+    """Take a picture of the upper part of a page.
 
     Args:
         pages: showing the page.
-        height: of the picture in CSS pixels.
+        left, width, height: of the part, in CSS pixels.
     """
-    clip = {"x": 0, "y": 0, "width": WIDTH_PX, "height": height, "scale": 1}
+    clip = {"x": left, "y": 0, "width": width, "height": height, "scale": 1}
     options = {"format": "png", "clip": clip, "captureBeyondViewport": True}
     shot = pages.browser.execute_cdp_cmd("Page.captureScreenshot", options)
     return Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")

@@ -31,11 +31,6 @@ class Site(Pages):
 
     folder: Path
 
-    def click(self, selector: str, at: int = 0) -> None:
-        find = "return document.querySelectorAll(arguments[0])[arguments[1]]"
-        element = self.until(lambda: self.browser.execute_script(find, selector, at))
-        self.browser.execute_script("arguments[0].click()", element)
-
     def shot(self, name: str) -> None:
         self.browser.save_screenshot(str(self.folder / f"{name}.png"))
 
