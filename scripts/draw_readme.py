@@ -25,14 +25,16 @@ from search.tracking.client import load_client
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / ".github"
 """Folder of the pictures."""
-TRIALS = {"baseline": 4, "bas_cp": 6}
+TRIALS = {"baseline": 4, "bas_cp": 8}
 """Trials of each family, in the order of the searches: the report of the second one shows the first one."""
 WIDTH_PX = 1440
 """Width of the browser's window in CSS pixels."""
+MARGIN_PX = 20
+"""Margin of a picture in CSS pixels."""
 SCALE = 1.5
-"""Pixels of a picture per CSS pixel: GitHub shows a picture of the README at up to 840 CSS pixels."""
+"""Pixels of a picture per CSS pixel."""
 COLOURS = 256
-"""Colours of a picture; with all of them its file has three times the size."""
+"""Colours of a picture, chosen so that small areas keep theirs; with all colours the file has three times the size."""
 
 
 def draw_mlflow(pages: Pages, storage: Path) -> Image.Image:
@@ -52,14 +54,18 @@ def draw_mlflow(pages: Pages, storage: Path) -> Image.Image:
     axes = "return document.querySelector('.js-plotly-plot').data[0].dimensions.map(axis => axis.label)"
     pages.until(lambda: "loss.ssim" in pages.browser.execute_script(axes))
     heading = "return [...document.querySelectorAll('h1, h2')].find(e => e.innerText.startsWith('Comparing'))"
-    left = pages.browser.execute_script(f"{heading}.getBoundingClientRect().left") - 20
+    left = pages.browser.execute_script(f"document.activeElement.blur(); {heading}.getBoundingClientRect().left")
+    left -= MARGIN_PX
     return photograph(pages, left, WIDTH_PX - left, 800)
 
 
 def draw_report(pages: Pages, storage: Path) -> Image.Image:
-    """Photograph the beginning of the report of the second family."""
+    """Photograph the report of the second family down to its first frame, without most of its tables."""
     pages.browser.get((storage / "quickstart-bas_cp" / "report" / PAGE).as_uri())
-    return photograph(pages, 0, WIDTH_PX, 1200)
+    pages.browser.execute_script("document.querySelectorAll('.pair > * + *').forEach(table => table.remove())")
+    edges = "const {left, right, bottom} = document.querySelector('.frame').getBoundingClientRect();"
+    left, right, bottom = pages.browser.execute_script(f"{edges} return [left, right, bottom]")
+    return photograph(pages, left - MARGIN_PX, right - left + 2 * MARGIN_PX, bottom + MARGIN_PX)
 
 
 PICTURES: dict[str, Callable[[Pages, Path], Image.Image]] = {
@@ -95,7 +101,8 @@ def draw_pictures(storage: Path) -> None:
     search_families(storage)
     with open_pages(f"sqlite:///{storage / 'mlflow.db'}", storage, WIDTH_PX, 1000, SCALE) as pages:
         for name, draw in PICTURES.items():
-            draw(pages, storage).quantize(COLOURS).save(FOLDER / name, optimize=True)
+            reduced = draw(pages, storage).quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=2)
+            reduced.save(FOLDER / name, optimize=True)
             print(f"{FOLDER / name}: {(FOLDER / name).stat().st_size / 1024:.0f} KiB")
 
 
