@@ -51,6 +51,9 @@ class EpochResult:
     frame_miou: list[float] = field(default_factory=list)
     """mIoU of each validation frame over the foreground classes that it contains, NaN without any; empty unless
     `train.frame_scores`."""
+    boundary_iou: dict[str, float] = field(default_factory=dict)
+    """Boundary IoU of each foreground class (see `fgseg.metrics.boundary_iou`), NaN where `iou` is NaN; empty unless
+    `train.boundary_scores`."""
 
     @property
     def thin_miou(self) -> float:
@@ -64,20 +67,24 @@ class EpochResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary of JSON types; NaN becomes null."""
-        iou = {key: none_if_nan(value) for key, value in self.iou.items()}
-        return vars(self) | {"iou": iou, "frame_miou": [none_if_nan(value) for value in self.frame_miou]}
+        iou, boundary = ({k: none_if_nan(v) for k, v in values.items()} for values in (self.iou, self.boundary_iou))
+        frames = [none_if_nan(value) for value in self.frame_miou]
+        return vars(self) | {"iou": iou, "boundary_iou": boundary, "frame_miou": frames}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "EpochResult":
         """Read a dictionary of `to_json`; raises KeyError or TypeError for other contents."""
-        iou = {key: nan_if_none(value) for key, value in record["iou"].items()}
-        return cls(**record | {"iou": iou, "frame_miou": [nan_if_none(v) for v in record.get("frame_miou", ())]})
+        parts = record["iou"], record.get("boundary_iou", {})
+        iou, boundary = ({key: nan_if_none(value) for key, value in part.items()} for part in parts)
+        frames = [nan_if_none(value) for value in record.get("frame_miou", ())]
+        return cls(**record | {"iou": iou, "boundary_iou": boundary, "frame_miou": frames})
 
     def metrics(self) -> dict[str, float]:
         """Return the values by the names of their MLflow metrics; absent classes and unknown values are left out."""
         named = {"val/miou": self.miou, "train/loss": self.loss, "train/images_per_s": self.images_per_s}
         named |= {} if math.isnan(self.thin_miou) else {"val/thin_miou": self.thin_miou}
         named |= {f"val/iou/{key}": value for key, value in self.iou.items() if not math.isnan(value)}
+        named |= {f"val/boundary/{key}": value for key, value in self.boundary_iou.items() if not math.isnan(value)}
         system = {"compile_s": self.compile_s, "memory_gib": self.memory_gib, "gpu_memory_gib": self.gpu_memory_gib}
         named |= {f"system/{name}": value for name, value in system.items() if value is not None}
         # Under both names: charts of earlier studies use the one in `system/`.
@@ -85,7 +92,7 @@ class EpochResult:
         return named | {f"train/loss/{term}": value for term, value in self.terms.items()}
 
     def validation_metrics(self) -> dict[str, float]:
-        """Return those of `metrics` that validation measured: `val/miou`, `val/thin_miou` and `val/iou/<class>`."""
+        """Return those of `metrics` that validation measured, which begin with `val/`."""
         return {name: value for name, value in self.metrics().items() if name.startswith("val/")}
 
 

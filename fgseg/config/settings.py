@@ -132,6 +132,9 @@ class TrainConfig(Section):
     """Epoch whose results and weights count for the trial: the last, or the one with the highest validation mIoU."""
     frame_scores: bool = False
     """Record the mIoU of every validation frame after each epoch; `--pruner wilcoxon` needs and sets it."""
+    boundary_scores: bool = False
+    """Record the boundary IoU of every class in the validation after each epoch; an `--objective` that names one needs
+    and sets it."""
     seed: int = Field(42, ge=0, lt=2**31)
     """Seed of trial 0; trial n uses this seed plus n."""
 

@@ -4,12 +4,13 @@ The IoU of a large object hardly depends on its contour; its boundary IoU does. 
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fgseg.labels import VOID
+from fgseg.labels import VOID, LabelSet
 from fgseg.metrics.iou import predicted_labels
 
 RIM_SHARE = 0.02
@@ -63,6 +64,21 @@ def rim(mask: Tensor, void: Tensor, width: int) -> Tensor:
     rows = F.max_pool2d(outside[:, None], (2 * width + 1, 1), stride=1)
     near = F.max_pool2d(rows, (1, 2 * width + 1), stride=1)[:, 0] > 0
     return mask & near & ~void
+
+
+def class_boundary_iou(counts: Tensor, iou: Mapping[str, float], classes: LabelSet) -> dict[str, float]:
+    """Compute the boundary IoU of the foreground classes.
+
+    Args:
+        counts: (C, 2) integers from `boundary_counts`, summed over images.
+        iou: IoU by class key, NaN for a class that does not occur in the truth, which has no boundary IoU either.
+        classes: the label set of the C classes.
+
+    Returns:
+        Values in [0, 1], or NaN, by class key.
+    """
+    rims = boundary_iou(counts).tolist()
+    return {c.key: math.nan if math.isnan(iou[c.key]) else rims[c.label] for c in classes.foreground}
 
 
 def boundary_iou(counts: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Evaluate a trained model on the test split, once; the counts of every image are stored beside its checkpoints."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from fgseg.config.settings import RunConfig
 from fgseg.data import load_splits
 from fgseg.data.device_frames import HostFrames
 from fgseg.labels import LabelSet
-from fgseg.metrics.boundary_iou import boundary_counts, boundary_iou
+from fgseg.metrics.boundary_iou import boundary_counts, class_boundary_iou
 from fgseg.metrics.evaluator import confusion_per_image
 from fgseg.metrics.iou import class_iou, confusion_counts, miou
 from fgseg.model.segformer import build_model
@@ -76,15 +75,14 @@ def save_test_result(  # noqa: PLR0917  what the result is of, and its counts
         classes: the label set of the C classes.
     """
     data = save_safetensors({"confusion": confusion.to(torch.int32), "boundary": boundary.to(torch.int32)})
-    iou, rims = class_iou(confusion.sum(0), classes), boundary_iou(boundary.sum(0)).tolist()
-    keys = {c.label: c.key for c in classes.foreground}
+    iou = class_iou(confusion.sum(0), classes)
     outcome = TestResult(
         epoch=epoch,
         attempt=attempt,
         images=len(confusion),
         miou=miou(iou),
         iou=iou,
-        boundary_iou={key: math.nan if math.isnan(iou[key]) else rims[label] for label, key in keys.items()},
+        boundary_iou=class_boundary_iou(boundary.sum(0), iou, classes),
         confusion=confusion.sum(0).tolist(),
         boundary=boundary.sum(0).tolist(),
         thin=[c.key for c in classes.thin],

@@ -25,8 +25,9 @@ from fgseg.data.device_frames import Frames, load_to_device
 from fgseg.devices import peak_gib, peak_memory_gib, reset_peak, tune_malloc
 from fgseg.distributed import World, reset_accelerate
 from fgseg.losses import HybridLoss
-from fgseg.metrics.evaluator import evaluate
-from fgseg.metrics.iou import class_iou, miou
+from fgseg.metrics.boundary_iou import boundary_counts, class_boundary_iou
+from fgseg.metrics.evaluator import confusion_per_image
+from fgseg.metrics.iou import class_iou, confusion_counts, miou
 from fgseg.model.edge_head import SegformerWithEdges
 from fgseg.model.head_transfer import HeadRows, set_rows
 from fgseg.model.segformer import build_model
@@ -202,7 +203,7 @@ def run_epoch(state: TrainingState, splits: dict[str, FrameSet], epoch: int, att
     loss, terms = train_one_epoch(state, frames["train"], epoch)
     trained = time.perf_counter()
     compile_s = state.step.compile_s if prepared is None else None
-    per_frame = validate(state, frames["val"])
+    per_frame, *rims = validate(state, frames["val"])
     counts = per_frame.sum(0)
     classes = state.run.label_set()
     iou = class_iou(counts, classes)
@@ -222,25 +223,32 @@ def run_epoch(state: TrainingState, splits: dict[str, FrameSet], epoch: int, att
         gpu_memory_gib=peak_gib(device),
         thin=[c.key for c in classes.thin],
         frame_miou=[miou(class_iou(each, classes)) for each in per_frame] if state.run.train.frame_scores else [],
+        boundary_iou=class_boundary_iou(rims[0].sum(0), iou, classes) if rims else {},
     )
 
 
-def validate(state: TrainingState, frames: Frames) -> Tensor:
-    """Return the confusion matrix (N, C, C) int64 of each frame of a split, which the processes share; rows truth.
+def validate(state: TrainingState, frames: Frames) -> list[Tensor]:
+    """Evaluate the frames of a split, which the processes share.
 
     The model is not the distributed one: its forward has the precision that Accelerate gave it as well, and the frames
     of the processes may differ in number, which the distributed one does not allow.
+
+    Returns:
+        The confusion matrix (N, C, C) int64 of each frame, rows truth; with `train.boundary_scores` also the counts
+        (N, C, 2) of `boundary_counts`.
     """
     world = state.step.world
     world.average_buffers(state.model)
     if state.step.average:
         state.step.average.copy_buffers()
-    classes = state.run.label_set().num_classes
-    counts = torch.zeros(len(frames), classes, classes, dtype=torch.int64, device=frames.device)
+    run, classes = state.run, state.run.label_set().num_classes
+    columns = {confusion_counts: classes} | ({boundary_counts: 2} if run.train.boundary_scores else {})
+    counts = [torch.zeros(len(frames), classes, n, dtype=torch.int64, device=frames.device) for n in columns.values()]
     if world.rank < len(frames):
-        own = evaluate(state.evaluated, frames, world, state.run.data.window)
-        counts[world.rank :: world.world_size] = own.to(frames.device)
-    return world.all_reduce(counts).cpu()
+        own = confusion_per_image(state.evaluated, frames, *columns, world=world, window=run.data.window)
+        for all_frames, part in zip(counts, own, strict=True):
+            all_frames[world.rank :: world.world_size] = part.to(frames.device)
+    return [world.all_reduce(each).cpu() for each in counts]
 
 
 def train_one_epoch(state: TrainingState, frames: Frames, epoch: int) -> tuple[float, dict[str, float]]:

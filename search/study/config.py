@@ -21,8 +21,8 @@ class SearchConfig(Section):
     register_model: bool = True
     """Register the best trial's model in MLflow at the end of a run, as a new version if it changed."""
     objective: str = "val/miou"
-    """Metric of the validation to maximise: val/miou, val/thin_miou or val/iou/<class>; or two, separated by a comma.
-    Of two, the first one decides which trial is the best."""
+    """Metric of the validation to maximise: val/miou, val/thin_miou, val/iou/<class> or val/boundary/<class>; or two,
+    separated by a comma. Of two, the first one decides which trial is the best."""
     keep: str | None = Field(None, min_length=1)
     """Classes, separated by commas, whose validation IoU a trial must keep to be the best: at most --max-drop below the
     repeats of the baseline family or, if there are none, below the untrained checkpoint."""

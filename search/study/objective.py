@@ -12,6 +12,8 @@ DEFAULT = (MIOU,)
 """What a search maximises unless `--objective` names something else."""
 CLASS = "val/iou/"
 """Prefix of the IoU of a class."""
+BOUNDARY = "val/boundary/"
+"""Prefix of the boundary IoU of a class."""
 NAMES = {MIOU: "mIoU", "val/thin_miou": "thin mIoU"}
 """Names in texts of the metrics that are no class's."""
 
@@ -24,7 +26,7 @@ def split_names(text: str) -> tuple[str, ...]:
 def metric_names(classes: LabelSet) -> list[str]:
     """Return the metrics that a search can maximise."""
     thin = ["val/thin_miou"] if classes.thin else []
-    return [MIOU, *thin, *(f"{CLASS}{c.key}" for c in classes.foreground)]
+    return [MIOU, *thin, *(f"{prefix}{c.key}" for prefix in (CLASS, BOUNDARY) for c in classes.foreground)]
 
 
 def check_objectives(objectives: Sequence[str], classes: LabelSet, pruner: str) -> None:
@@ -48,4 +50,7 @@ def value_of(epoch: EpochResult, metric: str) -> float:
 
 def objective_name(metric: str) -> str:
     """Return the name of a metric in texts, such as "mIoU" or "IoU of pole"."""
-    return NAMES.get(metric) or f"IoU of {display_name(metric.removeprefix(CLASS))}"
+    if metric in NAMES:
+        return NAMES[metric]
+    kind = "boundary IoU" if metric.startswith(BOUNDARY) else "IoU"
+    return f"{kind} of {display_name(metric.rpartition('/')[2])}"

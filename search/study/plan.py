@@ -17,7 +17,7 @@ from fgseg.config.settings import flatten as flatten_settings
 from fgseg.model.pretrained import NAMES
 from search.study.config import SearchConfig
 from search.study.location import StudyLocation, resolve_location
-from search.study.objective import MIOU, check_objectives
+from search.study.objective import BOUNDARY, MIOU, check_objectives
 from search.study.resources import check_resources, gpu_needed
 from search.study.space import Space, add_ranges, load_space, override
 
@@ -35,7 +35,10 @@ TWO_PHASES, MIN_TWO_PHASE_TRIALS = ("first-epochs", "short-full"), 4
 to choose between, and one to finish."""
 LARGEST_SEED = 2**31 - 1
 """Largest value of `train.seed`; the settings accept no larger one."""
-UNIDENTIFYING = ("data.root", "data.labels", "data.cache", "data.device", "train.compile", "train.frame_scores")
+UNIDENTIFYING = (
+    *("data.root", "data.labels", "data.cache", "data.device"),
+    *("train.compile", "train.frame_scores", "train.boundary_scores"),
+)
 """Settings that do not change the results: paths, how a step is executed, and what else is recorded of an epoch.
 
 They may differ between runs.  Another label set still makes another study: by the names of the class weights and the
@@ -174,8 +177,10 @@ def make_plan(
     family = load_space(space_name, data)
     family = family if ranges is None else add_ranges(family, ranges, data, str(path))
     space, plain = override(family, assignments, data)
-    needed = {"train.frame_scores": True} if search.pruner == "wilcoxon" else {}
-    layers = (settings, Layer(f"space {space.name}", space.fixed), Layer("--set", plain), Layer("--pruner", needed))
+    frames = {"train.frame_scores": True} if search.pruner == "wilcoxon" else {}
+    rims = {"train.boundary_scores": True} if any(name.startswith(BOUNDARY) for name in search.objectives) else {}
+    needed = Layer("--pruner", frames), Layer("--objective", rims)
+    layers = (settings, Layer(f"space {space.name}", space.fixed), Layer("--set", plain), *needed)
     name = f"{path.stem}-{space.name}" if study is None else study
     location = resolve_location(search.storage, name, search.tracking_uri, search.ledger_url)
     if name.endswith(REPEATS) or name == COMPARISONS:

@@ -132,6 +132,18 @@ def test_study_keeps_its_objective_even_if_changes_are_accepted(tmp_path: Path):
 
 
 def test_names_and_values_of_metrics():
-    assert [objective_name(n) for n in ("val/miou", "val/iou/traffic_sign")] == ["mIoU", "IoU of traffic sign"]
+    names = ("val/miou", "val/iou/traffic_sign", "val/boundary/pole")
+    assert [objective_name(n) for n in names] == ["mIoU", "IoU of traffic sign", "boundary IoU of pole"]
     assert value_of(epoch(0.4, math.nan), "val/iou/car") == 0.4
     assert math.isnan(value_of(epoch(0.4, math.nan), "val/iou/pole"))
+    rims = make_epoch(boundary_iou={"pole": 0.3, "car": math.nan})
+    assert value_of(rims, "val/boundary/pole") == 0.3
+    assert math.isnan(value_of(rims, "val/boundary/car"))
+
+
+def test_objective_of_boundaries_has_them_measured():
+    plans = [
+        make_plan("bas", "configs/quickstart.yaml", {}, {"objective": f"val/{kind}/pole"}, "s")
+        for kind in ("boundary", "iou")
+    ]
+    assert [plan.settings.train.boundary_scores for plan in plans] == [True, False]

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from thin_street import NUM_CLASSES
+from thin_street import NUM_CLASSES, THIN_STREET
 from torch import Tensor
 
 from fgseg.labels import VOID
-from fgseg.metrics.boundary_iou import boundary_counts, boundary_iou, rim, rim_width
+from fgseg.metrics.boundary_iou import boundary_counts, boundary_iou, class_boundary_iou, rim, rim_width
 
 SIZE = (20, 26)
 
@@ -66,6 +66,16 @@ def test_prediction_like_the_truth_has_boundary_iou_1_and_absent_classes_none():
     iou = boundary_iou(boundary_counts(one_hot(truth), truth)).squeeze(0).tolist()
     assert [iou[0], iou[2]] == [1.0, 1.0]
     assert all(math.isnan(iou[label]) for label in (1, 3, 4, 5, 6))
+
+
+def test_boundary_iou_by_class_leaves_out_classes_that_the_truth_lacks():
+    counts = torch.tensor([[1, 2]] * 7)
+    iou = {c.key: 0.5 for c in THIN_STREET.foreground} | {"pole": math.nan}
+    found = class_boundary_iou(counts, iou, THIN_STREET)
+    assert {key: value for key, value in found.items() if not math.isnan(value)} == dict.fromkeys(
+        iou.keys() - {"pole"}, 0.5
+    )
+    assert found.keys() == iou.keys()
 
 
 def test_thin_class_is_all_rim_and_a_large_one_is_not():

@@ -21,8 +21,15 @@ def test_without_thin_classes_there_is_no_thin_miou():
 
 def test_record_of_an_earlier_version_is_read():
     record = make_epoch().to_json()
-    del record["thin"]
+    del record["thin"], record["boundary_iou"]
     assert EpochResult.from_json(record) == make_epoch()
+
+
+def test_boundary_iou_is_logged_and_read_again():
+    result = make_epoch(boundary_iou={"pole": 0.3, "car": math.nan})
+    assert {n: v for n, v in result.metrics().items() if n.startswith("val/boundary/")} == {"val/boundary/pole": 0.3}
+    again = EpochResult.from_json(result.to_json()).boundary_iou
+    assert again["pole"] == 0.3 and math.isnan(again["car"])
 
 
 def test_compile_time_is_logged_under_its_earlier_name_as_well():

@@ -14,7 +14,11 @@ from power_cut import PowerCut, cut_after
 from random_frames import some_frames
 from torch.amp import GradScaler
 
+from fgseg.data import load_splits
 from fgseg.data.device_frames import HostFrames
+from fgseg.inference.trained_model import load_trained, open_trained_model
+from fgseg.metrics.boundary_iou import boundary_counts, class_boundary_iou
+from fgseg.metrics.evaluator import confusion_per_image
 from fgseg.results import DivergedError, EpochResult
 from fgseg.train import main
 from fgseg.training.loop import train
@@ -85,6 +89,18 @@ def test_epoch_result_reports_every_term_in_use_and_plausible_values(tiny, tmp_p
     assert result.loss == pytest.approx(weighted, rel=1e-5)  # float32 sums in two orders
     assert sum(map(sum, result.confusion)) == 4 * 64 * 128
     assert result.images_per_s > 0
+
+
+def test_validation_measures_the_boundary_iou_of_the_saved_model_if_asked(tiny, tmp_path: Path):
+    run = tiny(train__epochs=1, train__boundary_scores=True)
+    (result,) = train(run, tmp_path)
+    with open_trained_model(str(tmp_path)) as found:
+        model = load_trained(found)
+    frames = HostFrames(load_splits(run.data, ["val"])["val"], torch.device("cpu"))
+    (counts,) = confusion_per_image(model, frames, boundary_counts)
+    expected = class_boundary_iou(counts.sum(0), result.iou, run.label_set())
+    assert result.boundary_iou == pytest.approx(expected, nan_ok=True)
+    assert any(value > 0 for value in expected.values())
 
 
 def test_epoch_tells_its_memory_and_old_records_lack_it(tiny, tmp_path: Path):
