@@ -1,6 +1,7 @@
 """Draw procedural street scenes above their labels: python scripts/draw_streets.py OUT.png [INDEX ...]"""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from fgseg.data.streets.scene import render
 from fgseg.labels import cityscapes_table, load_label_set, remap
 from fgseg.visual.label_images import colour
 
+EXAMPLES = (28, 32, 44)
+"""Indices of the scenes that are drawn by default."""
 GAP = 8
 """Pixels between two images."""
 
@@ -28,13 +31,13 @@ def tile(index: int, height: int = 256) -> np.ndarray:
     return np.concatenate([small[0], np.full((GAP, 2 * height, 3), 255, np.uint8), small[1]])
 
 
-def main(out: Path, indices: list[int]) -> None:
-    """Write an image of the scenes side by side."""
+def draw_streets(indices: Sequence[int] = EXAMPLES) -> Image.Image:
+    """Draw scenes side by side."""
     tiles = [tile(index) for index in indices]
     gap = np.full((tiles[0].shape[0], GAP, 3), 255, np.uint8)
-    row = [part for t in tiles for part in (t, gap)][:-1]
-    Image.fromarray(np.concatenate(row, axis=1)).quantize(256).save(out, optimize=True)
+    return Image.fromarray(np.concatenate([part for t in tiles for part in (t, gap)][:-1], axis=1))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [int(text) for text in sys.argv[2:]] or [28, 32, 44])
+    picture = draw_streets([int(text) for text in sys.argv[2:]] or EXAMPLES)
+    picture.quantize(256).save(Path(sys.argv[1]), optimize=True)

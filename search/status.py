@@ -17,6 +17,7 @@ from search.cli.options import Parser, add_location_options, location_from
 from search.console.documents import print_document, status_document
 from search.console.forecast import forecast_line, time_lines
 from search.console.study_status import StudyStatus, expected_end, time_left, trial_time
+from search.console.trial_table import trial_table
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
@@ -43,22 +44,23 @@ def show_study(options: argparse.Namespace) -> int:
         return print_document(status_document(location))
     ledger = open_ledger(location)
     if not options.follow:
-        console.print(study_view(ledger, location))
+        console.print(study_view(ledger, location, console.width))
         return DONE
-    live = Live(study_view(ledger, location), console=console, auto_refresh=False)
+    live = Live(study_view(ledger, location, console.width), console=console, auto_refresh=False)
     with suppress(KeyboardInterrupt), live:  # Ctrl-C is the usual way to end --follow
         while ledger.holder():
             time.sleep(PERIOD_S)
-            live.update(study_view(ledger, location), refresh=True)
+            live.update(study_view(ledger, location, console.width), refresh=True)
     return DONE
 
 
-def study_view(ledger: Ledger, location: StudyLocation) -> Group:
+def study_view(ledger: Ledger, location: StudyLocation, width: int) -> Group:
     """Build the printed state of a study: driver, progress, running trials, best trial, failures.
 
     Args:
         ledger: of the study; only read.
         location: of the study.
+        width: columns of the terminal.
     """
     records, holder, metadata = ledger.trials(), ledger.holder(), ledger.metadata
     status = StudyStatus(metadata, records)
@@ -76,8 +78,7 @@ def study_view(ledger: Ledger, location: StudyLocation) -> Group:
         *([Text(forecast_line(metadata, expected))] if expected else []),
         *map(Text, used),
         *confirmation_lines(ledger),
-        status.running_table(),
-        status.class_table(),
+        trial_table(status, width, now if holder else None),
         *([Text(f"checkpoint, untrained: mIoU {untrained.miou:.4f}")] if untrained else []),
         *([Text(str(duration))] if duration else []),
         *failures,

@@ -107,7 +107,7 @@ class CalledAtOnce:
         """Do nothing."""
 
 
-def run_trials(events: TrialEventHandler, jobs: TrialJobs, *others: Any) -> StopReason:
+def run_trials(events: TrialEventHandler, jobs: TrialJobs, *others: Any, **options: Any) -> StopReason:
     """Run trials in turn, an epoch each, until the ledger has no more; as `search.execution.ray_tune.run_trials`."""
     running: dict[str, Iterator[TrialReport]] = {}
     latest: dict[str, TrialReport] = {}

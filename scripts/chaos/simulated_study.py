@@ -239,7 +239,7 @@ class SimulatedPsutil:
 class SimulatedConsole:
     """Prints plain lines, in place of `rich.console.Console`, which takes longer than the rest of an epoch."""
 
-    is_terminal = False
+    is_interactive = False
 
     def __init__(self, file: io.StringIO) -> None:
         self.print = lambda text, **options: print(text, file=file)

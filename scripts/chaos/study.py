@@ -90,6 +90,7 @@ class Chaos:
             self.ended = False
             arguments = ["--space", "bas_cp", "--study", STUDY, "--storage", str(self.storage), "--sampler", "random"]
             arguments += ["--trials", str(self.budget), "--max-concurrent", "2", "--tracking-uri", self.uri]
+            arguments += ["--verbose"]  # `wait_for` reads the lines of epochs
             arguments += [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
             arguments += ["--ray-address", self.cluster.address] if self.cluster else []
             environment = self.cluster.environment if self.cluster else self.environment

@@ -11,6 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from rich.console import Console
+
 from fgseg.config.errors import FaultError, one_line
 from search.cluster.mps import mps_daemon
 from search.cluster.node_probe import alive_nodes
@@ -170,6 +172,7 @@ def watch_head(address: str, ended: threading.Event) -> None:
                 file=sys.stderr,
                 flush=True,
             )
+            Console().show_cursor()  # a live table hides it
             os._exit(1)
 
 

@@ -36,16 +36,16 @@ def compare_or_print(options: argparse.Namespace, signals: Signals) -> int:
         assignments=parse_assignments(options.set),
         search=search_settings(options),
     )
-    if options.dry_run and options.json:
-        raise ConfigError("--json: not with --dry-run; leave one of them out")
+    name = name_of(options.name, plans, options.point)
     if options.dry_run:
-        from search.compare.runner import print_plans
+        from search.compare.dry_run import comparison_plan, print_comparison_plan
+        from search.console.documents import print_document
 
-        return print_plans(plans)
+        found = comparison_plan(plans, name, options.point)
+        return print_document(found) if options.json else print_comparison_plan(found)
     precision = check_precision(options.precision) if options.seeds is None else None
     from search.compare.runner import run_comparison, stored_comparison  # takes seconds: the settings are checked first
 
-    name = name_of(options.name, plans, options.point)
     if not options.json:
         return run_comparison(plans, name, options.point, signals, precision)
     with redirect_stdout(sys.stderr):

@@ -15,12 +15,11 @@ from fgseg.cli import DONE, FAULT
 from fgseg.config.errors import ConfigError
 from fgseg.data import fingerprint, load_splits
 from fgseg.storage.store import join, open_store
-from fgseg.tables import Row, Table
 from search.cli.signals import Signals
 from search.compare.plans import with_seeds
-from search.compare.repeats import family, finished_repeats, missing_seeds, trials_of
+from search.compare.repeats import family, finished_repeats, missing_seeds
 from search.compare.scores import Family, compare
-from search.compare.seeds import next_seeds, power_lines
+from search.compare.seeds import next_seeds
 from search.compare.tables import print_comparison, render_comparison
 from search.console.run_summary import current_command, mlflow_command
 from search.ledger.catalog import open_ledger
@@ -210,25 +209,3 @@ def publish(plan: RepeatPlan, comparison: dict[str, Any], files: Mapping[str, st
     except TrackingError as error:
         text = f"warning: {error}; it lacks the comparison, which the same command sends again"
         console.print(text, soft_wrap=True, highlight=False, markup=False)
-
-
-def print_plans(plans: Sequence[RepeatPlan]) -> int:
-    """Print the study, point and numbers of new, open and ended repeats of each family; returns the exit code."""
-    rows, new = [], 0
-    for plan in plans:
-        records = trials_of(plan)
-        state_of = {(tuple(sorted(r.params.items())), r.repeat): r.state for r in records}
-        states = [state_of.get((tuple(sorted(repeat.params.items())), repeat.seed)) for repeat in plan.repeats]
-        counts = [states.count(None), states.count(State.RUNNING)]
-        new += sum(counts)
-        point = ", ".join(f"{key}={value:g}" for key, value in plan.repeats[0].params.items())
-        rows.append(Row([plan.space.title, plan.study, *map(str, [*counts, len(states) - sum(counts)]), point]))
-    columns = ["family", "study", "new", "open", "ended", "point"]
-    Console().print(Table("", columns, rows, text_columns=("study", "point")).to_rich())
-    epochs = plans[0].settings.train.epochs
-    Console().print(
-        f"{new} trainings of {epochs} epochs would run or go on, one family after the other", highlight=False
-    )
-    for line in power_lines(plans):
-        Console().print(line, highlight=False, soft_wrap=True)
-    return DONE

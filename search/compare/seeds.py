@@ -12,6 +12,7 @@ from search.compare.power import Noise, power, read_noise, seeds_needed
 from search.compare.repeats import family, finished_repeats, trials_of
 from search.compare.scores import MEAN, Family, compare, scorer_of
 from search.compare.statistics import bootstrap
+from search.console.documents import PowerDocument
 from search.study.plan import RepeatPlan
 
 DIFFERENCES = (0.005, 0.01, 0.02)
@@ -43,10 +44,13 @@ def widest(comparison: Mapping[str, Any]) -> float:
     return max((math.inf if c["low"] is None else (c["high"] - c["low"]) / 2) for c in cells)
 
 
-def power_lines(plans: Sequence[RepeatPlan]) -> list[str]:
-    """Describe which difference in mIoU the planned seeds would find, from the repeats that have finished.
+def noise_of(plans: Sequence[RepeatPlan]) -> Noise | None:
+    """Estimate the noise of a difference in mIoU from the repeats that have finished.
 
     Of several families the two whose difference varies most decide.
+
+    Returns:
+        None before two families have two finished seeds in common.
     """
     finished = [finished_repeats(plan) if trials_of(plan) else {} for plan in plans]
     pairs = [
@@ -54,17 +58,19 @@ def power_lines(plans: Sequence[RepeatPlan]) -> list[str]:
         for pair in combinations(range(len(plans)), 2)
         if len(seeds := sorted(finished[pair[0]].keys() & finished[pair[1]].keys())) > 1
     ]
-    if not pairs:
-        return ["power: not known before two families have two finished seeds in common; begin with --seeds 2"]
-    planned = len(plans[0].repeats)
-    noise = max(pairs, key=lambda noise: noise.error(max(2, planned)))
-    lines = [f"noise: standard deviation {noise.of_seed**0.5:.4f} of a difference in mIoU between seeds"]
-    for difference in DIFFERENCES:
-        needed = seeds_needed(difference, noise)
-        needs = "cannot be found with these test frames" if needed is None else f"needs {needed} seeds"
-        found = f"; {planned} find it with probability {power(difference, noise, planned):.2f}" if planned > 1 else ""
-        lines.append(f"power: a difference of {difference:g} {needs} at this noise level{found}")
-    return lines
+    return max(pairs, key=lambda noise: noise.error(max(2, len(plans[0].repeats))), default=None)
+
+
+def powers(noise: Noise, planned: int) -> list[PowerDocument]:
+    """Describe which of DIFFERENCES a number of planned seeds would find."""
+    return [
+        PowerDocument(
+            difference=difference,
+            seeds=seeds_needed(difference, noise),
+            probability=power(difference, noise, planned) if planned > 1 else None,
+        )
+        for difference in DIFFERENCES
+    ]
 
 
 def noise_between(one: Family, other: Family) -> Noise:

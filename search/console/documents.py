@@ -175,6 +175,51 @@ class StatusDocument(Document):
     trials: list[TrialDocument]
 
 
+class RepeatsDocument(Document):
+    """Repeats of a family, in a planned comparison."""
+
+    space: str
+    title: str
+    study: str
+    """Study that stores the repeats."""
+    new: int
+    """Repeats that would be started."""
+    open: int
+    """Repeats that would be continued."""
+    ended: int
+    point: dict[str, float]
+    """Searched settings of the repeats."""
+
+
+class PowerDocument(Document):
+    """How many seeds a comparison needs to find a difference in mIoU."""
+
+    difference: float
+    seeds: int | None
+    """Seeds that find it with a probability of 80 %; null if no number does with these test frames."""
+    probability: float | None
+    """Probability with which the planned seeds find it; null for a single seed."""
+
+
+class ComparisonPlanDocument(Document):
+    """Plan of a comparison: `search.compare --dry-run --json`."""
+
+    name: str
+    point: str
+    """`start` of each space, or `best` of each study."""
+    seeds: int
+    """Repeats of each family; with `--seeds auto` those at the beginning."""
+    epochs: int
+    """Length of a repeat."""
+    trainings: int
+    """Repeats of all families that would be started or continued."""
+    families: list[RepeatsDocument]
+    noise: float | None
+    """Standard deviation between seeds of a difference in mIoU; null before two families have two seeds in common."""
+    power: list[PowerDocument]
+    """Empty while the noise is not known."""
+
+
 def print_document(document: Document | Sequence[Document]) -> int:
     """Print a document, or a list of them, on standard output; returns exit code 0."""
     print(TypeAdapter(Any).dump_json(document, indent=1).decode())

@@ -4,10 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
-
 from fgseg.labels import display_name
-from fgseg.results import EpochResult, format_iou, select_epoch
+from fgseg.results import format_iou
 from search.console.forecast import Forecast, clock, forecast
 from search.ledger.records import State, TrialRecord, best_trial, keeps
 from search.ledger.study_metadata import StudyMetadata
@@ -49,6 +47,12 @@ class StudyStatus:
             self.best = best_trial(rivals, self.metadata.allow_changed_batch, self.metadata.constraint.floors)
         return before
 
+    @property
+    def records(self) -> list[TrialRecord]:
+        """All trials, by number."""
+        trials = self.ended | self.running
+        return [trials[number] for number in sorted(trials)]
+
     def epochs_accounted(self, record: TrialRecord) -> int:
         """Return the epochs of a trial that are done; an ended trial counts as whole, even if stopped early."""
         return len(record.epochs) if record.state is State.RUNNING else self.metadata.epochs
@@ -68,8 +72,7 @@ class StudyStatus:
         Args:
             now: Unix seconds.
         """
-        trials = self.ended | self.running
-        return forecast(self.metadata, [trials[number] for number in sorted(trials)], now)
+        return forecast(self.metadata, self.records, now)
 
     def summary_line(self) -> str:
         """Return the number of ended trials, the best trial and the number of failures in one line."""
@@ -82,31 +85,10 @@ class StudyStatus:
         return ", ".join(parts)
 
     def best_classes(self) -> dict[str, str]:
-        """Return number and IoU by class name of the best trial as texts; empty while no trial has finished."""
+        """Return the IoU of the best trial by class name as texts; empty while no trial has finished."""
         if self.best is None or self.best.chosen is None:
             return {}
-        iou = self.best.chosen.iou
-        return {"best trial": f"{self.best.number:03d}"} | {
-            display_name(key): format_iou(value) for key, value in iou.items()
-        }
-
-    def running_table(self) -> Table:
-        """List the open trials with their latest epoch and their highest mIoU so far."""
-        table = Table(box=None, pad_edge=False)
-        for column in ("trial", "epoch", "val mIoU", "its best", "train loss", "images/s"):
-            table.add_column(column, justify="right")
-        for number, record in sorted(self.running.items()):
-            table.add_row(f"{number:03d}", f"{len(record.epochs)}/{self.metadata.epochs}", *latest(record.epochs))
-        return table
-
-    def class_table(self) -> Table:
-        """Show the best trial's IoU by class; no rows while no trial has finished."""
-        table = Table(box=None, pad_edge=False)
-        if classes := self.best_classes():
-            for name in classes:
-                table.add_column(name, justify="right")
-            table.add_row(*classes.values())
-        return table
+        return {display_name(key): format_iou(value) for key, value in self.best.chosen.iou.items()}
 
 
 def scored(number: int, value: float, objective: str) -> str:
@@ -142,14 +124,6 @@ def trial_time(records: Iterable[TrialRecord]) -> TrialTime | None:
     whole = [(r, r.ended) for r in records if r.state is State.COMPLETE and r.attempt == 1]
     spans = [(end - r.started, math.fsum(e.seconds for e in r.epochs)) for r, end in whole if end is not None]
     return TrialTime(*(math.fsum(column) / len(spans) for column in zip(*spans, strict=True))) if spans else None
-
-
-def latest(epochs: list[EpochResult]) -> list[str]:
-    """Format the cells of a running trial: latest mIoU, highest mIoU, train loss, images per second."""
-    if not epochs:
-        return ["-"] * 4
-    last, best = epochs[-1], select_epoch(epochs, "best")
-    return [format_iou(last.miou), format_iou(best.miou), f"{last.loss:.4f}", f"{last.images_per_s:.1f}"]
 
 
 def recent_pace(records: Iterable[TrialRecord], now: float) -> float | None:

@@ -138,7 +138,9 @@ def run_remaining_trials(plan: Plan, ledger: Ledger, views: StudyViews, signals:
     from search.execution.ray_tune import run_trials  # importing Ray takes seconds
 
     with (
-        Progress(views.console, ledger.metadata, ledger.trials(), mlflow_command(plan)) as progress,
+        Progress(
+            views.console, ledger.metadata, ledger.trials(), mlflow_command(plan), verbose=plan.search.verbose
+        ) as progress,
         cluster(plan.search, gpu_needed(plan.settings), signals.install) as resources,
     ):
         ledger.record_resources({"cpus": resources.cpus, "gpus": resources.gpus})
@@ -146,7 +148,8 @@ def run_remaining_trials(plan: Plan, ledger: Ledger, views: StudyViews, signals:
         events = TrialEventHandler(ledger, plan.settings.train.epochs, plan.search, listeners)
         required = ({} if is_private(plan.search) else versions()) | {"data": ledger.metadata.identity["data"]}
         monitor = NodeMonitor(resources)
-        reason = run_trials(events, TrialJobs(plan, resources, required), resources, monitor, signals)
+        jobs = TrialJobs(plan, resources, required)
+        reason = run_trials(events, jobs, resources, monitor, signals, refresh=progress.refresh)
         if reason is not BUDGET and ledger.open_trials():  # before Ray is shut down, which takes seconds
             views.print_line("stopping; the open trials can be continued")
     if signals.received:  # perhaps while Ray was shut down

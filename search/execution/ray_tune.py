@@ -33,10 +33,17 @@ T = TypeVar("T")
 
 
 class RunState:
-    """Holds what the hooks of Ray Tune share: event handler, jobs, nodes, and the first reason to stop."""
+    """Holds what the hooks of Ray Tune share: event handler, jobs, nodes, display, and the first reason to stop."""
 
-    def __init__(self, events: TrialEventHandler, jobs: TrialJobs, monitor: NodeMonitor, signals: Signals):
-        self.events, self.jobs, self.monitor, self.signals = events, jobs, monitor, signals
+    def __init__(
+        self,
+        events: TrialEventHandler,
+        jobs: TrialJobs,
+        monitor: NodeMonitor,
+        signals: Signals,
+        refresh: Callable[[], None],
+    ):
+        self.events, self.jobs, self.monitor, self.signals, self.refresh = events, jobs, monitor, signals, refresh
         self.reason: StopReason | None = None
         self.step_began = time.monotonic()
 
@@ -92,6 +99,7 @@ class StopBetweenSteps(tune.Callback):
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if self.state.check():
             raise Interrupted
+        self.state.refresh()
         self.state.step_began = time.monotonic()
 
 
@@ -171,7 +179,13 @@ def trainable(resources: Resources) -> Any:
 
 
 def run_trials(
-    events: TrialEventHandler, jobs: TrialJobs, resources: Resources, monitor: NodeMonitor, signals: Signals
+    events: TrialEventHandler,
+    jobs: TrialJobs,
+    resources: Resources,
+    monitor: NodeMonitor,
+    signals: Signals,
+    *,
+    refresh: Callable[[], None],
 ) -> StopReason:
     """Run trials until the ledger has no more, or the run has to stop.  Ray must be initialised.
 
@@ -181,11 +195,12 @@ def run_trials(
         resources: of each trial.
         monitor: the nodes, which decide how many trials run at once.
         signals: checked several times a second.
+        refresh: updates the display; called between two steps of Ray Tune, several times a second.
 
     Returns:
         BUDGET, or why the run stopped or its time was used up; the open trials then stay open.
     """
-    scratch, state = tempfile.mkdtemp(prefix="fgsearch-"), RunState(events, jobs, monitor, signals)
+    scratch, state = tempfile.mkdtemp(prefix="fgsearch-"), RunState(events, jobs, monitor, signals, refresh)
     try:
         tuner = tune.Tuner(
             trainable(resources),

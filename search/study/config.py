@@ -73,6 +73,9 @@ class SearchConfig(Section):
     """Number of best trials whose weights are kept; those of trial 0 are always kept."""
     accept_changes: bool = False
     """Continue a study with changed settings, data or version, and record the change."""
+    verbose: bool = False
+    """Print the start and every epoch of each trial; by default only its end and, unless the output is a terminal, the
+    progress of the study once a minute."""
 
     @property
     def objectives(self) -> tuple[str, ...]:

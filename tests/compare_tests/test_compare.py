@@ -28,6 +28,7 @@ from search.compare.plans import plans_from
 from search.compare.runner import budgets, untrained_checkpoint
 from search.compare.scores import MEAN, THIN_MEAN, Family, Scorer, compare
 from search.compare.tables import render_comparison
+from search.console.documents import ComparisonPlanDocument
 from search.execution.strategies import strategy_of
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
@@ -203,7 +204,18 @@ def test_json_is_the_written_comparison_and_nothing_else(capsys, tmp_path: Path,
     assert main(["--spaces", "baseline", "bas", "--storage", str(tmp_path), "--json"]) == 0
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == (f"{written}\n", "trial 000 started\n")
-    assert "--json: not with --dry-run" in mistake(capsys, tmp_path, "--json", "--dry-run")
+
+
+def test_plan_is_printed_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    arguments = ["--spaces", "baseline", "bas", "--seeds", "2", "--storage", str(tmp_path), "--dry-run", "--json"]
+    assert main(arguments) == 0
+    plan = ComparisonPlanDocument.model_validate_json(capsys.readouterr().out)
+    assert (plan.name, plan.point, plan.seeds, plan.trainings) == ("quickstart-start", "start", 2, 4)
+    baseline, bas = plan.families
+    assert (bas.study, bas.new, bas.open, bas.ended) == ("quickstart-bas-repeats", 2, 0, 0)
+    assert bas.point.keys() - baseline.point.keys() == {"loss.ssim", "loss.soft_iou"}
+    assert (plan.noise, plan.power) == (None, [])
+    assert not list(tmp_path.iterdir())
 
 
 def mistake(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) -> str:

@@ -16,8 +16,11 @@ from fgseg.cli import DONE
 from search.cli.signals import Signals
 from search.compare import __main__ as command
 from search.compare import runner, seeds
+from search.compare.dry_run import comparison_plan, power_lines
 from search.compare.plans import MOST_SEEDS, plans_from, with_seeds
+from search.compare.power import Noise
 from search.compare.scores import Family, compare
+from search.compare.seeds import powers
 from search.execution import preflight
 from search.ledger.ledger import Ledger
 from search.ledger.study_metadata import StudyMetadata
@@ -61,7 +64,8 @@ def finished(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_power_is_printed_from_the_finished_repeats(tmp_path: Path, finished: None):
-    noise, *lines = seeds.power_lines(plans_of(tmp_path, 10))
+    found = comparison_plan(plans_of(tmp_path, 10), "n", "start")
+    noise, *lines = power_lines(found)
     deviation = re.fullmatch(r"noise: standard deviation (0\.\d{4}) of a difference in mIoU between seeds", noise)
     assert deviation is not None
     assert 0.01 < float(deviation[1]) < 0.04
@@ -71,11 +75,12 @@ def test_power_is_printed_from_the_finished_repeats(tmp_path: Path, finished: No
         if (m := re.fullmatch(r"power: a difference of 0\.\d+ needs (\d+) seeds .*; 10 find it with .* 0\.\d\d", line))
     ]
     assert len(needed) == 3
-    assert needed == sorted(needed, reverse=True)
+    assert needed == sorted(needed, reverse=True) == [one.seeds for one in found.power]
+    assert powers(Noise(0.01, 0.0, 30), planned=1)[0].probability is None
 
 
 def test_power_without_finished_repeats_names_what_to_do(tmp_path: Path):
-    (line,) = seeds.power_lines(plans_of(tmp_path))
+    (line,) = power_lines(comparison_plan(plans_of(tmp_path), "n", "start"))
     assert line == "power: not known before two families have two finished seeds in common; begin with --seeds 2"
 
 

@@ -99,7 +99,7 @@ def test_signal_while_ray_shuts_down_ends_the_run_like_one_before(plan: Plan, mo
 
     monkeypatch.setattr(ray_cluster, "cluster", cluster)
     monkeypatch.setattr(ray_cluster, "NodeMonitor", lambda resources: None)
-    monkeypatch.setattr(ray_tune, "run_trials", lambda *arguments: BUDGET)
+    monkeypatch.setattr(ray_tune, "run_trials", lambda *arguments, **options: BUDGET)
     strategy = SearchStrategy(plan)
     with controller.open_for_writing(strategy, {"data": "f00d"}) as ledger:
         views = SimpleNamespace(console=Console(), listeners=[], print_line=print)

@@ -27,7 +27,7 @@ def make_state(capacity: int = 3, locked: bool = True, next_attempt: Any = None)
     events = SimpleNamespace(live=live, next_attempt=next_attempt or start, ledger=ledger)
     monitor = SimpleNamespace(capacity=lambda: capacity, all_dead=lambda: False, take_messages=lambda: [])
     jobs = SimpleNamespace(job=lambda number: TrialJob(number, 1, {}, "", 1, 0, "fail"))
-    return RunState(events, jobs, monitor, SimpleNamespace(received=None))  # type: ignore[arg-type]
+    return RunState(events, jobs, monitor, SimpleNamespace(received=None), lambda: None)  # type: ignore[arg-type]
 
 
 def suggest(searcher: LedgerSearcher, times: int) -> list[bool]:

@@ -5,63 +5,31 @@ Screenshots are left in pytest's temporary folder (`browser*/`).
 
 import json
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
 from conftest import LIMIT_S, Finished, absent
 from thin_street import FOREGROUND
 
+from scripts.browser import BROWSER, DRIVER, Pages, open_pages
 from search.ledger.ledger import Ledger
 from search.ledger.records import TrialRecord
 
 pytestmark = [pytest.mark.ray, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(LIMIT_S)]
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FAMILY = ("--space", "baseline", "--study", "quickstart-baseline", "--trials", "1", "--set", "train.epochs=1")
 SMALL = ("--set", "data.train=8", "--set", "data.height=64", "--set", "data.width=128", "--set", "model.name=small")
 
 
 @dataclass(frozen=True)
-class Site:
-    """The pages of one server in one browser."""
+class Site(Pages):
+    """The pages of one server, with screenshots in a folder."""
 
-    browser: Any
-    base: str
     folder: Path
-
-    @property
-    def text(self) -> str:
-        return str(self.browser.execute_script("return document.body.innerText"))
-
-    def open(self, path: str) -> None:
-        """Load a page anew: MLflow 3.17 may stop with "Something went wrong" where only the address's fragment changes
-        from one run's artifacts to another's."""
-        self.browser.get("about:blank")
-        self.browser.get(f"{self.base}/#/{path}{'&' if '?' in path else '?'}workflowType=machine_learning")
-
-    def until(self, holds: Callable[[], Any], limit_s: float = 300) -> Any:
-        end = time.monotonic() + limit_s
-        while not (found := holds()) and time.monotonic() < end:
-            time.sleep(0.2)
-        return found
-
-    def shows(self, *texts: str) -> bool:
-        return bool(self.until(lambda: all(text in self.text for text in texts)))
-
-    def click(self, selector: str, at: int = 0) -> None:
-        find = "return document.querySelectorAll(arguments[0])[arguments[1]]"
-        element = self.until(lambda: self.browser.execute_script(find, selector, at))
-        self.browser.execute_script("arguments[0].click()", element)
 
     def shot(self, name: str) -> None:
         self.browser.save_screenshot(str(self.folder / f"{name}.png"))
@@ -98,43 +66,9 @@ def trials(storage: Path) -> list[TrialRecord]:
 
 @pytest.fixture(scope="module")
 def site(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("browser")
-    command = [str(Path(sys.executable).parent / "mlflow"), "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{storage / 'mlflow.db'}"]
-    options = webdriver.ChromeOptions()
-    for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(option)
-    options.add_argument("--window-size=1600,1000")
-    options.binary_location = str(BROWSER)
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        base = f"http://127.0.0.1:{port}"
-        browser = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-        browser.set_script_timeout(300)
-        try:
-            site = Site(browser, base, folder)
-            assert site.until(lambda: healthy(base)), (folder / "server.log").read_text()
-            yield site
-        finally:
-            browser.quit()
-    finally:
-        server.terminate()
-        server.wait(120)
-
-
-def healthy(base: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{base}/health", timeout=5) as answer:
-            return bool(answer.read() == b"OK")
-    except OSError:
-        return False
+    with open_pages(f"sqlite:///{storage / 'mlflow.db'}", folder, width=1600, height=1000) as pages:
+        yield Site(pages.browser, pages.base, folder)
 
 
 @pytest.fixture(scope="module")

@@ -73,8 +73,15 @@ def test_value_of_a_trial_is_the_miou_of_its_last_epoch(trials: list[TrialRecord
     assert [t.value for t in trials] == [t.epochs[-1].miou for t in trials]
 
 
-def test_progress_tells_the_time_left(quickstart: Finished):
-    assert re.search(r"epoch 2/3  mIoU 0\.\d+  \|  \d/8 trials.*about \d+:\d\d left", quickstart.output)
+def test_log_has_a_line_for_each_trial_with_the_time_left_and_none_for_epochs(quickstart: Finished):
+    ended = re.findall(
+        r"^\d+:\d\d  trial 00(\d)  finished  mIoU 0\.\d{4}  \|  (\d)/8 trials, best .*, about \d+:\d\d left",
+        quickstart.output,
+        re.MULTILINE,
+    )
+    assert sorted(number for number, _ in ended) == list("01234567")
+    assert [int(count) for _, count in ended] == list(range(1, 9))
+    assert "epoch" not in quickstart.output
 
 
 def test_closing_lines_tell_scores_places_and_what_to_do_next(quickstart: Finished):
@@ -138,7 +145,7 @@ def test_mlflow_holds_every_epoch_of_the_ledger_once(quickstart: Finished, trial
 def test_same_command_again_finds_nothing_left_to_do(quickstart: Finished, search, trials: list[TrialRecord]):
     again = search(quickstart.storage, "--space", "bas_cp")
     assert again.code == 0, again.output
-    assert "started" not in again.output
+    assert "finished  mIoU" not in again.output
     assert "checkpoint, ┃" in again.output
 
 

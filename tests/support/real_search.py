@@ -44,7 +44,10 @@ def small_study(storage: Path) -> list[str]:
 
 
 class Driver:
-    """A running command, by default a search.  What it prints is gathered in a file: nothing waits for a reader."""
+    """A running command, by default a search, that prints every epoch.
+
+    What it prints is gathered in a file: nothing waits for a reader.
+    """
 
     def __init__(
         self, storage: Path, environment: dict[str, str], *arguments: str, command: Callable[..., list[str]] = command
@@ -54,7 +57,11 @@ class Driver:
         self.log = storage.parent / f"{storage.name}-{time.monotonic_ns()}.log"
         with self.log.open("w") as out:
             self.process = subprocess.Popen(
-                command(storage, *arguments), env=environment, cwd=storage.parent, stdout=out, stderr=subprocess.STDOUT
+                [*command(storage, *arguments), "--verbose"],
+                env=environment,
+                cwd=storage.parent,
+                stdout=out,
+                stderr=subprocess.STDOUT,
             )
 
     @property
