@@ -38,7 +38,7 @@ def start_script(folder: Path, target: str, rest: str = "") -> "subprocess.Popen
     )
 
 
-def wait_for_exit(pid: int, limit_s: float = 10) -> None:
+def wait_for_exit(pid: int, limit_s: float = 60) -> None:
     psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=limit_s)
     assert not psutil.pid_exists(pid)
 
