@@ -51,6 +51,9 @@ class EpochResult:
     frame_miou: list[float] = field(default_factory=list)
     """mIoU of each validation frame over the foreground classes that it contains, NaN without any; empty unless
     `train.frame_scores`."""
+    load: dict[str, float] = field(default_factory=dict)
+    """Mean load of the node in this epoch, by the names of `fgseg.node_load.measured_load`; empty in records of earlier
+    versions."""
 
     @property
     def thin_miou(self) -> float:
@@ -79,7 +82,7 @@ class EpochResult:
         named |= {} if math.isnan(self.thin_miou) else {"val/thin_miou": self.thin_miou}
         named |= {f"val/iou/{key}": value for key, value in self.iou.items() if not math.isnan(value)}
         system = {"compile_s": self.compile_s, "memory_gib": self.memory_gib, "gpu_memory_gib": self.gpu_memory_gib}
-        named |= {f"system/{name}": value for name, value in system.items() if value is not None}
+        named |= {f"system/{name}": value for name, value in (system | self.load).items() if value is not None}
         # Under both names: charts of earlier studies use the one in `system/`.
         named |= {} if self.compile_s is None else {"train/compile_s": self.compile_s}
         return named | {f"train/loss/{term}": value for term, value in self.terms.items()}

@@ -1,6 +1,7 @@
-"""Overlays of a trained model's predictions on a few validation frames, the same ones for every trial."""
+"""Overlays of a model's predictions on a few validation frames, the same ones for every trial."""
 
 import re
+from collections.abc import Collection, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -19,22 +20,48 @@ COUNT = 4
 """Frames of which overlays are saved."""
 MAX_WIDTH_PX = 512
 """Maximum width of each of the three pictures of a file."""
+EPOCH_WIDTH_PX = 360
+"""Maximum width of the overlay of an epoch.  COUNT frames at three epochs then take at most 3 MB in MLflow, even if
+they show noise: MLflow stores a picture in RGB without loss, and a smaller one."""
+MAX_NAME_CHARS = 80
+"""Characters of a frame's name, the last ones, in the names of the overlays of epochs; a file name has at most 255."""
 NAME = re.compile(r"overlay-\d+-(.+\.png)")
+EPOCH_NAME = re.compile(r"overlay-epoch-(\d+)-(.+)\.png")
 UNSAFE = re.compile(r"[^\w.-]+")
+UNSAFE_ASCII = re.compile(UNSAFE.pattern, re.ASCII)
+
+
+def overlay_epochs(epochs: int) -> list[int]:
+    """Return the epochs of a training after which overlays are saved: first, middle and last, ascending."""
+    return sorted({1, (epochs + 1) // 2, epochs}) if epochs > 0 else []
 
 
 def save_overlays(
-    store: Store, model: "nn.Module", frames: FrameSet, classes: LabelSet, window: tuple[int, int] | None = None
+    store: Store,
+    model: "nn.Module",
+    frames: FrameSet,
+    classes: LabelSet,
+    *,
+    epoch: int,
+    epochs: int,
+    window: tuple[int, int] | None = None,
 ) -> None:
-    """Write one PNG per frame into a trial's store: photo, truth and prediction side by side.
+    """Write the overlays of an epoch into a trial's store, if it is one of `overlay_epochs`.
+
+    One PNG per frame shows the prediction over the darkened photo.  After the last epoch another one shows photo, truth
+    and prediction side by side.
 
     Args:
         store: of the trial.
         model: as for `fgseg.metrics.evaluator.evaluate`.
         frames: the validation split; COUNT of its frames are taken, evenly spaced.
         classes: the label set of the frames.
+        epoch: the epoch that was trained last, from 1.
+        epochs: length of the training.
         window: as for `fgseg.metrics.evaluator.evaluate`.
     """
+    if epoch not in overlay_epochs(epochs):
+        return
     import torch  # imported here because the driver, which needs no torch, imports this module
 
     from fgseg.metrics.evaluator import predict_labels
@@ -42,10 +69,41 @@ def save_overlays(
     index = np.linspace(0, len(frames) - 1, min(COUNT, len(frames))).round().astype(int)
     photos, truth = np.asarray(frames.images[index]), np.asarray(frames.labels[index])
     predicted = predict_labels(model, torch.from_numpy(photos).permute(0, 3, 1, 2), window).numpy()
-    for number, (at, *arrays) in enumerate(zip(index, photos, truth, predicted, strict=True), 1):
+    names = [frames.names[at] for at in index]
+    for name, *arrays in zip(short_names(names), photos, predicted, strict=True):
+        photo, found = to_width(EPOCH_WIDTH_PX, classes, *arrays)
+        store.put(epoch_overlay_name(epoch, name), encode_png(overlay(photo // 2, found, classes, 0.75)))
+    if epoch < epochs:
+        return
+    for number, (name, *arrays) in enumerate(zip(names, photos, truth, predicted, strict=True), 1):
         photo, real, found = to_width(MAX_WIDTH_PX, classes, *arrays)
         panels = [photo, *(overlay(photo // 2, labels, classes, 0.75) for labels in (real, found))]
-        store.put(overlay_name(number, frames.names[at]), encode_png(strip(panels)))
+        store.put(overlay_name(number, name), encode_png(strip(panels)))
+
+
+def short_names(frames: Sequence[str]) -> list[str]:
+    """Return a distinct name for each frame: its last MAX_NAME_CHARS characters, numbered where several are equal.
+
+    Characters other than ASCII letters, digits, ".", "_" and "-", which MLflow refuses, become "_".
+    """
+    names = [UNSAFE_ASCII.sub("_", frame)[-MAX_NAME_CHARS:] for frame in frames]
+    return [name if names.count(name) == 1 else f"{number}-{name}" for number, name in enumerate(names, 1)]
+
+
+def epoch_overlay_name(epoch: int, frame: str) -> str:
+    """Return the file name of the overlay of an epoch; `frame` is one of `short_names`."""
+    return f"overlay-epoch-{epoch}-{frame}.png"
+
+
+def saved_overlay_epochs(store: Store) -> set[int]:
+    """Return the epochs of which a trial has overlays."""
+    return {int(match[1]) for name in store.list() if (match := EPOCH_NAME.fullmatch(name))}
+
+
+def read_epoch_overlays(store: Store, epochs: Collection[int]) -> dict[tuple[int, str], bytes]:
+    """Read the overlays of some epochs of a trial by epoch and `short_names`; empty if there are none."""
+    found = [(name, match) for name in store.list() if (match := EPOCH_NAME.fullmatch(name))]
+    return {(int(match[1]), match[2]): store.get(name) for name, match in found if int(match[1]) in epochs}
 
 
 def overlay_name(number: int, frame: str) -> str:

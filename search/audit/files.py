@@ -9,7 +9,7 @@ from fgseg.checkpoints.test_results import read_test_result
 from fgseg.checkpoints.untrained_result import UNTRAINED, read_untrained
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore, Store, join, open_store
-from fgseg.visual.overlays import is_whole, read_overlays
+from fgseg.visual.overlays import is_whole, read_epoch_overlays, read_overlays, saved_overlay_epochs
 from search.ledger.records import State, TrialRecord
 
 
@@ -48,7 +48,10 @@ def audit_files(
 
 def audit_overlays(store: Store, record: TrialRecord) -> Iterator[str]:
     """Yield one line per damaged overlay image of a trial."""
-    for name, data in read_overlays(store).items():
+    overlays = read_overlays(store)
+    epochs = read_epoch_overlays(store, saved_overlay_epochs(store))
+    overlays |= {f"{frame} after epoch {epoch}": data for (epoch, frame), data in epochs.items()}
+    for name, data in overlays.items():
         if not is_whole(data):
             yield f"trial {record.number}: the overlay of {name} is damaged"
 

@@ -5,6 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fgseg.checkpoints.manifest import has_checkpoint
+from fgseg.storage.store import Store
+from fgseg.visual.overlays import saved_overlay_epochs
 from search.ledger.catalog import open_ledger
 from search.ledger.records import Kind, State, TrialRecord
 from search.ledger.untrained import untrained_of
@@ -49,7 +52,8 @@ def audit_location(location: StudyLocation, trials: int | None, interrupted: boo
     alive = ledger.holder() is not None
     open_allowed = interrupted or alive
     # MLflow before the ledger: a running driver writes the ledger first, so the ledger then has all that MLflow has.
-    runs, unread = read_tracked_runs(location, ledger.metadata.uid, open_allowed) if tracking else (None, None)
+    uid = ledger.metadata.uid
+    runs, models, unread = read_mlflow(location, uid, open_allowed) if tracking else (None, [], None)
     try:
         records = ledger.trials()
     except (KeyError, TypeError, ValueError) as error:
@@ -67,26 +71,43 @@ def audit_location(location: StudyLocation, trials: int | None, interrupted: boo
 
         yield from audit_files(location.folder, records, best, open_allowed or stopped)
     if runs is not None:
-        from search.audit.mlflow_runs import audit_runs
+        from search.audit.mlflow_models import audit_models
+        from search.audit.mlflow_runs import audit_images, audit_runs
 
         untrained = untrained_of(location, ledger.metadata)
+        stores = {record.number: location.trial_store(record.number) for record in records}
+        kept = {r.number for r in records if r.state is State.COMPLETE and has_checkpoint(stores[r.number])}
         yield from audit_runs(runs, records, best, untrained, open_allowed)
+        yield from audit_models(models, records, kept, open_allowed)
+        if not open_allowed:
+            yield from audit_images(runs, {r.number: recorded_overlays(r, stores[r.number]) for r in records})
     if unread:
         yield unread
 
 
-def read_tracked_runs(location: StudyLocation, uid: str, behind: bool) -> "tuple[list[Any] | None, str | None]":
-    """Read the study's MLflow runs; returns the runs or None, and the reason as one line or None."""
+def read_mlflow(location: StudyLocation, uid: str, behind: bool) -> "tuple[list[Any] | None, list[Any], str | None]":
+    """Read the study's runs and models in MLflow; returns the runs or None, the models, and the reason or None."""
     from search.ledger.database import has_database
     from search.tracking.client import TrackingError
     from search.tracking.run_reader import read_runs
+    from search.tracking.trial_models import read_models
 
     if not has_database(location.tracking_uri) and not behind:
-        return None, f"MLflow not audited: there is no {public_address(location.tracking_uri)}; search.sync writes it"
+        return (
+            None,
+            [],
+            f"MLflow not audited: there is no {public_address(location.tracking_uri)}; search.sync writes it",
+        )
     try:
-        return read_runs(location.tracking_uri, location.study, uid), None
+        runs = read_runs(location.tracking_uri, location.study, uid)
+        return runs, read_models(location.tracking_uri, location.study, uid), None
     except TrackingError as error:
-        return None, f"MLflow not audited: {str(error).removeprefix('MLflow ')}"
+        return None, [], f"MLflow not audited: {str(error).removeprefix('MLflow ')}"
+
+
+def recorded_overlays(record: TrialRecord, store: Store) -> set[int]:
+    """Return the recorded epochs of which a trial's folder has overlays; a killed worker may have saved one more."""
+    return {epoch for epoch in saved_overlay_epochs(store) if epoch <= len(record.epochs)}
 
 
 def audit_numbers(records: Sequence[TrialRecord]) -> Iterator[str]:

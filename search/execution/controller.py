@@ -142,7 +142,7 @@ def run_remaining_trials(plan: Plan, ledger: Ledger, views: StudyViews, signals:
         cluster(plan.search, gpu_needed(plan.settings), signals.install) as resources,
     ):
         ledger.record_resources({"cpus": resources.cpus, "gpus": resources.gpus})
-        listeners = [*views.listeners, progress, retention]
+        listeners = [progress, retention, *views.listeners]  # MLflow shows the trials whose weights are kept
         events = TrialEventHandler(ledger, plan.settings.train.epochs, plan.search, listeners)
         required = ({} if is_private(plan.search) else versions()) | {"data": ledger.metadata.identity["data"]}
         monitor = NodeMonitor(resources)

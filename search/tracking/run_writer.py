@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from fgseg.checkpoints.manifest import has_checkpoint
 from fgseg.config.settings import nest
 from fgseg.storage.store import Store
 from fgseg.visual.overlays import read_overlays
 from search.ledger.untrained import untrained_of
 from search.tracking.client import create_database, fill_database, load_client
+from search.tracking.epoch_images import log_epoch_images, missing_image_epochs
 from search.tracking.run_reader import CHECKPOINT, TrackedRun, read_points, tracked_run, trial_number
 from search.tracking.run_schema import (
     ENDING_TAGS,
@@ -38,6 +40,7 @@ from search.tracking.run_schema import (
     trial_ending,
     trial_tags,
 )
+from search.tracking.trial_models import DELETED, KEPT, WEIGHTS, TrialModels
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,6 +75,7 @@ class StudyRunWriter:
         self.ledger, self.location, self.metadata = ledger, location, metadata
         self.experiment_id = self.find_experiment(None if uri.startswith("http") else location.artifacts)
         self.runs = self.find_runs()
+        self.models = TrialModels(self.client, metadata, self.experiment_id)
         self.has_settings = False
 
     def find_experiment(self, artifacts: str | None) -> str:
@@ -139,7 +143,7 @@ class StudyRunWriter:
         return self.runs[number]
 
     def write_study(self, phase: Phase) -> None:
-        """Update the parent: settings, metrics of the best trial, the untrained checkpoint's run, status."""
+        """Update the parent with the best trial's metrics, the untrained checkpoint's run, and the models."""
         records = self.ledger.trials()
         best = self.ledger.best(records)
         untrained = untrained_of(self.location, self.metadata)
@@ -153,6 +157,7 @@ class StudyRunWriter:
                 self.log_metrics(run, [point])
         if untrained and untrained.metrics():
             self.write_checkpoint(untrained, run.run_id)
+        self.write_models(records)
         self.write_status(run, status, ending, max(map(last_moment, records), default=time.time()))
 
     def write_checkpoint(self, result: "UntrainedResult", parent_id: str) -> None:
@@ -167,6 +172,19 @@ class StudyRunWriter:
         self.log_dataset(run)
         self.log_metrics(run, [MetricPoint(0, result.seconds, result.metrics())])
         self.write_status(run, "FINISHED", {}, result.seconds)
+
+    def write_models(self, records: "Sequence[TrialRecord]") -> None:
+        """Create the models of COMPLETE trials whose folder has their weights, and delete those of the others."""
+        for record in records:
+            run = self.runs.get(record.number)
+            if record.state != "complete" or run is None or run.tags.get(WEIGHTS) == DELETED:
+                continue
+            keeps_weights = has_checkpoint(self.location.trial_store(record.number))
+            if not keeps_weights:
+                self.models.delete(record.number)
+            elif record.number not in self.models.ids:
+                self.models.create(run, record)
+            self.log_tags_and_params(run, {WEIGHTS: KEPT if keeps_weights else DELETED}, {})
 
     def write_trial(self, record: "TrialRecord", phase: Phase) -> None:
         """Update the run of a trial: tags, params, missing epochs, overlays and status, in this order."""
@@ -183,6 +201,9 @@ class StudyRunWriter:
         self.log_metrics(run, epoch_points(record))
         self.log_metrics(run, test_points(record))
         self.log_metrics(run, outcome_points(record))
+        if epochs := missing_image_epochs(run, record):
+            logged = log_epoch_images(self.client, run, record, self.location.trial_store(record.number), epochs)
+            self.log_tags_and_params(run, logged, {})
         if record.state == "complete" and OVERLAY_COUNT not in run.tags:
             store = self.location.trial_store(record.number)
             if count := log_overlays(self.client, run.run_id, store):
