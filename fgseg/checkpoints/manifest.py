@@ -54,11 +54,6 @@ class Manifest:
         return cls(**record | {"blobs": blobs, "history": [EpochResult.from_json(e) for e in record["history"]]})
 
 
-def has_checkpoint(store: Store) -> bool:
-    """Return whether a store has the manifest of a checkpoint, readable or not."""
-    return any(MANIFEST.fullmatch(name) for name in store.list())
-
-
 def list_manifests(store: Store) -> list[Manifest]:
     """List the readable manifests, newest first: by attempt, then by epoch; logs a warning for each damaged one."""
     manifests = []

@@ -1,9 +1,10 @@
 """Overlays of a model's predictions on a few validation frames, the same ones for every trial."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 from PIL import Image
@@ -26,7 +27,6 @@ they show noise: MLflow stores a picture in RGB without loss, and a smaller one.
 MAX_NAME_CHARS = 80
 """Characters of a frame's name, the last ones, in the names of the overlays of epochs; a file name has at most 255."""
 NAME = re.compile(r"overlay-\d+-(.+\.png)")
-EPOCH_NAME = re.compile(r"overlay-epoch-(\d+)-(.+)\.png")
 UNSAFE = re.compile(r"[^\w.-]+")
 UNSAFE_ASCII = re.compile(UNSAFE.pattern, re.ASCII)
 
@@ -48,8 +48,8 @@ def save_overlays(
 ) -> None:
     """Write the overlays of an epoch into a trial's store, if it is one of `overlay_epochs`.
 
-    One PNG per frame shows the prediction over the darkened photo.  After the last epoch another one shows photo, truth
-    and prediction side by side.
+    A ZIP file has one PNG per frame, the prediction over the darkened photo.  After the last epoch there is another PNG
+    per frame: photo, truth and prediction side by side.
 
     Args:
         store: of the trial.
@@ -70,9 +70,9 @@ def save_overlays(
     photos, truth = np.asarray(frames.images[index]), np.asarray(frames.labels[index])
     predicted = predict_labels(model, torch.from_numpy(photos).permute(0, 3, 1, 2), window).numpy()
     names = [frames.names[at] for at in index]
-    for name, *arrays in zip(short_names(names), photos, predicted, strict=True):
-        photo, found = to_width(EPOCH_WIDTH_PX, classes, *arrays)
-        store.put(epoch_overlay_name(epoch, name), encode_png(overlay(photo // 2, found, classes, 0.75)))
+    smaller = [to_width(EPOCH_WIDTH_PX, classes, *arrays) for arrays in zip(photos, predicted, strict=True)]
+    pictures = [encode_png(overlay(photo // 2, found, classes, 0.75)) for photo, found in smaller]
+    store.put(epoch_overlays_name(epoch), pack(dict(zip(short_names(names), pictures, strict=True))))
     if epoch < epochs:
         return
     for number, (name, *arrays) in enumerate(zip(names, photos, truth, predicted, strict=True), 1):
@@ -90,20 +90,34 @@ def short_names(frames: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{number}-{name}" for number, name in enumerate(names, 1)]
 
 
-def epoch_overlay_name(epoch: int, frame: str) -> str:
-    """Return the file name of the overlay of an epoch; `frame` is one of `short_names`."""
-    return f"overlay-epoch-{epoch}-{frame}.png"
+def epoch_overlays_name(epoch: int) -> str:
+    """Return the file name of the overlays of an epoch.
+
+    One file, since a driver that lists a folder on NFS may not see a new file of another machine for a minute.
+    """
+    return f"overlays-{epoch}.zip"
 
 
-def saved_overlay_epochs(store: Store) -> set[int]:
-    """Return the epochs of which a trial has overlays."""
-    return {int(match[1]) for name in store.list() if (match := EPOCH_NAME.fullmatch(name))}
+def pack(pictures: Mapping[str, bytes]) -> bytes:
+    """Return a ZIP file of PNG files by name; equal input gives equal bytes."""
+    buffer = BytesIO()
+    with ZipFile(buffer, "w") as archive:
+        for name, png in pictures.items():
+            archive.writestr(ZipInfo(name), png)  # without the time
+    return buffer.getvalue()
 
 
-def read_epoch_overlays(store: Store, epochs: Collection[int]) -> dict[tuple[int, str], bytes]:
-    """Read the overlays of some epochs of a trial by epoch and `short_names`; empty if there are none."""
-    found = [(name, match) for name in store.list() if (match := EPOCH_NAME.fullmatch(name))]
-    return {(int(match[1]), match[2]): store.get(name) for name, match in found if int(match[1]) in epochs}
+def read_epoch_overlays(store: Store, epoch: int) -> dict[str, bytes] | None:
+    """Read the overlays of an epoch of a trial: PNG files by `short_names`; empty without any, None if damaged."""
+    try:
+        data = store.get(epoch_overlays_name(epoch))
+    except FileNotFoundError:
+        return {}
+    try:
+        with ZipFile(BytesIO(data)) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}  # raises if a checksum is wrong
+    except Exception:  # zipfile raises many types for damaged files
+        return None
 
 
 def overlay_name(number: int, frame: str) -> str:

@@ -5,15 +5,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fgseg.checkpoints.manifest import has_checkpoint
 from fgseg.storage.store import Store
-from fgseg.visual.overlays import saved_overlay_epochs
+from fgseg.visual.overlays import read_epoch_overlays
 from search.ledger.catalog import open_ledger
-from search.ledger.records import Kind, State, TrialRecord
+from search.ledger.records import Kind, State, TrialRecord, kept_trials
 from search.ledger.untrained import untrained_of
 from search.study.location import StudyLocation, find_location, public_address
 from search.study.objective import value_of
 from search.study.plan import CONFIRMED
+from search.tracking.epoch_images import recorded_overlay_epochs
 
 
 def audit(
@@ -75,12 +75,12 @@ def audit_location(location: StudyLocation, trials: int | None, interrupted: boo
         from search.audit.mlflow_runs import audit_images, audit_runs
 
         untrained = untrained_of(location, ledger.metadata)
-        stores = {record.number: location.trial_store(record.number) for record in records}
-        kept = {r.number for r in records if r.state is State.COMPLETE and has_checkpoint(stores[r.number])}
         yield from audit_runs(runs, records, best, untrained, open_allowed)
+        kept = kept_trials(records, best, ledger.metadata.keep_checkpoints, ledger.metadata.constraint.floors)
         yield from audit_models(models, records, kept, open_allowed)
         if not open_allowed:
-            yield from audit_images(runs, {r.number: recorded_overlays(r, stores[r.number]) for r in records})
+            saved = {record.number: saved_overlays(location.trial_store(record.number), record) for record in records}
+            yield from audit_images(runs, saved)
     if unread:
         yield unread
 
@@ -93,11 +93,8 @@ def read_mlflow(location: StudyLocation, uid: str, behind: bool) -> "tuple[list[
     from search.tracking.trial_models import read_models
 
     if not has_database(location.tracking_uri) and not behind:
-        return (
-            None,
-            [],
-            f"MLflow not audited: there is no {public_address(location.tracking_uri)}; search.sync writes it",
-        )
+        address = public_address(location.tracking_uri)
+        return None, [], f"MLflow not audited: there is no {address}; search.sync writes it"
     try:
         runs = read_runs(location.tracking_uri, location.study, uid)
         return runs, read_models(location.tracking_uri, location.study, uid), None
@@ -105,9 +102,9 @@ def read_mlflow(location: StudyLocation, uid: str, behind: bool) -> "tuple[list[
         return None, [], f"MLflow not audited: {str(error).removeprefix('MLflow ')}"
 
 
-def recorded_overlays(record: TrialRecord, store: Store) -> set[int]:
-    """Return the recorded epochs of which a trial's folder has overlays; a killed worker may have saved one more."""
-    return {epoch for epoch in saved_overlay_epochs(store) if epoch <= len(record.epochs)}
+def saved_overlays(store: Store, record: TrialRecord) -> set[int]:
+    """Return the recorded epochs of which a trial's folder has undamaged overlays."""
+    return {epoch for epoch in recorded_overlay_epochs(record) if read_epoch_overlays(store, epoch)}
 
 
 def audit_numbers(records: Sequence[TrialRecord]) -> Iterator[str]:

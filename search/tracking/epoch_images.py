@@ -5,7 +5,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from fgseg.storage.store import Store
-from fgseg.visual.overlays import is_whole, overlay_epochs, read_epoch_overlays
+from fgseg.visual.overlays import overlay_epochs, read_epoch_overlays
 from search.tracking.run_schema import milliseconds
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 IMAGE_EPOCHS = "fgseg.images"
 """Tag of a trial's run: the epochs whose overlays are logged, such as `1, 3, 5`.  Set after they are logged."""
 HAS_IMAGES = "mlflow.loggedImages"
-"""MLflow's tag, set after an image is logged; its pages show the images of runs with this tag only."""
+"""MLflow's tag of runs whose images its pages show.  `log_image` sets it last, if it is not killed before."""
 SMALLER_FILE = re.compile(r"images/overlay[~#](.+)[%+]step[%+](\d+)[%+]timestamp.+compressed\.webp")
 """Path of the second one of the two files that MLflow writes for an image; the separators depend on its version."""
 
@@ -25,15 +25,19 @@ def image_epochs(run: "TrackedRun") -> set[int]:
     return {int(epoch) for epoch in run.tags.get(IMAGE_EPOCHS, "").split(",") if epoch}
 
 
-def missing_image_epochs(run: "TrackedRun", record: "TrialRecord") -> set[int]:
+def missing_images(run: "TrackedRun", record: "TrialRecord") -> list[int]:
     """Return the epochs after which a trial has saved overlays, if it saves any, and which its run lacks."""
-    return {epoch for epoch in overlay_epochs(record.length) if epoch <= len(record.epochs)} - image_epochs(run)
+    logged = image_epochs(run)
+    return [epoch for epoch in recorded_overlay_epochs(record) if epoch not in logged]
 
 
-def log_epoch_images(
-    client: Any, run: "TrackedRun", record: "TrialRecord", store: Store, epochs: set[int]
-) -> dict[str, str]:
-    """Log the overlays of some epochs of a trial as `overlay/<frame>`, with the epoch as step.
+def recorded_overlay_epochs(record: "TrialRecord") -> list[int]:
+    """Return the recorded epochs of a trial after which it has saved overlays, if it saves any."""
+    return [epoch for epoch in overlay_epochs(record.length) if epoch <= len(record.epochs)]
+
+
+def log_images(client: Any, run: "TrackedRun", record: "TrialRecord", store: Store) -> dict[str, str]:
+    """Log the missing overlays of a trial as `overlay/<frame>`, with the epoch as step.
 
     MLflow names the files of an image at random, so that an image that is logged twice is shown twice.  Hence those of
     the run are listed first, unless this process has created the run.
@@ -43,19 +47,19 @@ def log_epoch_images(
         run: of the trial.
         record: of the trial.
         store: the trial's folder.
-        epochs: of the trial.
 
     Returns:
-        IMAGE_EPOCHS with its new value; empty if the trial has no overlays of these epochs.
+        The tags to be set: HAS_IMAGES, and IMAGE_EPOCHS with its new value; empty if there was nothing to log.
     """
-    overlays = read_epoch_overlays(store, epochs)
+    overlays = {epoch: found for epoch in missing_images(run, record) if (found := read_epoch_overlays(store, epoch))}
     known = logged_images(client, run) if overlays else set()
-    for (epoch, frame), png in sorted(overlays.items()):
-        if (epoch, frame) not in known and is_whole(png):
-            moment = milliseconds(record.epochs[epoch - 1].wall_time)
-            client.log_image(run.run_id, as_rgb(png), key=f"overlay/{frame}", step=epoch, timestamp=moment)
-    logged = image_epochs(run) | {epoch for epoch, _ in overlays}
-    return {IMAGE_EPOCHS: ", ".join(map(str, sorted(logged)))} if overlays else {}
+    for epoch, pictures in overlays.items():
+        moment = milliseconds(record.epochs[epoch - 1].wall_time)
+        for frame, png in pictures.items():
+            if (epoch, frame) not in known:
+                client.log_image(run.run_id, as_rgb(png), key=f"overlay/{frame}", step=epoch, timestamp=moment)
+    logged = sorted({*image_epochs(run), *overlays})
+    return {HAS_IMAGES: "True", IMAGE_EPOCHS: ", ".join(map(str, logged))} if overlays else {}
 
 
 def as_rgb(png: bytes) -> Any:
@@ -67,7 +71,7 @@ def as_rgb(png: bytes) -> Any:
 
 def logged_images(client: Any, run: "TrackedRun") -> set[tuple[int, str]]:
     """Return epoch and frame of every overlay that is logged completely."""
-    if run.is_new or HAS_IMAGES not in run.tags:
+    if run.is_new:
         return set()
     paths = [file.path for file in client.list_artifacts(run.run_id, "images")]
     return {(int(match[2]), match[1]) for path in paths if (match := SMALLER_FILE.fullmatch(path))}

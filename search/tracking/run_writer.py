@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fgseg.checkpoints.manifest import has_checkpoint
 from fgseg.config.settings import nest
 from fgseg.storage.store import Store
 from fgseg.visual.overlays import read_overlays
+from search.ledger.records import kept_trials
 from search.ledger.untrained import untrained_of
 from search.tracking.client import create_database, fill_database, load_client
-from search.tracking.epoch_images import log_epoch_images, missing_image_epochs
+from search.tracking.epoch_images import log_images, missing_images
 from search.tracking.run_reader import CHECKPOINT, TrackedRun, read_points, tracked_run, trial_number
 from search.tracking.run_schema import (
     ENDING_TAGS,
@@ -40,7 +40,7 @@ from search.tracking.run_schema import (
     trial_ending,
     trial_tags,
 )
-from search.tracking.trial_models import DELETED, KEPT, WEIGHTS, TrialModels
+from search.tracking.trial_models import TrialModels
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -157,7 +157,7 @@ class StudyRunWriter:
                 self.log_metrics(run, [point])
         if untrained and untrained.metrics():
             self.write_checkpoint(untrained, run.run_id)
-        self.write_models(records)
+        self.write_models(records, best)
         self.write_status(run, status, ending, max(map(last_moment, records), default=time.time()))
 
     def write_checkpoint(self, result: "UntrainedResult", parent_id: str) -> None:
@@ -173,18 +173,15 @@ class StudyRunWriter:
         self.log_metrics(run, [MetricPoint(0, result.seconds, result.metrics())])
         self.write_status(run, "FINISHED", {}, result.seconds)
 
-    def write_models(self, records: "Sequence[TrialRecord]") -> None:
-        """Create the models of COMPLETE trials whose folder has their weights, and delete those of the others."""
+    def write_models(self, records: "Sequence[TrialRecord]", best: "TrialRecord | None") -> None:
+        """Create the models of trials that keep their weights, and delete those of others."""
+        metadata = self.metadata
+        kept = kept_trials(records, best, metadata.keep_checkpoints, metadata.constraint.floors)
         for record in records:
-            run = self.runs.get(record.number)
-            if record.state != "complete" or run is None or run.tags.get(WEIGHTS) == DELETED:
-                continue
-            keeps_weights = has_checkpoint(self.location.trial_store(record.number))
-            if not keeps_weights:
+            if record.number not in kept:
                 self.models.delete(record.number)
-            elif record.number not in self.models.ids:
-                self.models.create(run, record)
-            self.log_tags_and_params(run, {WEIGHTS: KEPT if keeps_weights else DELETED}, {})
+            elif record.number in self.runs:
+                self.models.create(self.runs[record.number].run_id, record)
 
     def write_trial(self, record: "TrialRecord", phase: Phase) -> None:
         """Update the run of a trial: tags, params, missing epochs, overlays and status, in this order."""
@@ -201,8 +198,8 @@ class StudyRunWriter:
         self.log_metrics(run, epoch_points(record))
         self.log_metrics(run, test_points(record))
         self.log_metrics(run, outcome_points(record))
-        if epochs := missing_image_epochs(run, record):
-            logged = log_epoch_images(self.client, run, record, self.location.trial_store(record.number), epochs)
+        if missing_images(run, record):
+            logged = log_images(self.client, run, record, self.location.trial_store(record.number))
             self.log_tags_and_params(run, logged, {})
         if record.state == "complete" and OVERLAY_COUNT not in run.tags:
             store = self.location.trial_store(record.number)

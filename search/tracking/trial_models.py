@@ -12,11 +12,7 @@ from search.tracking.run_schema import as_text, dataset_of, identity_tags, kind_
 if TYPE_CHECKING:
     from search.ledger.records import TrialRecord
     from search.ledger.study_metadata import StudyMetadata
-    from search.tracking.run_reader import TrackedRun
 
-WEIGHTS, KEPT, DELETED = "fgseg.weights", "kept", "deleted"
-"""Tag of a finished trial's run, and its values: whether the trial's folder has its weights.  Deleted ones never come
-back, so the folder is not looked at again."""
 FORBIDDEN = re.compile(r"[/:.%\"']")
 """Characters that MLflow refuses in the name of a model."""
 
@@ -53,15 +49,22 @@ class TrialModels:
             else:  # of a process that was killed, or of a request that a slow server carried out twice
                 client.delete_logged_model(model.model_id)
 
-    def create(self, run: "TrackedRun", record: "TrialRecord") -> None:
-        """Create the model of a COMPLETE trial, with its settings, and its metrics linked to the data set."""
+    def create(self, run_id: str, record: "TrialRecord") -> None:
+        """Create the model of a COMPLETE trial, with its settings and metrics, unless it exists.
+
+        Args:
+            run_id: the trial's run.
+            record: of the trial.
+        """
+        if record.number in self.ids:
+            return
         from mlflow.entities import Metric
 
         settings = self.metadata.trial_settings(record)
         model = self.client.create_logged_model(
             self.experiment_id,
             name=FORBIDDEN.sub("_", f"{self.metadata.study}-{record.number:03d}"),
-            source_run_id=run.run_id,
+            source_run_id=run_id,
             tags=identity_tags(self.metadata) | {"fgseg.kind": kind_of(record), "fgseg.trial": str(record.number)},
             params={key: as_text(value) for key, value in settings.items()},
             model_type=self.metadata.space,
@@ -70,7 +73,7 @@ class TrialModels:
         link = (model.model_id, data.name, data.digest) if data else (model.model_id,)
         # The run has these points already; MLflow stores equal ones once.
         rows = [row for point in model_points(record) for row in point.rows()]
-        self.client.log_batch(run.run_id, metrics=[Metric(*row, *link) for row in rows])
+        self.client.log_batch(run_id, metrics=[Metric(*row, *link) for row in rows])
         self.client.finalize_logged_model(model.model_id, "READY")
         self.ids[record.number] = model.model_id
 
