@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from zipfile import ZipFile, ZipInfo
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from fgseg.data import FrameSet
 from fgseg.labels import LabelSet
@@ -21,9 +21,11 @@ COUNT = 4
 """Frames of which overlays are saved."""
 MAX_WIDTH_PX = 512
 """Maximum width of each of the three pictures of a file."""
-EPOCH_WIDTH_PX = 360
-"""Maximum width of the overlay of an epoch.  COUNT frames at three epochs then take at most 3 MB in MLflow, even if
-they show noise: MLflow stores a picture in RGB without loss, and a smaller one."""
+EPOCH_WIDTH_PX = 310
+"""Maximum width of the overlay of an epoch.  COUNT frames at three epochs, and their labels, then take at most 3 MB in
+MLflow, even if they show noise: MLflow stores a picture in RGB without loss, and a smaller one."""
+LABELS = 0
+"""In place of an epoch: the labels of the frames, where MLflow's slider over the epochs begins."""
 MAX_NAME_CHARS = 80
 """Characters of a frame's name, the last ones, in the names of the overlays of epochs; a file name has at most 255."""
 NAME = re.compile(r"overlay-\d+-(.+\.png)")
@@ -48,8 +50,8 @@ def save_overlays(
 ) -> None:
     """Write the overlays of an epoch into a trial's store, if it is one of `overlay_epochs`.
 
-    A ZIP file has one PNG per frame, the prediction over the darkened photo.  After the last epoch there is another PNG
-    per frame: photo, truth and prediction side by side.
+    A ZIP file has one PNG per frame, the prediction over the darkened photo; after the first epoch, another one has the
+    labels.  After the last epoch there is one more PNG per frame: photo, truth and prediction side by side.
 
     Args:
         store: of the trial.
@@ -70,15 +72,24 @@ def save_overlays(
     photos, truth = np.asarray(frames.images[index]), np.asarray(frames.labels[index])
     predicted = predict_labels(model, torch.from_numpy(photos).permute(0, 3, 1, 2), window).numpy()
     names = [frames.names[at] for at in index]
-    smaller = [to_width(EPOCH_WIDTH_PX, classes, *arrays) for arrays in zip(photos, predicted, strict=True)]
-    pictures = [encode_png(overlay(photo // 2, found, classes, 0.75)) for photo, found in smaller]
-    store.put(epoch_overlays_name(epoch), pack(dict(zip(short_names(names), pictures, strict=True))))
+    drawn = [(epoch, predicted, ""), *([(LABELS, truth, "labels")] if epoch == 1 else [])]
+    for number, labels, title in drawn:
+        pictures = [draw_small(*arrays, classes, title) for arrays in zip(photos, labels, strict=True)]
+        store.put(epoch_overlays_name(number), pack(dict(zip(short_names(names), pictures, strict=True))))
     if epoch < epochs:
         return
     for number, (name, *arrays) in enumerate(zip(names, photos, truth, predicted, strict=True), 1):
         photo, real, found = to_width(MAX_WIDTH_PX, classes, *arrays)
         panels = [photo, *(overlay(photo // 2, labels, classes, 0.75) for labels in (real, found))]
         store.put(overlay_name(number, name), encode_png(strip(panels)))
+
+
+def draw_small(photo: np.ndarray, labels: np.ndarray, classes: LabelSet, title: str) -> bytes:
+    """Return labels (H, W) over a darkened photo (H, W, 3), both uint8, as a PNG at most EPOCH_WIDTH_PX wide."""
+    photo, labels = to_width(EPOCH_WIDTH_PX, classes, photo, labels)
+    picture = Image.fromarray(overlay(photo // 2, labels, classes, 0.75))
+    ImageDraw.Draw(picture).text((3, 1), title, "white")
+    return encode_png(np.asarray(picture))
 
 
 def short_names(frames: Sequence[str]) -> list[str]:
@@ -91,7 +102,7 @@ def short_names(frames: Sequence[str]) -> list[str]:
 
 
 def epoch_overlays_name(epoch: int) -> str:
-    """Return the file name of the overlays of an epoch.
+    """Return the file name of the overlays of an epoch, or of LABELS.
 
     One file, since a driver that lists a folder on NFS may not see a new file of another machine for a minute.
     """
@@ -108,7 +119,7 @@ def pack(pictures: Mapping[str, bytes]) -> bytes:
 
 
 def read_epoch_overlays(store: Store, epoch: int) -> dict[str, bytes] | None:
-    """Read the overlays of an epoch of a trial: PNG files by `short_names`; empty without any, None if damaged."""
+    """Read the overlays of an epoch, or LABELS: PNG files by `short_names`; empty without any, None if damaged."""
     try:
         data = store.get(epoch_overlays_name(epoch))
     except FileNotFoundError:

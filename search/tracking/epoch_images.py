@@ -5,7 +5,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from fgseg.storage.store import Store
-from fgseg.visual.overlays import overlay_epochs, read_epoch_overlays
+from fgseg.visual.overlays import LABELS, overlay_epochs, read_epoch_overlays
 from search.tracking.run_schema import milliseconds
 
 if TYPE_CHECKING:
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from search.tracking.run_reader import TrackedRun
 
 IMAGE_EPOCHS = "fgseg.images"
-"""Tag of a trial's run: the epochs whose overlays are logged, such as `1, 3, 5`.  Set after they are logged."""
+"""Tag of a trial's run: the epochs whose overlays are logged, such as `0, 1, 3, 5`, where 0 is LABELS.  Set after they
+are logged."""
 HAS_IMAGES = "mlflow.loggedImages"
 """MLflow's tag of runs whose images its pages show.  `log_image` sets it last, if it is not killed before."""
 SMALLER_FILE = re.compile(r"images/overlay[~#](.+)[%+]step[%+](\d+)[%+]timestamp.+compressed\.webp")
@@ -32,12 +33,13 @@ def missing_images(run: "TrackedRun", record: "TrialRecord") -> list[int]:
 
 
 def recorded_overlay_epochs(record: "TrialRecord") -> list[int]:
-    """Return the recorded epochs of a trial after which it has saved overlays, if it saves any."""
-    return [epoch for epoch in overlay_epochs(record.length) if epoch <= len(record.epochs)]
+    """Return LABELS and the recorded epochs of a trial after which it has saved overlays, if it saves any."""
+    done = len(record.epochs)
+    return [LABELS, *(epoch for epoch in overlay_epochs(record.length) if epoch <= done)] if done else []
 
 
 def log_images(client: Any, run: "TrackedRun", record: "TrialRecord", store: Store) -> dict[str, str]:
-    """Log the missing overlays of a trial as `overlay/<frame>`, with the epoch as step.
+    """Log the missing overlays of a trial as `overlay/<frame>`, with the epoch as step, which is 0 for LABELS.
 
     MLflow names the files of an image at random, so that an image that is logged twice is shown twice.  Hence those of
     the run are listed first, unless this process has created the run.
@@ -54,7 +56,7 @@ def log_images(client: Any, run: "TrackedRun", record: "TrialRecord", store: Sto
     overlays = {epoch: found for epoch in missing_images(run, record) if (found := read_epoch_overlays(store, epoch))}
     known = logged_images(client, run) if overlays else set()
     for epoch, pictures in overlays.items():
-        moment = milliseconds(record.epochs[epoch - 1].wall_time)
+        moment = milliseconds(record.epochs[max(epoch, 1) - 1].wall_time)
         for frame, png in pictures.items():
             if (epoch, frame) not in known:
                 client.log_image(run.run_id, as_rgb(png), key=f"overlay/{frame}", step=epoch, timestamp=moment)

@@ -19,6 +19,7 @@ from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
 from fgseg.training.loop import train
 from fgseg.visual.overlays import (
+    LABELS,
     epoch_overlays_name,
     is_whole,
     overlay_epochs,
@@ -62,7 +63,7 @@ def test_overlays_of_an_epoch_are_predictions_by_frame(kept: LocalStore):
     overlays = read_epoch_overlays(kept, 3)
     assert overlays is not None and list(overlays) == ["0", "1", "3", "4"]
     assert {Image.open(BytesIO(png)).size for png in overlays.values()} == {(128, 64)}
-    assert read_epoch_overlays(kept, 2) == {}
+    assert read_epoch_overlays(kept, 2) == read_epoch_overlays(kept, LABELS) == {}
 
 
 @pytest.mark.parametrize(("epochs", "expected"), [(0, []), (1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 4, 8])])
@@ -75,15 +76,15 @@ def test_names_of_frames_are_distinct_and_accepted_by_mlflow():
     assert short_names(["a" * 300]) == ["a" * 80]
 
 
-def test_training_leaves_overlays_after_first_middle_and_last_epoch(tiny, tmp_path: Path):
+def test_training_leaves_labels_and_overlays_after_first_middle_and_last_epoch(tiny, tmp_path: Path):
     run, store = tiny(train__epochs=4), LocalStore(tmp_path)
     seen: list[tuple[int, list[int]]] = []
 
     def look(epoch: EpochResult) -> None:
-        seen.append((len(read_overlays(store)), [k for k in range(1, 5) if read_epoch_overlays(store, k)]))
+        seen.append((len(read_overlays(store)), [k for k in range(5) if read_epoch_overlays(store, k)]))
 
     train(run, tmp_path, look)
-    assert seen == [(0, [1]), (0, [1, 2]), (0, [1, 2]), (4, [1, 2, 4])]
+    assert seen == [(0, [LABELS, 1]), (0, [LABELS, 1, 2]), (0, [LABELS, 1, 2]), (4, [LABELS, 1, 2, 4])]
 
 
 @pytest.mark.slow
