@@ -159,8 +159,8 @@ def test_damaged_overlays_are_left_out(other: StudyLocation):
 
 
 def test_largest_overlays_of_a_trial_take_at_most_3_mb(other: StudyLocation):
-    """Two of sixteen pictures: four frames with their labels, and after three epochs.  A picture of a frame of any size,
-    such as 1024x2048, has at most as many pixels as these; a square has the largest smaller file."""
+    """Two of sixteen pictures: four frames with their labels, and after three epochs.  The picture of a frame of any
+    size, such as 1024x2048, has at most as many pixels as these; a square has the largest smaller file."""
     save_overlays(other, 1, math.isqrt(EPOCH_WIDTH_PX**2 // 2))
     send(FakeLedger(make_trial(0)), other)
     sizes = [path.stat().st_size for path in (Path(other.storage) / "mlartifacts").glob("*/artifacts/images/*")]
