@@ -52,8 +52,8 @@ def audit_location(location: StudyLocation, trials: int | None, interrupted: boo
     alive = ledger.holder() is not None
     open_allowed = interrupted or alive
     # MLflow before the ledger: a running driver writes the ledger first, so the ledger then has all that MLflow has.
-    uid = ledger.metadata.uid
-    runs, models, unread = read_mlflow(location, uid, open_allowed) if tracking else (None, [], None)
+    nothing: tuple[None, list[Any], None] = (None, [], None)
+    runs, models, unread = read_mlflow(location, ledger.metadata.uid, open_allowed) if tracking else nothing
     try:
         records = ledger.trials()
     except (KeyError, TypeError, ValueError) as error:
