@@ -54,6 +54,9 @@ class EpochResult:
     boundary_iou: dict[str, float] = field(default_factory=dict)
     """Boundary IoU of each foreground class (see `fgseg.metrics.boundary_iou`), NaN where `iou` is NaN; empty unless
     `train.boundary_scores`."""
+    load: dict[str, float] = field(default_factory=dict)
+    """Mean load of the node in this epoch, by the names of `fgseg.node_load.measured_load`; empty in records of earlier
+    versions."""
 
     @property
     def thin_miou(self) -> float:
@@ -86,7 +89,7 @@ class EpochResult:
         named |= {f"val/iou/{key}": value for key, value in self.iou.items() if not math.isnan(value)}
         named |= {f"val/boundary/{key}": value for key, value in self.boundary_iou.items() if not math.isnan(value)}
         system = {"compile_s": self.compile_s, "memory_gib": self.memory_gib, "gpu_memory_gib": self.gpu_memory_gib}
-        named |= {f"system/{name}": value for name, value in system.items() if value is not None}
+        named |= {f"system/{name}": value for name, value in (system | self.load).items() if value is not None}
         # Under both names: charts of earlier studies use the one in `system/`.
         named |= {} if self.compile_s is None else {"train/compile_s": self.compile_s}
         return named | {f"train/loss/{term}": value for term, value in self.terms.items()}

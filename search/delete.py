@@ -63,8 +63,10 @@ def delete(location: StudyLocation, tracking: bool = True) -> None:
         if tracking:
             from search.tracking.model_registry import delete_versions
             from search.tracking.run_reader import delete_runs
+            from search.tracking.trial_models import delete_models
 
             delete_versions(location.tracking_uri, location.study, ledger.metadata.uid)
+            delete_models(location.tracking_uri, location.study, ledger.metadata.uid)
             delete_runs(location.tracking_uri, location.study, ledger.metadata.uid)
         forget_study(location)
         store.clear(keep=None if location.shared_ledger else LEDGER)

@@ -33,7 +33,7 @@ def train(
 
     Args:
         run: all settings.
-        folder: receives the checkpoints, and pictures of a few validation frames at the end: a path, or the address of
+        folder: receives the checkpoints, and pictures of a few validation frames: a path, or the address of
             a bucket (see fgseg/storage/store.py).
         on_epoch: called with each newly finished epoch, after its checkpoint is written.
         attempt: number of this start of the trial; by default one more than the highest in the folder.
@@ -98,7 +98,14 @@ def train_remaining_epochs(
     while len(history) < run.train.epochs:
         history.append(run_epoch(state, splits, len(history) + 1, attempt))
         if checkpoints:
-            if len(history) == run.train.epochs:  # before the last checkpoint, after which nothing is done again
-                save_overlays(checkpoints.store, state.evaluated, splits["val"], run.label_set(), run.data.window)
+            save_overlays(  # before the checkpoint, after which nothing of the epoch is done again
+                checkpoints.store,
+                state.evaluated,
+                splits["val"],
+                run.label_set(),
+                epoch=len(history),
+                epochs=run.train.epochs,
+                window=run.data.window,
+            )
             checkpoints.save(*state.state_dict(), history, run.train.select)
             on_epoch(history[-1])

@@ -31,6 +31,7 @@ from fgseg.metrics.iou import class_iou, confusion_counts, miou
 from fgseg.model.edge_head import SegformerWithEdges
 from fgseg.model.head_transfer import HeadRows, set_rows
 from fgseg.model.segformer import build_model
+from fgseg.node_load import gpus_of, measured_load
 from fgseg.results import DivergedError, EpochResult
 from fgseg.training.compiled_step import CompiledStep, wants_compiling
 from fgseg.training.optimizer import build_optimizer, build_schedule, count_steps, lr_to_device
@@ -195,15 +196,16 @@ def load_checkpoint(state: TrainingState, checkpoint: Checkpoint) -> None:
 
 def run_epoch(state: TrainingState, splits: dict[str, FrameSet], epoch: int, attempt: int) -> EpochResult:
     """Train on all training frames once, then evaluate on the validation frames."""
-    device = state.accelerator.device
+    accelerator, device = state.accelerator, state.accelerator.device
     frames = load_to_device(splits, state.run.data.device, device)
     reset_peak(device)
     prepared = state.step.compile_s
     started = time.perf_counter()
-    loss, terms = train_one_epoch(state, frames["train"], epoch)
-    trained = time.perf_counter()
-    compile_s = state.step.compile_s if prepared is None else None
-    per_frame, *rims = validate(state, frames["val"])
+    with measured_load(gpus_of(device, accelerator.num_processes), active=accelerator.is_main_process) as load:
+        loss, terms = train_one_epoch(state, frames["train"], epoch)
+        trained = time.perf_counter()
+        compile_s = state.step.compile_s if prepared is None else None
+        per_frame, *rims = validate(state, frames["val"])
     counts = per_frame.sum(0)
     classes = state.run.label_set()
     iou = class_iou(counts, classes)
@@ -224,6 +226,7 @@ def run_epoch(state: TrainingState, splits: dict[str, FrameSet], epoch: int, att
         thin=[c.key for c in classes.thin],
         frame_miou=[miou(class_iou(each, classes)) for each in per_frame] if state.run.train.frame_scores else [],
         boundary_iou=class_boundary_iou(rims[0].sum(0), iou, classes) if rims else {},
+        load=load,
     )
 
 

@@ -20,6 +20,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
 import tempfile
@@ -41,6 +42,8 @@ from search.tracking.optuna_studies import open_study
 
 UNFINISHED = ".tmp"
 """Ends the name of a file of a store until all its bytes are written."""
+RANDOM_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""What MLflow adds to the names of the two files of an image."""
 TEMPORARY = (UNFINISHED, ".part", ".new", "-journal", "-wal")
 """Ends of the names of temporary files and folders; a resumed study must not leave any."""
 OPTUNA = ("optuna.db", "Optuna's files")
@@ -54,7 +57,9 @@ def outcome(storage: Path, with_optuna: bool) -> dict[str, Any]:
     folder = Path(location.folder)
     origin = json.loads((folder / "model" / "origin.json").read_text())
     trials = open_study(storage, STUDY).get_trials(deepcopy=False) if with_optuna else []
-    logged = [name.partition("/artifacts/")[2] for name in tree(storage / "mlartifacts") if "uploading" not in name]
+    files = [name.partition("/artifacts/")[2] for name in tree(storage / "mlartifacts") if "uploading" not in name]
+    # A crash in `log_image` leaves the first of its two files, with the image's random name.
+    logged = {RANDOM_NAME.sub("", name) if name.startswith("images/") else name for name in files}
     return {
         "trials": results(open_ledger(location)),
         "exported model": [origin["trial"], origin["epoch"], origin["weights"], sorted(os.listdir(folder / "model"))],

@@ -52,6 +52,9 @@ def check_run(run: Any, database: Database) -> Iterator[str]:
     state = database.state_of(number)
     if state is None or state != {"FINISHED": "complete", "FAILED": "fail"}.get(run.info.status, state):
         yield f"trial {number}: MLflow says {run.info.status}, the ledger {state}"
+    shown = [image for image, is_whole in run.images if is_whole]
+    if len(set(shown)) < len(shown):
+        yield f"trial {number}: MLflow shows an image twice: {shown}"
     for metric in run.history.get("val/miou", ()):
         if database.result_of(number, metric.step) is None:
             yield f"trial {number}: MLflow has epoch {metric.step}, the ledger does not"

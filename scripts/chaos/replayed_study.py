@@ -21,7 +21,7 @@ from fgseg.config.settings import RunConfig
 from fgseg.results import EpochResult
 from fgseg.storage.store import Store, open_store
 from fgseg.visual.label_images import encode_png
-from fgseg.visual.overlays import overlay_name
+from fgseg.visual.overlays import epoch_overlays_name, overlay_name, pack
 from search.execution.messages import TrialJob, TrialReport
 from search.ledger.study_reader import StudyReader
 from search.study.plan import Plan, make_plan
@@ -48,6 +48,8 @@ def small_plan(storage: Path, trials: int = TRIALS, epochs: int = EPOCHS, **sear
 def replayed_trial(job: TrialJob) -> Iterator[TrialReport]:
     """Write the files that training the job writes, in the same order; yields the report after each epoch.
 
+    Overlays are written after the last epoch only, and of one frame.
+
     A trial with a checkpoint continues from it, and yields the epochs of the checkpoint first.
 
     Raises:
@@ -69,7 +71,7 @@ def replayed_trial(job: TrialJob) -> Iterator[TrialReport]:
         weight = next_weight(weight, run)
         report.epochs.append(replayed_epoch(job, run, number, weight))
         if number == run.train.epochs:
-            save_overlay(store)
+            save_overlays(store, number)
         weights = {"weight": torch.tensor([weight], dtype=torch.float64)}
         checkpoints.save(weights, {"epoch": number}, report.epochs, run.train.select)
         yield report
@@ -98,8 +100,9 @@ def replayed_epoch(job: TrialJob, run: RunConfig, number: int, weight: float) ->
     )
 
 
-def save_overlay(store: Store) -> None:
-    """Write the trial's overlay, a tiny picture."""
+def save_overlays(store: Store, epoch: int) -> None:
+    """Write a tiny picture as the overlay of the last epoch, and as the one that shows photo, truth and prediction."""
+    store.put(epoch_overlays_name(epoch), pack({"frame": OVERLAY}))
     store.put(overlay_name(1, "frame"), OVERLAY)
 
 

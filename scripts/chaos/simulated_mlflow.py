@@ -14,7 +14,7 @@ REQUEST_S, TIMEOUT_S = 0.02, 10.0
 
 
 class Server:
-    """The runs that the server stores.
+    """The runs and models that the server stores.
 
     Attributes:
         fault: `slow` (the client gives up, the server stores the request all the same), `refuses` (HTTP 500), `half`
@@ -26,6 +26,7 @@ class Server:
         self.clock, self.random, self.on_write = clock, random, on_write
         self.experiments: list[str] = []
         self.runs: dict[str, Any] = {}
+        self.models: dict[str, Any] = {}
         self.fault: str | None = None
 
     def client(self, tracking_uri: str) -> "Client":
@@ -96,7 +97,7 @@ class Client:
 
     def create_run(self, experiment: str, start_time: int, tags: dict[str, str], name: str) -> Any:
         info = SimpleNamespace(run_id="", status="RUNNING", start_time=start_time)
-        run = SimpleNamespace(info=info, inputs=None, deleted=False, history={})
+        run = SimpleNamespace(info=info, inputs=None, deleted=False, history={}, images=[])
         run.data = SimpleNamespace(tags=dict(tags), params={}, metrics=run.history)
 
         def create() -> Any:
@@ -116,6 +117,8 @@ class Client:
                 history = run.history.setdefault(metric.key, [])
                 if all(point_of(known) != point_of(metric) for known in history):  # MLflow stores equal points once
                     history.append(metric)
+                if metric.model_id is not None:
+                    self.server.models[metric.model_id].metrics.append(metric)
             run.data.params |= {param.key: param.value for param in params[: round(len(params) * share)]}
             run.data.tags |= {tag.key: tag.value for tag in tags[: round(len(tags) * share)]}
 
@@ -129,6 +132,36 @@ class Client:
 
     def log_artifact(self, run_id: str, name: str, data: bytes) -> None:
         self.server.change(run_id, lambda run: None)
+
+    def log_image(self, run_id: str, image: Any, key: str, step: int, timestamp: int) -> None:
+        def store(run: Any, is_whole: bool) -> None:
+            run.images.append(((key, step), is_whole))
+
+        self.server.change(run_id, lambda run: store(run, True), lambda run: store(run, False))
+
+    def list_artifacts(self, run_id: str, path: str) -> list[Any]:
+        names = [
+            f"images/{key.replace('/', '~')}+step+{step}+timestamp+1+{'+compressed.webp' if is_whole else '.png'}"
+            for (key, step), is_whole in self.server.runs[run_id].images
+        ]
+        return self.server.request(lambda: [SimpleNamespace(path=name) for name in names])
+
+    def search_logged_models(self, experiments: list[str], query: str, page_token: str | None = None) -> Any:
+        return self.server.request(lambda: Page(model for model in self.server.models.values() if not model.deleted))
+
+    def create_logged_model(self, experiment: str, **description: Any) -> Any:
+        def create() -> Any:
+            model_id = f"m-{len(self.server.models):03d}"
+            model = SimpleNamespace(model_id=model_id, status="PENDING", metrics=[], deleted=False, **description)
+            return self.server.models.setdefault(model_id, model)
+
+        return self.server.request(create)
+
+    def finalize_logged_model(self, model_id: str, status: str) -> None:
+        self.server.request(lambda: setattr(self.server.models[model_id], "status", status))
+
+    def delete_logged_model(self, model_id: str) -> None:
+        self.server.request(lambda: setattr(self.server.models[model_id], "deleted", True))
 
     def delete_tag(self, run_id: str, key: str) -> None:
         self.server.change(run_id, lambda run: run.data.tags.pop(key, None))

@@ -9,7 +9,7 @@ from fgseg.checkpoints.test_results import read_test_result
 from fgseg.checkpoints.untrained_result import UNTRAINED, read_untrained
 from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore, Store, join, open_store
-from fgseg.visual.overlays import is_whole, read_overlays
+from fgseg.visual.overlays import LABELS, is_whole, overlay_epochs, read_epoch_overlays, read_overlays
 from search.ledger.records import State, TrialRecord
 
 
@@ -51,6 +51,9 @@ def audit_overlays(store: Store, record: TrialRecord) -> Iterator[str]:
     for name, data in read_overlays(store).items():
         if not is_whole(data):
             yield f"trial {record.number}: the overlay of {name} is damaged"
+    for epoch in (LABELS, *overlay_epochs(record.length)):
+        if read_epoch_overlays(store, epoch) is None:
+            yield f"trial {record.number}: the overlays of epoch {epoch} are damaged"
 
 
 def audit_checkpoints(store: Store, record: TrialRecord) -> Iterator[str]:

@@ -2,10 +2,11 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from fgseg.checkpoints.untrained_result import UntrainedResult
 from search.ledger.records import State, TrialRecord, best_trial
+from search.tracking.epoch_images import image_epochs
 from search.tracking.run_reader import CHECKPOINT, TrackedRun
 from search.tracking.run_schema import ENDING_TAGS, as_text, outcome_points, study_ending, test_points, trial_ending
 
@@ -42,6 +43,18 @@ def audit_runs(
             yield from audit_run(run, known[run.number], behind)
         else:
             yield f"{owner(run.number)}: has a run in MLflow, the ledger knows no such trial"
+
+
+def audit_images(runs: Sequence[TrackedRun], saved: Mapping[int, set[int]]) -> Iterator[str]:
+    """Yield one line per trial of whose overlays MLflow lacks some.
+
+    Args:
+        runs: all runs of the study.
+        saved: the epochs of which the trial's folder has overlays, by number of the trial.
+    """
+    for run in runs:
+        if run.number is not None and (missing := saved.get(run.number, set()) - image_epochs(run)):
+            yield f"trial {run.number}: MLflow lacks the overlays of epochs {', '.join(map(str, sorted(missing)))}"
 
 
 def owner(number: int | None) -> str:

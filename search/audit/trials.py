@@ -5,12 +5,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fgseg.storage.store import Store
+from fgseg.visual.overlays import read_epoch_overlays
 from search.ledger.catalog import open_ledger
-from search.ledger.records import Kind, State, TrialRecord
+from search.ledger.records import Kind, State, TrialRecord, kept_trials
 from search.ledger.untrained import untrained_of
 from search.study.location import StudyLocation, find_location, public_address
 from search.study.objective import value_of
 from search.study.plan import CONFIRMED
+from search.tracking.epoch_images import recorded_overlay_epochs
 
 
 def audit(
@@ -49,7 +52,8 @@ def audit_location(location: StudyLocation, trials: int | None, interrupted: boo
     alive = ledger.holder() is not None
     open_allowed = interrupted or alive
     # MLflow before the ledger: a running driver writes the ledger first, so the ledger then has all that MLflow has.
-    runs, unread = read_tracked_runs(location, ledger.metadata.uid, open_allowed) if tracking else (None, None)
+    nothing: tuple[None, list[Any], None] = (None, [], None)
+    runs, models, unread = read_mlflow(location, ledger.metadata.uid, open_allowed) if tracking else nothing
     try:
         records = ledger.trials()
     except (KeyError, TypeError, ValueError) as error:
@@ -67,26 +71,41 @@ def audit_location(location: StudyLocation, trials: int | None, interrupted: boo
 
         yield from audit_files(location.folder, records, best, open_allowed or stopped)
     if runs is not None:
-        from search.audit.mlflow_runs import audit_runs
+        from search.audit.mlflow_models import audit_models
+        from search.audit.mlflow_runs import audit_images, audit_runs
 
         untrained = untrained_of(location, ledger.metadata)
         yield from audit_runs(runs, records, best, untrained, open_allowed)
+        kept = kept_trials(records, best, ledger.metadata.keep_checkpoints, ledger.metadata.constraint.floors)
+        has_models = ledger.metadata.keep_checkpoints > 0  # earlier versions wrote none until search.sync is run
+        yield from audit_models(models, records, kept, behind=open_allowed or not has_models)
+        if not open_allowed:
+            saved = {record.number: saved_overlays(location.trial_store(record.number), record) for record in records}
+            yield from audit_images(runs, saved)
     if unread:
         yield unread
 
 
-def read_tracked_runs(location: StudyLocation, uid: str, behind: bool) -> "tuple[list[Any] | None, str | None]":
-    """Read the study's MLflow runs; returns the runs or None, and the reason as one line or None."""
+def read_mlflow(location: StudyLocation, uid: str, behind: bool) -> "tuple[list[Any] | None, list[Any], str | None]":
+    """Read the study's runs and models in MLflow; returns the runs or None, the models, and the reason or None."""
     from search.ledger.database import has_database
     from search.tracking.client import TrackingError
     from search.tracking.run_reader import read_runs
+    from search.tracking.trial_models import read_models
 
     if not has_database(location.tracking_uri) and not behind:
-        return None, f"MLflow not audited: there is no {public_address(location.tracking_uri)}; search.sync writes it"
+        address = public_address(location.tracking_uri)
+        return None, [], f"MLflow not audited: there is no {address}; search.sync writes it"
     try:
-        return read_runs(location.tracking_uri, location.study, uid), None
+        runs = read_runs(location.tracking_uri, location.study, uid)
+        return runs, read_models(location.tracking_uri, location.study, uid), None
     except TrackingError as error:
-        return None, f"MLflow not audited: {str(error).removeprefix('MLflow ')}"
+        return None, [], f"MLflow not audited: {str(error).removeprefix('MLflow ')}"
+
+
+def saved_overlays(store: Store, record: TrialRecord) -> set[int]:
+    """Return the recorded epochs of which a trial's folder has undamaged overlays."""
+    return {epoch for epoch in recorded_overlay_epochs(record) if read_epoch_overlays(store, epoch)}
 
 
 def audit_numbers(records: Sequence[TrialRecord]) -> Iterator[str]:

@@ -1,15 +1,10 @@
 """Which checkpoints of finished trials are kept: those of the best, and the start point's."""
 
-from itertools import product
-
 from fgseg import checkpoints
 from fgseg.checkpoints.manifest import keep_only
 from search.ledger.ledger import Ledger
-from search.ledger.records import State, TrialRecord, rank_trials
+from search.ledger.records import State, TrialRecord, kept_trials
 from search.study.location import StudyLocation
-
-START_POINT = 0
-"""Number of the trial at the space's start point, with which every other trial is compared."""
 
 
 class CheckpointRetention:
@@ -30,14 +25,9 @@ class CheckpointRetention:
     def apply(self) -> None:
         """Bring the folders of all ended trials in line with the ledger; repeating it changes nothing."""
         trials = self.ledger.trials()
-        # Trials with a changed batch beside the others: a later run may allow one of them to be the best.
-        # Also those that would be the best without the constraint.
-        choices = product((True, False), (self.ledger.metadata.constraint.floors, {}))
-        rankings = [rank_trials(trials, changed_batch, floors) for changed_batch, floors in choices]
-        kept = {t.number for ranking in rankings for t in ranking[: self.num_to_keep]} | {START_POINT}
-        kept |= {best.number} if (best := self.ledger.best(trials)) is not None else set()
+        kept = kept_trials(trials, self.ledger.best(trials), self.num_to_keep, self.ledger.metadata.constraint.floors)
         for trial in trials:
-            stays = trial.number in kept and trial.state is State.COMPLETE
+            stays = trial.number in kept
             if trial.state is not State.RUNNING and self.applied.get(trial.number) is not stays:
                 self._prune(trial, stays)
                 self.applied[trial.number] = stays

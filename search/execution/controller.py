@@ -112,6 +112,7 @@ def open_for_writing(strategy: Strategy, identity: dict[str, Any]) -> Iterator[L
                 reserved=plan.search.repeats,
                 max_hours=plan.search.max_hours,
                 max_gpu_hours=plan.search.max_gpu_hours,
+                keep_checkpoints=num_to_keep(plan),
             ),
             began=time.time(),
         )
@@ -120,9 +121,14 @@ def open_for_writing(strategy: Strategy, identity: dict[str, Any]) -> Iterator[L
         yield ledger
 
 
+def num_to_keep(plan: Plan) -> int:
+    """Return the number of best trials that keep their weights: those of --confirm are among them."""
+    return max(plan.search.keep_checkpoints, plan.search.confirm)
+
+
 def run_remaining_trials(plan: Plan, ledger: Ledger, views: StudyViews, signals: Signals) -> StopReason:
     """Run the open and the missing trials on Ray; returns why that ended.  Starts nothing where none is left."""
-    retention = CheckpointRetention(max(plan.search.keep_checkpoints, plan.search.confirm), plan.location, ledger)
+    retention = CheckpointRetention(num_to_keep(plan), plan.location, ledger)
     try:
         retention.apply()
     except OSError as error:

@@ -40,7 +40,7 @@ class MetadataWriter(StudyReader):
         """Record the metadata of a run.
 
         A recorded identity and uid are kept, see `accept_changes`.  `resources`, `changes`, `constraint`,
-        `confirmation` and `runs` are not written, and `limit` is emptied.
+        `confirmation` and `runs` are not written, `limit` is emptied, and `keep_checkpoints` never grows.
 
         Args:
             metadata: of the run.
@@ -63,6 +63,9 @@ class MetadataWriter(StudyReader):
             before = write.study_row()
             runs = before["metadata"].get("runs", [])
             recorded["runs"] = runs if began is None or began in runs else [*runs, began]
+            recorded["keep_checkpoints"] = min(
+                metadata.keep_checkpoints, before["metadata"].get("keep_checkpoints", metadata.keep_checkpoints)
+            )
             values: dict[str, Any] = {"metadata": before["metadata"] | recorded}
             if not before["identity"]:
                 values["identity"] = dict(metadata.identity)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import product
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,10 @@ from search.study.objective import value_of
 
 if TYPE_CHECKING:
     from sqlalchemy import RowMapping
+
+
+START_POINT = 0
+"""Number of the trial at the space's start point, with which every other trial is compared."""
 
 
 class Kind(StrEnum):
@@ -188,6 +193,27 @@ def best_trial(
 ) -> TrialRecord | None:
     """Return the first trial of `rank_trials`; None if no trial is COMPLETE."""
     return next(iter(rank_trials(records, changed_batch, floors)), None)
+
+
+def kept_trials(
+    records: Sequence[TrialRecord], best: TrialRecord | None, num_to_keep: int, floors: Mapping[str, float]
+) -> set[int]:
+    """Return the numbers of the COMPLETE trials that keep the weights of their selected epoch.
+
+    They are the start point, the best trial, and the best ones of every ranking that a later run may choose: with and
+    without trials whose batch was changed, and with and without the floors.  A trial that is not among them never comes
+    back, since trials that end can only displace others.
+
+    Args:
+        records: all trials of a study.
+        best: its best trial.
+        num_to_keep: number of trials of each ranking.
+        floors: smallest IoU by class key, see `Constraint`.
+    """
+    rankings = [rank_trials(records, changed, chosen) for changed, chosen in product((True, False), (floors, {}))]
+    kept = {START_POINT} | {record.number for ranking in rankings for record in ranking[:num_to_keep]}
+    kept |= {best.number} if best is not None else set()
+    return {record.number for record in records if record.number in kept and record.state is State.COMPLETE}
 
 
 def pareto_front(ranked: Sequence[TrialRecord], objectives: Sequence[str]) -> list[TrialRecord]:

@@ -68,6 +68,8 @@ class StudyMetadata:
     """The metrics that the search maximises, one or two; the first one is the value of a trial."""
     reserved: int = 0
     """Trainings for which the search keeps time: the repeats of --confirm."""
+    keep_checkpoints: int = 0
+    """Number of best trials that have kept their weights in every run: the fewest of all runs."""
     confirmation: Confirmation | None = None
     """The trial that the latest --confirm has selected; None if there was none."""
     constraint: Constraint = field(default_factory=Constraint)

@@ -81,10 +81,15 @@ def delete_runs(uri: str, study: str, uid: str) -> int:
 
 def find_runs(client: Any, study: str, uid: str) -> Iterator[Any]:
     """Yield the runs with the tags of a study, in any experiment; an empty `uid` matches all studies of the name."""
-    experiments = [e.experiment_id for e in pages(client.search_experiments)]
+    experiments = experiment_ids(client)
     query = f"tags.`fgseg.study` = '{study}'" + (f" AND tags.`fgseg.uid` = '{uid}'" if uid else "")
     if experiments:
         yield from pages(client.search_runs, experiments, query)
+
+
+def experiment_ids(client: Any) -> list[str]:
+    """Return the IDs of all experiments."""
+    return [experiment.experiment_id for experiment in pages(client.search_experiments)]
 
 
 def read_run(client: Any, run: Any) -> TrackedRun:

@@ -99,13 +99,18 @@ def trial_tags(metadata: "StudyMetadata", record: "TrialRecord", parent_id: str)
         | changed
         | {
             "fgseg.space": metadata.space,
-            "fgseg.kind": "trial" if record.repeat is None else "repeat",
+            "fgseg.kind": kind_of(record),
             "fgseg.trial": str(record.number),
             "fgseg.attempt": str(record.attempt),
             "mlflow.parentRunId": parent_id,
             "mlflow.note.content": f"Trial {record.number} of study {metadata.study}: {metadata.title}.",
         }
     )
+
+
+def kind_of(record: "TrialRecord") -> str:
+    """Return the tag `fgseg.kind` of a trial's run and model."""
+    return "trial" if record.repeat is None else "repeat"
 
 
 def checkpoint_tags(metadata: "StudyMetadata", result: "UntrainedResult", parent_id: str) -> dict[str, str]:
@@ -178,6 +183,13 @@ def test_points(record: "TrialRecord") -> list[MetricPoint]:
         return []
     evaluated = record.epochs[record.test.epoch - 1]
     return [MetricPoint(evaluated.epoch, evaluated.wall_time, record.test.metrics())]
+
+
+def model_points(record: "TrialRecord") -> list[MetricPoint]:
+    """Return the metrics of a COMPLETE trial's model: validation in its selected epoch, and the test metrics."""
+    assert record.chosen is not None
+    validation = MetricPoint(record.chosen.epoch, record.chosen.wall_time, record.chosen.validation_metrics())
+    return [validation, *test_points(record)]
 
 
 def outcome_points(record: "TrialRecord") -> list[MetricPoint]:

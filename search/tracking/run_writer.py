@@ -12,8 +12,10 @@ import yaml
 from fgseg.config.settings import nest
 from fgseg.storage.store import Store
 from fgseg.visual.overlays import read_overlays
+from search.ledger.records import kept_trials
 from search.ledger.untrained import untrained_of
 from search.tracking.client import create_database, fill_database, load_client
+from search.tracking.epoch_images import log_images, missing_images
 from search.tracking.run_reader import CHECKPOINT, TrackedRun, read_points, tracked_run, trial_number
 from search.tracking.run_schema import (
     ENDING_TAGS,
@@ -38,6 +40,7 @@ from search.tracking.run_schema import (
     trial_ending,
     trial_tags,
 )
+from search.tracking.trial_models import TrialModels
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,6 +75,7 @@ class StudyRunWriter:
         self.ledger, self.location, self.metadata = ledger, location, metadata
         self.experiment_id = self.find_experiment(None if uri.startswith("http") else location.artifacts)
         self.runs = self.find_runs()
+        self.models = TrialModels(self.client, metadata, self.experiment_id)
         self.has_settings = False
 
     def find_experiment(self, artifacts: str | None) -> str:
@@ -139,7 +143,7 @@ class StudyRunWriter:
         return self.runs[number]
 
     def write_study(self, phase: Phase) -> None:
-        """Update the parent: settings, metrics of the best trial, the untrained checkpoint's run, status."""
+        """Update the parent with the best trial's metrics, the untrained checkpoint's run, and the models."""
         records = self.ledger.trials()
         best = self.ledger.best(records)
         untrained = untrained_of(self.location, self.metadata)
@@ -153,6 +157,7 @@ class StudyRunWriter:
                 self.log_metrics(run, [point])
         if untrained and untrained.metrics():
             self.write_checkpoint(untrained, run.run_id)
+        self.write_models(records, best)
         self.write_status(run, status, ending, max(map(last_moment, records), default=time.time()))
 
     def write_checkpoint(self, result: "UntrainedResult", parent_id: str) -> None:
@@ -167,6 +172,16 @@ class StudyRunWriter:
         self.log_dataset(run)
         self.log_metrics(run, [MetricPoint(0, result.seconds, result.metrics())])
         self.write_status(run, "FINISHED", {}, result.seconds)
+
+    def write_models(self, records: "Sequence[TrialRecord]", best: "TrialRecord | None") -> None:
+        """Create the models of trials that keep their weights, and delete those of others."""
+        metadata = self.metadata
+        kept = kept_trials(records, best, metadata.keep_checkpoints, metadata.constraint.floors)
+        for record in records:
+            if record.number not in kept:
+                self.models.delete(record.number)
+            elif record.number in self.runs:
+                self.models.create(self.runs[record.number].run_id, record)
 
     def write_trial(self, record: "TrialRecord", phase: Phase) -> None:
         """Update the run of a trial: tags, params, missing epochs, overlays and status, in this order."""
@@ -183,6 +198,9 @@ class StudyRunWriter:
         self.log_metrics(run, epoch_points(record))
         self.log_metrics(run, test_points(record))
         self.log_metrics(run, outcome_points(record))
+        if missing_images(run, record):
+            logged = log_images(self.client, run, record, self.location.trial_store(record.number))
+            self.log_tags_and_params(run, logged, {})
         if record.state == "complete" and OVERLAY_COUNT not in run.tags:
             store = self.location.trial_store(record.number)
             if count := log_overlays(self.client, run.run_id, store):

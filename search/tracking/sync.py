@@ -49,9 +49,11 @@ def rebuild(location: StudyLocation) -> str:
     if is_database(location):
         return rebuild_database(location)
     from search.tracking.run_reader import delete_runs
+    from search.tracking.trial_models import delete_models
 
     ledger = open_ledger(location)
     with hold(ledger):
+        delete_models(location.tracking_uri, location.study, ledger.metadata.uid)
         deleted = delete_runs(location.tracking_uri, location.study, ledger.metadata.uid)
         write_runs(location, ledger)
     return f"{deleted} runs deleted, and written again"

@@ -107,6 +107,15 @@ def test_the_identity_and_uid_are_those_first_written_down(tmp_path):
     assert (now.identity, now.uid, now.title, now.budget) == ({"space": "bas"}, uid, "SLC", 8)
 
 
+def test_fewest_kept_checkpoints_of_all_runs_are_recorded(tmp_path):
+    ledger = Ledger.create(url_in(tmp_path), "s")
+    seen = []
+    for keep in (3, 1, 2):
+        ledger.record_run(StudyMetadata(keep_checkpoints=keep))
+        seen.append(ledger.metadata.keep_checkpoints)
+    assert seen == [3, 1, 1]
+
+
 def test_an_accepted_change_replaces_the_identity_and_is_noted(tmp_path):
     ledger = drive(tmp_path)
     ledger.record_run(StudyMetadata(identity={"space": "bas"}, budget=4))

@@ -24,6 +24,7 @@ from search.study.location import StudyLocation, find_location
 from search.study.plan import Repeat, make_plan
 from search.tracking.run_reader import read_runs
 from search.tracking.sync import sync
+from search.tracking.trial_models import read_models
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +103,9 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir(parents=True)
     ledger = begin(folder, seeds(2))
     identity = {key: IDENTITY[key] for key in ("version", "data")} | {"settings": {"train.epochs": 1}}
-    ledger.record_run(StudyMetadata("s-repeats", "bas", "BAS", "e", SETTINGS, identity=identity, budget=2))
+    ledger.record_run(
+        StudyMetadata("s-repeats", "bas", "BAS", "e", SETTINGS, identity=identity, budget=2, keep_checkpoints=2)
+    )
     for ask in iter(ledger.next_attempt, None):
         store, history = LocalStore(folder / "trials" / str(ask.number)), [epoch(1, ask.number)]
         Checkpoints(store, 1).save({"weight": torch.zeros(3)}, {}, history, "last")
@@ -159,3 +162,6 @@ def test_mlflow_shows_what_the_test_split_said_once_however_often_it_is_sent(loc
     for run in repeats:
         assert run.points["test/miou"] == run.points["test/thin_miou"] == [(1, pytest.approx(2 / 14))]
         assert run.points["test/boundary_iou/pole"] == [(1, 1.0)]
+    kept, _ = models = read_models(location.tracking_uri, location.study, "")
+    assert {model.number for model in models} == {0, 1}
+    assert kept.metrics["test/miou"] == pytest.approx(2 / 14) and "val/miou" in kept.metrics

@@ -21,7 +21,7 @@ def test_without_thin_classes_there_is_no_thin_miou():
 
 def test_record_of_an_earlier_version_is_read():
     record = make_epoch().to_json()
-    del record["thin"], record["boundary_iou"]
+    del record["thin"], record["boundary_iou"], record["load"]
     assert EpochResult.from_json(record) == make_epoch()
 
 
@@ -30,6 +30,15 @@ def test_boundary_iou_is_logged_and_read_again():
     assert {n: v for n, v in result.metrics().items() if n.startswith("val/boundary/")} == {"val/boundary/pole": 0.3}
     again = EpochResult.from_json(result.to_json()).boundary_iou
     assert again["pole"] == 0.3 and math.isnan(again["car"])
+
+
+def test_load_of_the_node_is_logged_by_the_names_of_mlflows_system_metrics():
+    load = {"cpu_utilization_percentage": 61.5, "gpu_0_power_usage_watts": 312.0}
+    metrics = EpochResult.from_json(make_epoch(load=load).to_json()).metrics()
+    assert {name: value for name, value in metrics.items() if name.startswith("system/")} == {
+        "system/cpu_utilization_percentage": 61.5,
+        "system/gpu_0_power_usage_watts": 312.0,
+    }
 
 
 def test_compile_time_is_logged_under_its_earlier_name_as_well():

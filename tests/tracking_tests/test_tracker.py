@@ -92,7 +92,8 @@ def test_runs_carry_the_tags_by_which_they_are_found(server: Server) -> None:
     (run,) = server.runs("trial")
     tags = {key: value for key, value in run.data.tags.items() if key.startswith("fgseg.")}
     shared = {"fgseg.study": "quickstart-bas", "fgseg.space": "bas"}
-    assert tags == shared | {"fgseg.kind": "trial", "fgseg.trial": "3", "fgseg.attempt": "2"}
+    own = {"fgseg.kind": "trial", "fgseg.trial": "3", "fgseg.attempt": "2"}
+    assert tags == shared | own
     expected = shared | {"fgseg.kind": "study", "fgseg.best_trial": "3", "fgseg.version": "1"}
     assert expected.items() <= server.parent().data.tags.items()
     assert "Boundary-aware" in run.data.tags["mlflow.note.content"]

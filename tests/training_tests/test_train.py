@@ -107,8 +107,10 @@ def test_epoch_tells_its_memory_and_old_records_lack_it(tiny, tmp_path: Path):
     (result,) = train(tiny(train__epochs=1), tmp_path)
     assert 0.1 < result.metrics()["system/memory_gib"] < 100
     assert "system/gpu_memory_gib" not in result.metrics()
+    assert result.load.keys() == {"cpu_utilization_percentage", "system_memory_usage_megabytes"}
+    assert 0 < result.load["cpu_utilization_percentage"] <= 100
     record = result.to_json()
-    for name in ("memory_gib", "gpu_memory_gib", "compile_s"):
+    for name in ("memory_gib", "gpu_memory_gib", "compile_s", "load"):
         del record[name]
     assert not any(name.startswith("system/") for name in EpochResult.from_json(record).metrics())
 
@@ -209,7 +211,7 @@ def test_training_on_a_gpu_continues_where_it_was_cut(tiny, gpu: torch.device, t
     history = train(tiny(), tmp_path)
     assert [e.epoch for e in history] == [1, 2, 3]
     assert all(math.isfinite(e.loss) for e in history)
-    assert "system/gpu_memory_gib" in history[0].metrics()
+    assert {"system/gpu_memory_gib", "system/gpu_0_utilization_percentage"} <= history[0].metrics().keys()
 
 
 def command(tmp_path: Path, cache: str, *extra: str) -> int:

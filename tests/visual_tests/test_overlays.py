@@ -15,9 +15,21 @@ from random_frames import some_frames
 from thin_street import THIN_STREET
 
 from fgseg.model.segformer import build_model
+from fgseg.results import EpochResult
 from fgseg.storage.store import LocalStore
 from fgseg.training.loop import train
-from fgseg.visual.overlays import is_whole, overlay_name, read_overlays, save_overlays
+from fgseg.visual.overlays import (
+    LABELS,
+    epoch_overlays_name,
+    is_whole,
+    overlay_epochs,
+    overlay_name,
+    pack,
+    read_epoch_overlays,
+    read_overlays,
+    save_overlays,
+    short_names,
+)
 from search.audit.files import audit_files
 from search.ledger.catalog import open_ledger
 from search.study.location import StudyLocation
@@ -32,7 +44,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
     """A trial's folder with the overlays of five random frames."""
     store = LocalStore(tmp_path_factory.mktemp("trials") / "0")
     torch.manual_seed(0)
-    save_overlays(store, build_model("small", THIN_STREET), some_frames(), THIN_STREET)
+    save_overlays(store, build_model("small", THIN_STREET), some_frames(), THIN_STREET, epoch=3, epochs=3)
     return store
 
 
@@ -47,11 +59,32 @@ def test_name_of_any_frame_becomes_one_of_a_file():
     assert overlay_name(2, "zurich/000 1:a.b") == "overlay-2-zurich_000_1_a.b.png"
 
 
-def test_training_leaves_overlays_after_its_last_epoch_only(tiny, tmp_path: Path):
-    run = tiny(train__epochs=2)
-    seen: list[int] = []
-    train(run, tmp_path, lambda epoch: seen.append(len(read_overlays(LocalStore(tmp_path)))))
-    assert seen == [0, 4]
+def test_overlays_of_an_epoch_are_predictions_by_frame(kept: LocalStore):
+    overlays = read_epoch_overlays(kept, 3)
+    assert overlays is not None and list(overlays) == ["0", "1", "3", "4"]
+    assert {Image.open(BytesIO(png)).size for png in overlays.values()} == {(128, 64)}
+    assert read_epoch_overlays(kept, 2) == read_epoch_overlays(kept, LABELS) == {}
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(0, []), (1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 4, 8])])
+def test_overlays_are_of_the_first_the_middle_and_the_last_epoch(epochs: int, expected: list[int]):
+    assert overlay_epochs(epochs) == expected
+
+
+def test_names_of_frames_are_distinct_and_accepted_by_mlflow():
+    assert short_names(["ulm/1 ä:x", "東京", "大阪", "b.png"]) == ["ulm_1_x", "2-_", "3-_", "b.png"]
+    assert short_names(["a" * 300]) == ["a" * 80]
+
+
+def test_training_leaves_labels_and_overlays_after_first_middle_and_last_epoch(tiny, tmp_path: Path):
+    run, store = tiny(train__epochs=4), LocalStore(tmp_path)
+    seen: list[tuple[int, list[int]]] = []
+
+    def look(epoch: EpochResult) -> None:
+        seen.append((len(read_overlays(store)), [k for k in range(5) if read_epoch_overlays(store, k)]))
+
+    train(run, tmp_path, look)
+    assert seen == [(0, [LABELS, 1]), (0, [LABELS, 1, 2]), (0, [LABELS, 1, 2]), (4, [LABELS, 1, 2, 4])]
 
 
 @pytest.mark.slow
@@ -59,8 +92,12 @@ def test_audit_names_an_overlay_that_is_cut_short(tmp_path: Path):
     location = finished_study(tmp_path)
     ledger, store = open_ledger(location), location.trial_store(0)
     store.put("overlay-1-town.png", b"\x89PNG\r\n\x1a\n half")
+    store.put(epoch_overlays_name(2), pack({"town": b"\x89PNG"})[:-1])
     faults = list(audit_files(location.folder, ledger.trials(), ledger.best(), open_allowed=False))
-    assert faults == ["trial 0: the overlay of town.png is damaged"]
+    assert faults == [
+        "trial 0: the overlay of town.png is damaged",
+        "trial 0: the overlays of epoch 2 are damaged",
+    ]
 
 
 @pytest.mark.slow
