@@ -96,13 +96,13 @@ def test_sleeping_thread_continues_after_everything_that_happens_before():
 
 
 def test_rename_that_is_not_synced_is_found_by_a_power_cut_after_the_last_trial(monkeypatch: pytest.MonkeyPatch):
-    undisturbed = Study(1)
+    undisturbed = Study(2)
     assert undisturbed.run([]) == []
     (ended,) = undisturbed.database.execute("SELECT MAX(ended) FROM fgsearch_trials").fetchone()
     cut = [Fault(ended - START + 0.05, "power cut")]
-    assert Study(1).run(cut) == []
+    assert Study(2).run(cut) == []
     monkeypatch.setattr(store, "sync_folder", lambda folder: None)
-    assert "trial 2: the best trial has no checkpoint" in Study(1).run(cut)
+    assert "trial 2: the best trial has no checkpoint" in Study(2).run(cut)
 
 
 def test_failing_schedule_is_reduced_to_the_faults_that_it_needs():

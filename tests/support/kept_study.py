@@ -46,7 +46,12 @@ def begin(storage: Path, study: str = "s", trials: int = 3) -> Ledger:
     (storage / study).mkdir(parents=True, exist_ok=True)
     ledger = Ledger.create(f"sqlite:///{storage / study / 'study.db'}", study)
     ledger.record_run(
-        StudyMetadata(study, "bas", "Boundary-aware", "quickstart", SETTINGS, identity=IDENTITY, budget=trials)
+        StudyMetadata(
+            *(study, "bas", "Boundary-aware", "quickstart", SETTINGS),
+            identity=IDENTITY,
+            budget=trials,
+            keep_checkpoints=1,
+        )
     )
     start_search(ledger, SPACE, {"loss.ssim": 0.4}, trials=trials, sampler="random", pruner="none", epochs=3, seed=42)
     return ledger
