@@ -116,11 +116,14 @@ def test_page_of_a_trial_shows_state_family_and_settings(site: Site, runs: dict[
 
 
 def test_curves_of_a_trial_have_one_point_an_epoch(site: Site, runs: dict[str, str]):
-    """The charts of the outcome come first, and have one point; mlflow/README.md says how to see the curves."""
+    """Pictures and the charts of the outcome come first; mlflow/README.md says how to see the curves."""
     site.open(f"experiments/1/runs/{runs['bas_cp/000']}/model-metrics")
     search = "input[placeholder='Search metric charts']"
     site.until(lambda: site.browser.find_elements("css selector", search))[0].send_keys("^val/")
-    drawn = "return [...document.querySelectorAll('.js-plotly-plot')].map(p => p.data[0].x.length)"
+    drawn = (
+        "for (const e of document.querySelectorAll('*')) e.scrollTop = e.scrollHeight;"  # charts are drawn when seen
+        "return [...document.querySelectorAll('.js-plotly-plot')].map(p => p.data[0].x.length)"
+    )
     assert site.until(lambda: set(points := site.browser.execute_script(drawn)) == {3} and len(points) >= 2)
     site.shot("curves")
 
