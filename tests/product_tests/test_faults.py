@@ -25,7 +25,7 @@ def killed(start, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Drive
     Gives its new storage, the run that continued it to the end, and what the ledger held after the kill.
     """
     old = tmp_path_factory.mktemp("killed") / "old"
-    driver = start(old, "--trials", "3")
+    driver = start(old, "--trials", "3", command=replayed)
     driver.wait_for(r"trial 000  epoch 3/4")
     driver.kill()
     held = trials(old)
@@ -33,7 +33,7 @@ def killed(start, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Drive
     newest.write_bytes(newest.read_bytes()[:-10])
     new = tmp_path_factory.mktemp("moved") / "new"
     shutil.move(old, new)
-    again = start(new, "--trials", "3")
+    again = start(new, "--trials", "3", command=replayed)
     assert again.finish() == 0, again.output
     return new, again, held
 
