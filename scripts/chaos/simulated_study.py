@@ -145,8 +145,9 @@ class Study:
         return self.violations
 
     def settle(self) -> None:
-        """Run the command once more where it said that something is lacking; then everything must agree."""
+        """Run the command again where it said that something is lacking; then everything must agree."""
         if self.lacking:
+            self.done = False  # a lock that could not be released refuses the command for up to a minute
             self.start_driver(HOSTS[0])
             self.clock.run(self.clock.now + END_WITHIN_S)
         auditor = Process(self.clock, HOSTS[0])

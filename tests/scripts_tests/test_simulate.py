@@ -74,6 +74,16 @@ def test_equal_seeds_give_equal_histories():
     assert histories[0] == histories[1] != []
 
 
+def test_command_is_run_again_until_a_lock_that_could_not_be_released_is_free():
+    faults = [
+        Fault(2.8, "MLflow refuses", seconds=40.0),
+        Fault(3.2, "disk is full", seconds=40.0),
+        Fault(53.3, "MLflow is slow", seconds=90.0),
+        Fault(56.2, "database fails", seconds=90.0),
+    ]
+    assert Study(22133).run(faults) == []
+
+
 def test_study_that_has_not_ended_in_time_is_a_violation_and_the_simulation_ends(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(simulated_study, "END_WITHIN_S", -10.0)  # ends while the disk is full, which then stays full
     assert Study(1).run([Fault(0.0, "disk is full", seconds=20.0)]) == [
