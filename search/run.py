@@ -60,7 +60,8 @@ def plan_from(options: argparse.Namespace) -> Plan:
 
 def show_lists(options: argparse.Namespace) -> int:
     """Print the spaces, or the studies of the storage or ledger that the settings and flags name."""
-    from search.console.documents import print_document, space_documents, study_documents
+    from search.console.document_content import space_documents, study_documents
+    from search.console.documents import print_document
     from search.console.listings import print_spaces, print_studies
 
     if options.list:
@@ -73,7 +74,8 @@ def show_lists(options: argparse.Namespace) -> int:
 
 def show_plan(plan: Plan, as_json: bool) -> int:
     """Print what would run, as text or as JSON."""
-    from search.console.documents import plan_document, print_document
+    from search.console.document_content import plan_document
+    from search.console.documents import print_document
     from search.console.listings import print_plan
 
     document = plan_document(plan)

@@ -14,7 +14,8 @@ from rich.text import Text
 from fgseg.cli import DONE, add_json_option, run_command
 from fgseg.config.errors import ConfigError
 from search.cli.options import Parser, add_location_options, location_from
-from search.console.documents import print_document, status_document
+from search.console.document_content import status_document
+from search.console.documents import print_document
 from search.console.forecast import forecast_line, time_lines
 from search.console.study_status import StudyStatus, expected_end, time_left, trial_time
 from search.console.trial_table import trial_table

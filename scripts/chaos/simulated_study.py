@@ -40,7 +40,7 @@ RESTART_S = 3.0
 
 
 class Event(Protocol):
-    """What happens to a study at a time, in seconds since the beginning."""
+    """A fault of a study: begins `at` seconds after the study and lasts `seconds`."""
 
     @property
     def at(self) -> float: ...
@@ -49,7 +49,7 @@ class Event(Protocol):
     def seconds(self) -> float: ...
 
     def begin(self, study: "Study") -> None:
-        """Let it happen."""
+        """Start the fault."""
 
 
 class Study:

@@ -81,7 +81,7 @@ def search_and_confirm(plan: Plan, signals: Signals) -> int:
 
 
 def check_trials_left(plan: Plan) -> None:
-    """Raise ConfigError if the search has had so many trials that --trials leaves none for the repeats of --confirm."""
+    """Check that the trials of a started search leave room for the repeats of --confirm; raises ConfigError."""
     if not plan.search.confirm or not Ledger.exists(plan.location.ledger_url, plan.study):
         return
     had = len(Ledger(plan.location.ledger_url, plan.study).trials())

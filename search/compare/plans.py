@@ -7,8 +7,9 @@ from typing import Any
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import PATH_NAME
 from search.ledger.catalog import open_ledger
+from search.study.identity import differences
 from search.study.objective import MIOU
-from search.study.plan import REPEATS, Plan, Repeat, RepeatPlan, differences, make_plan
+from search.study.plan import REPEATS, Plan, Repeat, RepeatPlan, make_plan
 from search.study.space import is_about_frames
 
 POINTS = ("start", "best")

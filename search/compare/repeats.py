@@ -11,7 +11,8 @@ from fgseg.config.settings import with_defaults
 from search.compare.scores import Family
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
-from search.study.plan import UNIDENTIFYING, RepeatPlan, check_identity
+from search.study.identity import check_identity
+from search.study.plan import UNIDENTIFYING, RepeatPlan
 
 
 def finished_repeats(plan: RepeatPlan) -> dict[int, TrialRecord]:

@@ -33,7 +33,8 @@ from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LockedError
 from search.ledger.study_metadata import StudyMetadata
-from search.study.plan import Plan, check_identity, differences
+from search.study.identity import check_identity, differences
+from search.study.plan import Plan
 from search.study.resources import gpu_needed, is_private
 
 

@@ -16,7 +16,8 @@ from search.execution.warm_start import warm_points
 from search.ledger.catalog import check_ownership
 from search.ledger.database import check_database
 from search.ledger.ledger import Ledger
-from search.study.plan import Plan, absolute, check_identity
+from search.study.identity import check_identity
+from search.study.plan import Plan, absolute
 from search.study.resources import gpu_needed
 
 PROBE = "write-test"

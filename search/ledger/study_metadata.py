@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Constraint:
-    """What the validation IoU of some classes may not fall below; without floors every trial is allowed."""
+    """Smallest validation IoU of some classes that a best trial must have; without floors every trial is allowed."""
 
     floors: Mapping[str, float] = field(default_factory=dict)
     """Smallest IoU by class key."""

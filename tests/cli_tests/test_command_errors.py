@@ -12,7 +12,8 @@ from small_data import noise, save, stripes, write_cityscapes
 from fgseg.config.errors import ConfigError
 from search.execution.preflight import make_folder
 from search.run import main
-from search.study.plan import check_identity, check_trials, differences, make_plan
+from search.study.identity import check_identity, differences
+from search.study.plan import check_trials, make_plan
 from search.study.space import Range
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,8 @@ from fgseg.storage.store import LocalStore
 from search import run, status
 from search.audit.__main__ import AuditDocument
 from search.audit.__main__ import main as audit
-from search.console.documents import PlanDocument, SpaceDocument, StatusDocument, StudyDocument, data_document
+from search.console.document_content import data_document
+from search.console.documents import PlanDocument, SpaceDocument, StatusDocument, StudyDocument
 from search.console.listings import print_data
 from search.ledger.records import State
 from search.ledger.study_metadata import Confirmation, Constraint

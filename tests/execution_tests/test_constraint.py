@@ -22,7 +22,8 @@ from search.ledger.trial_source import FixedTrials
 from search.report.summary import summarise
 from search.report.tables import constraint_table
 from search.sampling.study_sampler import StudySampler
-from search.study.plan import Plan, Repeat, differences, make_plan
+from search.study.identity import differences
+from search.study.plan import Plan, Repeat, make_plan
 
 
 def plan_of(storage: Path, head: str = "inherit", **search: object) -> Plan:

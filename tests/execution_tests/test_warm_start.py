@@ -13,7 +13,8 @@ from search.execution.warm_start import warm_points
 from search.ledger.ledger import Ledger
 from search.ledger.study_metadata import StudyMetadata
 from search.run import parse, plan_from
-from search.study.plan import Plan, check_identity
+from search.study.identity import check_identity
+from search.study.plan import Plan
 
 
 def add_study(storage: Path, name: str, mious: list[float], point: dict[str, float]) -> Ledger:

@@ -17,8 +17,9 @@ from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord, pareto_front, rank_trials
 from search.sampling.replay import replay
 from search.sampling.study_sampler import StudySampler
+from search.study.identity import check_identity
 from search.study.objective import objective_name, value_of
-from search.study.plan import check_identity, make_plan
+from search.study.plan import make_plan
 from search.tracking.run_schema import front_tag, parent_tags
 
 TWO = ("val/iou/car", "val/iou/pole")

@@ -7,7 +7,8 @@ import pytest
 
 from fgseg.config.settings import VARIANT_NAMES, with_defaults
 from fgseg.model.pretrained import VARIANTS
-from search.study.plan import Plan, differences, make_plan
+from search.study.identity import differences
+from search.study.plan import Plan, make_plan
 
 
 def plan_for(model: str, **settings: Any) -> Plan:

@@ -7,7 +7,8 @@ import pytest
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import DataConfig, RunConfig
-from search.study.plan import differences, make_plan
+from search.study.identity import differences
+from search.study.plan import make_plan
 from search.study.space import Range, Space, add_ranges, list_spaces, load_space, override
 
 THIN = ("fence", "pole", "traffic_sign", "traffic_light")
