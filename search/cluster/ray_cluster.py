@@ -1,5 +1,6 @@
 """Start a private Ray cluster on this machine, or join a running one; monitor its nodes."""
 
+import gc
 import logging
 import os
 import secrets
@@ -81,8 +82,24 @@ def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], No
         finally:
             if is_private(search):
                 ended.set()  # `ray.shutdown` ends the head
-            wait_keeping_signal_handlers(thread.submit(ray.shutdown), install_handlers)
+            with garbage_collected():
+                wait_keeping_signal_handlers(thread.submit(ray.shutdown), install_handlers)
             ended.set()
+
+
+@contextmanager
+def garbage_collected() -> Iterator[None]:
+    """Collect garbage, then disable the garbage collector within the context.
+
+    If an object that refers to Ray, such as a trial of Ray Tune, is collected while `ray.shutdown` runs, Ray 2 exits
+    the process at once with code 1.  A thread that allocates memory, such as the heartbeat, starts the collector.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @contextmanager

@@ -1,8 +1,11 @@
 """The private Ray of a run: nobody else can reach it."""
 
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,3 +55,20 @@ def test_ray_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyP
         ray_cluster.start(SearchConfig(), {})
     with pytest.raises(Exception, match="could happen"):  # who joins a cluster sees all of Ray's message
         ray_cluster.start(SearchConfig(ray_address="10.0.0.1:6379"), {})
+
+
+def test_nothing_is_garbage_collected_while_ray_shuts_down(monkeypatch: pytest.MonkeyPatch):
+    class Trial:
+        def __init__(self) -> None:
+            self.cycle = self  # freed by the garbage collector only
+
+    trial, seen = Trial(), []
+    alive = weakref.ref(trial)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:1"))
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr("ray.shutdown", lambda: seen.append((gc.isenabled(), alive())))
+    monkeypatch.setattr(ray_cluster, "start", lambda search, variables: None)
+    with ray_cluster.cluster(SearchConfig(), "", lambda: None):
+        del trial
+    assert seen == [(False, None)]
+    assert gc.isenabled()
