@@ -10,6 +10,7 @@ from fgseg.config.settings import RunConfig
 from fgseg.data import FrameSet
 from fgseg.results import EpochResult
 from fgseg.storage.store import open_store
+from fgseg.training.imports import import_training
 
 if TYPE_CHECKING:
     from fgseg.checkpoints.checkpoint import Checkpoints
@@ -48,7 +49,8 @@ def train(
         DivergedError: the loss became NaN or infinite; names epoch and term.
         SupersededError: a higher attempt has claimed the folder.
     """
-    from accelerate.utils import broadcast_object_list  # imports torch, which takes seconds: mistakes come first
+    import_training()  # here, since it takes seconds: mistakes come first
+    from accelerate.utils import broadcast_object_list
 
     from fgseg.checkpoints.checkpoint import Checkpoints, shared_checkpoint
     from fgseg.checkpoints.manifest import newest_attempt

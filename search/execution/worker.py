@@ -14,6 +14,7 @@ from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
 from fgseg.results import EpochResult, SupersededError
 from fgseg.storage.s3 import ObjectStoreError
+from fgseg.training.imports import import_training
 from search.execution.messages import TrialJob, TrialReport
 
 DISK_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
@@ -179,6 +180,7 @@ def train_with_oom_retry(job: TrialJob, report: TrialReport, send: ReportFn, tra
 
     Raises MemoryError if the micro-batch may not or cannot be halved.
     """
+    import_training()
     import torch
 
     from fgseg.devices import is_out_of_memory

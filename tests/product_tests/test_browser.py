@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import pytest
 from conftest import LIMIT_S, Finished, absent
+from kept_study import finished_study
 from thin_street import FOREGROUND
 
 from scripts.browser import BROWSER, DRIVER, Pages, open_pages
@@ -20,9 +21,6 @@ from search.ledger.ledger import Ledger
 from search.ledger.records import TrialRecord
 
 pytestmark = [pytest.mark.ray, pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(LIMIT_S)]
-
-FAMILY = ("--space", "baseline", "--study", "quickstart-baseline", "--trials", "1", "--set", "train.epochs=1")
-SMALL = ("--set", "data.train=8", "--set", "data.height=64", "--set", "data.width=128", "--set", "model.name=small")
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class Site(Pages):
 
 
 @pytest.fixture(scope="module")
-def storage(quickstart: Finished, search, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The storage of the quickstart, and in it a small study of another family; other tests count the quickstart's."""
+def storage(quickstart: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The storage of the quickstart, with a made-up study of another family; other tests count the quickstart's."""
     if not BROWSER or not DRIVER:
         absent("the browser test needs chromium and chromium-driver")
     if find_spec("selenium") is None:
@@ -52,8 +50,7 @@ def storage(quickstart: Finished, search, tmp_path_factory: pytest.TempPathFacto
     assert quickstart.code == 0, quickstart.output
     copy = tmp_path_factory.mktemp("browser-storage") / "runs"
     shutil.copytree(quickstart.storage, copy)
-    done = search(copy, *FAMILY, *SMALL)
-    assert done.code == 0, done.output
+    finished_study(copy, "other-bas")
     return copy
 
 
@@ -86,7 +83,7 @@ def test_person_who_chooses_model_training_sees_both_studies_and_their_trials_ne
     assert site.shows("Model training")
     toggle = "return [...document.querySelectorAll('[role=button]')].find(e => e.innerText == 'Model training')"
     site.browser.execute_script("arguments[0].click()", site.until(lambda: site.browser.execute_script(toggle)))
-    assert site.shows("quickstart-bas_cp", "quickstart-baseline")
+    assert site.shows("quickstart-bas_cp", "other-bas")
     assert "bas_cp/000" not in site.text
     site.shot("studies")
     unfold = "[...document.querySelectorAll('[role=row]')].find(r => r.innerText.includes('quickstart-bas_cp'))"
@@ -162,9 +159,9 @@ def test_report_sorts_tables_and_lays_two_predictions_of_a_frame_over_each_other
 
 
 def test_two_families_compare_in_one_view_with_parallel_coordinates_and_classes(site: Site, runs: dict[str, str]):
-    chosen = [runs[name] for name in ("bas_cp/000", "bas_cp/001", "baseline/000")]
+    chosen = [runs[name] for name in ("bas_cp/000", "bas_cp/001", "bas/000")]
     site.open(f"compare-runs?runs={quote(json.dumps(chosen))}&experiments={quote(json.dumps(['1']))}")
-    assert site.shows("Comparing 3 Runs from 1 Experiment", "Parallel Coordinates Plot", "bas_cp/001", "baseline/000")
+    assert site.shows("Comparing 3 Runs from 1 Experiment", "Parallel Coordinates Plot", "bas_cp/001", "bas/000")
     assert site.shows("val/miou", *(f"val/iou/{c.key}" for c in FOREGROUND))
     site.shot("compare")
 
