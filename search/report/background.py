@@ -14,7 +14,7 @@ from search.study.location import PAGE, StudyLocation
 log = logging.getLogger(__name__)
 
 EVERY_S = 60.0
-"""Minimum seconds between the starts of two reports while trials run; a report takes some seconds of one core."""
+"""Minimum seconds before the first report of a run, and between two, while trials run; each takes seconds of a core."""
 FRAMES_S = 180.0
 """Seconds until the last report, which predicts frames, is cancelled."""
 LOWEST_PRIORITY = 19
@@ -27,7 +27,7 @@ class ReportWriter:
     Args:
         location: of the study.
         publish: called with the name and the bytes of each file of a finished report.
-        every_s: minimum seconds between the starts of two reports.
+        every_s: minimum seconds before the first report and between the starts of two.
         is_current: whether the stored report is that of the end of a run, after all trials that have ended; a run that
             was killed leaves an earlier one.
     """
@@ -43,7 +43,7 @@ class ReportWriter:
         self.store = location.report_store
         self.child: ChildProcess | None = None
         self.stale = self.changed = False
-        self.begun = -every_s
+        self.begun = time.monotonic()  # a run that ends soon writes its report once, at its end
 
     def on_attempt(self, record: TrialRecord) -> None:
         """Publish a finished report (see `on_trial_update`)."""

@@ -21,7 +21,9 @@ def published() -> dict[str, bytes]:
 def writer(tmp_path: Path, published: dict[str, bytes], use_target) -> ReportWriter:
     (tmp_path / "s" / "report").mkdir(parents=True)
     use_target(write_page)
-    return ReportWriter(find_location(tmp_path, "s"), published.__setitem__, every_s=1000)
+    writer = ReportWriter(find_location(tmp_path, "s"), published.__setitem__, every_s=1000)
+    writer.begun -= 1000  # the run began a while ago
+    return writer
 
 
 @pytest.fixture
@@ -48,6 +50,13 @@ def test_first_end_of_a_trial_starts_a_report_and_later_news_publish_it(writer: 
     wait_for_report(writer)
     writer.on_trial_update(changed=False)
     assert published == {"report/report.html": b"x"}
+
+
+def test_run_that_has_just_begun_starts_no_report(writer: ReportWriter):
+    just_begun = ReportWriter(writer.location, writer.publish)
+    just_begun.on_trial_update(changed=True)
+    assert just_begun.child is None
+    assert just_begun.stale
 
 
 def test_next_report_waits_for_its_time_and_is_not_forgotten(writer: ReportWriter):

@@ -328,13 +328,13 @@ def test_trial_that_loses_a_process_ends_whole_and_continues_from_its_checkpoint
     environment: dict[str, str], tmp_path: Path
 ):
     storage = tmp_path / "runs"
-    own = ["--trials", "1", "--processes-per-trial", "2", "--max-failures", "3", "--set", "train.epochs=24"]
+    own = ["--trials", "1", "--processes-per-trial", "2", "--max-failures", "3", "--set", "train.epochs=12"]
     driver = Driver(storage, environment, *own)
     killed: list[list[psutil.Process]] = []
     try:
         for kind, count in (("ray::RayTrainWorker", 2), ("ray::TrainController", 1), ("ray::ResourceTrainable", 1)):
             start = rf"continued \(attempt {len(killed) + 1}\)" if killed else "started"
-            driver.wait_for(rf"{start}[\s\S]*epoch \d+/24", 200)
+            driver.wait_for(rf"{start}[\s\S]*epoch \d+/12", 200)
             processes = driver.processes(kind)
             assert len(processes) == count, driver.processes("ray::")
             killed.append(processes)
@@ -344,7 +344,7 @@ def test_trial_that_loses_a_process_ends_whole_and_continues_from_its_checkpoint
         driver.kill()
     (trial,) = Ledger(f"sqlite:///{storage}/small/study.db", "small").trials()
     assert (trial.state, trial.attempt, trial.failures) == (State.COMPLETE, 4, 3), driver.output
-    assert [e.epoch for e in trial.epochs] == list(range(1, 25))
+    assert [e.epoch for e in trial.epochs] == list(range(1, 13))
     assert [e.attempt for e in trial.epochs] == sorted(e.attempt for e in trial.epochs)
     assert {e.attempt for e in trial.epochs} == {1, 2, 3, 4}
     assert not any(process.is_running() for processes in killed for process in processes)
