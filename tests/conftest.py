@@ -1,5 +1,6 @@
 """What several tests share: small settings, and places that are theirs alone."""
 
+import gc
 import json
 import os
 import shutil
@@ -45,7 +46,10 @@ TINY = {
 }
 
 
-FIRST = ("quickstart", "cluster", "faults", "browser", "distributed", "worker_faults", "cluster_storage")
+FIRST = (
+    *("quickstart", "cluster", "faults", "browser", "distributed", "worker_faults", "cluster_storage", "chaos"),
+    "compare",
+)
 """The longest modules, in the order in which the processes of pytest-xdist begin them.
 
 The browser's tests need the quickstart to have ended, and one module at a time starts clusters of several nodes.
@@ -67,6 +71,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return FIRST.index(module) if module in FIRST else len(FIRST), item.path not in with_ray
 
     items.sort(key=position)
+    gc.freeze()  # else every full collection traverses all modules, which takes a quarter of a second
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -304,11 +309,11 @@ def start(environment: dict[str, str], empty_databases: Callable[[str], Path]):
 
     drivers: list[Driver] = []
 
-    def begin(storage: Path, *arguments: str, **options: Any) -> Driver:
+    def begin(storage: Path, *arguments: str, variables: dict[str, str] | None = None, **options: Any) -> Driver:
         storage.mkdir(parents=True, exist_ok=True)
         for name in {"mlflow.db", "optuna.db"} - {path.name for path in storage.iterdir()}:
             shutil.copy(empty_databases(name), storage)
-        drivers.append(Driver(storage, environment, *arguments, **options))
+        drivers.append(Driver(storage, environment | (variables or {}), *arguments, **options))
         return drivers[-1]
 
     yield begin

@@ -12,7 +12,6 @@ import pytest
 import torch
 from builders import make_epoch, make_untrained
 from kept_study import change
-from real_search import Driver
 from thin_street import THIN_STREET
 
 from fgseg.checkpoints.untrained_result import UNTRAINED
@@ -326,12 +325,12 @@ def test_best_points_come_with_the_number_of_trials_that_were_searched(tmp_path:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_comparison_that_was_killed_is_continued_and_the_books_are_clean(tmp_path: Path, environment: dict[str, str]):
+def test_comparison_that_was_killed_is_continued_and_the_books_are_clean(start, tmp_path: Path):
     storage = tmp_path / "runs"
-    first = Driver(storage, environment, command=line_of)
+    first = start(storage, command=line_of)
     first.wait_for(r"trial 000  epoch 1/2", limit_s=200)
     first.kill()
-    again = Driver(storage, environment, command=line_of)
+    again = start(storage, command=line_of)
     assert again.finish() == 0, again.output
     assert "evaluated on 3 test frames" in " ".join(again.output.split())
     for study in ("quickstart-baseline-repeats", "quickstart-bas-repeats"):
@@ -353,12 +352,12 @@ def test_comparison_that_was_killed_is_continued_and_the_books_are_clean(tmp_pat
         storage / "quickstart-bas-repeats" / "study.db",
         "UPDATE fgsearch_trials SET state = 'fail' WHERE number >= 0",
     )
-    lone = Driver(storage, environment, "--seeds", "1", command=line_of)
+    lone = start(storage, "--seeds", "1", command=line_of)
     assert lone.finish() == 0, lone.output
     assert "search.delete --study quickstart-bas-repeats" in " ".join(lone.output.split())
     with open_client(f"sqlite:///{storage / 'mlflow.db'}") as client:
         (run,) = client.search_runs([experiment], "tags.`fgseg.kind` = 'comparison'")
         assert set(run.data.metrics) == {"test/miou/baseline"}
-    longer = Driver(storage, environment, "--set", "train.epochs=3", "--accept-changes", command=line_of)
+    longer = start(storage, "--set", "train.epochs=3", "--accept-changes", command=line_of)
     assert longer.finish() == 1, longer.output
     assert "was trained with another train.epochs" in " ".join(longer.output.split())

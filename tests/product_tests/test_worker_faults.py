@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from real_search import Driver, clean, replayed, trials
+from real_search import clean, replayed, trials
 
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
@@ -132,19 +132,16 @@ sys.meta_path.insert(0, Breaking())
 """In trial 0 memory runs out for batches of two, and trial 1 raises."""
 
 
-def test_memory_that_runs_out_under_a_trial_and_another_that_raises(environment: dict[str, str], tmp_path: Path):
+def test_memory_that_runs_out_under_a_trial_and_another_that_raises(start, environment: dict[str, str], tmp_path: Path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "sitecustomize.py").write_text(BROKEN)
-    broken = environment | {"PYTHONPATH": f"{tmp_path / 'broken'}:{environment['PYTHONPATH']}"}
+    broken = {"PYTHONPATH": f"{tmp_path / 'broken'}:{environment['PYTHONPATH']}"}
     storage = tmp_path / "runs"
-    driver = Driver(storage, broken, "--trials", "3", "--max-concurrent", "1", "--on-oom", "halve")
-    try:
-        driver.wait_for(r"trial 000  epoch 2/4")
-        for worker in driver.workers():
-            worker.kill()
-        assert driver.finish() == 0, driver.output
-    finally:
-        driver.kill()
+    driver = start(storage, "--trials", "3", "--max-concurrent", "1", "--on-oom", "halve", variables=broken)
+    driver.wait_for(r"trial 000  epoch 2/4")
+    for worker in driver.workers():
+        worker.kill()
+    assert driver.finish() == 0, driver.output
     changed, raised, best = trials(storage)
     halved = {"train.batch_size": 1, "train.accumulation": 2}
     assert (changed.state, changed.overrides, changed.attempt) == (State.COMPLETE, halved, 2)

@@ -12,7 +12,6 @@ import pytest
 import torch
 import two_processes
 from random_frames import some_frames
-from real_search import Driver
 from thin_street import THIN_STREET
 from torch.nn import SyncBatchNorm
 
@@ -324,24 +323,19 @@ def test_mistake_of_several_processes_is_told_once(environment: dict[str, str], 
 @pytest.mark.timeout(900)
 @pytest.mark.ray
 @pytest.mark.slow
-def test_trial_that_loses_a_process_ends_whole_and_continues_from_its_checkpoint(
-    environment: dict[str, str], tmp_path: Path
-):
+def test_trial_that_loses_a_process_ends_whole_and_continues_from_its_checkpoint(start, tmp_path: Path):
     storage = tmp_path / "runs"
     own = ["--trials", "1", "--processes-per-trial", "2", "--max-failures", "3", "--set", "train.epochs=12"]
-    driver = Driver(storage, environment, *own)
+    driver = start(storage, *own)
     killed: list[list[psutil.Process]] = []
-    try:
-        for kind, count in (("ray::RayTrainWorker", 2), ("ray::TrainController", 1), ("ray::ResourceTrainable", 1)):
-            start = rf"continued \(attempt {len(killed) + 1}\)" if killed else "started"
-            driver.wait_for(rf"{start}[\s\S]*epoch \d+/12", 200)
-            processes = driver.processes(kind)
-            assert len(processes) == count, driver.processes("ray::")
-            killed.append(processes)
-            processes[-1].kill()
-        assert driver.finish(200) == 0, driver.output
-    finally:
-        driver.kill()
+    for kind, count in (("ray::RayTrainWorker", 2), ("ray::TrainController", 1), ("ray::ResourceTrainable", 1)):
+        begun = rf"continued \(attempt {len(killed) + 1}\)" if killed else "started"
+        driver.wait_for(rf"{begun}[\s\S]*epoch \d+/12", 200)
+        processes = driver.processes(kind)
+        assert len(processes) == count, driver.processes("ray::")
+        killed.append(processes)
+        processes[-1].kill()
+    assert driver.finish(200) == 0, driver.output
     (trial,) = Ledger(f"sqlite:///{storage}/small/study.db", "small").trials()
     assert (trial.state, trial.attempt, trial.failures) == (State.COMPLETE, 4, 3), driver.output
     assert [e.epoch for e in trial.epochs] == list(range(1, 13))
