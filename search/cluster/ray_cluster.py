@@ -155,9 +155,19 @@ def start(search: SearchConfig, variables: Mapping[str, str]) -> None:
     finally:
         for name in variables:
             del os.environ[name]
-    ray._private.worker._worker_logs_enabled = False  # else Ray 2 prints the last log lines of a dead node
+    hide_errors_of_ray_2()
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # this package prints failures, without traceback
+
+
+def hide_errors_of_ray_2() -> None:
+    """Keep Ray 2.60 from printing the cluster's errors, such as the last log lines of a dead node, on standard output.
+
+    `log_to_driver=False` does not cover them, and no public option does.
+    """
+    from ray._private import worker
+
+    worker._worker_logs_enabled = False
 
 
 def wait_keeping_signal_handlers(done: "Future[None]", install_handlers: Callable[[], None]) -> None:

@@ -1,9 +1,7 @@
 """NVIDIA MPS for trials that share a GPU, with a control program of the tests' own."""
 
 import os
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -109,8 +107,7 @@ def test_dry_run_shows_whether_trials_run_under_mps(
 
 def test_variables_of_the_daemon_reach_the_node_and_stay_out_of_the_driver(monkeypatch: pytest.MonkeyPatch):
     seen = []
-    ray = SimpleNamespace(init=lambda **options: seen.append(os.environ.get(mps.MPS_PIPES)), _private=SimpleNamespace())
-    ray._private.worker = SimpleNamespace()
-    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr("ray.init", lambda **options: seen.append(os.environ.get(mps.MPS_PIPES)))
+    monkeypatch.setattr("ray._private.worker._worker_logs_enabled", True)
     ray_cluster.start(SHARED, {mps.MPS_PIPES: "/pipes"})
     assert seen == ["/pipes"] and mps.MPS_PIPES not in os.environ

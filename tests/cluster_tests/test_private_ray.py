@@ -3,12 +3,14 @@
 import gc
 import subprocess
 import sys
+import threading
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import JobID
 
 from fgseg.config.errors import FaultError
 from search.cluster import ray_cluster
@@ -55,6 +57,27 @@ def test_ray_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyP
         ray_cluster.start(SearchConfig(), {})
     with pytest.raises(Exception, match="could happen"):  # who joins a cluster sees all of Ray's message
         ray_cluster.start(SearchConfig(ray_address="10.0.0.1:6379"), {})
+
+
+def test_ray_prints_errors_of_the_cluster_unless_they_are_hidden(monkeypatch: pytest.MonkeyPatch, capsys):
+    """Fails where Ray no longer does so: then `hide_errors_of_ray_2` is not needed any more, or not enough."""
+    from ray._private import worker
+
+    stopped = threading.Event()
+
+    def poll() -> tuple[None, dict[str, Any]]:
+        stopped.set()
+        return None, {"job_id": None, "error_message": "the last lines of a dead node"}
+
+    driver: Any = SimpleNamespace(current_job_id=JobID.nil(), gcs_error_subscriber=SimpleNamespace(poll=poll))
+    driver.gcs_error_subscriber.subscribe = lambda: None
+    monkeypatch.setattr(worker, "_worker_logs_enabled", True)
+    worker.listen_error_messages(driver, stopped)
+    assert "the last lines of a dead node" in capsys.readouterr().out
+    stopped.clear()
+    ray_cluster.hide_errors_of_ray_2()
+    worker.listen_error_messages(driver, stopped)
+    assert capsys.readouterr().out == ""
 
 
 def test_nothing_is_garbage_collected_while_ray_shuts_down(monkeypatch: pytest.MonkeyPatch):
