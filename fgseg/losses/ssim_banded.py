@@ -95,10 +95,23 @@ class _Blur:
 
     def _product(self, rows: Tensor, maps: Tensor, columns: Tensor) -> Tensor:
         """Compute rows @ maps @ columns.T for maps (M, H, W)."""
-        high = torch.cat([rows[out, into] @ maps[:, into] for out, into in self._blocks(len(rows))], 1)
-        return torch.cat([high[..., into] @ columns[out, into].T for out, into in self._blocks(len(columns))], 2)
+        half_blurred, blurred = torch.empty_like(maps), torch.empty_like(maps)
+        for plane, result in zip(maps, half_blurred, strict=True):
+            self._multiply(rows, plane, result)
+        self._multiply(columns, half_blurred.flatten(0, 1).T, blurred.flatten(0, 1).T)
+        return blurred
 
-    def _blocks(self, size: int) -> list[tuple[slice, slice]]:
-        """Cut a line of `size` pixels into blocks; returns each block and the pixels on which it depends."""
-        starts = range(0, size, self.block)
-        return [(slice(s, s + self.block), slice(max(s - RADIUS, 0), s + self.block + RADIUS)) for s in starts]
+    def _multiply(self, matrix: Tensor, lines: Tensor, result: Tensor) -> None:
+        """Write matrix @ lines, (S, K), into result, in blocks of rows; a block depends on RADIUS rows beyond it.
+
+        The blocks inside have equal parts of the band, and are one batched product of overlapping views.
+        """
+        block, size = self.block, len(matrix)
+        inner = max((size - RADIUS) // block - 1, 0)
+        if inner:
+            part = matrix[block : 2 * block, block - RADIUS : 2 * block + RADIUS].expand(inner, -1, -1)
+            windows = lines[block - RADIUS :].unfold(0, block + 2 * RADIUS, block)[:inner].mT
+            torch.bmm(part, windows, out=result[block : (inner + 1) * block].unflatten(0, (inner, block)))
+        for start in (0, *range((inner + 1) * block, size, block)):
+            into = slice(max(start - RADIUS, 0), start + block + RADIUS)
+            torch.mm(matrix[start : start + block, into], lines[into], out=result[start : start + block])
