@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
-from scripts.chaos.virtual_time import Clock, Killed
+from scripts.chaos.virtual_time import Clock, Killed, Process
 
 OPERATION_S = 0.002
 """Virtual seconds of an operation on a file."""
@@ -29,6 +29,7 @@ class Disk:
     Attributes:
         fault: ENOSPC, which every write raises; EIO, which every operation raises; None: the disk works.
         stale: whether hosts list folders as they were when they last read them.
+        crashed_at: when a process last crashed at a write.
     """
 
     def __init__(self, clock: Clock, random: Random) -> None:
@@ -39,6 +40,7 @@ class Disk:
         self.listings: dict[tuple[str, str], tuple[float, list[str]]] = {}
         self.fault: int | None = None
         self.stale = False
+        self.crashed_at = 0.0
 
     def operate(self) -> None:
         """Let an operation take its time; raises OSError while the disk fails."""
@@ -61,13 +63,17 @@ class Disk:
         if crashes and (process.torn or self.random.random() < 0.5):
             if process.torn and half:
                 half()
-            process.kill()
-            raise Killed
+            self.crash(process)
         self.undo.append((self.clock.now, folder, apply()))
         self.listings.pop((process.host, folder), None)
         if crashes:
-            process.kill()
-            raise Killed
+            self.crash(process)
+
+    def crash(self, process: Process) -> NoReturn:
+        """Kill the running process; raises Killed."""
+        self.crashed_at = self.clock.now
+        process.kill()
+        raise Killed
 
     def sync(self, folder: str | int) -> None:
         """Make all changes of a folder durable; a number is a file, whose content is durable once it is written."""

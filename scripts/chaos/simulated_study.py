@@ -72,6 +72,7 @@ class Study:
         self.drivers: dict[Process, Signals] = {}
         self.raising = 0
         self.done = False
+        self.ended_at = float("inf")
         self.outputs: dict[Process, io.StringIO] = {}
         self.lacking = False
         self.violations: list[str] = []
@@ -106,6 +107,7 @@ class Study:
             del self.drivers[process]
             if code == 0 or (code == 1 and self.database.count("fail", "pruned") == self.plan.search.trials):
                 self.done, self.lacking = True, code == 1 or "warning:" in self.outputs[process].getvalue()
+                self.ended_at = self.clock.now
             self.clock.call_at(self.clock.now + RESTART_S, self.restart)
 
     def restart(self) -> None:
@@ -145,8 +147,11 @@ class Study:
         return self.violations
 
     def settle(self) -> None:
-        """Run the command again where it said that something is lacking; then everything must agree."""
-        if self.lacking:
+        """Run the command again where something is lacking; then everything must agree.
+
+        That is where it said so, and where a worker that came back after the end crashed, which may leave half a file.
+        """
+        if self.lacking or self.disk.crashed_at > self.ended_at:
             self.done = False  # a lock that could not be released refuses the command for up to a minute
             self.start_driver(HOSTS[0])
             self.clock.run(self.clock.now + END_WITHIN_S)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from fgseg.checkpoints.untrained_result import UNTRAINED
-from fgseg.cli import FAULT
+from fgseg.cli import DONE, FAULT
 from fgseg.config.errors import ConfigError
 from fgseg.model.class_names import new_head_note
 from fgseg.results import SupersededError
@@ -68,6 +68,10 @@ def run_study(plan: Plan, signals: Signals) -> int:
                 code = strategy.present_results(ledger, reason, signals, console)
                 views.print_warnings()
                 code = signals.code if signals.received else code
+            elif code == DONE:  # the lock was lost after the last trial
+                raise SupersededError(
+                    "another driver has taken it over, or this one was suspended; run the same command again"
+                )
             return code
     except LockedError as error:
         raise ConfigError(str(error)) from None

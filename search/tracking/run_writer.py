@@ -101,6 +101,15 @@ class StudyRunWriter:
                 known[number] = tracked_run(run)
         return known
 
+    def refresh_runs(self) -> None:
+        """Read the runs' tags and status again: a request of an earlier driver may have arrived late."""
+        for number, found in self.find_runs().items():
+            known = self.runs.setdefault(number, found)
+            if known.run_id == found.run_id:
+                known.tags, known.status = found.tags, found.status
+            else:
+                self.runs[number] = found
+
     def search_runs(self) -> "Iterator[Run]":
         """Yield every run of the experiment with the study's tags."""
         query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in identity_tags(self.metadata).items())
@@ -114,6 +123,8 @@ class StudyRunWriter:
 
     def write_all(self, phase: Phase) -> None:
         """Update every run from the ledger; opens the parent first and closes it last."""
+        if phase != "running":
+            self.refresh_runs()
         records = self.ledger.trials()
         self.open_study(records)
         for record in records:

@@ -84,6 +84,30 @@ def test_command_is_run_again_until_a_lock_that_could_not_be_released_is_free():
     assert Study(22133).run(faults) == []
 
 
+def test_half_a_file_of_a_worker_that_crashed_after_the_end_is_removed_by_the_same_command():
+    faults = [
+        Fault(6.1, "driver gets SIGTERM", seconds=2.0, count=3),
+        Fault(6.4, "node joins", seconds=90.0, count=9),
+        Fault(21.4, "node freezes", seconds=90.0, count=9),
+        Fault(42.1, "worker crashes", seconds=10.0, count=2),
+    ]
+    assert Study(23461).run(faults) == []
+
+
+def test_driver_that_loses_the_lock_after_the_last_trial_says_so():
+    faults = [Fault(5.0, "MLflow is slow", seconds=40.0, count=11), Fault(38.7, "driver freezes", 90.0, count=8)]
+    assert Study(26353).run(faults) == []
+
+
+def test_request_of_an_earlier_driver_that_arrives_late_is_corrected():
+    faults = [
+        Fault(12.2, "disk is full", seconds=40.0, count=11),
+        Fault(15.8, "MLflow is slow", seconds=10.0, count=7),
+        Fault(23.1, "driver freezes", seconds=90.0, count=3),
+    ]
+    assert Study(27541).run(faults) == []
+
+
 def test_study_that_has_not_ended_in_time_is_a_violation_and_the_simulation_ends(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(simulated_study, "END_WITHIN_S", -10.0)  # ends while the disk is full, which then stays full
     assert Study(1).run([Fault(0.0, "disk is full", seconds=20.0)]) == [
