@@ -74,38 +74,39 @@ def test_equal_seeds_give_equal_histories():
     assert histories[0] == histories[1] != []
 
 
-def test_command_is_run_again_until_a_lock_that_could_not_be_released_is_free():
-    faults = [
+VIOLATED = {
+    "a lock that could not be released refuses the command for a minute": (
+        22133,
         Fault(2.8, "MLflow refuses", seconds=40.0),
         Fault(3.2, "disk is full", seconds=40.0),
         Fault(53.3, "MLflow is slow", seconds=90.0),
         Fault(56.2, "database fails", seconds=90.0),
-    ]
-    assert Study(22133).run(faults) == []
-
-
-def test_half_a_file_of_a_worker_that_crashed_after_the_end_is_removed_by_the_same_command():
-    faults = [
+    ),
+    "a worker that came back after the end left half a file": (
+        23461,
         Fault(6.1, "driver gets SIGTERM", seconds=2.0, count=3),
         Fault(6.4, "node joins", seconds=90.0, count=9),
         Fault(21.4, "node freezes", seconds=90.0, count=9),
         Fault(42.1, "worker crashes", seconds=10.0, count=2),
-    ]
-    assert Study(23461).run(faults) == []
-
-
-def test_driver_that_loses_the_lock_after_the_last_trial_says_so():
-    faults = [Fault(5.0, "MLflow is slow", seconds=40.0, count=11), Fault(38.7, "driver freezes", 90.0, count=8)]
-    assert Study(26353).run(faults) == []
-
-
-def test_request_of_an_earlier_driver_that_arrives_late_is_corrected():
-    faults = [
+    ),
+    "a driver that lost the lock after the last trial ended with code 0": (
+        26353,
+        Fault(5.0, "MLflow is slow", seconds=40.0, count=11),
+        Fault(38.7, "driver freezes", seconds=90.0, count=8),
+    ),
+    "a request of an earlier driver arrived late and stayed in MLflow": (
+        27541,
         Fault(12.2, "disk is full", seconds=40.0, count=11),
         Fault(15.8, "MLflow is slow", seconds=10.0, count=7),
         Fault(23.1, "driver freezes", seconds=90.0, count=3),
-    ]
-    assert Study(27541).run(faults) == []
+    ),
+}
+"""Shortest schedules that once violated an invariant, with their seeds, by what had happened."""
+
+
+@pytest.mark.parametrize(("seed", "faults"), [(seed, faults) for seed, *faults in VIOLATED.values()], ids=VIOLATED)
+def test_schedule_that_once_violated_an_invariant_violates_none(seed: int, faults: list[Fault]):
+    assert Study(seed).run(faults) == []
 
 
 def test_study_that_has_not_ended_in_time_is_a_violation_and_the_simulation_ends(monkeypatch: pytest.MonkeyPatch):
