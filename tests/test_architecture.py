@@ -15,7 +15,7 @@ COMMANDS = {
 }
 """Modules on the first level of each product package: what people type, and the public API."""
 GROUND = {"fgseg.cli", "fgseg.devices", "fgseg.distributed", "fgseg.gpu_memory", "fgseg.interpolation", "fgseg.labels"}
-GROUND |= {"fgseg.node_load", "fgseg.results", "fgseg.tables"}
+GROUND |= {"fgseg.garbage", "fgseg.node_load", "fgseg.results", "fgseg.tables"}
 """Small modules that every package of fgseg may import; `fgseg.config` is below them."""
 MAY_IMPORT = {
     "search.compare": {"execution", "console", "report", "tracking", "ledger", "study", "cli"},

@@ -2,18 +2,16 @@
 
 import gc
 
+from fgseg.garbage import collector_off
+
 
 def import_training() -> None:
     """Import torch, transformers and the trainer with the garbage collector off; later collections skip what they made.
 
     The imports allocate about a million objects that are never freed, and the collector would traverse them again and
-    again: 11 instead of 9 s of CPU time, and 0.25 s for each full collection afterwards.
+    again: 10.0 instead of 7.2 s of CPU time for `fgseg.train` with one small epoch on two cores of an AMD EPYC.
     """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
+    with collector_off():
         import fgseg.training.trainer  # noqa: F401
-    finally:
+
         gc.freeze()
-        if enabled:
-            gc.enable()

@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fgseg.config.errors import FaultError, one_line
+from fgseg.garbage import collector_off
 from search.cluster.mps import mps_daemon
 from search.cluster.node_probe import alive_nodes
 from search.study.config import SearchConfig
@@ -82,24 +83,12 @@ def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], No
         finally:
             if is_private(search):
                 ended.set()  # `ray.shutdown` ends the head
-            with garbage_collected():
+            gc.collect()
+            # Ray 2 exits the process with code 1 if an object that refers to Ray, such as a trial of Ray Tune, is
+            # collected during its shutdown; any thread that allocates memory, such as the heartbeat, may collect.
+            with collector_off():
                 wait_keeping_signal_handlers(thread.submit(ray.shutdown), install_handlers)
             ended.set()
-
-
-@contextmanager
-def garbage_collected() -> Iterator[None]:
-    """Collect garbage, then disable the garbage collector within the context.
-
-    If an object that refers to Ray, such as a trial of Ray Tune, is collected while `ray.shutdown` runs, Ray 2 exits
-    the process at once with code 1.  A thread that allocates memory, such as the heartbeat, starts the collector.
-    """
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 @contextmanager
