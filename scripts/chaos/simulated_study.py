@@ -191,6 +191,7 @@ class Study:
             "search.tracking.tracker.load_client": lambda: self.mlflow.client,
             "search.tracking.run_writer.load_client": lambda: self.mlflow.client,
             "search.tracking.client.load_client": lambda: self.mlflow.client,
+            "search.tracking.run_files.log_bytes": Client.log_artifact,
             "search.tracking.run_writer.log_bytes": Client.log_artifact,
             "search.tracking.run_writer.yaml": SimpleNamespace(safe_dump=lambda *settings, **options: ""),
             "ray.tune.Tuner": partial(SimulatedTuner, self.cluster),

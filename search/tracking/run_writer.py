@@ -3,19 +3,16 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from fgseg.config.settings import nest
-from fgseg.storage.store import Store
-from fgseg.visual.overlays import read_overlays
 from search.ledger.records import kept_trials
 from search.ledger.untrained import untrained_of
 from search.tracking.client import create_database, fill_database, load_client
 from search.tracking.epoch_images import log_images, missing_images
+from search.tracking.run_files import OVERLAY_COUNT, log_bytes, log_overlays
 from search.tracking.run_reader import CHECKPOINT, TrackedRun, read_points, tracked_run, trial_number
 from search.tracking.run_schema import (
     ENDING_TAGS,
@@ -282,27 +279,3 @@ class StudyRunWriter:
     def write_file(self, name: str, data: bytes) -> None:
         """Log a file, such as `report/report.html`, to the parent; replaces one of the same name."""
         log_bytes(self.client, self.runs[None].run_id, name, data)
-
-
-OVERLAY_COUNT = "fgseg.overlays"
-"""Tag with the number of overlays of a trial's run.  Set after they are logged, so that none is logged twice."""
-
-
-def log_bytes(client: Any, run_id: str, name: str, data: bytes) -> None:
-    """Log bytes as a file of a run, e.g. `report/report.html`.
-
-    MLflow 3's `log_artifact` accepts local files only, hence the temporary folder.
-    """
-    location = PurePosixPath(name)
-    with TemporaryDirectory(prefix="fgsearch-") as folder:
-        path = Path(folder, location.name)
-        path.write_bytes(data)
-        client.log_artifact(run_id, str(path), None if len(location.parts) == 1 else str(location.parent))
-
-
-def log_overlays(client: Any, run_id: str, store: Store) -> int:
-    """Log the overlays in a trial's folder to its run, as `overlays/<frame>.png`; returns their number."""
-    overlays = read_overlays(store)
-    for name, data in overlays.items():
-        log_bytes(client, run_id, f"overlays/{name}", data)
-    return len(overlays)
