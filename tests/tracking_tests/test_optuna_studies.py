@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kept_study import finished_study
 from sqlalchemy import Engine, event
 
 from search.tracking import optuna_studies
@@ -28,3 +29,18 @@ def test_creation_that_was_killed_leaves_no_file_and_is_begun_again(tmp_path: Pa
     assert not (tmp_path / DATABASE).exists()
     assert open_study(tmp_path, "s").get_trials() == []
     assert {path.name for path in tmp_path.iterdir()} == {DATABASE, f".{DATABASE}.lock"}
+
+
+def test_note_of_a_trial_is_written_without_reading_those_of_the_others(tmp_path: Path):
+    statements: list[str] = []
+
+    def record(connection: Any, cursor: Any, statement: str, *others: Any) -> None:
+        statements.append(" ".join(statement.split()))
+
+    event.listen(Engine, "before_cursor_execute", record)
+    try:
+        finished_study(tmp_path)
+    finally:
+        event.remove(Engine, "before_cursor_execute", record)
+    reads = [text for text in statements if "FROM study_system_attributes" in text]
+    assert reads and not [text for text in reads if "study_system_attributes.\"key\" = ?" not in text]
