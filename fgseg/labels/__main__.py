@@ -87,7 +87,7 @@ def template(found: Found, classes: LabelSet) -> str:
     return "\n".join(
         [
             f"# Write a class after each: {keys}, or void (not trained, not counted).",
-            "# Delete the lines of what is background; `classes:` may define other classes, see configs/README.md.",
+            "# Delete the lines of the background; `classes:` may define other classes, see configs/labels/README.md.",
             "rest: background",
             "colours:" if found.in_colours else "ids:",
             *(f"  {found.shown(value)}:  # {found.share(value)}" for value in ordered),

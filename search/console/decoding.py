@@ -1,5 +1,6 @@
 """Open the frames of a data set, and show the progress while they are decoded."""
 
+import time
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
@@ -7,6 +8,9 @@ from rich.status import Status
 
 from fgseg.config.settings import DataConfig
 from fgseg.data import FrameSet, load_splits
+
+LOG_INTERVAL_S = 10.0
+"""Seconds between two lines in a log."""
 
 
 def read_splits(cfg: DataConfig, names: Sequence[str], console: Console) -> dict[str, FrameSet]:
@@ -19,14 +23,17 @@ def decoding_progress(console: Console, status: Status) -> Callable[[str, int, i
     """Return a callback that shows the progress of decoding.
 
     The callback takes a split, the decoded frames and all frames.  It updates a line on a terminal, and otherwise
-    prints a line per tenth.
+    prints a line every LOG_INTERVAL_S.
     """
+    printed = time.monotonic()
 
     def show(split: str, done: int, total: int) -> None:
+        nonlocal printed
         text = f"decoding the {split} frames: {done} of {total}"
         if console.is_terminal:
             status.update(text)
-        elif done == total or done * 10 // total > (done - 1) * 10 // total:
+        elif time.monotonic() - printed > LOG_INTERVAL_S:
+            printed = time.monotonic()
             console.print(text, highlight=False)
 
     return show

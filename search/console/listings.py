@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from fgseg.config.label_sets import LABELS_FILE
 from fgseg.config.settings import DataConfig
 from fgseg.labels import display_name
 from fgseg.tables import Row, Table
@@ -84,6 +85,8 @@ def plan_table(plan: Plan) -> Table:
     """List every setting of the model and of the search that is not searched."""
     search = plan.search.model_dump(exclude={"tracking_uri", "storage", "ledger_url"})
     values = {key: value for key, value in plan.settings.flat().items() if key not in plan.space.search}
+    if plan.settings.data.own_label_set():
+        values["data.labels"] = f"{LABELS_FILE} of data.root"
     values |= {f"--{key.replace('_', '-')}": value for key, value in search.items()}
     rows = [Row([name, "-" if value is None else str(value)]) for name, value in values.items()]
     return Table("settings", ["name", "value"], rows, text_columns=("value",))

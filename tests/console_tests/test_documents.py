@@ -4,6 +4,7 @@ import json
 import os
 import time
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ from kept_study import begin, finished_study, train
 from PIL import Image
 from pydantic import TypeAdapter
 from rich.console import Console
-from small_data import make
+from small_data import make, write_folder
 
 from fgseg.checkpoints.untrained_result import UNTRAINED
 from fgseg.storage.store import LocalStore
 from search import run, status
 from search.audit.__main__ import AuditDocument
 from search.audit.__main__ import main as audit
+from search.console import decoding
+from search.console.decoding import decoding_progress
 from search.console.document_content import data_document
 from search.console.documents import PlanDocument, SpaceDocument, StatusDocument, StudyDocument
 from search.console.listings import print_data
@@ -57,6 +60,29 @@ def test_plan_names_settings_as_set_does_and_masks_credentials(tmp_path: Path, c
 def test_dry_run_downloads_nothing_from_the_hub(capsys: pytest.CaptureFixture[str]):
     assert run.main(["--space=bas", "--dry-run", *sets(reader="hub", root="someone/streets")]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "data: not read, since a dry run downloads nothing"
+
+
+def test_dry_run_names_the_file_that_defines_the_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = write_folder(tmp_path / "mine")
+    classes = "classes: [{name: rest}, {name: kerb, thin: true}, {name: lawn}]\nids: {1: kerb, 2: lawn}\nrest: rest\n"
+    (root / "labels.yaml").write_text(classes)
+    where = sets(reader="folder", root=root, train=4, val=2, test=2, cache=tmp_path / "cache")
+    assert run.main(["--space=baseline", "--dry-run", f"--storage={tmp_path / 'runs'}", *where]) == 0
+    shown = capsys.readouterr().out
+    assert "labels.yaml of data.root" in shown and "thin_street" not in shown
+    assert "class_weights.kerb" in shown
+
+
+@pytest.mark.parametrize(("interval_s", "lines"), [(10.0, 0), (0.0, 3)])
+def test_decoding_prints_to_a_log_only_if_it_takes_long(interval_s: float, lines: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(decoding, "LOG_INTERVAL_S", interval_s)
+    log = StringIO()
+    console = Console(file=log)
+    show = decoding_progress(console, console.status(""))
+    for done in (1, 2, 3):
+        time.sleep(0.001)
+        show("val", done, 3)
+    assert log.getvalue().splitlines() == [f"decoding the val frames: {n} of 3" for n in (1, 2, 3)][:lines]
 
 
 def test_dry_run_draws_the_labels_of_a_folder_on_its_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

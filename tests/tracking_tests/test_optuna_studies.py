@@ -43,4 +43,4 @@ def test_note_of_a_trial_is_written_without_reading_those_of_the_others(tmp_path
     finally:
         event.remove(Engine, "before_cursor_execute", record)
     reads = [text for text in statements if "FROM study_system_attributes" in text]
-    assert reads and not [text for text in reads if "study_system_attributes.\"key\" = ?" not in text]
+    assert reads and not [text for text in reads if 'study_system_attributes."key" = ?' not in text]
