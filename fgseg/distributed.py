@@ -74,11 +74,17 @@ class World:
 SINGLE_PROCESS = World()
 
 
+def forget_state_of_accelerate_1() -> None:
+    """Let Accelerate forget the state of this process.
+
+    Accelerate 1.15 keeps the first state and refuses another precision or device afterwards.  A worker trains several
+    trials, whose precision is searched, and there is no public way to forget the state.
+    """
+    AcceleratorState._reset_state(True)
+
+
 def reset_accelerate(cpu: bool = False, **group: str) -> PartialState:
     """Return Accelerate's state of this process, computed anew from torch.distributed and the launcher's variables.
-
-    Accelerate (1.15) keeps the first state of a process and refuses another precision or device afterwards.  A worker
-    trains several trials, whose precision is searched, and there is no public way to forget the state.
 
     Args:
         cpu: use no GPU even where there is one; also set by `accelerate launch --cpu` and where there is no GPU.
@@ -87,7 +93,7 @@ def reset_accelerate(cpu: bool = False, **group: str) -> PartialState:
     Raises:
         ConfigError: a torch.distributed group was initialised that Accelerate does not see.
     """
-    AcceleratorState._reset_state(True)
+    forget_state_of_accelerate_1()
     gloo = dist.is_initialized() and dist.get_world_size() > 1 and not torch.cuda.is_available()
     state = PartialState(cpu=cpu or gloo or parse_flag_from_env("ACCELERATE_USE_CPU"), **group)
     if dist.is_initialized() and state.num_processes != dist.get_world_size():

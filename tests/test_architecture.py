@@ -96,9 +96,9 @@ UNDERSCORED = {
     "_mapping",
     "_exit",  # public: os
     "_actions",  # argparse: the options that the shell completes
-    "_private",  # Ray: see the function that uses it
-    "_reset_state",  # Accelerate: see fgseg/distributed.py
-    "_C",  # torch: see fgseg/training/graph_recorder.py
+    "_private",  # Ray: see the functions of search/cluster/ray_cluster.py whose names end with ray_2
+    "_reset_state",  # Accelerate: see forget_state_of_accelerate_1 in fgseg/distributed.py
+    "_C",  # torch: see release_pool_of_torch_2_14 in fgseg/training/graph_recorder.py
     "_cuda_endAllocateToPool",
     "_cuda_releasePool",
 }

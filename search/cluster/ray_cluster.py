@@ -68,7 +68,7 @@ def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], No
     """
     import ray
 
-    ended, address = threading.Event(), on_loopback() if is_private(search) else nullcontext()
+    ended, address = threading.Event(), loopback_of_ray_2() if is_private(search) else nullcontext()
     # The processes of a private cluster end with the thread that started them.
     with address, mps_daemon(search) as variables, ThreadPoolExecutor(1) as thread:
         wait_keeping_signal_handlers(thread.submit(start, search, variables), install_handlers)
@@ -92,10 +92,11 @@ def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], No
 
 
 @contextmanager
-def on_loopback() -> Iterator[None]:
+def loopback_of_ray_2() -> Iterator[None]:
     """Make Ray's servers listen on 127.0.0.1 only, as on Windows and macOS; by default Ray 2 listens on the network.
 
-    Creates the authentication token if there is none, readable by its owner only; Ray would make it readable by all.
+    Ray reads the variable for it once, when it is imported, so that its private constant is set as well.  Creates the
+    authentication token if there is none, readable by its owner only; Ray would make it readable by all.
     """
     from ray._private import ray_constants
 

@@ -12,7 +12,7 @@ import threading
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayError
@@ -32,6 +32,9 @@ from search.execution.worker import (
     send_to_driver,
     train_trial,
 )
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 START_TRIES = 600
 """Attempts of Ray Train to start the processes, of one minute each; then the trial's process counts as dead.  High
@@ -100,27 +103,34 @@ def train_in_worker_group(job: TrialJob, run: settings.RunConfig, report: TrialR
         no_active_group.set()
 
 
+def trainer_without_cleaner_of_ray_2() -> "type[TorchTrainer]":
+    """Return Ray Train's trainer without its cleaner, an extra process on the head node.
+
+    The driver removes placement groups itself.  Ray 2.60 has no option to leave the cleaner out.
+    """
+    from ray.train.torch import TorchTrainer  # here, as it imports torch, which the driver does not need
+
+    class Trainer(TorchTrainer):
+        """Leaves one of the default callbacks out."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks = super()._create_default_callbacks()
+            return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+    return Trainer
+
+
 def train_group(job: TrialJob, report: str, channel: Any, end: "Future[None]") -> None:
     """Start the processes, wait for all to exit, set the result or exception of `end`, and close the channel.
 
     Blocks; runs in a thread of its own.
     """
-    from ray.train.torch import TorchTrainer  # here, as it imports torch, which the driver does not need
-
-    class Trainer(TorchTrainer):
-        """Without Ray Train's cleaner, an extra process on the head node: the driver removes placement groups."""
-
-        # Ray 2.60 has no option to leave the cleaner out.
-        def _create_default_callbacks(self) -> list[Any]:
-            callbacks = super()._create_default_callbacks()
-            return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
-
     per_worker = {"CPU": job.cpus / job.processes} | ({"GPU": 1} if job.gpus else {})
     runtime_env = {} if job.gpus else {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
     os.environ.update({key: value for key, value in RAY_TRAIN_ENVIRONMENT.items() if key not in os.environ})
     try:
         with tempfile.TemporaryDirectory(prefix="fgsearch-") as scratch:
-            Trainer(
+            trainer_without_cleaner_of_ray_2()(
                 worker_main,
                 train_loop_config={"job": asdict(job), "report": report, "channel": channel},
                 scaling_config=ScalingConfig(

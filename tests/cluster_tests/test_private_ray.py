@@ -1,6 +1,7 @@
 """The private Ray of a run: nobody else can reach it."""
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -78,6 +79,19 @@ def test_ray_prints_errors_of_the_cluster_unless_they_are_hidden(monkeypatch: py
     ray_cluster.hide_errors_of_ray_2()
     worker.listen_error_messages(driver, stopped)
     assert capsys.readouterr().out == ""
+
+
+def test_ray_listens_on_the_network_unless_it_is_told_not_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Fails where Ray no longer does so, or is told otherwise: then `loopback_of_ray_2` is not needed any more."""
+    from ray._private import ray_constants
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    with ray_cluster.loopback_of_ray_2():
+        assert not ray_constants.ENABLE_RAY_CLUSTER
+        assert os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] == "0"
+    assert ray_constants.ENABLE_RAY_CLUSTER
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
 
 
 def test_nothing_is_garbage_collected_while_ray_shuts_down(monkeypatch: pytest.MonkeyPatch):

@@ -11,7 +11,13 @@ from ray.train import WorkerGroupError
 from fgseg.results import SupersededError
 from search.execution.messages import TrialJob, TrialReport
 from search.execution.worker import LostProcessError, run_job
-from search.execution.worker_group import RaisedError, ReportChannel, picklable_error, root_error
+from search.execution.worker_group import (
+    RaisedError,
+    ReportChannel,
+    picklable_error,
+    root_error,
+    trainer_without_cleaner_of_ray_2,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -84,3 +90,16 @@ def test_report_is_answered_once_the_next_one_is_asked_for():
         return [*answered, sending.done()]
 
     assert asyncio.run(talk()) == [False, True]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray Data, about Ray's own defaults
+def test_ray_trains_trainer_has_a_cleaner_of_its_own_unless_it_is_left_out():
+    """Fails where Ray starts none by default: then `trainer_without_cleaner_of_ray_2` is not needed any more."""
+    from ray.train.torch import TorchTrainer
+
+    ours = trainer_without_cleaner_of_ray_2()
+    theirs, left = (
+        {type(callback).__name__ for callback in trainer(lambda: None)._create_default_callbacks()}
+        for trainer in (TorchTrainer, ours)
+    )
+    assert theirs - left == {"PlacementGroupCleanerCallback"}

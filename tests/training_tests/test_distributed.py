@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 import two_processes
+from accelerate import Accelerator
 from random_frames import some_frames
 from thin_street import THIN_STREET
 from torch.nn import SyncBatchNorm
@@ -20,7 +21,15 @@ from fgseg.checkpoints.manifest import list_manifests
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import check_processes
 from fgseg.data.device_frames import HostFrames
-from fgseg.distributed import SINGLE_PROCESS, World, check_gpus, current_world, joined_world, local_batch
+from fgseg.distributed import (
+    SINGLE_PROCESS,
+    World,
+    check_gpus,
+    current_world,
+    forget_state_of_accelerate_1,
+    joined_world,
+    local_batch,
+)
 from fgseg.labels import VOID
 from fgseg.metrics.evaluator import evaluate
 from fgseg.model.segformer import build_model
@@ -300,6 +309,17 @@ def test_launch_that_cannot_work_is_refused_in_one_line_by_the_main_process(
     assert shown.out == "" and shown.err.count("\n") == (rank == "0")
     assert not shown.err or shown.err.startswith("error: OMPI_COMM_WORLD_SIZE is 2, but WORLD_SIZE is not set")
     assert not (tmp_path / "out").exists()
+
+
+def test_accelerate_refuses_another_precision_unless_it_forgets_the_first():
+    """Fails where Accelerate no longer does so: then `forget_state_of_accelerate_1` is not needed any more."""
+    forget_state_of_accelerate_1()
+    Accelerator(mixed_precision="no", cpu=True)
+    with pytest.raises(ValueError, match="already been initialized"):
+        Accelerator(mixed_precision="bf16", cpu=True)
+    forget_state_of_accelerate_1()
+    assert Accelerator(mixed_precision="bf16", cpu=True).mixed_precision == "bf16"
+    forget_state_of_accelerate_1()
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch):
