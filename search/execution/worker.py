@@ -180,7 +180,8 @@ def train_with_oom_retry(job: TrialJob, report: TrialReport, send: ReportFn, tra
 
     Raises MemoryError if the micro-batch may not or cannot be halved.
     """
-    import_training()
+    if job.processes == 1:  # else other processes train, see worker_group.py
+        import_training()
     import torch
 
     from fgseg.devices import is_out_of_memory

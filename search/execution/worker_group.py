@@ -3,7 +3,6 @@
 The trainable that Ray Tune runs does not train: it forwards the reports of rank 0 to the driver.
 """
 
-import asyncio
 import logging
 import os
 import pickle
@@ -22,6 +21,7 @@ from ray.tune.trainable import wrap_function
 from fgseg.config import loading, settings
 from fgseg.config.errors import one_line
 from search.execution.messages import TrialJob, TrialReport
+from search.execution.report_channel import ReportChannel
 from search.execution.worker import (
     LostProcessError,
     ReportFn,
@@ -210,30 +210,3 @@ def is_connection_error(error: Exception) -> bool:
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or any(text in str(error) for text in CONNECTION_ERRORS)
-
-
-class ReportChannel:
-    """Ray actor that passes reports from rank 0 to the trial's own process, one at a time.
-
-    One process calls `send` and `close`, another one `receive`.
-    """
-
-    def __init__(self) -> None:
-        self.reports: asyncio.Queue[tuple[str | None, asyncio.Event]] = asyncio.Queue()
-        self.acknowledged = asyncio.Event()
-
-    async def send(self, report: str) -> None:
-        """Send a report; returns once `receive` has been called for the next one."""
-        acknowledged = asyncio.Event()
-        await self.reports.put((report, acknowledged))
-        await acknowledged.wait()
-
-    async def close(self) -> None:
-        """End the channel: `receive` returns None after the reports already sent."""
-        await self.reports.put((None, asyncio.Event()))
-
-    async def receive(self) -> str | None:
-        """Return the next report, or None after `close`.  Calling it acknowledges the previous report."""
-        self.acknowledged.set()
-        report, self.acknowledged = await self.reports.get()
-        return report

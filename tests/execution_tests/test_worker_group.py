@@ -1,6 +1,8 @@
 """What becomes of a trial when one of its processes fails, without starting any."""
 
 import asyncio
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +12,10 @@ from ray.train import WorkerGroupError
 
 from fgseg.results import SupersededError
 from search.execution.messages import TrialJob, TrialReport
+from search.execution.report_channel import ReportChannel
 from search.execution.worker import LostProcessError, run_job
 from search.execution.worker_group import (
     RaisedError,
-    ReportChannel,
     picklable_error,
     root_error,
     trainer_without_cleaner_of_ray_2,
@@ -103,3 +105,17 @@ def test_ray_trains_trainer_has_a_cleaner_of_its_own_unless_it_is_left_out():
         for trainer in (TorchTrainer, ours)
     )
     assert theirs - left == {"PlacementGroupCleanerCallback"}
+
+
+def test_process_that_only_forwards_reports_does_not_import_what_trains():
+    """Such as transformers, which takes seconds of every start."""
+    code = (
+        "import sys\n"
+        "from search.execution.messages import TrialJob\n"
+        "from search.execution.worker import run_job\n"
+        "job = TrialJob(0, 1, {}, 'nowhere', threads=1, gpus=0, on_oom='fail', processes=2, cpus=2)\n"
+        "run_job(job, print, lambda job, run, report, send: print('forwarded'))\n"
+        "print([name for name in ('transformers', 'fgseg.training.trainer') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["forwarded", "[]"]
