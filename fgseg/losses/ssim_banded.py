@@ -10,7 +10,7 @@ from fgseg.losses.ssim_window import C1, C2, RADIUS, blur_matrix
 
 CPU_CHUNK_VALUES = 2**19
 """Values processed at a time on the CPU: maps of this size stay in its caches (2/3 of the time of one pass)."""
-CPU_BLOCK, DEVICE_BLOCK = 32, 128
+CPU_BLOCK, DEVICE_BLOCK = 16, 128
 """Rows or columns per matrix product: smaller blocks multiply fewer zeros, larger blocks need fewer calls."""
 
 
@@ -22,10 +22,11 @@ class BandedSsim(torch.autograd.Function):
         height, width = probs.shape[-2:]
         blur = _Blur(height, width, probs)
         chunk = max(CPU_CHUNK_VALUES // (height * width), 1) if probs.device.type == "cpu" else probs.shape[:2].numel()
-        pairs = zip(probs.flatten(0, 1).split(chunk), target.flatten(0, 1).split(chunk), strict=True)
-        sums, slopes = zip(*(_sum_and_slope(x, y, blur, ctx.needs_input_grad[0]) for x, y in pairs), strict=True)
+        chunks = (rows_first(maps).split(chunk, 1) for maps in (probs, target))
+        results = [_sum_and_slope(x, y, blur, ctx.needs_input_grad[0]) for x, y in zip(*chunks, strict=True)]
+        sums, slopes = zip(*results, strict=True)
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(torch.cat(slopes).view_as(probs))
+            ctx.save_for_backward(torch.cat([slope.transpose(0, 1) for slope in slopes]).view_as(probs))
         return 1 - torch.stack(sums).sum() / probs.numel()
 
     @staticmethod
@@ -39,13 +40,19 @@ def banded_sum_and_slope(probs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]
     """Return the similarity () summed over (N, C, H, W), and its derivative by probs, (N, C, H, W)."""
     height, width = probs.shape[-2:]
     blur = _Blur(height, width, probs)
-    total, slope = _sum_and_slope(probs.flatten(0, 1), target.flatten(0, 1), blur, wants_slope=True)
+    total, slope = _sum_and_slope(rows_first(probs), rows_first(target), blur, wants_slope=True)
     assert slope is not None
-    return total, slope.view_as(probs)
+    return total, slope.transpose(0, 1).contiguous().view_as(probs)
+
+
+def rows_first(maps: Tensor) -> Tensor:
+    """Return maps (N, C, H, W) as a view (H, N * C, W): the blur of all planes is then one product per direction."""
+    return maps.flatten(0, 1).transpose(0, 1)
 
 
 def _sum_and_slope(probs: Tensor, target: Tensor, blur: "_Blur", wants_slope: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the similarity summed over planes (M, H, W), and with `wants_slope` its derivative by probs (M, H, W)."""
+    """Return the similarity summed over maps (H, M, W), and with `wants_slope` its derivative by probs (H, M, W)."""
+    probs, target = probs.contiguous(), target.contiguous()
     moments = (blur(maps) for maps in (probs, target, probs * probs, probs * target))
     similarity, *slopes = _similarity(*moments)
     if not wants_slope:
@@ -55,7 +62,7 @@ def _sum_and_slope(probs: Tensor, target: Tensor, blur: "_Blur", wants_slope: bo
 
 
 def _similarity(mean: Tensor, target_mean: Tensor, square: Tensor, product: Tensor) -> tuple[Tensor, ...]:
-    """Return the similarity at every pixel and its derivatives by mean, square and product; each is (M, H, W).
+    """Return the similarity at every pixel and its derivatives by mean, square and product; each is (H, M, W).
 
     The arguments are the blurred probs, target, probs**2 and probs * target. The target is binary, hence equal to its
     square. Most steps write in place, since new memory costs the CPU more time than the arithmetic.
@@ -86,18 +93,17 @@ class _Blur:
         self.block = CPU_BLOCK if like.device.type == "cpu" else DEVICE_BLOCK
 
     def __call__(self, maps: Tensor) -> Tensor:
-        """Blur maps (M, H, W)."""
+        """Blur contiguous maps (H, M, W)."""
         return self._product(self.rows, maps, self.columns)
 
     def adjoint(self, maps: Tensor) -> Tensor:
-        """Convert derivatives by the blurred maps, (M, H, W), to derivatives by the maps."""
+        """Convert derivatives by the blurred maps, (H, M, W), to derivatives by the maps."""
         return self._product(self.rows.T, maps, self.columns.T)
 
     def _product(self, rows: Tensor, maps: Tensor, columns: Tensor) -> Tensor:
-        """Compute rows @ maps @ columns.T for maps (M, H, W)."""
+        """Compute rows @ plane @ columns.T for every plane of maps (H, M, W)."""
         half_blurred, blurred = torch.empty_like(maps), torch.empty_like(maps)
-        for plane, result in zip(maps, half_blurred, strict=True):
-            self._multiply(rows, plane, result)
+        self._multiply(rows, maps.flatten(1), half_blurred.flatten(1))
         self._multiply(columns, half_blurred.flatten(0, 1).T, blurred.flatten(0, 1).T)
         return blurred
 
