@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from fgseg.config.errors import ConfigError, FaultError
 from fgseg.config.settings import RunConfig
+from fgseg.garbage import collect_seldom
 
 DONE = 0
 """Exit code: the command did what was asked."""
@@ -34,6 +35,8 @@ def run_command(
 ) -> int:
     """Parse a command line and run the command; print an error as one line on standard error.
 
+    The garbage collector runs less often afterwards, see `collect_seldom`.
+
     Args:
         parse: reads the command line.
         command: does the work and returns the exit code.
@@ -43,6 +46,7 @@ def run_command(
     Returns:
         The command's exit code; MISTAKE after ConfigError, FAULT after FaultError or OSError, INTERRUPTED after Ctrl-C.
     """
+    collect_seldom()
     try:
         return command(parse(arguments))
     except ConfigError as error:

@@ -1,5 +1,6 @@
 """Mistakes of the user: one line, exit code 2, fast, and nothing left in the storage."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -266,3 +267,9 @@ def processor_s(code: str, *arguments: str) -> float:
     assert done.returncode == 0, done.stderr
     after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def test_commands_run_the_garbage_collector_seldom():
+    gc.set_threshold(700)
+    assert main(["--list"]) == 0
+    assert gc.get_threshold()[0] == 50_000
