@@ -12,7 +12,7 @@ MIN_SHARE = 16
 
 
 def hard_pixel_cross_entropy(
-    logits: Tensor,
+    log_probs: Tensor,
     labels: Tensor,
     class_weights: Tensor | None,
     threshold: Tensor,
@@ -24,7 +24,7 @@ def hard_pixel_cross_entropy(
     batch's pixels, rounded up, with the lowest such probabilities (ties included).  Void pixels are never hard.
 
     Args:
-        logits: (N, C, H, W) float32.
+        log_probs: (N, C, H, W) float32, the logits' log-softmax.
         labels: (N, H, W) uint8 or int64, 0..C-1 or VOID.
         class_weights: (C,) float32, not negative; None means 1 for every class.
         threshold: () float32 in (0, 1].
@@ -38,7 +38,7 @@ def hard_pixel_cross_entropy(
     for segmentation with a threshold of 0.7 and at least 1/16 of the pixels: Yuan et al., "Object-Contextual
     Representations for Semantic Segmentation", ECCV 2020, and the samplers of mmsegmentation.
     """
-    losses = F.cross_entropy(logits, labels.long(), ignore_index=VOID, reduction="none")
+    losses = F.nll_loss(log_probs, labels.long(), ignore_index=VOID, reduction="none")
     weights = hard_pixels(losses, labels != VOID, threshold, world).to(losses.dtype)
     if class_weights is not None:
         weights = weights * class_weights[torch.where(labels != VOID, labels, 0).long()]

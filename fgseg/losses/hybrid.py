@@ -20,7 +20,7 @@ from fgseg.losses.ssim import ssim
 
 @dataclass
 class Batch:
-    """The input of a loss term; `probs` and `target` are computed on first use and shared by the terms.
+    """The input of a loss term; `log_probs`, `probs` and `target` are computed on first use and shared by the terms.
 
     Attributes:
         logits: (N, C, H, W) float32.
@@ -44,14 +44,22 @@ class Batch:
     edge_logits: Tensor | None = None
     thin: Tensor | None = None
     # Not functools.cached_property: before Python 3.12 it takes a lock, which torch.compile cannot trace.
+    _log_probs: Tensor | None = field(default=None, init=False)
     _probs: Tensor | None = field(default=None, init=False)
     _target: Tensor | None = field(default=None, init=False)
+
+    @property
+    def log_probs(self) -> Tensor:
+        """Log-softmax of the logits, (N, C, H, W) float32."""
+        if self._log_probs is None:
+            self._log_probs = self.logits.log_softmax(1)
+        return self._log_probs
 
     @property
     def probs(self) -> Tensor:
         """Softmax of the logits, (N, C, H, W) float32 in [0, 1]; zero where the pixel is void."""
         if self._probs is None:
-            self._probs = self.logits.softmax(1) * (self.labels != VOID).unsqueeze(1)
+            self._probs = self.log_probs.exp() * (self.labels != VOID).unsqueeze(1)
         return self._probs
 
     @property
@@ -66,8 +74,8 @@ class Batch:
 def cross_entropy_term(batch: Batch) -> Tensor:
     """Compute the cross-entropy of all pixels, or of the hard ones if `hard_pixels` is set; () float32."""
     if batch.hard_pixels is None:
-        return cross_entropy(batch.logits, batch.labels, batch.class_weights, batch.world)
-    return hard_pixel_cross_entropy(batch.logits, batch.labels, batch.class_weights, batch.hard_pixels, batch.world)
+        return cross_entropy(batch.log_probs, batch.labels, batch.class_weights, batch.world)
+    return hard_pixel_cross_entropy(batch.log_probs, batch.labels, batch.class_weights, batch.hard_pixels, batch.world)
 
 
 SOFT_IOU: dict[str, Callable[[Batch], Tensor]] = {

@@ -186,7 +186,7 @@ def test_cross_entropy_is_torchs_weighted_mean():
     logits, labels = random_logits(2, 7, 16, 28), blocks(void=True)
     weights = torch.tensor(CLASS_WEIGHTS, dtype=torch.float32)
     expected = F.cross_entropy(logits, labels.long(), weights, ignore_index=VOID)
-    torch.testing.assert_close(cross_entropy(logits, labels, weights), expected)
+    torch.testing.assert_close(cross_entropy(logits.log_softmax(1), labels, weights), expected)
 
 
 def test_soft_iou_counts_classes_that_an_image_lacks():

@@ -60,20 +60,20 @@ def hard_by_definition(logits: Tensor, labels: Tensor, threshold: float, weights
 @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 5, 2, 1, 1])])
 def test_hard_pixels_are_those_below_the_threshold_and_at_least_a_sixteenth(threshold: float, weights: Tensor | None):
     logits, labels = random_logits(), random_labels()
-    found = hard_pixel_cross_entropy(logits, labels, weights, torch.tensor(threshold))
+    found = hard_pixel_cross_entropy(logits.log_softmax(1), labels, weights, torch.tensor(threshold))
     expected = hard_by_definition(logits, labels, threshold, torch.ones(C) if weights is None else weights)
     assert found.item() == pytest.approx(expected, rel=1e-5)  # float32 sums in another order
 
 
 def test_all_pixels_are_hard_below_a_threshold_of_one():
     logits, labels = random_logits(), random_labels()
-    found = hard_pixel_cross_entropy(logits, labels, None, torch.tensor(1.0))
-    torch.testing.assert_close(found, cross_entropy(logits, labels, None))
+    found = hard_pixel_cross_entropy(logits.log_softmax(1), labels, None, torch.tensor(1.0))
+    torch.testing.assert_close(found, cross_entropy(logits.log_softmax(1), labels, None))
 
 
 def test_easy_pixels_get_no_gradient():
     logits, labels = random_logits(), random_labels()
-    value = hard_pixel_cross_entropy(logits, labels, None, torch.tensor(0.3))
+    value = hard_pixel_cross_entropy(logits.log_softmax(1), labels, None, torch.tensor(0.3))
     probability = logits.softmax(1).gather(1, torch.where(labels == VOID, 0, labels).long()[:, None])[:, 0]
     got = slope(value, logits).abs().sum(1) > 0
     assert torch.equal(got, (probability < 0.3) & (labels != VOID))
