@@ -74,12 +74,7 @@ def mlflow_command(plan: Plan) -> str:
 
 def study_command(plan: Plan, module: str) -> str:
     """Return the command line that runs a module, such as `search.sync`, on this study."""
-    arguments = ["--study", plan.study, "--storage", plan.search.storage]
-    if plan.search.ledger_url:
-        arguments += ["--ledger-url", public_address(plan.search.ledger_url)]
-    if plan.search.tracking_uri:
-        arguments += ["--tracking-uri", public_address(plan.search.tracking_uri)]
-    return shlex.join(["python", "-m", module, *arguments])
+    return shlex.join(["python", "-m", module, "--study", plan.study, *plan.location_flags()])
 
 
 def current_command() -> list[str]:

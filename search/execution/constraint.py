@@ -9,9 +9,10 @@ from multiprocessing.connection import Connection
 from statistics import fmean
 from typing import Any
 
-from fgseg.config.errors import ConfigError
+from fgseg.config.errors import ConfigError, FaultError
 from fgseg.config.settings import with_defaults
 from fgseg.model.pretrained import VARIANTS
+from search.cli.signals import Interrupted, Signals
 from search.ledger.catalog import exists
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
@@ -25,7 +26,7 @@ from search.study.plan import REPEATS, Plan
 from search.study.space import is_about_frames
 
 UNTRAINED_S = 1800.0
-"""Seconds that the evaluation of the untrained checkpoint may take; then the run ends with a mistake of the user."""
+"""Seconds that the evaluation of the untrained checkpoint may take; then the run ends with a fault."""
 
 
 def check_reference(plan: Plan) -> None:
@@ -38,13 +39,15 @@ def check_reference(plan: Plan) -> None:
     )
 
 
-def prepare_constraint(plan: Plan, ledger: Ledger) -> Constraint:
+def prepare_constraint(plan: Plan, ledger: Ledger, signals: Signals) -> Constraint:
     """Return the constraint of a study, and record it unless the ledger has it; requires the lock.
 
     The floors do not change while --keep and --max-drop stay the same, whatever is repeated later.
 
     Raises:
-        ConfigError: the untrained checkpoint cannot be evaluated, or lacks a class.
+        ConfigError: the untrained checkpoint has no result, or lacks a class.
+        FaultError: the untrained checkpoint cannot be evaluated.
+        Interrupted: a signal came meanwhile.
     """
     search, recorded = plan.search, ledger.metadata.constraint
     asked = {"keep": list(search.kept_classes), "max_drop": search.max_drop}
@@ -53,7 +56,7 @@ def prepare_constraint(plan: Plan, ledger: Ledger) -> Constraint:
     elif asked == {"keep": list(recorded.floors), "max_drop": recorded.max_drop}:
         return recorded
     else:
-        reference, iou = read_reference(plan, ledger)
+        reference, iou = read_reference(plan, ledger, signals)
         if missing := [key for key in search.kept_classes if not math.isfinite(iou.get(key, math.nan))]:
             raise ConfigError(f"--keep: {reference} has no IoU of {', '.join(missing)}; leave them out")
         floors = {key: iou[key] - search.max_drop for key in search.kept_classes}
@@ -63,29 +66,31 @@ def prepare_constraint(plan: Plan, ledger: Ledger) -> Constraint:
     return constraint
 
 
-def read_reference(plan: Plan, ledger: Ledger) -> tuple[str, Mapping[str, float]]:
+def read_reference(plan: Plan, ledger: Ledger, signals: Signals) -> tuple[str, Mapping[str, float]]:
     """Return what the classes are compared with: its name, and its validation IoU by class key."""
     if repeats := baseline_repeats(plan):
         chosen = [record.chosen for record in repeats if record.chosen is not None]
         iou = {key: fmean(epoch.iou[key] for epoch in chosen) for key in chosen[0].iou}
         return f"the mean of {len(chosen)} repeats of {FAMILY}", iou
     if untrained_of(plan.location, ledger.metadata) is None:
-        evaluate_untrained_in_child(plan.location)
+        evaluate_untrained_in_child(plan.location, signals)
     result = untrained_of(plan.location, ledger.metadata)
     if result is None:
         raise ConfigError("--keep: the untrained checkpoint has no result, since it has none of the classes")
     return "the untrained checkpoint", result.iou
 
 
-def evaluate_untrained_in_child(location: StudyLocation) -> None:
+def evaluate_untrained_in_child(location: StudyLocation, signals: Signals) -> None:
     """Evaluate the untrained checkpoint of a study in a process of its own, which imports torch."""
     try:
         with ChildProcess(send_untrained, location) as child:
-            problem = child.receive(UNTRAINED_S)
+            problem = child.receive(UNTRAINED_S, must_stop=lambda: bool(signals.received))
     except ChildError as error:
+        if signals.received:
+            raise Interrupted from None
         problem = f"the untrained checkpoint cannot be evaluated: {error}"
     if problem:
-        raise ConfigError(f"--keep: {problem}")
+        raise FaultError(f"--keep: {problem}")
 
 
 def send_untrained(connection: Connection, location: StudyLocation) -> None:
@@ -126,7 +131,7 @@ def baseline_command(plan: Plan) -> list[str]:
     """Return the command that trains the repeats of the baseline family."""
     words = ["python", "-m", "search.compare", "--spaces", FAMILY, "--config", plan.layers[0].origin]
     words += [word for key, value in set_values(plan) for word in ("--set", f"{key}={value}")]
-    return [*words, "--storage", plan.search.storage]
+    return words + plan.location_flags()
 
 
 def set_values(plan: Plan) -> Iterator[tuple[str, Any]]:

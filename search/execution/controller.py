@@ -45,7 +45,8 @@ def run_study(plan: Plan, signals: Signals) -> int:
 
     Raises:
         ConfigError: the user's first mistake; nothing has been written then.
-        Interrupted: a signal came before anything was written.
+        FaultError: Ray did not start, or the checkpoint of --keep cannot be evaluated.
+        Interrupted: a signal came before the first trial.
     """
     console, strategy = Console(), strategy_of(plan)
     try:
@@ -54,7 +55,7 @@ def run_study(plan: Plan, signals: Signals) -> int:
         if note := new_head_note(plan.settings.model, plan.settings.label_set()):
             console.print(note, soft_wrap=True, highlight=False, markup=False)
         signals.gentle = True  # from here on a signal is acted on between two writes
-        with open_for_writing(strategy, identity) as ledger:
+        with open_for_writing(strategy, identity, signals) as ledger:
             views = StudyViews(strategy, ledger, console)
             reason: StopReason | None = None
             try:
@@ -84,11 +85,12 @@ def run_study(plan: Plan, signals: Signals) -> int:
 
 
 @contextmanager
-def open_for_writing(strategy: Strategy, identity: dict[str, Any]) -> Iterator[Ledger]:
+def open_for_writing(strategy: Strategy, identity: dict[str, Any], signals: Signals) -> Iterator[Ledger]:
     """Create or open the study, lock it, record what this run knows, and prepare it for `Ledger.next_attempt`.
 
     Raises:
         ConfigError: the folder cannot be made, or another driver has created the study with another identity meanwhile.
+        FaultError, Interrupted: see `search.execution.constraint.prepare_constraint`.
         LockedError: another driver works on the study.
     """
     plan = strategy.plan
@@ -122,7 +124,7 @@ def open_for_writing(strategy: Strategy, identity: dict[str, Any]) -> Iterator[L
             began=time.time(),
         )
         write_owner_file(plan.location, ledger)
-        strategy.prepare(ledger)
+        strategy.prepare(ledger, signals)
         yield ledger
 
 

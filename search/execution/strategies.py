@@ -30,8 +30,8 @@ class Strategy(Protocol):
     def budget(self, ledger: Ledger) -> int:
         """Return the number of trials of the whole study, those that it has included."""
 
-    def prepare(self, ledger: Ledger) -> None:
-        """Prepare the ledger for `Ledger.next_attempt`; requires the lock."""
+    def prepare(self, ledger: Ledger, signals: Signals) -> None:
+        """Prepare the ledger for `Ledger.next_attempt`; requires the lock.  Raises Interrupted after a signal."""
 
     def present_results(self, ledger: Ledger, reason: StopReason, signals: Signals, console: Console) -> int:
         """Print, and export, what the study has found; returns the exit code."""
@@ -49,7 +49,7 @@ class SearchStrategy:
         """Return the number of trials asked for, without the repeats of --confirm."""
         return self.plan.search.search_trials
 
-    def prepare(self, ledger: Ledger) -> None:
+    def prepare(self, ledger: Ledger, signals: Signals) -> None:
         """Prepare the ledger with the space, the sampler and the pruner."""
         plan, train = self.plan, self.plan.settings.train
         source = StudySampler(
@@ -63,7 +63,7 @@ class SearchStrategy:
             off_below=plan.space.off_below,
             warm_start=[plan.space.nearest(point) for point in ledger.metadata.identity.get("warm_points", ())],
             objectives=plan.search.objectives,
-            floors=prepare_constraint(plan, ledger).floors,
+            floors=prepare_constraint(plan, ledger, signals).floors,
         )
         ledger.start(source, epochs=train.epochs, select=train.select, objectives=plan.search.objectives)
 
@@ -98,7 +98,7 @@ class RepeatStrategy:
         known = [(trial.params, trial.repeat) for trial in ledger.trials()]
         return len(known) + sum((repeat.params, repeat.seed) not in known for repeat in self.repeats)
 
-    def prepare(self, ledger: Ledger) -> None:
+    def prepare(self, ledger: Ledger, signals: Signals) -> None:
         """Prepare the ledger with the fixed points."""
         train = self.plan.settings.train
         ledger.start(FixedTrials(self.repeats), epochs=train.epochs, select=train.select)

@@ -17,7 +17,7 @@ from fgseg.config.settings import with_defaults
 from fgseg.data.geometry import Geometry
 from fgseg.inference.export import model_files, replace_files
 from fgseg.inference.model_card import model_card
-from fgseg.results import EpochResult, select_epoch
+from fgseg.results import EpochResult
 from fgseg.storage.store import absolute, is_local, join, open_store
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
@@ -53,8 +53,8 @@ def export(
     """
     metadata = started_metadata(location, ledger)
     record = choose(location, ledger, number)
-    result, manifest = selected(ledger, record), kept_weights(location, ledger, record)
-    assert manifest is not None
+    result, manifest = record.chosen, kept_weights(location, record)
+    assert result is not None and manifest is not None
     store = location.trial_store(record.number)
     folder = absolute(out) if out else join(location.folder, MODEL if number is None else f"{MODEL}-{number:03d}")
     origin = model_origin(metadata, record.number, manifest)
@@ -79,8 +79,8 @@ def choose(location: StudyLocation, ledger: Ledger, number: int | None) -> Trial
         raise ConfigError(
             f"--trial: study {location.study} has no trial {number}; it has {len(trials)}, counted from 0"
         )
-    if kept_weights(location, ledger, record) is None:
-        kept = [str(n) for n, r in trials.items() if kept_weights(location, ledger, r)]
+    if kept_weights(location, record) is None:
+        kept = [str(n) for n, r in trials.items() if kept_weights(location, r)]
         raise ConfigError(
             f"--trial: the weights of trial {record.number} ({record.state}) were not kept (--keep-checkpoints); "
             f"there are those of: {', '.join(kept) or 'none'}"
@@ -88,17 +88,11 @@ def choose(location: StudyLocation, ledger: Ledger, number: int | None) -> Trial
     return record
 
 
-def selected(ledger: Ledger, record: TrialRecord) -> EpochResult:
-    """Return the selected epoch of a trial."""
-    return select_epoch(record.epochs, ledger.metadata.settings["train.select"])
-
-
-def kept_weights(location: StudyLocation, ledger: Ledger, record: TrialRecord) -> Manifest | None:
+def kept_weights(location: StudyLocation, record: TrialRecord) -> Manifest | None:
     """Return the newest checkpoint of a finished trial's selected epoch; None if unfinished or not kept."""
-    if record.state is not State.COMPLETE:
+    if record.state is not State.COMPLETE or record.selected is None:
         return None
-    epoch, store = selected(ledger, record).epoch, location.trial_store(record.number)
-    return checkpoints.find(store, epoch)
+    return checkpoints.find(location.trial_store(record.number), record.selected)
 
 
 def model_origin(metadata: StudyMetadata, number: int, manifest: Manifest) -> dict[str, Any]:

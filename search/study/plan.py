@@ -16,7 +16,7 @@ from fgseg.config.settings import RunConfig
 from fgseg.config.settings import flatten as flatten_settings
 from fgseg.model.pretrained import NAMES
 from search.study.config import SearchConfig
-from search.study.location import StudyLocation, resolve_location
+from search.study.location import StudyLocation, public_address, resolve_location
 from search.study.objective import BOUNDARY, check_objectives
 from search.study.resources import check_resources, gpu_needed
 from search.study.space import Space, add_ranges, load_space, override
@@ -107,6 +107,12 @@ class Plan:
         excluded = {*UNIDENTIFYING, *self.space.search}
         settings = {key: value for key, value in self.settings.flat().items() if key not in excluded}
         return {"version": fgseg.__version__, "settings": settings}
+
+    def location_flags(self) -> list[str]:
+        """Return the flags by which another command finds the storage, the ledger and MLflow, without passwords."""
+        search = self.search
+        flags = {"--storage": search.storage, "--ledger-url": search.ledger_url, "--tracking-uri": search.tracking_uri}
+        return [word for flag, value in flags.items() if value for word in (flag, public_address(value))]
 
     def trial_settings(self, trial: TrialPoint) -> dict[str, Any]:
         """Return all settings of one trial by dotted name: the plan's, with the trial's params, overrides and seed."""

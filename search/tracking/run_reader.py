@@ -69,11 +69,13 @@ def read_runs(uri: str, study: str, uid: str) -> list[TrackedRun]:
 def delete_runs(uri: str, study: str, uid: str) -> int:
     """Delete every run of a study; returns their number.  MLflow keeps deleted runs until `mlflow gc` is run.
 
+    An empty `uid`, that of a study which was never started, deletes nothing: other studies may have the same name.
+
     Raises:
         TrackingError: the server could not be reached or refused a request; repeating the call deletes the rest.
     """
     with open_client(uri) as client:
-        runs = list(find_runs(client, study, uid)) if client else []
+        runs = list(find_runs(client, study, uid)) if client and uid else []
         for run in runs:
             client.delete_run(run.info.run_id)
         return len(runs)

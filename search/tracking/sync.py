@@ -53,8 +53,9 @@ def rebuild(location: StudyLocation) -> str:
 
     ledger = open_ledger(location)
     with hold(ledger):
-        delete_models(location.tracking_uri, location.study, ledger.metadata.uid)
-        deleted = delete_runs(location.tracking_uri, location.study, ledger.metadata.uid)
+        uid = started_metadata(location, ledger).uid
+        delete_models(location.tracking_uri, location.study, uid)
+        deleted = delete_runs(location.tracking_uri, location.study, uid)
         write_runs(location, ledger)
     return f"{deleted} runs deleted, and written again"
 

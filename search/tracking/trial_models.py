@@ -107,11 +107,11 @@ def read_models(uri: str, study: str, uid: str) -> list[TrackedModel]:
 
 
 def delete_models(uri: str, study: str, uid: str) -> None:
-    """Delete the models of a study's trials.
+    """Delete the models of a study's trials; an empty `uid` deletes nothing, see `delete_runs`.
 
     Raises:
         TrackingError: the server could not be reached or refused a request; repeating the call deletes the rest.
     """
     with open_client(uri) as client:
-        for model in search_models(client, experiment_ids(client), study, uid) if client else ():
+        for model in search_models(client, experiment_ids(client), study, uid) if client and uid else ():
             client.delete_logged_model(model.model_id)

@@ -249,7 +249,7 @@ def searched(storage: Path, space: str, finished: bool = True, **settings: Any) 
     Path(plan.location.folder).mkdir(parents=True)
     ledger = Ledger.create(plan.location.ledger_url, plan.study)
     ledger.record_run(StudyMetadata(identity=plan.identity | {"data": "f00d"}, budget=1))
-    strategy_of(plan).prepare(ledger)
+    strategy_of(plan).prepare(ledger, Signals())
     if finished:
         ask = ledger.next_attempt()
         ledger.report(ask.number, 1, [make_epoch(1, 0.3)])

@@ -1,7 +1,9 @@
 """A search that must keep the IoU of some classes: its reference, its best trial, what the sampler learns."""
 
 import json
-from collections.abc import Iterable
+import signal
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,9 @@ from small_ledger import SPACE, START
 from thin_street import FOREGROUND
 
 from fgseg.checkpoints.untrained_result import UNTRAINED
-from fgseg.config.errors import ConfigError
+from fgseg.config.errors import ConfigError, FaultError
 from fgseg.storage.store import LocalStore
+from search.cli.signals import Interrupted, Signals
 from search.execution import constraint as constraint_module
 from search.execution.constraint import check_reference, prepare_constraint
 from search.ledger.ledger import Ledger
@@ -22,6 +25,7 @@ from search.ledger.trial_source import FixedTrials
 from search.report.summary import summarise
 from search.report.tables import constraint_table
 from search.sampling.study_sampler import StudySampler
+from search.study.child_process import ChildError
 from search.study.identity import differences
 from search.study.plan import Plan, Repeat, make_plan
 
@@ -61,33 +65,51 @@ def test_floors_are_below_the_mean_of_the_repeats_of_the_baseline_and_do_not_cha
     repeat_baseline(plan, [0.5, 0.6])
     check_reference(plan)
     ledger = open_ledger(plan)
-    found = prepare_constraint(plan, ledger)
+    found = prepare_constraint(plan, ledger, Signals())
     assert found.floors == pytest.approx({"car": 0.54, "vegetation": 0.69})
     assert found.reference == "the mean of 2 repeats of baseline"
     again = Ledger(plan.location.ledger_url, "s")
     (Path(plan.location.storage) / "quickstart-baseline-repeats" / "study.db").unlink()
-    assert prepare_constraint(plan, again) == found == again.metadata.constraint
+    assert prepare_constraint(plan, again, Signals()) == found == again.metadata.constraint
 
 
 def test_without_repeats_the_untrained_checkpoint_is_evaluated_before_the_first_trial(tmp_path: Path, monkeypatch):
     plan = plan_of(tmp_path)
     check_reference(plan)
 
-    def evaluate(location: object) -> None:
+    def evaluate(location: object, signals: object) -> None:
         result = make_untrained(0.3, data="f00d")
         LocalStore(plan.location.folder).put(UNTRAINED, json.dumps(result.to_json()).encode())
 
     monkeypatch.setattr(constraint_module, "evaluate_untrained_in_child", evaluate)
-    found = prepare_constraint(plan, open_ledger(plan))
+    found = prepare_constraint(plan, open_ledger(plan), Signals())
     assert found == Constraint({"car": 0.295, "vegetation": 0.295}, 0.005, "the untrained checkpoint")
+
+
+@pytest.mark.parametrize(("received", "expected"), [(None, FaultError), (signal.SIGINT, Interrupted)])
+def test_evaluation_that_fails_is_a_fault_and_a_signal_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, received: signal.Signals | None, expected: type[BaseException]
+):
+    plan, signals = plan_of(tmp_path), Signals()
+    signals.received = received
+
+    class Child(nullcontext):
+        def receive(self, limit_s: float, must_stop: Callable[[], bool]) -> None:
+            assert must_stop() == (received is not None)
+            raise ChildError("it took more than 1800 s")
+
+    monkeypatch.setattr(constraint_module, "ChildProcess", lambda *arguments: Child(Child()))
+    with pytest.raises(expected):
+        prepare_constraint(plan, open_ledger(plan), signals)
 
 
 def test_missing_reference_is_a_mistake_that_names_the_command_which_makes_it(tmp_path: Path):
     with pytest.raises(ConfigError, match="nothing to compare with") as raised:
-        check_reference(plan_of(tmp_path, head="new"))
+        check_reference(plan_of(tmp_path, head="new", tracking_uri="http://me:secret@127.0.0.1:5000"))
     command = str(raised.value).partition("to train them: ")[2].split()
     assert command[:5] == ["python", "-m", "search.compare", "--spaces", "baseline"]
-    assert command[-4:] == ["--set", "model.head=new", "--storage", str(tmp_path)]
+    assert command[-6:-2] == ["--set", "model.head=new", "--storage", str(tmp_path)]
+    assert command[-2] == "--tracking-uri" and "secret" not in command[-1]
 
 
 def test_unknown_class_is_refused(tmp_path: Path):

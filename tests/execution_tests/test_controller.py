@@ -55,7 +55,7 @@ def test_study_begun_before_a_setting_existed_continues_while_it_has_its_default
     settings = {key: value for key, value in identity["settings"].items() if key not in ("train.ema", "loss.edge")}
     ledger = Ledger.create(plan.location.ledger_url, "s")
     ledger.record_run(StudyMetadata(settings=settings, identity=identity | {"settings": settings}, budget=1))
-    with controller.open_for_writing(SearchStrategy(plan), identity) as opened:
+    with controller.open_for_writing(SearchStrategy(plan), identity, Signals()) as opened:
         assert opened.metadata.changes == ()
         assert opened.metadata.settings["train.ema"] == 0
     other = make_plan("bas", "configs/quickstart.yaml", {"train.ema": 0.9}, {"storage": str(tmp_path / "runs")}, "s")
@@ -67,7 +67,7 @@ def test_temporary_file_of_a_driver_that_was_killed_is_deleted(plan: Plan):
     leftover = Path(plan.location.folder, f"write-test.0123{LocalStore.SUFFIX}")
     leftover.parent.mkdir(parents=True)
     leftover.touch()
-    with controller.open_for_writing(SearchStrategy(plan), plan.identity | {"data": "f00d"}):
+    with controller.open_for_writing(SearchStrategy(plan), plan.identity | {"data": "f00d"}, Signals()):
         assert not leftover.exists()
 
 
@@ -101,7 +101,7 @@ def test_signal_while_ray_shuts_down_ends_the_run_like_one_before(plan: Plan, mo
     monkeypatch.setattr(ray_cluster, "NodeMonitor", lambda resources: None)
     monkeypatch.setattr(ray_tune, "run_trials", lambda *arguments, **options: BUDGET)
     strategy = SearchStrategy(plan)
-    with controller.open_for_writing(strategy, {"data": "f00d"}) as ledger:
+    with controller.open_for_writing(strategy, {"data": "f00d"}, Signals()) as ledger:
         views = SimpleNamespace(console=Console(), listeners=[], print_line=print)
         assert controller.run_remaining_trials(plan, ledger, views, signals).exit_code == TERMINATED
 

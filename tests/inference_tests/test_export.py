@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders import make_history, make_trial
 from finished_model import labels_of, tiny_run, trained_study
 from PIL import Image
 from thin_street import CLASSES
@@ -22,7 +23,7 @@ from fgseg.inference.photos import labels_of as predict_photo
 from fgseg.inference.trained_model import find_trained, load_trained
 from fgseg.metrics.evaluator import predict_labels
 from search.export.__main__ import main
-from search.export.model import ORIGIN, export, register_once
+from search.export.model import ORIGIN, export, kept_weights, register_once
 from search.ledger.catalog import open_ledger
 from search.ledger.ledger import Ledger
 from search.study.location import REGISTERED, StudyLocation
@@ -216,3 +217,9 @@ def test_temporary_file_of_a_registration_that_was_killed_is_deleted(tmp_path: P
     register_once(location, str(tmp_path), lambda: False)
     assert {path.name for path in tmp_path.iterdir()} == {ORIGIN, REGISTERED}
     assert (tmp_path / REGISTERED).read_text() == "http://mlflow"
+
+
+def test_weights_are_those_of_the_epoch_that_was_selected_when_the_trial_ended(study: tuple[StudyLocation, Ledger]):
+    record = make_trial(0, epochs=make_history(0.9, 0.2, 0.3))
+    manifest = kept_weights(study[0], record)
+    assert manifest is not None and manifest.epoch == record.selected == 3
