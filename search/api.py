@@ -6,25 +6,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fgseg.cli import DONE
-from fgseg.storage.store import join, open_store
+from fgseg.cli import DONE, format_os_error
+from fgseg.config.errors import FaultError
+from fgseg.storage.store import join
 from search.audit.trials import audit_location
 from search.cli.signals import CODES, Interrupted, Signals
 from search.compare.confirmation import search_and_confirm
-from search.compare.plans import FIRST_SEEDS, PRECISION, name_of, plans_from
-from search.compare.runner import run_comparison
+from search.compare.plans import FIRST_SEEDS, PRECISION, check_precision, name_of, plans_from
+from search.compare.runner import run_comparison, stored_comparison
 from search.delete import delete
 from search.export.model import export
 from search.ledger.catalog import open_ledger
 from search.ledger.records import TrialRecord
 from search.report.build import complete_untrained, write_report
 from search.study.location import PAGE, StudyLocation, find_location
-from search.study.plan import COMPARISONS, make_plan
+from search.study.plan import make_plan
 from search.tracking.sync import sync
 
 
 class SearchStoppedError(Exception):
-    """A fault stopped a run before its budget was used up, and was printed on stderr; the same call resumes it."""
+    """A fault stopped a run before its budget was used up; the same call resumes it.
+
+    The message has the cause, or else it was printed on stderr.
+    """
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Study:
 
     @property
     def best(self) -> TrialRecord | None:
-        """Record of the COMPLETE trial with the highest validation mIoU; None if no trial is COMPLETE."""
+        """Record of the best trial, see `StudyReader.best`; None if no trial is COMPLETE."""
         return open_ledger(self.location).best()
 
     def rows(self) -> list[dict[str, Any]]:
@@ -177,11 +181,10 @@ def compare_families(
         assignments=settings or {},
         search=search,
     )
-    narrow = precision if seeds == "auto" else None
+    narrow = check_precision(precision) if seeds == "auto" else None
     name = name_of(name, plans, point)
     run_or_raise(lambda signals: run_comparison(plans, name, point, signals, narrow), "the comparison")
-    folder = join(plans[0].location.storage, COMPARISONS, name)
-    content: dict[str, Any] = json.loads(open_store(folder).get("comparison.json"))
+    content: dict[str, Any] = json.loads(stored_comparison(plans, name))
     return content
 
 
@@ -190,8 +193,12 @@ def run_or_raise(command: Callable[[Signals], int], name: str) -> None:
     with Signals() as signals:
         try:
             code = command(signals)
-        except Interrupted:  # a signal before anything was written
+        except Interrupted:  # a signal before the first trial
             raise KeyboardInterrupt from None
+        except FaultError as error:
+            raise SearchStoppedError(f"{name}: {error}") from error
+        except OSError as error:
+            raise SearchStoppedError(f"{name}: {format_os_error(error)}") from error
     if code in CODES.values():
         raise KeyboardInterrupt
     if code != DONE:

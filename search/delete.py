@@ -4,16 +4,18 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fgseg.cli import DONE, FAULT, format_os_error, run_command
 from fgseg.config.errors import FaultError
 from fgseg.storage.store import open_store
 from search.cli.options import Parser, add_location_options, confirm, location_from
-from search.ledger.catalog import check_owner_file, open_ledger
+from search.ledger.catalog import check_owner_file, exists, open_ledger
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
 from search.study.location import LEDGER, StudyLocation, public_address
+from search.study.plan import CONFIRMED
 from search.tracking.client import TrackingError
 from search.tracking.optuna_studies import forget_study
 from search.tracking.sync import hold
@@ -42,6 +44,8 @@ def delete_after_asking(options: argparse.Namespace) -> int:
         raise FaultError(f"{reason}; run the same command again to delete the rest") from None
     hint = "; `mlflow gc` frees what MLflow keeps of its runs" if tracking else ""
     print(f"study {location.study} is deleted{hint}")
+    if exists(replace(location, study=f"{location.study}{CONFIRMED}")):
+        print(f"its repeats of --confirm are a study of their own, {location.study}{CONFIRMED}: delete it as well")
     return DONE
 
 
@@ -55,6 +59,7 @@ def delete(location: StudyLocation, tracking: bool = True) -> None:
     Raises:
         ConfigError: there is no such study, a driver runs it, or its folder contains the files of another study.
         TrackingError: MLflow could not be reached; nothing of the storage was deleted.
+        FaultError: the file for optuna-dashboard is damaged.
         LedgerError, OSError: the ledger or a file could not be deleted.
     """
     ledger, store = open_ledger(location), open_store(location.folder)

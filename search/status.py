@@ -65,6 +65,7 @@ def study_view(ledger: Ledger, location: StudyLocation, width: int) -> Group:
     """
     records, holder, metadata = ledger.trials(), ledger.holder(), ledger.metadata
     status = StudyStatus(metadata, records)
+    status.best = ledger.best(records)  # the confirmed trial, if --confirm has selected one
     now = time.time()
     seconds_left, expected = expected_end(metadata, records, now) if holder else (None, None)
     left = time_left(seconds_left) if holder else "not running"

@@ -5,7 +5,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fgseg.cli import DONE, run_command
+from fgseg.cli import DONE, FAULT, run_command
 from search.cli.options import Parser, add_location_options, confirm, location_from
 from search.ledger.catalog import open_ledger
 from search.study.location import StudyLocation, public_address
@@ -13,7 +13,7 @@ from search.tracking.sync import hold, is_database, rebuild, sync
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (see `fgseg.cli`)."""
+    """Run the command line; returns the exit code (see `fgseg.cli`), FAULT also if the answer is no."""
     return run_command(parse, sync_or_rebuild, arguments)
 
 
@@ -27,6 +27,7 @@ def sync_or_rebuild(options: argparse.Namespace) -> int:
         print(rebuild(location))
     else:
         print("nothing was changed")
+        return FAULT
     return DONE
 
 

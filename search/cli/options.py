@@ -128,9 +128,17 @@ def location_from(options: Namespace) -> StudyLocation:
 
 
 def confirm(question: str, yes: bool) -> bool:
-    """Ask a yes-or-no question; returns True without asking if `yes`.  Raises ConfigError without a terminal."""
+    """Ask a yes-or-no question; returns True without asking if `yes`.  Ctrl-D means no.
+
+    Raises ConfigError without a terminal.
+    """
     if yes:
         return True
     if not sys.stdin.isatty():
         raise ConfigError(f"standard input is no terminal, cannot ask: {question}? add --yes to do it")
-    return input(f"{question}? [y/N] ").strip().lower() in ("y", "yes")
+    try:
+        answer = input(f"{question}? [y/N] ")
+    except EOFError:
+        print()
+        return False
+    return answer.strip().lower() in ("y", "yes")

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 
 from fgseg.cli import DONE, add_config_options, add_json_option
-from fgseg.config.errors import ConfigError
 from fgseg.config.loading import parse_assignments
 from search.cli.options import Parser, add_search_options, search_settings
 from search.cli.signals import Signals, run_with_signals
-from search.compare.plans import FIRST_SEEDS, MOST_SEEDS, PRECISION, name_of, plans_from
+from search.compare.plans import FIRST_SEEDS, MOST_SEEDS, PRECISION, check_precision, name_of, plans_from
 
 SEARCH_ONLY = (
     *("trials", "register_model", "objective", "keep", "max_drop", "sampler", "warm_start", "pruner"),
@@ -63,13 +62,6 @@ def seed_count(text: str) -> int | None:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"got {text!r}, must be a whole number or auto") from None
-
-
-def check_precision(value: float) -> float:
-    """Return the value of --precision; raises ConfigError unless it is in (0, 1)."""
-    if not 0 < value < 1:
-        raise ConfigError(f"--precision: got {value:g}, must be above 0 and below 1")
-    return value
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -141,3 +141,10 @@ def name_of(name: str | None, plans: Sequence[Plan], point: str) -> str:
     if not PATH_NAME.fullmatch(name):
         raise ConfigError(f"--name: got {name!r}, must be letters, digits, dots, dashes and underscores")
     return name
+
+
+def check_precision(value: float) -> float:
+    """Return the value of --precision; raises ConfigError unless it is in (0, 1)."""
+    if not 0 < value < 1:
+        raise ConfigError(f"--precision: got {value:g}, must be above 0 and below 1")
+    return value

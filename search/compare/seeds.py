@@ -50,8 +50,10 @@ def noise_of(plans: Sequence[RepeatPlan]) -> Noise | None:
     Of several families the two whose difference varies most decide.
 
     Returns:
-        None before two families have two finished seeds in common.
+        None before two families have two finished seeds in common, and for a single test frame.
     """
+    if plans[0].settings.data.test < 2:
+        return None
     finished = [finished_repeats(plan) if trials_of(plan) else {} for plan in plans]
     pairs = [
         noise_between(*(family(plans[i], [finished[i][s] for s in seeds]) for i in pair))

@@ -1,6 +1,7 @@
 """Fill the documents of `--json` from plans, ledgers and data sets."""
 
 import time
+from contextlib import closing
 
 from rich.console import Console
 
@@ -56,8 +57,8 @@ def study_documents(search: SearchConfig) -> list[StudyDocument]:
     storage = absolute(search.storage)
     names = study_names(storage, shared)
     if not names:
-        there = public_address(search.ledger_url or search.storage)
-        raise ConfigError(f"--storage: no studies in {there}; run a search first, or name another folder")
+        flag = "--ledger-url" if shared else "--storage"
+        raise ConfigError(f"{flag}: no studies in {public_address(shared or storage)}; run a search, or name another")
     return [study_document(StudyLocation(storage, name, "", shared)) for name in names]
 
 
@@ -66,16 +67,16 @@ def study_document(location: StudyLocation) -> StudyDocument:
     from search.ledger.database import LedgerError
 
     try:
-        ledger = Ledger(location.ledger_url, location.study)
-        records = ledger.trials()
+        with closing(Ledger(location.ledger_url, location.study)) as ledger:  # a server has a limit of connections
+            records, metadata = ledger.trials(), ledger.metadata
+            best = ledger.best(records)
     except (LedgerError, LookupError):
         return StudyDocument(study=location.study, trials=None, best_trial=None, objectives=[], metrics={})
-    best = ledger.best(records)
     return StudyDocument(
         study=location.study,
         trials={state: sum(r.state is state for r in records) for state in State},
         best_trial=best and best.number,
-        objectives=list(ledger.metadata.objectives),
+        objectives=list(metadata.objectives),
         metrics=best.metrics() if best else {},
     )
 

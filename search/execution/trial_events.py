@@ -145,6 +145,7 @@ class TrialEventHandler:
         if self._lost_too_many_nodes(trial):
             return self.on_trial_end(trial_id, None, died=True)
         del self.live[trial_id]
+        self.process_errors.pop(trial.number, None)
         with stopping_on_faults():
             self.ledger.reschedule(trial.number, trial.attempt)
 

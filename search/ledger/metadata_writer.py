@@ -14,9 +14,6 @@ from search.ledger.study_reader import StudyReader
 from search.ledger.tables import EPOCHS, FAILURES, STUDIES, TRIALS
 from search.ledger.transaction import Transaction, transaction
 
-BUDGETS = ("budget", "max_hours", "max_gpu_hours", "reserved")
-"""Fields of the metadata that limit a run."""
-
 
 class MetadataWriter(StudyReader):
     """A study whose description may be written.  Every write may be repeated."""
@@ -27,9 +24,13 @@ class MetadataWriter(StudyReader):
 
         If it fails, the next read asks the database, which may have stored it all the same.
         """
-        was_fresh, self._is_fresh = self._is_fresh and self.is_locked, False
-        with transaction(self._engine, self._study, self._lock) as write:
-            yield write
+        was_fresh = self._is_fresh and self.is_locked
+        try:
+            with transaction(self._engine, self._study, self._lock) as write:
+                yield write
+        finally:
+            with self._reading:  # another thread may have read the state before this write
+                self._is_fresh = False
         if was_fresh and write.changed and write.seq == self._seq + 1:
             with self._reading:
                 self._records |= write.changed

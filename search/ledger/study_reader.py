@@ -63,6 +63,10 @@ class StudyReader:
         """Return the live driver that holds the study's lock; None if there is none."""
         return read_holder(self._engine, self._study)
 
+    def close(self) -> None:
+        """Close the connections to the database; the next call opens a new one."""
+        self._engine.dispose()
+
     @property
     def is_locked(self) -> bool:
         """Return whether this process holds the study's lock."""

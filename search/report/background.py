@@ -85,10 +85,10 @@ class ReportWriter:
             Empty, or in one line why the report could not be written.
         """
         self.stop()
-        if not self.changed and PAGE in self.store.list() and self.is_current():
-            self._publish()  # the run that wrote the report may have been killed before
-            return ""
         try:
+            if not self.changed and PAGE in self.store.list() and self.is_current():
+                self._publish()  # the run that wrote the report may have been killed before
+                return ""
             self._collect(self._start(frames=True), FRAMES_S, must_stop)
         except (ChildError, OSError) as error:
             return "" if must_stop() else str(error)

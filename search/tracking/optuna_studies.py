@@ -5,11 +5,13 @@ The file is a view of the ledgers: it may be deleted, and `search.sync` writes i
 
 import math
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fgseg.config.errors import FaultError, one_line
 from fgseg.results import format_iou
 from fgseg.storage.store import is_local
 from fgseg.visual.overlays import read_overlays
@@ -199,11 +201,35 @@ def can_show(location: StudyLocation) -> bool:
     return is_local(location.storage)
 
 
+@contextmanager
+def errors_as_faults(location: StudyLocation) -> Iterator[None]:
+    """Convert every exception about the storage's file to a FaultError with what to do: the file may be deleted."""
+    try:
+        yield
+    except Exception as error:  # Optuna and SQLAlchemy have no common one for a file that is damaged or in use
+        path = Path(location.storage) / DATABASE
+        reason = one_line(error, with_type=True)
+        raise FaultError(
+            f"{path}: {reason}; delete that file, which search.sync writes anew, and run this again"
+        ) from None
+
+
 def forget_study(location: StudyLocation) -> None:
-    """Delete a study from the storage's file; does nothing if it is not there."""
+    """Delete a study from the storage's file, with its overlays; does nothing if it is not there.
+
+    Raises:
+        FaultError: the file is damaged or in use; the message says what to do.
+    """
     import optuna
+    from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
 
     path = Path(location.storage) / DATABASE
-    if can_show(location) and path.exists():
-        with suppress(KeyError):
-            optuna.delete_study(study_name=location.study, storage=f"sqlite:///{path}")
+    if not (can_show(location) and path.exists()):
+        return
+    with errors_as_faults(location), suppress(KeyError):
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+        store = FileSystemArtifactStore(Path(location.storage) / ARTIFACTS)
+        for trial in optuna.load_study(study_name=location.study, storage=storage).get_trials(deepcopy=False):
+            for artifact in get_all_artifact_meta(trial, storage=storage):
+                store.remove(artifact.artifact_id)
+        optuna.delete_study(study_name=location.study, storage=storage)

@@ -10,7 +10,7 @@ import yaml
 from fgseg.config.settings import nest
 from search.ledger.records import kept_trials
 from search.ledger.untrained import untrained_of
-from search.tracking.client import create_database, fill_database, load_client
+from search.tracking.client import create_database, fill_database, load_client, pages
 from search.tracking.epoch_images import log_images, missing_images
 from search.tracking.run_files import OVERLAY_COUNT, log_bytes, log_overlays
 from search.tracking.run_reader import CHECKPOINT, TrackedRun, read_points, tracked_run, trial_number
@@ -110,13 +110,7 @@ class StudyRunWriter:
     def search_runs(self) -> "Iterator[Run]":
         """Yield every run of the experiment with the study's tags."""
         query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in identity_tags(self.metadata).items())
-        token = None
-        while True:
-            page = self.client.search_runs([self.experiment_id], query, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+        yield from pages(self.client.search_runs, [self.experiment_id], query)
 
     def write_all(self, phase: Phase) -> None:
         """Update every run from the ledger; opens the parent first and closes it last."""
@@ -196,12 +190,9 @@ class StudyRunWriter:
         tags = trial_tags(self.metadata, record, self.runs[None].run_id)
         run = self.open_run(record.number, run_name(self.metadata, record.number), tags, record.started)
         status, ending = trial_ending(record, phase)
-        # A driver killed while suggesting leaves a trial without some params, and MLflow cannot change a logged param.
-        has_all = record.attempt > 0 or record.state != "running"
-        self.log_tags_and_params(
-            run, tags | ending, self.metadata.trial_settings(record) if has_all and not run.has_params else {}
-        )
-        run.has_params |= has_all
+        params = {} if run.has_params else self.metadata.trial_settings(record)
+        self.log_tags_and_params(run, tags | ending, params)
+        run.has_params = True
         self.log_dataset(run)
         self.log_metrics(run, epoch_points(record))
         self.log_metrics(run, test_points(record))

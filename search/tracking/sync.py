@@ -15,7 +15,7 @@ from search.ledger.lock import LockedError
 from search.ledger.study_metadata import StudyMetadata
 from search.study.location import MODEL, REGISTERED, StudyLocation, public_address
 from search.tracking.client import TrackingError, environment
-from search.tracking.optuna_studies import OptunaStudyWriter, can_show
+from search.tracking.optuna_studies import OptunaStudyWriter, can_show, errors_as_faults
 from search.tracking.run_schema import LedgerReader, Phase, explain
 from search.tracking.run_writer import StudyRunWriter
 
@@ -120,10 +120,11 @@ def hold(ledger: Ledger) -> ExitStack:
 def write_runs(location: StudyLocation, ledger: Ledger) -> None:
     """Write the runs and report files of a study; the caller must hold its lock."""
     metadata = started_metadata(location, ledger)
-    if can_show(location):
-        OptunaStudyWriter(ledger, location, metadata).write_all("finished")
     files = {f"report/{name}": location.report_store.get(name) for name in location.report_store.list()}
     reconcile(ledger, location, metadata, files=files)
+    if can_show(location):
+        with errors_as_faults(location):
+            OptunaStudyWriter(ledger, location, metadata).write_all("finished")
 
 
 def started_metadata(location: StudyLocation, ledger: Ledger) -> StudyMetadata:

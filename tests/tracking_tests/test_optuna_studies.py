@@ -7,9 +7,11 @@ import pytest
 from kept_study import finished_study
 from sqlalchemy import Engine, event
 
+from fgseg.visual.overlays import overlay_name
+from search.study.location import find_location
 from search.tracking import optuna_studies
 from search.tracking.client import create_database
-from search.tracking.optuna_studies import DATABASE, open_study
+from search.tracking.optuna_studies import ARTIFACTS, DATABASE, forget_study, open_study
 
 
 def kill_at_an_index(connection: Any, cursor: Any, statement: str, *others: Any) -> None:
@@ -44,3 +46,13 @@ def test_note_of_a_trial_is_written_without_reading_those_of_the_others(tmp_path
         event.remove(Engine, "before_cursor_execute", record)
     reads = [text for text in statements if "FROM study_system_attributes" in text]
     assert reads and not [text for text in reads if 'study_system_attributes."key" = ?' not in text]
+
+
+def test_deleted_study_leaves_no_overlay(tmp_path: Path):
+    (tmp_path / "s" / "trials" / "0").mkdir(parents=True)
+    (tmp_path / "s" / "trials" / "0" / overlay_name(1, "frame")).write_bytes(b"a picture")
+    finished_study(tmp_path)
+    assert len(list((tmp_path / ARTIFACTS).iterdir())) == 1
+    forget_study(find_location(tmp_path, "s"))
+    assert list((tmp_path / ARTIFACTS).iterdir()) == []
+    forget_study(find_location(tmp_path, "s"))

@@ -14,11 +14,12 @@ from scripts.chaos.rig import Server
 from search import delete as deleting
 from search import sync as syncing
 from search.audit.trials import audit
-from search.ledger.catalog import open_ledger, write_owner_file
+from search.ledger.catalog import OWNER_FILE, open_ledger, write_owner_file
 from search.ledger.study_metadata import StudyMetadata
 from search.study.location import REGISTERED, StudyLocation, find_location, resolve_location
 from search.study.plan import make_plan
 from search.tracking.client import TrackingError
+from search.tracking.optuna_studies import DATABASE
 from search.tracking.run_reader import read_runs
 
 pytestmark = pytest.mark.slow
@@ -208,6 +209,46 @@ def test_deleting_asks_and_takes_no_for_an_answer(
         f"delete study s: 3 trials, 0 MiB in {location.folder}, and its runs in MLflow at sqlite"
     )
     clean(location)
+
+
+def test_end_of_input_means_no(location: StudyLocation, monkeypatch: pytest.MonkeyPatch):
+    def end(question: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", end)
+    assert call(deleting, location) == 1
+    clean(location)
+
+
+def test_rebuild_that_is_declined_is_no_success(location: StudyLocation, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(syncing, "may_delete_runs", lambda location, yes: False)
+    assert call(syncing, location, "--rebuild") == 1
+    clean(location)
+
+
+def test_deleting_a_study_that_was_never_started_leaves_the_runs_of_others_of_its_name(location: StudyLocation):
+    change(Path(location.folder) / "study.db", "UPDATE fgsearch_studies SET metadata = '{}', identity = NULL")
+    (Path(location.folder) / OWNER_FILE).unlink(missing_ok=True)
+    deleting.delete(location)
+    assert not Path(location.folder).exists()
+    assert len(read_runs(location.tracking_uri, "s", "")) == 4
+
+
+def test_damaged_file_of_the_dashboard_is_told_and_mlflow_is_written_all_the_same(
+    location: StudyLocation, capsys: pytest.CaptureFixture[str]
+):
+    file = Path(location.storage) / DATABASE
+    file.write_bytes(b"no database" * 100)
+    change(Path(location.storage) / "mlflow.db", "DELETE FROM metrics WHERE step = 3")
+    assert call(syncing, location) == call(deleting, location, "--yes", "--no-tracking") == 1
+    for line in capsys.readouterr().err.splitlines():
+        assert (
+            line.startswith(f"error: {file}: DatabaseError: ") and "delete that file, which search.sync writes" in line
+        )
+    assert audit(location.storage, "s") == []
+    file.unlink()
+    assert call(deleting, location, "--yes") == 0
 
 
 def test_deleting_where_nobody_can_be_asked_needs_yes(location: StudyLocation, capsys: pytest.CaptureFixture[str]):

@@ -120,13 +120,6 @@ def test_settings_become_dotted_params_as_they_read_in_json(server: Server) -> N
     assert run.data.params == written | {"loss.ssim": "0.25"}
 
 
-def test_params_of_a_trial_whose_asking_was_cut_short_wait_for_its_start(server: Server) -> None:
-    server.reconcile(FakeLedger(make_trial(0, "running", done=0, attempt=0, params={})), phase="running")
-    assert server.runs("trial")[0].data.params == {}
-    server.reconcile(FakeLedger(make_trial(0, "running", done=0, attempt=1)), phase="running")
-    assert server.runs("trial")[0].data.params["loss.ssim"] == "0.25"
-
-
 def test_more_params_than_one_request_takes_are_all_written(server: Server) -> None:
     many = {f"loss.term_{k}": float(k) for k in range(230)}
     server.metadata = replace(server.metadata, settings=many | {"train.seed": 42})
