@@ -10,7 +10,13 @@ import torch
 
 from fgseg.config.errors import ConfigError
 
-OUT_OF_MEMORY_TEXTS = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED", "can't allocate memory")
+OUT_OF_MEMORY_TEXTS = (
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "Triton Error [CUDA]: out of memory",
+    "STATUS_ALLOC_FAILED",
+    "can't allocate memory",
+)
 """Texts of out-of-memory errors of CUDA's libraries and the CPU's allocator, which raise no torch.OutOfMemoryError."""
 
 

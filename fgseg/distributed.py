@@ -87,7 +87,8 @@ def reset_accelerate(cpu: bool = False, **group: str) -> PartialState:
     """Return Accelerate's state of this process, computed anew from torch.distributed and the launcher's variables.
 
     Args:
-        cpu: use no GPU even where there is one; also set by `accelerate launch --cpu` and where there is no GPU.
+        cpu: use no GPU even where there is one; also set by `accelerate launch --cpu`, and where the only GPUs are no
+            CUDA devices.
         group: arguments of `torch.distributed.init_process_group`.
 
     Raises:
@@ -95,7 +96,9 @@ def reset_accelerate(cpu: bool = False, **group: str) -> PartialState:
     """
     forget_state_of_accelerate_1()
     gloo = dist.is_initialized() and dist.get_world_size() > 1 and not torch.cuda.is_available()
-    state = PartialState(cpu=cpu or gloo or parse_flag_from_env("ACCELERATE_USE_CPU"), **group)
+    # Accelerate would choose a GPU of Apple or Intel, on which nothing of this package was tried.
+    no_cuda = torch.accelerator.is_available() and not torch.cuda.is_available()
+    state = PartialState(cpu=cpu or gloo or no_cuda or parse_flag_from_env("ACCELERATE_USE_CPU"), **group)
     if dist.is_initialized() and state.num_processes != dist.get_world_size():
         raise ConfigError(
             f"torch.distributed has {dist.get_world_size()} processes, Accelerate sees {state.num_processes}; set "

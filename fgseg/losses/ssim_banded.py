@@ -1,4 +1,4 @@
-"""SSIM and its gradient by products with band matrices: the form for large frames on the CPU."""
+"""SSIM and its gradient by products with band matrices: for large frames on the CPU, and where kernels do not work."""
 
 from typing import Any
 

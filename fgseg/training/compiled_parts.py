@@ -37,7 +37,8 @@ CAPTURE_S = 2.0
 """Seconds for the CUDA graph of a step whose parts are compiled already.  An estimate."""
 SAVED_S = 0.025
 """Seconds that compiled code saves per step.  Measured on an H100 with torch 2.11, SegFormer-B0, 512x1024, batch of 2:
-forward and backward pass took 36 ms, compiled with AdamW in one CUDA graph 11.2 ms."""
+forward and backward pass took 36 ms, compiled with AdamW in one CUDA graph 11.2 ms.  With several processes, where only
+the encoder is compiled, it is less; how much was not measured."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class PartsCache:
 
         Compiling pays off if it takes less time than it saves in the remaining steps of this trial and in as many steps
         as earlier trials of this process took uncompiled: it is likely that trials of the same kind follow.  So the
-        time lost in a process is at most that of one compilation.
+        time lost in a process is at most that of one compilation.  Processes that train one trial together end with it,
+        so that only its own steps count there.
 
         Args:
             key: of the trial's step.

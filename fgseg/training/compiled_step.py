@@ -1,6 +1,7 @@
 """The optimizer step through compiled model and loss and, with a single process on a GPU, as one CUDA graph."""
 
 import logging
+import math
 import os
 import time
 from functools import partial
@@ -22,7 +23,9 @@ log = logging.getLogger(__name__)
 
 
 class CompiledStep(Step):
-    """Computes the step through compiled parts; with a single process on a GPU, all but the schedule is one CUDA graph.
+    """Computes the step through compiled parts; with a single process on a GPU it is one CUDA graph.
+
+    The graph has all but the schedule and the average of the weights.
 
     At the first group the parts are taken from the cache of this process, or compiled, and the step is captured.  The
     first step of a cache key is compared with the plain step.  All of that happens in dry runs that leave the state
@@ -104,7 +107,8 @@ class CompiledStep(Step):
         # After the capture, which keeps memory of its own: an epoch's last group needs both.
         dry_run(self, lambda: self.update(group))
         parts.refused = self.agreed(difference(self.criterion.terms, plain, fast))
-        parts.compared = not parts.refused
+        overflowed = self.agreed("" if all(map(math.isfinite, plain)) else "an overflow")
+        parts.compared = not (parts.refused or overflowed)  # after an overflow the next trial compares them
         return parts.refused
 
     def compile_and_capture(self, parts: CompiledParts, group: MicroBatches) -> str:
@@ -155,10 +159,11 @@ class CompiledStep(Step):
         """
         assert self.compiled is not None
         for images, labels in group:
-            with self.accelerator.autocast():
-                logits, edge_logits = self.compiled.predict(self.unhooked, images)
-            loss, terms = self.compiled.compute_loss(self.criterion, logits, labels, edge_logits)
-            self.scaler.scale(loss / len(group)).backward()
+            with self.keeping_finite_statistics():
+                with self.accelerator.autocast():
+                    logits, edge_logits = self.compiled.predict(self.unhooked, images)
+                loss, terms = self.compiled.compute_loss(self.criterion, logits, labels, edge_logits)
+                self.scaler.scale(loss / len(group)).backward()
             self.add_losses(torch.stack([loss.detach(), *terms.values()]), len(labels))
         self.scaler.unscale_(self.optimizer)
         self.grad_norm.copy_(clip_grad_norm_(self.model.parameters(), self.clip))

@@ -1,7 +1,8 @@
 """One optimizer step."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
@@ -33,6 +34,7 @@ class Step:
         scaler: of the loss; disabled where the precision needs none.
         loss_sums: (1 + terms,) float32, the loss and its unweighted terms times images, summed over the batches with a
             finite loss until they are zeroed; with several processes this rank's part.
+        statistics: floating-point buffers of the model, which batch norm has, if the precision needs a scaler.
         nonfinite: (1 + terms,) float32, the images of batches in which the loss and each term were NaN or infinite,
             counted until they are zeroed; with several processes this rank's part.
         grad_norm: () float32, the gradient's norm in the last step, before clipping.
@@ -75,6 +77,7 @@ class Step:
             # and Accelerate 1.15 does not know the new argument.
             self.prepared.broadcast_buffers = False
         self.scaler = accelerator.scaler or GradScaler(self.device.type, enabled=False)
+        self.statistics = list(filter(torch.is_floating_point, model.buffers())) if self.scaler.is_enabled() else []
         self.loss_sums = torch.zeros(1 + len(criterion.terms), device=self.device)
         self.nonfinite = torch.zeros_like(self.loss_sums)
         self.grad_norm = torch.zeros((), device=self.device)
@@ -100,15 +103,27 @@ class Step:
             images, labels = local_batch(all_images, all_labels, self.world)
             frames = len(all_labels)
             with accelerator.accumulate(self.prepared):
-                prediction = self.prepared(images)
-                loss, terms = self.criterion(prediction.logits, labels, frames, prediction.edge_logits)
-                # Accelerate averages gradients over the processes, and those of the parts of a loss must be summed.
-                accelerator.backward(loss * self.world.world_size)
+                with self.keeping_finite_statistics():
+                    prediction = self.prepared(images)
+                    loss, terms = self.criterion(prediction.logits, labels, frames, prediction.edge_logits)
+                    # Accelerate averages gradients over the processes, and those of the parts of a loss must be summed.
+                    accelerator.backward(loss * self.world.world_size)
                 if accelerator.sync_gradients:
                     self.grad_norm.copy_(accelerator.clip_grad_norm_(self.model.parameters(), self.clip))
                 self.prepared_optimizer.step()
                 self.prepared_optimizer.zero_grad()
             self.add_losses(torch.stack([loss.detach(), *terms.values()]), frames)
+
+    @contextmanager
+    def keeping_finite_statistics(self) -> Iterator[None]:
+        """Restore the statistics of batch norm that an overflow has made NaN or infinite, after the backward pass.
+
+        The scaler skips the step of such a batch; the statistics would spoil every later evaluation.
+        """
+        before = [buffer.clone() for buffer in self.statistics]
+        yield
+        for buffer, kept in zip(self.statistics, before, strict=True):
+            buffer.copy_(torch.where(buffer.isfinite(), buffer, kept))
 
     def add_losses(self, values: Tensor, frames: int) -> None:
         """Add the loss and terms of a batch, (1 + terms,) float32, to `loss_sums` if the loss is finite.

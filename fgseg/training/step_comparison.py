@@ -20,13 +20,15 @@ TRIED_SCALE = 2.0**10
 def dry_run(step: Step, act: Callable[[], None]) -> list[float]:
     """Take a step, restore the state, and return the loss sums and the gradient norm of that step.
 
-    Every dry run starts from the same random state.
+    All are NaN if the loss or a term overflowed.  Every dry run starts from the same random state.
     """
     with restoring_state(step):
         torch.manual_seed(0)
         step.loss_sums.zero_()
+        step.nonfinite.zero_()
         act()
-        return [*step.loss_sums.tolist(), step.grad_norm.item()]
+        overflowed = bool(step.nonfinite.any())
+        return [math.nan if overflowed else value for value in (*step.loss_sums.tolist(), step.grad_norm.item())]
 
 
 def difference(terms: Sequence[str], plain: Sequence[float], compiled: Sequence[float]) -> str:

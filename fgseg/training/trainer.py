@@ -43,9 +43,9 @@ log = logging.getLogger(__name__)
 MAX_OVERFLOWS = 0.1
 """Largest share of an epoch's images whose loss may be NaN or infinite with fp16; beyond it the training has diverged.
 
-The scaler skips the steps of such batches, so that they do no harm.  The share was chosen and not measured: overflows
-come one at a time, while a model that has diverged overflows in nearly every batch.  Without a scaler a single one
-destroys the weights."""
+The scaler skips the steps of such batches, and the statistics of batch norm are restored, so that they do no harm.  The
+share was chosen and not measured: overflows come one at a time, while a model that has diverged overflows in nearly
+every batch.  Without a scaler a single one destroys the weights."""
 
 
 @dataclass

@@ -61,7 +61,8 @@ def evaluate_untrained(run: RunConfig, labels: list[int], split: str) -> Untrain
         split: val or test.
     """
     accelerator, classes = build_accelerator(run), run.label_set()
-    splits = load_splits(run.data, ("train", "val", "test") if split == "test" else ("train", "val"))
+    names = ("train", "val", "test") if split == "test" else ("train", "val")
+    splits = load_splits(run.data, names, components=run.copy_paste.needs_components)  # as the training loads them
     if split == "test":  # read once: on the GPU these frames would evict those of the training
         frames: Frames = HostFrames(splits["test"], accelerator.device)
     else:

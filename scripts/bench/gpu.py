@@ -125,8 +125,10 @@ def sharing(bench: Bench) -> Iterator[tuple[str, float]]:
     """Train 1, 2 and 4 models at once on the GPU, without and with NVIDIA MPS."""
     from search.cluster.mps import mps_daemon
     from search.study.config import SearchConfig
+    from search.study.resources import MPS_PIPES
 
     row = Row("", "training", bench.setup, "images/s", 0)
+    os.environ.pop(MPS_PIPES, None)  # of a daemon that the user has started
     for count in (1, 2, 4):
         yield f"{count} at once: images/s", share(row, count)
     with mps_daemon(SearchConfig(gpus_per_trial=0.5)) as variables:

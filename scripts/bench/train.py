@@ -11,11 +11,12 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,16 @@ def sides(row: Row) -> Iterator[dict[str, Connection]]:
             connection.recv()
         yield connections
     finally:
-        for connection in connections.values():
-            connection.close()
-        for process in processes:
-            process.join(60)
-            process.kill()
+        end_all(processes, connections.values())
+
+
+def end_all(processes: Iterable[BaseProcess], connections: Iterable[Connection]) -> None:
+    """Close the connections, at which the processes end, and kill those that do not."""
+    for connection in connections:
+        connection.close()
+    for process in processes:
+        process.join(60)
+        process.kill()
 
 
 def serve(connection: Connection, job: str, side: str, setup: Setup) -> None:
@@ -145,15 +151,14 @@ def share(row: Row, count: int) -> float:
         process.start()
         end.close()
     connections = [connection for connection, _ in pairs]
-    for connection in connections:
-        connection.recv()
-    for connection in connections:
-        connection.send("sample")
-    total = sum(connection.recv() for connection in connections)
-    for connection, process in zip(connections, processes, strict=True):
-        connection.close()
-        process.join(60)
-    return total
+    try:
+        for connection in connections:
+            connection.recv()
+        for connection in connections:
+            connection.send("sample")
+        return sum(connection.recv() for connection in connections)
+    finally:
+        end_all(processes, connections)
 
 
 def write_scenes(root: Path, count: int, height: int, width: int) -> None:

@@ -90,6 +90,8 @@ def test_share_of_tensors_leaves_room_for_what_cuda_needs(fraction: float, part:
     [
         (torch.OutOfMemoryError("Tried to allocate 2.00 GiB"), True),
         (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA driver error: out of memory"), True),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:131] DefaultCPUAllocator: can't allocate memory"), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),

@@ -1,10 +1,13 @@
 """Training one model: its numbers, its continuation to the last bit, its stand-alone command."""
 
+import gc
 import math
 import subprocess
 import sys
+import weakref
 from itertools import count
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -21,6 +24,7 @@ from fgseg.metrics.boundary_iou import boundary_counts, class_boundary_iou
 from fgseg.metrics.evaluator import confusion_per_image
 from fgseg.results import DivergedError, EpochResult
 from fgseg.train import main
+from fgseg.training.imports import import_training
 from fgseg.training.loop import train
 from fgseg.training.trainer import TrainingState, build_training_state, check_finite, train_one_epoch
 
@@ -169,6 +173,7 @@ def overflow(state: TrainingState, at: set[int]) -> None:
 def with_scaler(state: TrainingState) -> TrainingState:
     """Let a scaler decide on the CPU, as it does with fp16 on a GPU, which steps fused AdamW takes."""
     state.step.scaler = state.accelerator.scaler = GradScaler("cpu", init_scale=1024.0)
+    state.step.statistics = list(filter(torch.is_floating_point, state.model.buffers()))
     state.step.prepared_optimizer = AcceleratedOptimizer(
         state.optimizer, device_placement=False, scaler=state.step.scaler
     )
@@ -185,6 +190,17 @@ def test_overflow_of_fp16_leaves_weights_and_means_alone_and_counts_for_the_sche
     assert all(weights.isfinite().all() for weights in state.model.parameters())
     steps = {int(moments["step"]) for moments in state.optimizer.state.values()}
     assert (steps, state.schedule.last_epoch) == ({11}, 12)
+
+
+def test_overflow_in_the_network_leaves_the_statistics_of_batch_norm_finite(tiny):
+    run = tiny(train__epochs=1, train__batch_size=2, copy_paste__prob=0)
+    frames = HostFrames(some_frames(24), torch.device("cpu"))
+    state = with_scaler(build_training_state(run, len(frames)))
+    norm, calls = state.model.decode_head.batch_norm, count()
+    norm.register_forward_pre_hook(lambda module, inputs: (inputs[0] * (math.inf if next(calls) == 5 else 1),))
+    train_one_epoch(state, frames, 1)
+    assert next(calls) == 12
+    assert all(buffer.isfinite().all() for buffer in state.model.buffers())
 
 
 def test_overflow_without_a_scaler_has_destroyed_the_weights(tiny):
@@ -259,6 +275,18 @@ def test_command_tells_a_folder_that_cannot_be_written(tmp_path: Path, cache: st
 
 
 @pytest.mark.slow
+def test_later_trials_of_a_process_free_the_model_of_the_one_before():
+    """Mixed precision makes cycles, such as a patched `forward`, which the garbage collector has to find."""
+    import_training()
+    model = torch.nn.Linear(1, 1)
+    model.forward = MethodType(lambda self: None, model)
+    alive = weakref.ref(model)
+    del model
+    import_training()
+    gc.collect()
+    assert alive() is None
+
+
 def test_fgseg_imports_none_of_the_search_libraries():
     heavy = "{'ray', 'optuna', 'mlflow', 'datasets', 'search'}"
     code = f"import sys, fgseg.train, fgseg.training.trainer, fgseg.data.folder; print({heavy} & set(sys.modules))"
