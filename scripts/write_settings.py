@@ -1,4 +1,4 @@
-"""Generate configs/README.md, a table of every setting, from the code: python scripts/write_settings.py"""
+"""Generate configs/README.md, a table of every setting, from the code: python -m scripts.write_settings"""
 
 import sys
 from pathlib import Path

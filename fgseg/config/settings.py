@@ -113,7 +113,7 @@ class TrainConfig(Section):
     epochs: int = Field(5, ge=1)
     """Passes over the training frames."""
     batch_size: int = Field(2, ge=1)
-    """Frames per forward pass."""
+    """Frames per forward pass; of several processes together, whose number must divide it."""
     accumulation: int = Field(1, ge=1)
     """Forward passes per optimizer step."""
     lr: float = Field(6e-5, gt=0, le=1)

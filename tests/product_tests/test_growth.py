@@ -94,7 +94,7 @@ def test_new_loss_term_passes_the_tests_of_every_term_and_trains(grown: Path, tm
 
 
 def test_grown_tree_keeps_its_structure_and_settings(grown: Path):
-    python(grown, "scripts/write_settings.py")
+    python(grown, "-m", "scripts.write_settings")
     assert "| `loss.tversky` | a number at least 0 |" in (grown / "configs" / "README.md").read_text(encoding="utf-8")
     run_tests(
         grown,

@@ -23,7 +23,7 @@ def script() -> ModuleType:
 
 def test_the_list_of_settings_is_current(script: ModuleType):
     written = (ROOT / "configs" / "README.md").read_text(encoding="utf-8")
-    assert written == script.text(), "settings have changed: run `python scripts/write_settings.py` and commit its file"
+    assert written == script.text(), "settings have changed: run `python -m scripts.write_settings` and commit its file"
 
 
 def test_the_list_has_every_setting_once(script: ModuleType):
