@@ -131,16 +131,6 @@ def compare(
     rows, scores = (*families[0].classes, *means), scorer_of(families[0])
     by_seed = [scores(family.counts.sum(1)) for family in compared]
     resampled = bootstrap([family.counts for family in compared], scores, resamples)
-    values = [scores_table(rows, each) for each in by_seed[: len(families)]]
-    for measure in MEASURES:
-        for row in rows:
-            places = ranks([table[measure][row]["value"] for table in values])
-            for table, location in zip(values, places, strict=True):
-                table[measure][row]["rank"] = location
-    described = [
-        {"space": f.space, "title": f.title, "study": f.study, "point": f.point, **table}
-        for f, table in zip(families, values, strict=True)
-    ]
     names, images = [family.space for family in compared], int(families[0].confusion.shape[1])
 
     def difference(first: int, second: int) -> dict[str, Any]:
@@ -163,11 +153,27 @@ def compare(
         "seeds": list(seeds),
         "images": images,
         "resamples": resamples,
-        "families": described,
+        "families": describe_families(families, rows, by_seed[: len(families)]),
         "against_baseline": corrected(rows, against),
         "between_approaches": corrected(rows, between),
         **untrained,
     }
+
+
+def describe_families(
+    families: Sequence[Family], rows: Sequence[str], by_seed: Sequence[Array]
+) -> list[dict[str, Any]]:
+    """Return name, point, scores and ranks of each family, from its scores (S, 2 * rows)."""
+    tables = [scores_table(rows, each) for each in by_seed]
+    for measure in MEASURES:
+        for row in rows:
+            places = ranks([table[measure][row]["value"] for table in tables])
+            for table, place in zip(tables, places, strict=True):
+                table[measure][row]["rank"] = place
+    return [
+        {"space": f.space, "title": f.title, "study": f.study, "point": f.point, **table}
+        for f, table in zip(families, tables, strict=True)
+    ]
 
 
 def scores_table(rows: Sequence[str], by_seed: Array) -> dict[str, Any]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 START_POINT = 0
-"""Number of the trial at the space's start point, with which every other trial is compared."""
+"""Number of the trial at the space's start point, with which every other trial is compared; it is never pruned."""
 
 
 class Kind(StrEnum):
@@ -65,7 +65,7 @@ class EpochEvent:
     seq: int
     """Number of the write that recorded the epoch."""
     stop: bool | None = None
-    """The pruner's decision; None: it was not asked."""
+    """The pruner's decision; None: it decided nothing."""
     stop_seq: int | None = None
     """Number of the write that recorded the decision."""
 

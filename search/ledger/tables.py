@@ -97,7 +97,7 @@ EPOCHS = Table(
     Column("attempt", Integer, nullable=False),
     Column("result", JsonText, nullable=False),
     Column("seq", Integer, nullable=False),
-    Column("stop", Boolean),  # the pruner's decision after this epoch; NULL: not asked
+    Column("stop", Boolean),  # the pruner's decision after this epoch; NULL: none
     Column("stop_seq", Integer),
 )
 

@@ -15,6 +15,7 @@ from search.ledger.study_metadata import Confirmation, Constraint
 from search.ledger.study_reader import confirmed
 from search.ledger.time_used import NOT_STARTED, TimeUsed, time_used
 from search.ledger.untrained import untrained_of
+from search.sampling.distributions import recorded_ranges
 from search.sampling.posterior import Posterior, posterior_of
 from search.study.location import StudyLocation
 from search.study.objective import DEFAULT, objective_name, value_of
@@ -194,7 +195,7 @@ def summarise(ledger: Ledger, location: StudyLocation | None = None) -> Summary:
     ranked = rank_trials(trials, metadata.allow_changed_batch, metadata.constraint.floors)
     if (selected := confirmed(trials, metadata)) is not None:
         ranked = [selected, *(t for t in ranked if t is not selected)]
-    ranges = read_ranges(metadata.identity)
+    ranges = recorded_ranges(metadata)
     start = next((t for t in trials if t.number == 0 and t.state is State.COMPLETE), None)
     return Summary(
         study=metadata.study,
@@ -218,11 +219,6 @@ def summarise(ledger: Ledger, location: StudyLocation | None = None) -> Summary:
         limits={name: hours for name in LIMITS if (hours := getattr(metadata, name)) is not None},
         limit=metadata.limit,
     )
-
-
-def read_ranges(identity: Mapping[str, Any]) -> dict[str, Range]:
-    """Read the ranges of the searched settings from a study's identity."""
-    return {key: Range.model_validate(r) for key, r in identity.get("space", {}).get("search", {}).items()}
 
 
 FAMILY = "baseline"

@@ -1,1 +1,1 @@
-"""Importance of the searched settings."""
+"""Suggest points and stop trials early: samplers, pruners, replay of a study, importance of settings, expected mIoU."""

@@ -1,4 +1,4 @@
-"""Samplers of this project that need nothing but Optuna's."""
+"""Samplers of this project that are built from Optuna's own."""
 
 import math
 from collections.abc import Mapping

@@ -14,7 +14,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial, TrialState
 
-from search.ledger.records import State, TrialRecord
+from search.ledger.records import START_POINT, State, TrialRecord
 from search.ledger.trial_source import NewTrial
 from search.sampling.frame_test import frame_attribute
 from search.sampling.pruners import build_pruner
@@ -22,9 +22,6 @@ from search.sampling.sampler_choice import build_sampler
 from search.sampling.samplers import AvoidingGPSampler, SnappingSampler
 from search.sampling.screening import FINISH, build_screening, first_phase
 from search.study.objective import DEFAULT, value_of
-
-START_POINT = 0
-"""Number of the trial at the space's start point; it is never pruned, since all others are compared with it."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -225,7 +222,7 @@ class StudySampler:
     def _add(self, record: TrialRecord) -> None:
         """Add a trial with its recorded point, of which settings that are fixed by now are left out."""
         known = {name: self._position(name, value) for name, value in record.params.items() if name in self._space}
-        self._study.sampler = RandomSampler(seed=0)  # is asked for nothing
+        self._study.sampler = RandomSampler(seed=0)  # not used: the point is given
         self._study.enqueue_trial(known)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Fixed parameter .* is out of range")  # its range was changed

@@ -30,7 +30,7 @@ def metric_names(classes: LabelSet) -> list[str]:
 
 
 def check_objectives(objectives: Sequence[str], classes: LabelSet, pruner: str) -> None:
-    """Raise ConfigError for an unknown metric, more than two, a repeated one, or a pruner that cannot judge them."""
+    """Raise ConfigError for an unknown metric, more than two, a repeated one, or a pruner that does not take them."""
     for name in objectives:
         check_name(name, metric_names(classes), f"--objective: no metric {name!r} of the validation")
     if len(objectives) > 2 or len(set(objectives)) < len(objectives):

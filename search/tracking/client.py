@@ -87,18 +87,25 @@ class TrackingError(FaultError):
 
 
 @contextmanager
+def tracking_errors(uri: str) -> Iterator[None]:
+    """Set MLflow's variables, and raise every exception inside the context as TrackingError."""
+    with environment():
+        try:
+            yield
+        except Exception as error:
+            # `from None`: MLflow's own message may contain the address with its password.
+            raise TrackingError(f"MLflow at {public_address(uri)}: {explain(error)}") from None
+
+
+@contextmanager
 def open_client(uri: str) -> Iterator[Any]:
     """Yield a client, or None for a SQLite file that does not exist, since reading must not create it.
 
     Raises:
         TrackingError: for any exception inside the context.
     """
-    with environment():
-        try:
-            yield load_client()(tracking_uri=uri) if has_database(uri) else None
-        except Exception as error:
-            # `from None`: MLflow's own message may contain the address with its password.
-            raise TrackingError(f"MLflow at {public_address(uri)}: {explain(error)}") from None
+    with tracking_errors(uri):
+        yield load_client()(tracking_uri=uri) if has_database(uri) else None
 
 
 def pages(search: Any, *arguments: Any) -> Iterator[Any]:

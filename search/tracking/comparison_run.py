@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from search.ledger.study_metadata import StudyMetadata
-from search.study.location import StudyLocation, public_address
-from search.tracking.client import TrackingError, environment, load_client, pages
-from search.tracking.run_schema import SOURCE, explain
+from search.study.location import StudyLocation
+from search.tracking.client import load_client, pages, tracking_errors
+from search.tracking.run_schema import SOURCE
 
 
 def write_comparison(
@@ -23,13 +23,8 @@ def write_comparison(
     Raises:
         TrackingError: MLflow could not be reached or refused a request; the call may be repeated.
     """
-    with environment():
-        try:
-            log_comparison(load_client()(tracking_uri=location.tracking_uri), location, metadata, comparison, files)
-        except Exception as error:
-            # `from None`: MLflow's own message may contain the address with its password.
-            address = public_address(location.tracking_uri)
-            raise TrackingError(f"MLflow at {address}: {explain(error)}") from None
+    with tracking_errors(location.tracking_uri):
+        log_comparison(load_client()(tracking_uri=location.tracking_uri), location, metadata, comparison, files)
 
 
 def log_comparison(

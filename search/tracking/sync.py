@@ -13,10 +13,10 @@ from search.ledger.catalog import open_ledger, study_names
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LockedError
 from search.ledger.study_metadata import StudyMetadata
-from search.study.location import MODEL, REGISTERED, StudyLocation, public_address
-from search.tracking.client import TrackingError, environment
+from search.study.location import MODEL, REGISTERED, StudyLocation
+from search.tracking.client import tracking_errors
 from search.tracking.optuna_studies import OptunaStudyWriter, can_show, errors_as_faults
-from search.tracking.run_schema import LedgerReader, Phase, explain
+from search.tracking.run_schema import LedgerReader, Phase
 from search.tracking.run_writer import StudyRunWriter
 
 
@@ -157,13 +157,8 @@ def reconcile(
     Raises:
         TrackingError: the server could not be reached or refused a request.
     """
-    with environment():
-        try:
-            writer = StudyRunWriter(ledger, location, metadata)
-            writer.write_all(phase)
-            for name, data in files.items():
-                writer.write_file(name, data)
-        except Exception as error:
-            # `from None`: MLflow's own message may contain the address with its password.
-            address = public_address(location.tracking_uri)
-            raise TrackingError(f"MLflow at {address}: {explain(error)}") from None
+    with tracking_errors(location.tracking_uri):
+        writer = StudyRunWriter(ledger, location, metadata)
+        writer.write_all(phase)
+        for name, data in files.items():
+            writer.write_file(name, data)
