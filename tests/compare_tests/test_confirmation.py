@@ -1,10 +1,12 @@
 """The best points of a search are trained again with other seeds; the driver as it is, on a simulated Ray and clock."""
 
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from builders import make_epoch, make_trial
+from rich.console import Console
 from small_ledger import drive
 from timed_search import TimedSearch
 
@@ -12,6 +14,8 @@ from fgseg.config.errors import ConfigError
 from search.compare.confirmation import Candidate, best_points, select
 from search.execution.messages import TrialJob
 from search.ledger.study_metadata import Confirmation, Constraint, StudyMetadata
+from search.status import study_view
+from search.study.location import find_location
 from search.study.plan import CONFIRM_SEED, make_plan
 
 LUCKY, STEADY = (0.4, 0.6), (0.5, 0.51)
@@ -60,6 +64,9 @@ def test_confirmed_trial_is_the_best_until_another_one_ends(tmp_path: Path):
     ledger.record_confirmation(Confirmation(trial=0, ended=2, mean=0.5, low=0.49, seeds=3))
     assert (best := ledger.best()) is not None
     assert best.number == 0
+    console = Console(record=True, width=100, file=StringIO())
+    console.print(study_view(ledger, find_location(tmp_path, "s"), 100))
+    assert "best 0.5000 (trial 000)" in console.export_text()
     ledger.next_attempt()
     ledger.fail(2, 1, "a reason")
     assert (best := ledger.best()) is not None
