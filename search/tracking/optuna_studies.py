@@ -222,6 +222,7 @@ def forget_study(location: StudyLocation) -> None:
     """
     import optuna
     from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
+    from optuna.artifacts.exceptions import ArtifactNotFound
 
     path = Path(location.storage) / DATABASE
     if not (can_show(location) and path.exists()):
@@ -231,5 +232,6 @@ def forget_study(location: StudyLocation) -> None:
         store = FileSystemArtifactStore(Path(location.storage) / ARTIFACTS)
         for trial in optuna.load_study(study_name=location.study, storage=storage).get_trials(deepcopy=False):
             for artifact in get_all_artifact_meta(trial, storage=storage):
-                store.remove(artifact.artifact_id)
+                with suppress(ArtifactNotFound):  # the folder may be deleted
+                    store.remove(artifact.artifact_id)
         optuna.delete_study(study_name=location.study, storage=storage)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from kept_study import finished_study
 from sqlalchemy import Engine, event
@@ -49,10 +50,14 @@ def test_note_of_a_trial_is_written_without_reading_those_of_the_others(tmp_path
 
 
 def test_deleted_study_leaves_no_overlay(tmp_path: Path):
-    (tmp_path / "s" / "trials" / "0").mkdir(parents=True)
-    (tmp_path / "s" / "trials" / "0" / overlay_name(1, "frame")).write_bytes(b"a picture")
-    finished_study(tmp_path)
-    assert len(list((tmp_path / ARTIFACTS).iterdir())) == 1
+    for name in ("s", "other"):
+        (tmp_path / name / "trials" / "0").mkdir(parents=True)
+        (tmp_path / name / "trials" / "0" / overlay_name(1, "frame")).write_bytes(b"a picture")
+        finished_study(tmp_path, name)
+    assert len(list((tmp_path / ARTIFACTS).iterdir())) == 2
     forget_study(find_location(tmp_path, "s"))
-    assert list((tmp_path / ARTIFACTS).iterdir()) == []
+    (picture,) = (tmp_path / ARTIFACTS).iterdir()
     forget_study(find_location(tmp_path, "s"))
+    picture.unlink()
+    forget_study(find_location(tmp_path, "other"))
+    assert optuna.get_all_study_names(f"sqlite:///{tmp_path / DATABASE}") == []
