@@ -74,15 +74,18 @@ class DataConfig(Section):
         """Read the label set: that of the folder's labels.yaml if it defines one, else `labels`; raises ConfigError."""
         own = self.own_label_set()
         if own and self.labels != DataConfig.model_fields["labels"].default:
-            file = Path(self.root or "", LABELS_FILE)
+            file = self.labels_file
             raise ConfigError(f"data.labels: got {self.labels}, {file} defines its own classes; remove one of the two")
         return own or load_label_set(self.labels)
 
     def own_label_set(self) -> LabelSet | None:
         """Read the label set of the folder's labels.yaml; None if it defines none.  Raises ConfigError."""
-        if self.reader != "folder" or not self.root:
-            return None
-        return own_label_set(Path(expanduser(self.root), LABELS_FILE))
+        return own_label_set(self.labels_file) if self.labels_file else None
+
+    @property
+    def labels_file(self) -> Path | None:
+        """The labels.yaml of a folder; None with another reader."""
+        return Path(expanduser(self.root), LABELS_FILE) if self.reader == "folder" and self.root else None
 
     @property
     def window(self) -> tuple[int, int] | None:
