@@ -432,8 +432,8 @@ MUTATIONS = (
     Mutation(
         "running-trial-pruned",
         RETENTION,
-        "if trial.state is not State.RUNNING and ",
-        "if ",
+        " if trial.state is not State.RUNNING]",
+        "]",
         "the checkpoints of a running trial are deleted",
     ),
     Mutation(

@@ -20,17 +20,12 @@ class CheckpointRetention:
 
     def __init__(self, num_to_keep: int, location: StudyLocation, ledger: Ledger):
         self.num_to_keep, self.location, self.ledger = num_to_keep, location, ledger
-        self.applied: dict[int, bool] = {}
+        self.kept: list[TrialRecord] = []
 
     def apply(self) -> None:
         """Bring the folders of all ended trials in line with the ledger; repeating it changes nothing."""
-        trials = self.ledger.trials()
-        kept = kept_trials(trials, self.ledger.best(trials), self.num_to_keep, self.ledger.metadata.constraint.floors)
-        for trial in trials:
-            stays = trial.number in kept
-            if trial.state is not State.RUNNING and self.applied.get(trial.number) is not stays:
-                self._prune(trial, stays)
-                self.applied[trial.number] = stays
+        self.kept = []
+        self._add([trial for trial in self.ledger.trials() if trial.state is not State.RUNNING])
 
     def on_attempt(self, record: TrialRecord) -> None:
         """Do nothing."""
@@ -39,11 +34,23 @@ class CheckpointRetention:
         """Do nothing: a running trial keeps its own newest checkpoints."""
 
     def on_trial_end(self, record: TrialRecord) -> None:
-        """Apply the retention: a new best trial displaces another one."""
-        self.apply()
+        """Apply the retention: a new best trial displaces another one, and one that was not kept never comes back."""
+        self._add([record])
 
     def on_note(self, number: int | None, text: str) -> None:
         """Do nothing."""
+
+    def _add(self, ended: list[TrialRecord]) -> None:
+        """Rank more ended trials among those that are kept, and prune their folders and those of the displaced."""
+        trials = self.kept + ended
+        floors = self.ledger.metadata.constraint.floors
+        numbers = kept_trials(trials, self.ledger.best(trials), self.num_to_keep, floors)
+        for trial in self.kept:
+            if trial.number not in numbers:
+                self._prune(trial, stays=False)
+        for trial in ended:
+            self._prune(trial, stays=trial.number in numbers)
+        self.kept = [trial for trial in trials if trial.number in numbers]
 
     def _prune(self, trial: TrialRecord, stays: bool) -> None:
         """Delete all checkpoints of a trial, or all but the newest one of its selected epoch."""
