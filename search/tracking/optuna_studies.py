@@ -4,6 +4,7 @@ The file is a view of the ledgers: it may be deleted, and `search.sync` writes i
 """
 
 import math
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from search.ledger.study_metadata import StudyMetadata
 from search.sampling.distributions import distributions, recorded_ranges
 from search.study.location import StudyLocation
 from search.study.objective import value_of
+from search.study.space import Range
 from search.tracking.client import create_database
 from search.tracking.run_schema import LedgerReader, Phase
 from search.tracking.tracker import BackgroundWriter
@@ -27,6 +29,7 @@ from search.tracking.tracker import BackgroundWriter
 if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.storages import RDBStorage
+    from optuna.trial import FrozenTrial
 
 DATABASE = "optuna.db"
 """Name of the file in the storage."""
@@ -48,7 +51,6 @@ class OptunaStudyWriter:
     def __init__(self, ledger: LedgerReader, location: StudyLocation, metadata: StudyMetadata) -> None:
         self._ledger, self._location = ledger, location
         self._ranges = recorded_ranges(metadata)
-        self._space = distributions(self._ranges)
         self._objectives = metadata.objectives
         self._study = open_study(Path(location.storage), location.study, len(metadata.objectives))
         self._written = {trial.user_attrs[NUMBER] for trial in self._study.get_trials(deepcopy=False)}
@@ -71,14 +73,8 @@ class OptunaStudyWriter:
         """Write a trial with its epochs, its note and its overlays, if it has ended."""
         if record.is_open or record.number in self._written:
             return
-        known = {name: self._space[name] for name in record.params if name in self._space}
-        point = {name: self._ranges[name].position(record.params[name]) for name in known}
-        self._study.enqueue_trial(point, user_attrs=attributes(record))
-        trial = self._study.ask(fixed_distributions=known)
-        for epoch in record.epochs:
-            value = value_of(epoch, self._objectives[0])
-            if math.isfinite(value) and len(self._objectives) == 1:  # Optuna takes no reports with two objectives
-                trial.report(value, epoch.epoch)
+        self._study.add_trial(self._waiting_trial(record))
+        trial = self._study.ask()  # that one: no other trial waits
         self._add_note(trial, record)
         self._add_overlays(trial, record)
         if record.chosen is not None:
@@ -86,6 +82,24 @@ class OptunaStudyWriter:
         else:
             self._study.tell(trial, state=optuna_state(record.state))
         self._written.add(record.number)
+
+    def _waiting_trial(self, record: TrialRecord) -> "FrozenTrial":
+        """Return a trial with its point, its epochs and its attributes, which Optuna stores in one transaction."""
+        from optuna.trial import TrialState, create_trial
+
+        known = {name: spec for name, spec in self._ranges.items() if name in record.params}
+        point = {name: spec.position(record.params[name]) for name, spec in known.items()}
+        values = {epoch.epoch: value_of(epoch, self._objectives[0]) for epoch in record.epochs}
+        return create_trial(
+            state=TrialState.WAITING,
+            params=point,
+            distributions=distributions({name: containing(spec, point[name]) for name, spec in known.items()}),
+            # Optuna shows no epochs of trials with two objectives.
+            intermediate_values={epoch: value for epoch, value in values.items() if math.isfinite(value)}
+            if len(self._objectives) == 1
+            else {},
+            user_attrs=attributes(record),
+        )
 
     def _add_note(self, trial: "Trial", record: TrialRecord) -> None:
         """Attach the IoU of every class, or the reason of the end, where optuna-dashboard is installed."""
@@ -155,6 +169,17 @@ def open_study(storage: Path, name: str, objectives: int = 1) -> "Study":
     return study
 
 
+class UnsyncedConnection(sqlite3.Connection):
+    """A connection that does not wait for the disk, which would delay the ledger's writes.
+
+    What a killed process has committed stays; after a power cut the file may be damaged, see `errors_as_faults`.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.execute("PRAGMA synchronous = OFF")
+
+
 def note_storage(address: str) -> "RDBStorage":
     """Return a storage of Optuna in which writing a note takes the same time for every number of trials.
 
@@ -169,7 +194,7 @@ def note_storage(address: str) -> "RDBStorage":
             """Return no attributes of a study: only notes are kept there."""
             return {}
 
-    return NoteStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
+    return NoteStorage(address, engine_kwargs={"connect_args": {"timeout": 60, "factory": UnsyncedConnection}})
 
 
 def optuna_state(state: State) -> Any:
@@ -177,6 +202,11 @@ def optuna_state(state: State) -> Any:
     from optuna.trial import TrialState
 
     return TrialState[state.name]
+
+
+def containing(spec: Range, value: float) -> Range:
+    """Return a range that is wide enough for a value: a trial may be older than an accepted change of the space."""
+    return spec.model_copy(update={"low": min(spec.low, value), "high": max(spec.high, value)})
 
 
 def attributes(record: TrialRecord) -> dict[str, Any]:

@@ -5,6 +5,7 @@ MLflow itself (1.1 s) is imported by `Tracker()`, not by this module.
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
@@ -108,9 +109,11 @@ class BackgroundWriter:
             numbers, files, closing = self._take(wait=writer is not None)
             if self._abandoned:
                 return
+            began = time.thread_time()
             try:
                 writer = self._write(writer, numbers, files, closing)
                 failures, self._written = 0, closing is not None
+                self._rest(time.thread_time() - began)
             except Exception as error:  # no error may end the thread or reach the driver
                 writer, failures = None, failures + 1
                 closing_failures += closing is not None
@@ -136,6 +139,11 @@ class BackgroundWriter:
         for name, data in files.items():
             writer.write_file(name, data)
         return writer
+
+    def _rest(self, seconds: float) -> None:
+        """Leave the interpreter to the driver for as long as this thread has used it; changes gather meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or self._abandoned, seconds)
 
     def _wait_before_retry(self, failures: int, files: dict[str, bytes]) -> None:
         delay_s = min(FIRST_RETRY_S * 2 ** (failures - 1), LONGEST_RETRY_S)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from builders import make_trial
 from fake_ledger import METADATA, FakeLedger
+from waiting import wait_for
 
 from search.study.location import StudyLocation, public_address
 from search.tracking import tracker as background
@@ -171,3 +172,30 @@ def test_every_variable_that_is_set_is_one_that_mlflow_reads() -> None:
 )
 def test_an_address_is_shown_without_credentials(uri: str, shown: str) -> None:
     assert public_address(uri) == shown
+
+
+class BusyWriter(FlakyWriter):
+    """Computes for a while, and notes when."""
+
+    def __init__(self) -> None:
+        super().__init__(failures=0)
+        self.spans: list[tuple[float, float]] = []
+
+    def write_changes(self, numbers: set[int | None]) -> None:
+        started, ends = time.monotonic(), time.thread_time() + 0.2
+        while time.thread_time() < ends:
+            pass
+        self.spans.append((started, time.monotonic()))
+
+
+def test_thread_rests_as_long_as_it_has_computed() -> None:
+    busy = BusyWriter()
+    writer = BackgroundWriter(lambda: busy, lambda error: None)
+    writer.start()
+    wait_for(lambda: busy.calls == ["running"])
+    writer.notify(0)
+    wait_for(lambda: len(busy.spans) == 1)
+    writer.notify(1)
+    wait_for(lambda: len(busy.spans) == 2)
+    assert writer.stop(20)
+    assert busy.spans[1][0] - busy.spans[0][1] >= 0.2
