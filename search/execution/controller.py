@@ -27,7 +27,7 @@ from search.execution.stop_reason import BUDGET, StopReason, signal
 from search.execution.strategies import Strategy, strategy_of
 from search.execution.time_budget import TimeBudget
 from search.execution.trial_events import TrialEventHandler
-from search.execution.views import StudyViews, short_switch_interval
+from search.execution.views import StudyViews
 from search.ledger.catalog import check_ownership, write_owner_file
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
@@ -155,7 +155,6 @@ def run_remaining_trials(plan: Plan, ledger: Ledger, views: StudyViews, signals:
             views.console, ledger.metadata, ledger.trials(), mlflow_command(plan), verbose=plan.search.verbose
         ) as progress,
         cluster(plan.search, gpu_needed(plan.settings), signals.install) as resources,
-        short_switch_interval(),
     ):
         ledger.record_resources({"cpus": resources.cpus, "gpus": resources.gpus})
         listeners = [*views.listeners, progress, retention]

@@ -1,9 +1,5 @@
 """The views of a study while it runs: MLflow, Optuna's dashboard and the report, written in the background."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from rich.console import Console
 
 from search.cli.signals import Signals
@@ -22,24 +18,6 @@ CLOSING_S = 30.0
 """Seconds that the end of a run waits for MLflow; creating its database takes ten on a busy machine."""
 INTERRUPTED_CLOSING_S = 3.0
 """The same after a signal, which must be acted on within ten."""
-SWITCH_S = 0.0005
-"""Seconds that a thread waits before another one has to release the interpreter lock; Python's default is 0.005."""
-
-
-@contextmanager
-def short_switch_interval() -> Iterator[None]:
-    """Let the main thread wait less for the threads of the views.
-
-    It releases the interpreter lock in every statement of the ledger, about ten times per epoch, and waits for a whole
-    interval each time while another thread computes.
-    """
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH_S)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
-
 
 class StudyViews:
     """Starts the views, and closes them at the end of a run.
