@@ -19,6 +19,7 @@ CLOSING_S = 30.0
 INTERRUPTED_CLOSING_S = 3.0
 """The same after a signal, which must be acted on within ten."""
 
+
 class StudyViews:
     """Starts the views, and closes them at the end of a run.
 
