@@ -23,8 +23,8 @@ from search.ledger.catalog import open_ledger
 from search.study.location import find_location
 from search.tracking.sync import sync
 
-EPOCH_MS, SUGGEST_S, GROWTH_MIB, EFFICIENCY = 10, 1, 0.2, 0.95
-"""Goals: median time of the driver per epoch, of a suggestion, driver memory per trial, share of the GPUs' time."""
+EPOCH_MS, SUGGEST_S, GROWTH_MIB, EFFICIENCY = 5, 1, 0.2, 0.95
+"""Goals: processor time of the driver per epoch, time of a suggestion, driver memory per trial, share of GPU time."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class Setup:
 def load(setup: Setup, folder: Path) -> list[str]:
     """Run the replayed study, and no-op trials of Ray Tune; prints the table, returns the missed goals."""
     screen, timings = sys.stdout, Timings()
-    print("| trials ended | driver | a worker | driver, an epoch | MLflow's thread | suggest | end | time a trial |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    names = ("driver", "a worker", "driver, an epoch", "processor time", "MLflow's thread", "suggest", "end")
+    print(f"| trials ended | {' | '.join(names)} | time a trial |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     show = partial(print_row, screen)
     with watching(timings, setup.rows_at, setup.epochs, setup.at_once, show):
         seconds = search_once(
@@ -63,7 +64,7 @@ def load(setup: Setup, folder: Path) -> list[str]:
 def print_row(screen: TextIO, row: Row) -> None:
     """Print a row of the table."""
     memory = f"{row.driver_mib:.0f} MiB | {row.worker_mib:.0f} MiB"
-    epoch = f"{row.epoch_ms:.1f} ms | {row.tracking_ms:.1f} ms"
+    epoch = f"{row.epoch_ms:.1f} ms | {row.epoch_cpu_ms:.1f} ms | {row.tracking_ms:.1f} ms"
     others = f"{row.suggest_s:.3f} s | {row.end_ms:.1f} ms | {row.trial_s:.3f} s"
     print(f"| {row.ended} | {memory} | {epoch} | {others} |", file=screen, flush=True)
 
@@ -74,7 +75,8 @@ def missed_goals(rows: list[Row]) -> list[str]:
     growth = (last.driver_mib - first.driver_mib) / max(1, last.ended - first.ended)
     print(f"driver memory: {1024 * growth:.0f} KiB a trial from {first.ended} to {last.ended}")
     goals = {
-        f"{last.epoch_ms:.1f} ms an epoch, must be under {EPOCH_MS}": last.epoch_ms < EPOCH_MS,
+        f"{last.epoch_cpu_ms:.1f} ms of processor time an epoch, must be under {EPOCH_MS}": last.epoch_cpu_ms
+        < EPOCH_MS,
         f"a suggestion takes {last.suggest_s:.2f} s, must be under {SUGGEST_S}": last.suggest_s < SUGGEST_S,
         f"driver memory grows by {growth:.2f} MiB a trial, must be under {GROWTH_MIB}": growth < GROWTH_MIB,
     }

@@ -32,6 +32,8 @@ class Timings:
 
     suggest_s: list[float] = field(default_factory=list)
     epoch_s: list[float] = field(default_factory=list)
+    epoch_cpu_s: list[float] = field(default_factory=list)
+    """Processor time of the driver's thread for each epoch."""
     end_s: list[float] = field(default_factory=list)
     moments: list[float] = field(default_factory=list)
     """End of each trial on the monotonic clock, in seconds."""
@@ -49,6 +51,9 @@ class Row:
     worker_mib: float
     """Proportional set size (PSS) of the median worker."""
     epoch_ms: float
+    """Time of the driver's thread per epoch, including its waits for the processor, the disk and other threads."""
+    epoch_cpu_ms: float
+    """Processor time of the driver's thread per epoch."""
     tracking_ms: float
     """Time of MLflow's thread per epoch, including its waits for the interpreter lock."""
     suggest_s: float
@@ -73,12 +78,14 @@ def watching(
     write = StudyRunWriter.write_changes
     plain = {name: getattr(TrialEventHandler, name) for name in ("next_attempt", "on_report", "on_trial_end")}
 
-    def timed(call: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:
+    def timed(call: Callable[..., Any], seconds: list[float], cpu_s: list[float] | None = None) -> Callable[..., Any]:
         def wrapper(*arguments: Any, **named: Any) -> Any:
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.thread_time()
             result = call(*arguments, **named)
             if call is not plain["next_attempt"] or result is not None:  # None: no trial is left
                 seconds.append(time.perf_counter() - started)
+                if cpu_s is not None:
+                    cpu_s.append(time.thread_time() - cpu)
             return result
 
         return wrapper
@@ -99,7 +106,7 @@ def watching(
 
     replacements: dict[str, Callable[..., Any]] = {
         "next_attempt": timed(plain["next_attempt"], timings.suggest_s),
-        "on_report": timed(plain["on_report"], timings.epoch_s),
+        "on_report": timed(plain["on_report"], timings.epoch_s, timings.epoch_cpu_s),
         "on_trial_end": on_trial_end,
     }
     StudyRunWriter.write_changes = write_changes  # type: ignore[method-assign, assignment]
@@ -124,6 +131,7 @@ def take_row(timings: Timings, epochs: int, at_once: int) -> Row:
         driver.memory_info().rss / 2**20,
         median(workers or [0]),
         1000 * median(timings.epoch_s[-RECENT * epochs :]),
+        1000 * median(timings.epoch_cpu_s[-RECENT * epochs :]),
         1000 * recent / (epochs * max(1, len(moments) - 1)),
         median(timings.suggest_s[-RECENT:]),
         1000 * median(timings.end_s[-RECENT:]),
