@@ -17,7 +17,16 @@ def test_benchmark_loses_no_trial_and_prints_what_each_part_takes(environment: d
     assert done.returncode == 0, done.stdout + done.stderr
     assert "none of 8 trials lost, the audit is clean" in done.stdout
     row = next(line for line in done.stdout.splitlines() if line.startswith("| 8 |"))
-    assert [cell.split()[-1] for cell in row.strip("| ").split(" | ")[1:]] == ["MiB", "MiB", "ms", "ms", "s", "ms", "s"]
+    assert [cell.split()[-1] for cell in row.strip("| ").split(" | ")[1:]] == [
+        "MiB",
+        "MiB",
+        "ms",
+        "ms",
+        "ms",
+        "s",
+        "ms",
+        "s",
+    ]
     assert "for a no-op trial of Ray Tune" in done.stdout
 
 
