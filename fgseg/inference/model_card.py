@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from fgseg.config.settings import RunConfig
+from fgseg.config.label_sets import LABELS_FILE, load_label_set
+from fgseg.config.settings import DataConfig, RunConfig
 from fgseg.labels import display_name
 from fgseg.model.pretrained import NAMES, SHIPPED, VARIANTS, is_folder
 from fgseg.results import EpochResult, format_iou
@@ -92,4 +93,12 @@ def class_table(result: EpochResult) -> Table:
 def settings_table(run: RunConfig) -> Table:
     """List every setting but those in MACHINE_SETTINGS."""
     values = {key: value for key, value in run.flat().items() if key not in MACHINE_SETTINGS}
+    values["data.labels"] = label_set_name(run)
     return Table("", ["setting", "value"], [Row([f"`{key}`", str(value)]) for key, value in values.items()])
+
+
+def label_set_name(run: RunConfig) -> str:
+    """Return `data.labels`, or the file that defined the classes instead; it may be absent by now."""
+    default = DataConfig.model_fields["labels"].default
+    own = run.data.labels == default and tuple(run.class_weights) != load_label_set(default).keys
+    return f"{LABELS_FILE} of data.root" if own else run.data.labels

@@ -12,6 +12,7 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import DataConfig
 from fgseg.data.folder import FolderReader
+from fgseg.inference.model_card import label_set_name
 from fgseg.labels import VOID
 
 KITTI = """
@@ -121,6 +122,8 @@ def test_vistas_defines_classes_of_its_own(tmp_path):
     assert first_labels(cfg) == [0, 1, 4, 2, 3, VOID]
     run = build([Layer("test", {"data.reader": "folder", "data.root": cfg.root, "class_weights.pole": 2})])
     assert run.class_weights == {"background": 1, "fence": 1, "lane_marking_general": 1, "pole": 2, "car": 1}
+    assert label_set_name(run) == "labels.yaml of data.root"
+    assert label_set_name(build([])) == "thin_street"
 
 
 def test_vistas_of_version_2_has_124_ids_in_other_folders(tmp_path):
