@@ -10,7 +10,7 @@ from fgseg.cli import DONE, FAULT, format_os_error, run_command
 from fgseg.config.errors import FaultError
 from fgseg.storage.store import open_store
 from search.cli.options import Parser, add_location_options, confirm, location_from
-from search.ledger.catalog import check_owner_file, exists, open_ledger
+from search.ledger.catalog import check_owner_file, find_ledger, open_ledger
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
 from search.ledger.records import State
@@ -44,7 +44,7 @@ def delete_after_asking(options: argparse.Namespace) -> int:
         raise FaultError(f"{reason}; run the same command again to delete the rest") from None
     hint = "; `mlflow gc` frees what MLflow keeps of its runs" if tracking else ""
     print(f"study {location.study} is deleted{hint}")
-    if exists(replace(location, study=f"{location.study}{CONFIRMED}")):
+    if find_ledger(replace(location, study=f"{location.study}{CONFIRMED}")):
         print(f"its repeats of --confirm are a study of their own, {location.study}{CONFIRMED}: delete it as well")
     return DONE
 

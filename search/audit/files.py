@@ -51,7 +51,7 @@ def audit_overlays(store: Store, record: TrialRecord) -> Iterator[str]:
     for name, data in read_overlays(store).items():
         if not is_whole(data):
             yield f"trial {record.number}: the overlay of {name} is damaged"
-    for epoch in (LABELS, *overlay_epochs(record.length)):
+    for epoch in (LABELS, *overlay_epochs(record.last_epoch)):
         if read_epoch_overlays(store, epoch) is None:
             yield f"trial {record.number}: the overlays of epoch {epoch} are damaged"
 

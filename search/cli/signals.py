@@ -65,5 +65,5 @@ def run_with_signals(
         try:
             return run_command(parse, lambda options: command(options, signals), arguments)
         except Interrupted:
-            print("interrupted before a trial ran; run the same command to start again", file=sys.stderr)
+            print("interrupted; run the same command again", file=sys.stderr)
             return signals.code

@@ -12,6 +12,7 @@ from fgseg.config.errors import ConfigError
 from fgseg.tables import Row, Table
 from search.cli.signals import Signals
 from search.execution.controller import run_study
+from search.ledger.catalog import find_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LockedError
 from search.ledger.records import State, TrialRecord, count_ended, rank_trials
@@ -82,9 +83,8 @@ def search_and_confirm(plan: Plan, signals: Signals) -> int:
 
 def check_trials_left(plan: Plan) -> None:
     """Check that the trials of a started search leave room for the repeats of --confirm; raises ConfigError."""
-    if not plan.search.confirm or not Ledger.exists(plan.location.ledger_url, plan.study):
-        return
-    had = len(Ledger(plan.location.ledger_url, plan.study).trials())
+    ledger = find_ledger(plan.location) if plan.search.confirm else None
+    had = len(ledger.trials()) if ledger else 0
     if had > plan.search.search_trials:
         raise ConfigError(
             f"--confirm {plan.search.confirm} --confirm-seeds {plan.search.confirm_seeds}: study {plan.study} has "
@@ -128,8 +128,8 @@ def confirm_plan(plan: Plan, ledger: Ledger, best: Sequence[TrialRecord]) -> Con
 
 def read_candidates(plan: Plan, best: Sequence[TrialRecord]) -> list[Candidate]:
     """Return the best points with their finished repeats of the seeds that the plan asks for."""
-    url, study = replace(plan.location, study=f"{plan.study}{CONFIRMED}").ledger_url, f"{plan.study}{CONFIRMED}"
-    trials = Ledger(url, study).trials() if Ledger.exists(url, study) else []
+    ledger = find_ledger(replace(plan.location, study=f"{plan.study}{CONFIRMED}"))
+    trials = ledger.trials() if ledger else []
     seeds = range(CONFIRM_SEED, CONFIRM_SEED + plan.search.confirm_seeds)
     done = [r for r in trials if r.state is State.COMPLETE and r.repeat in seeds and not r.overrides]
     return [Candidate(record, [r for r in done if r.params == record.params]) for record in best]

@@ -9,6 +9,7 @@ from safetensors.numpy import load as load_safetensors
 from fgseg.checkpoints.manifest import read_blob
 from fgseg.config.settings import with_defaults
 from search.compare.scores import Family
+from search.ledger.catalog import find_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
 from search.study.identity import check_identity
@@ -20,7 +21,9 @@ def finished_repeats(plan: RepeatPlan) -> dict[int, TrialRecord]:
 
     Repeats with a changed batch are included only if the plan allows it.
     """
-    ledger = Ledger(plan.location.ledger_url, plan.study)
+    ledger = find_ledger(plan.location)
+    if ledger is None:  # no time was left for the family
+        return {}
     return {
         record.seed: record
         for record in repeats_of(plan, ledger)
@@ -46,7 +49,9 @@ def other_settings(plan: RepeatPlan, ledger: Ledger, record: TrialRecord) -> str
 
 def missing_seeds(plan: RepeatPlan, finished: Mapping[int, TrialRecord]) -> list[str]:
     """Return one line per seed of a family that is excluded from the comparison, with the reason."""
-    ledger = Ledger(plan.location.ledger_url, plan.study)
+    ledger = find_ledger(plan.location)
+    if ledger is None:
+        return [f"{plan.space.title}: no seed was trained, so that the family is left out"]
     records = {record.seed: record for record in repeats_of(plan, ledger)}
     lines = []
     for seed in sorted(set(range(len(plan.repeats))) - finished.keys()):
@@ -88,8 +93,8 @@ def read_counts(plan: RepeatPlan, record: TrialRecord) -> dict[str, Any]:
 
 def trials_of(plan: RepeatPlan) -> list[TrialRecord]:
     """Return the trials of a study of repeats, if it exists; raises ConfigError for another identity."""
-    if not Ledger.exists(plan.location.ledger_url, plan.study):
+    ledger = find_ledger(plan.location)
+    if ledger is None:
         return []
-    ledger = Ledger(plan.location.ledger_url, plan.study)
     check_identity(ledger.metadata.identity, plan.identity, plan)
     return ledger.trials()

@@ -22,9 +22,9 @@ from search.compare.scores import Family, compare
 from search.compare.seeds import next_seeds
 from search.compare.tables import print_comparison, render_comparison
 from search.console.run_summary import current_command, mlflow_command
-from search.ledger.catalog import open_ledger
+from search.ledger.catalog import find_ledger, open_ledger
 from search.ledger.ledger import Ledger
-from search.ledger.records import State
+from search.ledger.records import count_ended
 from search.ledger.time_used import time_used
 from search.ledger.untrained import untrained_of
 from search.report.build import complete_untrained
@@ -65,6 +65,9 @@ def run_comparison(
         if code != DONE:
             console.print(f"continue: {shlex.join(current_command())}", soft_wrap=True, highlight=False, markup=False)
             return code
+        signals.gentle = False  # no study is open now: a signal may end what follows at any point
+        if signals.received:
+            return signals.code
         seeds = None if precision is None else next_seeds(plans, precision, console)
     return present_comparison(plans, name, point, console)
 
@@ -86,12 +89,8 @@ def train_repeats(plans: Sequence[RepeatPlan], signals: Signals, console: Consol
 
 def time_share(plan: RepeatPlan, plans: Sequence[RepeatPlan]) -> SearchConfig:
     """Return the settings of a family's study, whose time is what the studies of the other families leave."""
-    ledgers = [
-        Ledger(other.location.ledger_url, other.study)
-        for other in plans
-        if other is not plan and Ledger.exists(other.location.ledger_url, other.study)
-    ]
-    used = [time_used(ledger.metadata, ledger.trials()) for ledger in ledgers]
+    ledgers = [find_ledger(other.location) for other in plans if other is not plan]
+    used = [time_used(ledger.metadata, ledger.trials()) for ledger in ledgers if ledger]
     taken = {"max_hours": sum(u.hours for u in used), "max_gpu_hours": sum(u.gpu_hours for u in used)}
     limits = {name: limit - taken[name] for name in LIMITS if (limit := getattr(plan.search, name)) is not None}
     return plan.search.model_copy(update=limits)
@@ -125,8 +124,7 @@ def budgets(plans: Sequence[RepeatPlan]) -> list[str]:
         trials = searched(plan).trials()
         point = plan.repeats[0].params
         number = next((f"{t.number:03d}" for t in trials if t.params == point and t.value is not None), "?")
-        ended = sum(t.state is not State.RUNNING for t in trials)
-        lines.append(f"{plan.space.title}: trial {number} of {ended}")
+        lines.append(f"{plan.space.title}: trial {number} of {count_ended(trials)}")
     return lines
 
 
@@ -186,7 +184,7 @@ def untrained_checkpoint(plans: Sequence[RepeatPlan], seeds: int) -> tuple[Famil
 
 def untrained_result(plan: RepeatPlan) -> UntrainedResult | None:
     """Return the result of the untrained checkpoint in a plan's study, or None."""
-    return untrained_of(plan.location, Ledger(plan.location.ledger_url, plan.study).metadata)
+    return untrained_of(plan.location, open_ledger(plan.location).metadata)
 
 
 def facts(plans: Sequence[RepeatPlan], name: str, point: str, missing: list[str]) -> dict[str, Any]:
@@ -203,7 +201,7 @@ def publish(plan: RepeatPlan, comparison: dict[str, Any], files: Mapping[str, st
     from search.tracking.client import TrackingError
     from search.tracking.comparison_run import write_comparison
 
-    metadata = Ledger(plan.location.ledger_url, plan.study).metadata
+    metadata = open_ledger(plan.location).metadata
     try:
         write_comparison(plan.location, metadata, comparison, files)
     except TrackingError as error:

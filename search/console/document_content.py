@@ -25,7 +25,7 @@ from search.console.documents import (
 )
 from search.console.forecast import left_of
 from search.console.study_status import expected_end, trial_time
-from search.ledger.catalog import open_ledger, study_names
+from search.ledger.catalog import find_ledger, open_ledger, study_names
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord, count_ended
 from search.ledger.study_metadata import StudyMetadata
@@ -83,12 +83,10 @@ def study_document(location: StudyLocation) -> StudyDocument:
 
 def plan_document(plan: Plan) -> PlanDocument:
     """Describe what a plan would run; raises ConfigError for a study of another identity."""
-    records: list[TrialRecord] = []
-    exists = Ledger.exists(plan.location.ledger_url, plan.study)
-    if exists:
-        ledger = Ledger(plan.location.ledger_url, plan.study)
+    ledger = find_ledger(plan.location)
+    if ledger is not None:
         check_identity(ledger.metadata.identity, plan.identity, plan)
-        records = ledger.trials()
+    records = ledger.trials() if ledger else []
     ended = count_ended(records)
     return PlanDocument(
         study=plan.study,
@@ -97,7 +95,7 @@ def plan_document(plan: Plan) -> PlanDocument:
         storage=plan.location.folder,
         ledger_url=public_address(plan.location.ledger_url),
         tracking_uri=public_address(plan.location.tracking_uri),
-        exists=exists,
+        exists=ledger is not None,
         new_trials=max(0, plan.search.search_trials - len(records)),
         open_trials=len(records) - ended,
         ended_trials=ended,

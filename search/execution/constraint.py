@@ -11,9 +11,9 @@ from typing import Any
 
 from fgseg.config.errors import ConfigError, FaultError
 from fgseg.config.settings import with_defaults
-from fgseg.model.pretrained import VARIANTS
+from fgseg.model.class_names import inherited_labels
 from search.cli.signals import Interrupted, Signals
-from search.ledger.catalog import exists
+from search.ledger.catalog import find_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord
 from search.ledger.study_metadata import Constraint
@@ -100,7 +100,7 @@ def send_untrained(connection: Connection, location: StudyLocation) -> None:
 
 def inherits_head(plan: Plan) -> bool:
     """Return whether the model keeps the head of its checkpoint, which can then be evaluated untrained."""
-    return plan.settings.model.head != "new" and plan.settings.model.name not in VARIANTS
+    return inherited_labels(plan.settings.model, plan.settings.label_set()) is not None
 
 
 def baseline_repeats(plan: Plan) -> list[TrialRecord]:
@@ -109,9 +109,9 @@ def baseline_repeats(plan: Plan) -> list[TrialRecord]:
     Empty if they were trained on other frames, for another number of epochs, or from another model.
     """
     location = replace(plan.location, study=f"{plan.experiment}-{FAMILY}{REPEATS}")
-    if not exists(location):
+    ledger, points = find_ledger(location), defaultdict(list)
+    if ledger is None:
         return []
-    ledger, points = Ledger(location.ledger_url, location.study), defaultdict(list)
     for record in ledger.trials():
         comparable = is_comparable(ledger.metadata.settings_at(record.number), plan.settings.flat())
         if record.state is State.COMPLETE and not record.overrides and comparable:

@@ -13,9 +13,7 @@ from search.cluster.node_checks import connect
 from search.console.decoding import read_splits
 from search.execution.constraint import check_reference
 from search.execution.warm_start import warm_points
-from search.ledger.catalog import check_ownership
-from search.ledger.database import check_database
-from search.ledger.ledger import Ledger
+from search.ledger.catalog import check_ownership, find_ledger
 from search.study.identity import check_identity
 from search.study.plan import Plan, absolute
 from search.study.resources import gpu_needed
@@ -74,11 +72,6 @@ def recorded_identity(plan: Plan) -> dict[str, Any]:
 
     Raises ConfigError if the database cannot be used or the folder belongs to another study.
     """
-    if plan.search.ledger_url:
-        check_database(plan.location.ledger_url)
-    if not Ledger.exists(plan.location.ledger_url, plan.study):
-        check_ownership(plan.location, None)
-        return {}
-    ledger = Ledger(plan.location.ledger_url, plan.study)
+    ledger = find_ledger(plan.location)
     check_ownership(plan.location, ledger)
-    return dict(ledger.metadata.identity)
+    return dict(ledger.metadata.identity) if ledger else {}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fgseg.config.errors import ConfigError
-from search.ledger.catalog import exists, open_ledger
+from search.ledger.catalog import find_ledger
 from search.study.location import resolve_location
 from search.study.plan import Plan
 
@@ -34,9 +34,10 @@ def best_point(plan: Plan, name: str) -> dict[str, float | int]:
     location = resolve_location(search.storage, name, search.tracking_uri, search.ledger_url)
     if name == plan.study:
         raise ConfigError(f"--warm-start: got {name}, which is the study itself; name another study")
-    if not exists(location):
+    ledger = find_ledger(location)
+    if ledger is None:
         raise ConfigError(f"--warm-start: no study {name} in the storage; `search.run --list-studies` lists them")
-    best = open_ledger(location).best()
+    best = ledger.best()
     if best is None:
         raise ConfigError(f"--warm-start: study {name} has no finished trial; run it first, or leave it out")
     if not best.params.keys() & plan.space.search.keys():

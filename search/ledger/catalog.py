@@ -60,15 +60,8 @@ def write_owner_file(location: StudyLocation, ledger: "Ledger") -> None:
         store.put(OWNER_FILE, json.dumps({"study": location.study, "uid": ledger.metadata.uid}).encode())
 
 
-def exists(location: StudyLocation) -> bool:
-    """Return whether the ledger contains the study."""
-    from search.ledger.ledger import Ledger
-
-    return Ledger.exists(location.ledger_url, location.study)
-
-
-def open_ledger(location: StudyLocation) -> "Ledger":
-    """Open a study's ledger for reading; raises ConfigError if the study does not exist or its database is down."""
+def find_ledger(location: StudyLocation) -> "Ledger | None":
+    """Open a study's ledger for reading; None without such a study.  Raises ConfigError if its database is down."""
     from search.ledger.database import check_database
     from search.ledger.ledger import Ledger
 
@@ -77,9 +70,16 @@ def open_ledger(location: StudyLocation) -> "Ledger":
     try:
         return Ledger(location.ledger_url, location.study)
     except LookupError:
-        there = public_address(location.shared_ledger or location.storage)
-        names = list_or_none(study_names(location.storage, location.shared_ledger))
-        raise ConfigError(f"--study: no study {location.study} in {there}; {names}") from None
+        return None
+
+
+def open_ledger(location: StudyLocation) -> "Ledger":
+    """Open a study's ledger for reading; raises ConfigError if the study does not exist or its database is down."""
+    if (ledger := find_ledger(location)) is not None:
+        return ledger
+    there = public_address(location.shared_ledger or location.storage)
+    names = list_or_none(study_names(location.storage, location.shared_ledger))
+    raise ConfigError(f"--study: no study {location.study} in {there}; {names}")
 
 
 def study_names(storage: str, shared_ledger: str | None = None) -> list[str]:

@@ -97,7 +97,7 @@ class TrialRecord:
     repeat: int | None = None
     """The seed of a repeat; None in a search."""
     length: int = 0
-    """Target number of epochs of the latest attempt."""
+    """Number of epochs of a whole trial when the latest attempt started; see `schedule`."""
     selected: int | None = None
     """The epoch of a COMPLETE trial that `train.select` selects."""
     test: TestResult | None = None
@@ -130,6 +130,11 @@ class TrialRecord:
     def schedule(self) -> int | None:
         """Number of epochs of a trial that is trained with a complete but shorter schedule; None for full length."""
         return self.context.get("schedule")
+
+    @property
+    def last_epoch(self) -> int:
+        """Number of the last epoch that the trial is trained for: that of its schedule."""
+        return self.schedule or self.length
 
     @property
     def is_open(self) -> bool:

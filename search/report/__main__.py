@@ -10,7 +10,6 @@ from fgseg.storage.store import join
 from search.cli.options import Parser, add_location_options, location_from
 from search.ledger.catalog import open_ledger
 from search.report.build import complete_untrained, write_report
-from search.report.summary import summarise
 from search.study.location import PAGE
 
 
@@ -25,7 +24,7 @@ def report_study(options: argparse.Namespace) -> int:
     if not options.no_frames and (failure := complete_untrained(location)):
         print(f"warning: {failure}", file=sys.stderr)
     write_report(location, frames=not options.no_frames)
-    if summarise(open_ledger(location)).best is None:
+    if open_ledger(location).best() is None:
         print(f"study {location.study}: no trial has finished yet")
     print(f"report: {join(location.folder, 'report', PAGE)}")
     return DONE

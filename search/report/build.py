@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from fgseg.config.errors import ConfigError
+from fgseg.config.errors import ConfigError, one_line
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import with_defaults
 from fgseg.model.pretrained import VARIANTS
@@ -63,8 +63,8 @@ def complete_untrained(location: StudyLocation) -> str:
     try:
         run = build([Layer(f"study {location.study}", settings)])
         evaluate_untrained_once(run, location.folder, "test" if location.study.endswith(REPEATS) else "val")
-    except ConfigError as error:
-        return f"the untrained checkpoint cannot be evaluated: {error}"
+    except (ConfigError, RuntimeError) as error:  # RuntimeError: the GPU is full of trials
+        return f"the untrained checkpoint cannot be evaluated: {one_line(error, first_line=True)}"
     return ""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from fgseg.checkpoints.untrained_result import UntrainedResult
 from fgseg.config.settings import with_defaults
 from fgseg.results import EpochResult, select_epoch
-from search.ledger.catalog import exists, open_ledger
+from search.ledger.catalog import find_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord, keeps, pareto_front, rank_trials
 from search.ledger.study_metadata import Confirmation, Constraint
@@ -239,9 +239,10 @@ def find_baseline(location: StudyLocation, summary: Summary) -> Baseline:
         return Baseline()
     name = f"{summary.experiment}-{FAMILY}"
     other = replace(location, study=name)
-    if not exists(other):
+    ledger = find_ledger(other)
+    if ledger is None:
         return Baseline(reason=f"There is no study {name} in this storage to compare with.")
-    found = summarise(open_ledger(other))
+    found = summarise(ledger)
     if found.data != summary.data:
         return Baseline(reason=f"Study {name} was made on other frames, so it is not compared.")
     if other_recipe := differing_setting(found, summary):

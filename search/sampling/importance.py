@@ -50,7 +50,7 @@ def within(params: Mapping[str, float], ranges: Mapping[str, Range]) -> bool:
 
 def caution(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> str:
     """Describe in a sentence how reliable the shares are, or why there are none."""
-    count = sum(t.value is not None for t in trials)
+    count = sum(t.value is not None and within(t.params, ranges) for t in trials)
     if len(ranges) < 2:
         return "Fewer than two settings are searched, so no importance can be computed."
     if count < MIN_TRIALS:

@@ -172,8 +172,8 @@ def make_plan(
     path = find_file(config)
     content = read_yaml(path)
     section = content.pop("search", None) or {}
-    ranges = section.pop("space", None) if isinstance(section, dict) else None
     search = read_search(section, path, flags)
+    ranges = section.get("space")
     settings = Layer(str(path), flatten_settings(content))
     assigned = Layer("--set", {k: v for k, v in assignments.items() if not k.startswith("search.")})
     data = build([settings, assigned], whole=False).data
@@ -250,16 +250,17 @@ def check_confirmation(plan: Plan) -> None:
 
 
 def read_search(section: Any, path: Path, flags: Mapping[str, Any]) -> SearchConfig:
-    """Validate the section `search` of a configuration file with flags that override it.
+    """Validate the section `search` of a configuration file, but its `space`, with flags that override it.
 
     Raises:
         ConfigError: not a mapping, an unknown name, a wrong type or a value out of range.
     """
     if not isinstance(section, dict):
         raise ConfigError(f"{path}: search: got {section!r}, must be a mapping such as `trials: 20`")
+    own = {key: value for key, value in section.items() if key != "space"}
     set_flags = {key: value for key, value in flags.items() if value is not None}
     try:
-        return SearchConfig.model_validate(section | set_flags)
+        return SearchConfig.model_validate(own | set_flags)
     except ValidationError as error:
         key = str(error.errors()[0]["loc"][0])
         message = explain(error, SearchConfig, {})

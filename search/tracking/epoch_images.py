@@ -35,7 +35,7 @@ def missing_images(run: "TrackedRun", record: "TrialRecord") -> list[int]:
 def recorded_overlay_epochs(record: "TrialRecord") -> list[int]:
     """Return LABELS and the recorded epochs of a trial after which it has saved overlays, if it saves any."""
     done = len(record.epochs)
-    return [LABELS, *(epoch for epoch in overlay_epochs(record.length) if epoch <= done)] if done else []
+    return [LABELS, *(epoch for epoch in overlay_epochs(record.last_epoch) if epoch <= done)] if done else []
 
 
 def log_images(client: Any, run: "TrackedRun", record: "TrialRecord", store: Store) -> dict[str, str]:

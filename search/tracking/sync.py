@@ -77,9 +77,9 @@ def rebuild_database(location: StudyLocation) -> str:
     ]
     with ExitStack() as stack:
         ledgers = [open_ledger(other) for other in locations]
-        for ledger in ledgers:
+        for other, ledger in zip(locations, ledgers, strict=True):
             stack.enter_context(hold(ledger))
-            started_metadata(location, ledger)
+            started_metadata(other, ledger)
         for leftover in (*path.parent.glob(f"{path.name}.rebuild-*"), *path.parent.glob(f".{path.name}.rebuild-*")):
             leftover.unlink()  # from a call that was killed
         for other, ledger in zip(locations, ledgers, strict=True):

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from search.compare import runner, seeds
 from search.compare.dry_run import comparison_plan, power_lines
 from search.compare.plans import MOST_SEEDS, plans_from, with_seeds
 from search.compare.power import Noise
+from search.compare.repeats import finished_repeats, missing_seeds
 from search.compare.scores import Family, compare
 from search.compare.seeds import powers
 from search.execution import preflight
@@ -109,6 +111,28 @@ def test_comparison_trains_each_number_of_seeds_and_presents_the_last(tmp_path: 
     monkeypatch.setattr(runner, "present_comparison", lambda plans, *rest: shown.append(len(plans[1].repeats)) or DONE)
     assert runner.run_comparison(plans_of(tmp_path), "n", "start", Signals(), precision=0.01) == DONE
     assert (trained, shown) == ([3, 4], [4])
+
+
+def test_signal_after_the_last_training_ends_the_comparison_with_its_code(tmp_path: Path, monkeypatch):
+    signals = Signals()
+
+    def interrupted(*arguments: object) -> int:
+        signals.gentle = True  # as `run_study` leaves it
+        signals.handle(signal.SIGTERM, None)
+        return DONE
+
+    monkeypatch.setattr(preflight, "preflight", lambda plan, console: {})
+    monkeypatch.setattr(runner, "train_repeats", interrupted)
+    assert runner.run_comparison(plans_of(tmp_path), "n", "start", signals) == 143
+    assert not signals.gentle
+
+
+def test_family_for_which_no_time_was_left_is_left_out(tmp_path: Path):
+    plan = plans_of(tmp_path)[1]
+    finished = finished_repeats(plan)
+    assert finished == {}
+    assert missing_seeds(plan, finished) == [f"{plan.space.title}: no seed was trained, so that the family is left out"]
+    assert seeds.next_seeds(plans_of(tmp_path), 1e-9, QUIET) is None
 
 
 def test_families_share_the_hours_of_a_comparison(tmp_path: Path):

@@ -142,7 +142,8 @@ def test_status_has_the_objective_and_the_time_used_and_left(tmp_path: Path, cap
 def test_studies_are_listed_with_their_best_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     ledger = begin(tmp_path)
     ledger.complete(train(ledger, tmp_path / "s", epochs=3), 1)
-    assert run.main(["--list-studies", "--json", f"--storage={tmp_path}"]) == 0
+    arguments = ["--list-studies", "--json", f"--storage={tmp_path}", "--config=configs/finetune.yaml"]
+    assert run.main(arguments) == 0
     (study,) = TypeAdapter(list[StudyDocument]).validate_json(capsys.readouterr().out)
     assert (study.study, study.best_trial) == ("s", 0)
     assert study.trials == {"running": 0, "complete": 1, "pruned": 0, "fail": 0}

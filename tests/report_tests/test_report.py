@@ -192,6 +192,7 @@ def test_points_of_before_a_range_was_narrowed_have_no_part_in_the_importance():
     outside = make_trial(MIN_TRIALS, params={"a": 4.0, "b": 0.5}, value=0.9)
     assert importance([*inside, outside], ranges) == importance(inside, ranges) != {}
     assert importance([*inside[1:], outside], ranges) == {}
+    assert caution([*inside[1:], outside], ranges).startswith(f"{MIN_TRIALS - 1} finished trials are too few")
     assert position(4.0, ranges["a"]) == 1 and position(0.0, Range(low=0.1, high=1, log=True, start=0.5)) == 0
 
 
@@ -218,8 +219,9 @@ def test_importance_of_equal_trials_is_unknown():
 
 
 def test_caution_fades_with_the_number_of_trials():
-    assert "may still change" in caution([make_trial(k) for k in range(10)], RANGES)
-    assert "may still change" not in caution([make_trial(k) for k in range(40)], RANGES)
+    trials = [make_trial(k, params={key: spec.start for key, spec in RANGES.items()}) for k in range(40)]
+    assert "may still change" in caution(trials[:10], RANGES)
+    assert "may still change" not in caution(trials, RANGES)
 
 
 def test_cost_counts_the_shares_of_gpus_and_the_epochs_that_pruning_saved():

@@ -12,12 +12,13 @@ from fake_ledger import METADATA, FakeLedger
 from PIL import Image
 
 from fgseg.visual.label_images import encode_png
-from fgseg.visual.overlays import EPOCH_WIDTH_PX, epoch_overlays_name, pack
+from fgseg.visual.overlays import EPOCH_WIDTH_PX, LABELS, epoch_overlays_name, pack
 from search.audit.trials import audit
 from search.delete import delete
 from search.ledger.catalog import open_ledger
 from search.study.location import StudyLocation
 from search.tracking.client import load_client
+from search.tracking.epoch_images import recorded_overlay_epochs
 from search.tracking.run_reader import read_runs
 from search.tracking.sync import reconcile, sync
 from search.tracking.trial_models import read_models
@@ -134,6 +135,11 @@ def test_overlays_of_epochs_are_logged_once_with_the_epoch_as_step(other: StudyL
         assert images(other) == sorted([*first, *(name.replace("step+1", "step+2") for name in first)])
     (run,) = (run for run in read_runs(other.tracking_uri, NAME, "") if run.number == 0)
     assert (run.tags["fgseg.images"], run.tags["mlflow.loggedImages"]) == ("1, 2", "True")
+
+
+def test_overlays_of_a_trial_with_a_short_schedule_are_those_of_its_epochs():
+    short = make_trial(0, done=4, length=16, context={"schedule": 4})
+    assert recorded_overlay_epochs(short) == [LABELS, 1, 2, 4]
 
 
 def test_image_of_which_a_killed_process_has_logged_a_part_is_completed(other: StudyLocation):

@@ -140,6 +140,12 @@ def test_rebuild_moves_an_unfinished_write_along_with_its_database(location: Stu
     assert not (Path(location.storage) / "mlflow.db-journal").exists()
 
 
+def test_rebuild_names_the_study_of_the_storage_that_was_never_started(location: StudyLocation):
+    change(Path(location.storage) / "t" / "study.db", "UPDATE fgsearch_studies SET metadata = '{}'")
+    with pytest.raises(ConfigError, match="study t was never started"):
+        syncing.rebuild(location)
+
+
 @pytest.mark.parametrize("study", ["s", "t"])
 def test_rebuild_touches_nothing_while_a_study_of_the_storage_is_in_use(location: StudyLocation, study: str):
     with open_ledger(find_location(location.storage, study)).lock() as lock:
