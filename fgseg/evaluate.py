@@ -22,7 +22,7 @@ from fgseg.data import check as check_data
 from fgseg.data import load_splits
 from fgseg.inference.trained_model import WHERE, TrainedModel, labels_by_name, open_trained_model
 from fgseg.labels import display_name
-from fgseg.results import format_iou, mean_iou
+from fgseg.results import format_iou, mean_iou, none_if_nan, nulls_for_nans, split_metrics
 from fgseg.tables import Row, Table
 
 if TYPE_CHECKING:
@@ -105,14 +105,12 @@ def class_table(scores: Scores, title: str) -> Table:
 
 def to_json(scores: Scores, split: str, run: RunConfig) -> str:
     """Return the scores with split and data settings as JSON, NaN as null; `metrics` has the names of MLflow."""
-    classes = {k: {m: None if math.isnan(x) else x for m, x in v.items()} for k, v in scores.classes.items()}
-    mean = None if math.isnan(scores.miou) else scores.miou
+    classes = {key: nulls_for_nans(values) for key, values in scores.classes.items()}
     data = run.data.model_dump(exclude={"root", "cache", "device"})
     iou = {key: found["iou"] for key, found in scores.classes.items()}
     thin = mean_iou(iou[c.key] for c in run.label_set().foreground if c.thin)
-    named = {f"{split}/miou": scores.miou, f"{split}/thin_miou": thin} | {f"{split}/iou/{k}": v for k, v in iou.items()}
-    metrics = {name: value for name, value in named.items() if not math.isnan(value)}
-    own = {"miou": mean, "classes": classes, "split": split, "data": data, "metrics": metrics}
+    metrics = split_metrics(split, iou, thin, scores.miou)
+    own = {"miou": none_if_nan(scores.miou), "classes": classes, "split": split, "data": data, "metrics": metrics}
     return json.dumps(asdict(scores) | own, indent=1)
 
 

@@ -70,17 +70,16 @@ class EpochResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary of JSON types; NaN becomes null."""
-        iou, boundary = ({k: none_if_nan(v) for k, v in values.items()} for values in (self.iou, self.boundary_iou))
         frames = [none_if_nan(value) for value in self.frame_miou]
-        return vars(self) | {"iou": iou, "boundary_iou": boundary, "frame_miou": frames}
+        scores = {"iou": nulls_for_nans(self.iou), "boundary_iou": nulls_for_nans(self.boundary_iou)}
+        return vars(self) | scores | {"frame_miou": frames}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "EpochResult":
         """Read a dictionary of `to_json`; raises KeyError or TypeError for other contents."""
-        parts = record["iou"], record.get("boundary_iou", {})
-        iou, boundary = ({key: nan_if_none(value) for key, value in part.items()} for part in parts)
         frames = [nan_if_none(value) for value in record.get("frame_miou", ())]
-        return cls(**record | {"iou": iou, "boundary_iou": boundary, "frame_miou": frames})
+        boundary = nans_for_nulls(record.get("boundary_iou", {}))
+        return cls(**record | {"iou": nans_for_nulls(record["iou"]), "boundary_iou": boundary, "frame_miou": frames})
 
     def metrics(self) -> dict[str, float]:
         """Return the values by the names of their MLflow metrics; absent classes and unknown values are left out."""
@@ -109,6 +108,16 @@ def nan_if_none(value: float | None) -> float:
     return math.nan if value is None else value
 
 
+def nulls_for_nans(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Apply `none_if_nan` to every value."""
+    return {key: none_if_nan(value) for key, value in values.items()}
+
+
+def nans_for_nulls(values: Mapping[str, float | None]) -> dict[str, float]:
+    """Apply `nan_if_none` to every value."""
+    return {key: nan_if_none(value) for key, value in values.items()}
+
+
 def mean_iou(values: Iterable[float]) -> float:
     """Return the mean of the values that are not NaN, or NaN if all are."""
     present = [value for value in values if not math.isnan(value)]
@@ -118,6 +127,12 @@ def mean_iou(values: Iterable[float]) -> float:
 def named_scores(iou: Mapping[str, float], thin_miou: float, miou: float) -> dict[str, float]:
     """Return IoU by class key, `thin_miou` unless it is NaN, and `miou`."""
     return {**iou, **({} if math.isnan(thin_miou) else {"thin_miou": thin_miou}), "miou": miou}
+
+
+def split_metrics(split: str, iou: Mapping[str, float], thin_miou: float, miou: float) -> dict[str, float]:
+    """Return scores on a split by the names of their MLflow metrics; absent classes are left out."""
+    named = {f"{split}/miou": miou, f"{split}/thin_miou": thin_miou} | {f"{split}/iou/{k}": v for k, v in iou.items()}
+    return {name: value for name, value in named.items() if not math.isnan(value)}
 
 
 def select_epoch(epochs: list[EpochResult], rule: str) -> EpochResult:

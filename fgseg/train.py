@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from fgseg.checkpoints.trial_files import SETTINGS
-from fgseg.cli import MISTAKE, Parser
+from fgseg.cli import DONE, FAULT, INTERRUPTED, MISTAKE, Parser, add_config_options, format_os_error
 from fgseg.config.errors import ConfigError
 from fgseg.config.files import find_file
 from fgseg.config.loading import Layer, build, check_processes, parse_assignments, read_layer
@@ -37,9 +37,10 @@ ALONE = "set WORLD_SIZE=1 to train in a single process"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0 done, 1 the loss diverged or the disk fails, 2 the user's mistake.
+    """Run the command; returns the exit code (see `fgseg.cli`).
 
-    The processes of `torchrun` or `accelerate launch` train one model.  Only the main process prints.
+    The processes of `torchrun` or `accelerate launch` train one model.  Only the main process prints, but for errors of
+    files and disks, which another process may meet alone.
     """
     is_main = is_main_process(os.environ)
     say = print if is_main else silent
@@ -65,18 +66,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         say(f"error: {error}", file=sys.stderr)
         return MISTAKE
-    except (DivergedError, SupersededError, OSError) as error:
+    except (DivergedError, SupersededError) as error:
         say(f"error: {error}", file=sys.stderr)
-        return 1
+        return FAULT
+    except OSError as error:
+        print(f"error: {format_os_error(error)}", file=sys.stderr)
+        return FAULT
+    except KeyboardInterrupt:
+        say("interrupted; the same command continues", file=sys.stderr)
+        return INTERRUPTED
     say(f"{len(history)} epochs done; checkpoints in {options.out}")
-    return 0
+    return DONE
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; raises ConfigError."""
     parser = Parser(prog="python -m fgseg.train", description="Train one model.")
-    parser.add_argument("--config", required=True, help="settings in YAML; its section `search` is not read")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (repeatable)")
+    add_config_options(parser, used="; its section `search` is not read")
     parser.add_argument("--out", required=True, help="folder or s3:// address for checkpoints; continued if it exists")
     options: argparse.Namespace = parser.parse_args(arguments)
     return options

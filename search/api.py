@@ -66,11 +66,10 @@ class Study:
 
         The metrics are those of the selected epoch of a COMPLETE trial, else of the latest epoch.
         """
+        shown = [(t, t.chosen or (t.epochs[-1] if t.epochs else None)) for t in self.trials]
         return [
-            {"trial": t.number, "state": str(t.state)} | t.params | (t.chosen or t.epochs[-1]).metrics()
-            if t.epochs
-            else {"trial": t.number, "state": str(t.state)} | t.params
-            for t in self.trials
+            {"trial": t.number, "state": str(t.state)} | t.params | (epoch.metrics() if epoch else {})
+            for t, epoch in shown
         ]
 
     def audit(self) -> list[str]:

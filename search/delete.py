@@ -13,7 +13,6 @@ from search.cli.options import Parser, add_location_options, confirm, location_f
 from search.ledger.catalog import check_owner_file, find_ledger, open_ledger
 from search.ledger.database import LedgerError
 from search.ledger.ledger import Ledger
-from search.ledger.records import State
 from search.study.location import LEDGER, StudyLocation, public_address
 from search.study.plan import CONFIRMED
 from search.tracking.client import TrackingError
@@ -84,7 +83,7 @@ def delete(location: StudyLocation, tracking: bool = True) -> None:
 def deletion_summary(location: StudyLocation, ledger: Ledger, tracking: bool) -> str:
     """Describe what would be deleted, as the question to the user."""
     records = ledger.trials()
-    opened = sum(record.state is State.RUNNING for record in records)
+    opened = sum(record.is_open for record in records)
     mebibytes = sum(open_store(location.folder).sizes().values()) / 2**20
     runs = f", and its runs in MLflow at {public_address(location.tracking_uri)}" if tracking else ""
     trials = f"{len(records)} trials ({opened} open)" if opened else f"{len(records)} trials"

@@ -73,11 +73,13 @@ def show_lists(options: argparse.Namespace) -> int:
 
 
 def show_plan(plan: Plan, as_json: bool) -> int:
-    """Print what would run, as text or as JSON."""
+    """Print what would run, as text or as JSON; raises ConfigError for a mistake that a run would refuse."""
     from search.console.document_content import plan_document
     from search.console.documents import print_document
     from search.console.listings import print_plan
+    from search.execution.preflight import check_plan
 
+    check_plan(plan)
     document = plan_document(plan)
     return print_document(document) if as_json else print_plan(plan, document)
 

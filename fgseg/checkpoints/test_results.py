@@ -1,13 +1,12 @@
 """The result of a trained model on the test split, the last record of a repeat.  Needs no torch."""
 
 import json
-import math
 import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fgseg.checkpoints.manifest import Blob
-from fgseg.results import mean_iou
+from fgseg.results import mean_iou, nan_if_none, nans_for_nulls, none_if_nan, nulls_for_nans
 from fgseg.storage.store import Store
 
 TEST_RESULT = re.compile(r"test-(\d{6})\.json")
@@ -54,17 +53,14 @@ class TestResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary of JSON types; NaN becomes null."""
-        scores = {name: {k: None if math.isnan(v) else v for k, v in getattr(self, name).items()} for name in SCORES}
-        return asdict(self) | scores | {"miou": None if math.isnan(self.miou) else self.miou}
+        scores = {name: nulls_for_nans(getattr(self, name)) for name in SCORES}
+        return asdict(self) | scores | {"miou": none_if_nan(self.miou)}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "TestResult":
         """Read a dictionary of `to_json`; raises KeyError or TypeError for other contents."""
-        values: dict[str, Any] = {
-            name: {k: math.nan if v is None else v for k, v in record[name].items()} for name in SCORES
-        }
-        values["miou"] = math.nan if record["miou"] is None else record["miou"]
-        return cls(**record | values | {"blob": Blob(**record["blob"])})
+        scores = {name: nans_for_nulls(record[name]) for name in SCORES}
+        return cls(**record | scores | {"miou": nan_if_none(record["miou"]), "blob": Blob(**record["blob"])})
 
     def metrics(self) -> dict[str, float]:
         """Return the result by the names of its MLflow metrics; NaN for classes that do not occur in the truth."""

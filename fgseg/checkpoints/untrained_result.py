@@ -1,12 +1,19 @@
 """The result of a checkpoint before any training, a record of a study that can be computed again.  Needs no torch."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fgseg.results import mean_iou, named_scores
+from fgseg.results import (
+    mean_iou,
+    named_scores,
+    nan_if_none,
+    nans_for_nulls,
+    none_if_nan,
+    nulls_for_nans,
+    split_metrics,
+)
 from fgseg.storage.store import Store
 
 UNTRAINED = "untrained.json"
@@ -48,25 +55,16 @@ class UntrainedResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary of JSON types; NaN becomes null."""
-        values = {"iou": {key: finite(value) for key, value in self.iou.items()}, "miou": finite(self.miou)}
-        return asdict(self) | values
+        return asdict(self) | {"iou": nulls_for_nans(self.iou), "miou": none_if_nan(self.miou)}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "UntrainedResult":
         """Read a dictionary of `to_json`; raises KeyError, TypeError or AttributeError for other contents."""
-        iou = {key: math.nan if value is None else value for key, value in record["iou"].items()}
-        return cls(**dict(record) | {"iou": iou, "miou": math.nan if record["miou"] is None else record["miou"]})
+        return cls(**dict(record) | {"iou": nans_for_nulls(record["iou"]), "miou": nan_if_none(record["miou"])})
 
     def metrics(self) -> dict[str, float]:
         """Return the result by the names of its MLflow metrics; absent classes are left out."""
-        named = {f"{self.split}/miou": self.miou, f"{self.split}/thin_miou": self.thin_miou}
-        named |= {f"{self.split}/iou/{key}": value for key, value in self.iou.items()}
-        return {key: value for key, value in named.items() if not math.isnan(value)}
-
-
-def finite(value: float) -> float | None:
-    """Return the value, or None for NaN."""
-    return None if math.isnan(value) else value
+        return split_metrics(self.split, self.iou, self.thin_miou, self.miou)
 
 
 def read_untrained(store: Store) -> UntrainedResult | None:

@@ -111,6 +111,11 @@ class ModelConfig(Section):
     """Stochastic depth: probability of skipping the encoder's last block in training, falling linearly to 0 at the
     first block; by default that of the checkpoint, and 0.1 with random weights."""
 
+    @property
+    def may_inherit(self) -> bool:
+        """Whether training starts from a checkpoint whose head is kept, if it has the classes."""
+        return self.head == "inherit" and self.name not in VARIANT_NAMES
+
 
 class TrainConfig(Section):
     epochs: int = Field(5, ge=1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fgseg.config.settings import ModelConfig
 from fgseg.labels import LabelSet
-from fgseg.model.pretrained import VARIANTS, check_weights, fetch_weights
+from fgseg.model.pretrained import check_weights, fetch_weights
 
 ARCHITECTURE = "SegformerForSemanticSegmentation"
 """The architecture in `config.json` of a checkpoint with a segmentation head."""
@@ -67,13 +67,13 @@ def inherited_labels(model: ModelConfig, classes: LabelSet) -> list[int] | None:
     Raises:
         ConfigError: see `checkpoint_folder`.
     """
-    if model.head == "new" or model.name in VARIANTS:
+    if not model.may_inherit:
         return None
     return checkpoint_labels(checkpoint_folder(model.name), classes)
 
 
 def new_head_note(model: ModelConfig, classes: LabelSet) -> str:
     """Return a line for the user if `model.head` is `inherit` and the checkpoint has nothing to inherit, else ""."""
-    if model.head == "new" or model.name in VARIANTS or inherited_labels(model, classes) is not None:
+    if not model.may_inherit or inherited_labels(model, classes) is not None:
         return ""
     return f"model.head: {model.name} has no segmentation class of these names, so that training begins with a new head"

@@ -432,7 +432,7 @@ MUTATIONS = (
     Mutation(
         "running-trial-pruned",
         RETENTION,
-        " if trial.state is not State.RUNNING]",
+        " if not trial.is_open]",
         "]",
         "the checkpoints of a running trial are deleted",
     ),

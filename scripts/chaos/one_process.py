@@ -58,8 +58,8 @@ class InStep(BackgroundWriter):
         self.files: dict[str, bytes] = {}
         self._pass(set())
 
-    def notify(self, number: int | None = None) -> None:
-        """Update a trial's run, or with None the parent run."""
+    def notify(self, number: int) -> None:
+        """Update a trial's run."""
         if not self.is_slow:
             self._pass({number})
 
@@ -74,7 +74,7 @@ class InStep(BackgroundWriter):
         self._pass(set(), "interrupted" if interrupted else "finished")
         return True
 
-    def _pass(self, numbers: set[int | None], closing: Phase | None = None) -> None:
+    def _pass(self, numbers: set[int], closing: Phase | None = None) -> None:
         files, self.files = self.files, {}
         self.writer = self._write(self.writer, numbers, files, closing)
 

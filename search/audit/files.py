@@ -27,7 +27,7 @@ def audit_files(
         open_allowed: whether running trials may have temporary files, which their next attempt removes.
     """
     known = {str(record.number): record for record in records}
-    in_flight = tuple(f"trials/{n}/" for n, r in known.items() if open_allowed and r.state is State.RUNNING)
+    in_flight = tuple(f"trials/{n}/" for n, r in known.items() if open_allowed and r.is_open)
     names = sorted(open_store(folder).sizes())
     for name in names:
         if name.endswith(LocalStore.SUFFIX) and not name.startswith((*in_flight, "report/")):

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from fgseg.checkpoints.untrained_result import UntrainedResult
-from search.ledger.records import State, TrialRecord, best_trial
+from search.ledger.records import TrialRecord, best_trial, count_ended
 from search.tracking.epoch_images import image_epochs
 from search.tracking.run_reader import CHECKPOINT, TrackedRun
 from search.tracking.run_schema import ENDING_TAGS, as_text, outcome_points, study_ending, test_points, trial_ending
@@ -153,7 +153,7 @@ def audit_best(run: TrackedRun, best: TrialRecord, records: Sequence[TrialRecord
     The step keeps the best value at the time it was logged, which depends on whether the run of the search allowed
     trials with a changed batch; both values are accepted.
     """
-    ended = sum(record.state is not State.RUNNING for record in records)
+    ended = count_ended(records)
     if run.tags.get("fgseg.best_trial") != str(best.number):
         yield f"the study: MLflow names trial {run.tags.get('fgseg.best_trial')} the best, must be trial {best.number}"
     allowed = [b.chosen.miou for b in (best_trial(records, False), best_trial(records, True), best) if b and b.chosen]

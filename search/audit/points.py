@@ -1,7 +1,6 @@
 """Check that every point of a search is the one that the sampler suggests after the trials before it."""
 
 from search.ledger.catalog import open_ledger
-from search.ledger.records import Kind
 from search.study.location import StudyLocation
 
 
@@ -18,7 +17,7 @@ def audit_points(location: StudyLocation) -> tuple[int, list[str]]:
 
     ledger = open_ledger(location)
     metadata, records = ledger.metadata, ledger.trials()
-    if any(record.kind is Kind.REPEAT for record in records):
+    if any(record.repeat is not None for record in records):
         return 0, []
     ranges = recorded_ranges(metadata)
     source = StudySampler(

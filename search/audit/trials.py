@@ -8,7 +8,7 @@ from typing import Any
 from fgseg.storage.store import Store
 from fgseg.visual.overlays import read_epoch_overlays
 from search.ledger.catalog import open_ledger
-from search.ledger.records import Kind, State, TrialRecord, kept_trials
+from search.ledger.records import State, TrialRecord, kept_trials
 from search.ledger.untrained import untrained_of
 from search.study.location import StudyLocation, find_location, public_address
 from search.study.objective import value_of
@@ -122,7 +122,7 @@ def audit_budget(
 
     More trials than the recorded budget are allowed, since a budget may be lowered; `trials` must be met exactly.
     """
-    opened = [record.number for record in records if record.state is State.RUNNING]
+    opened = [record.number for record in records if record.is_open]
     ended, budget = len(records) - len(opened), trials or recorded
     if opened and not open_allowed:
         yield f"interrupted: {len(opened)} open (trials {', '.join(map(str, opened))}), and no driver is alive"
@@ -146,10 +146,10 @@ def audit_trial(record: TrialRecord, tested: bool = True) -> Iterator[str]:
         f"COMPLETE with {len(epochs)} of {total} epochs": record.state is State.COMPLETE and len(epochs) != total,
         f"PRUNED after its last epoch, {total}": record.state is State.PRUNED and len(epochs) == total,
         "COMPLETE without a result on the test split": record.state is State.COMPLETE
-        and record.kind is Kind.REPEAT
+        and record.repeat is not None
         and tested
         and record.test is None,
-        "evaluated on the test split, which a search must not use": (record.kind is Kind.SEARCH or not tested)
+        "evaluated on the test split, which a search must not use": (record.repeat is None or not tested)
         and record.test is not None,
         f"{record.state.name} without a reason": record.state in (State.PRUNED, State.FAIL) and not record.reason,
         f"ended as {record.state.name} without ever being started": record.ended is not None and record.attempt == 0,

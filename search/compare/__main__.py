@@ -39,7 +39,10 @@ def compare_or_print(options: argparse.Namespace, signals: Signals) -> int:
     if options.dry_run:
         from search.compare.dry_run import comparison_plan, print_comparison_plan
         from search.console.documents import print_document
+        from search.execution.preflight import check_plan
 
+        for plan in plans:
+            check_plan(plan)
         found = comparison_plan(plans, name, options.point)
         return print_document(found) if options.json else print_comparison_plan(found)
     precision = check_precision(options.precision) if options.seeds is None else None

@@ -15,9 +15,9 @@ from search.execution.controller import run_study
 from search.ledger.catalog import find_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.lock import LockedError
-from search.ledger.records import State, TrialRecord, count_ended, rank_trials
+from search.ledger.records import State, TrialRecord, count_ended
 from search.ledger.study_metadata import Confirmation, StudyMetadata
-from search.ledger.time_used import time_used
+from search.ledger.time_used import limits_left, time_used
 from search.study.objective import MIOU, value_of
 from search.study.plan import CONFIRM_SEED, CONFIRMED, ConfirmPlan, Plan, Repeat
 
@@ -95,8 +95,7 @@ def check_trials_left(plan: Plan) -> None:
 
 def best_points(ledger: Ledger, number: int) -> list[TrialRecord]:
     """Return the best finished trials of a search, each with another point."""
-    metadata = ledger.metadata
-    ranked = rank_trials(ledger.trials(), metadata.allow_changed_batch, metadata.constraint.floors)
+    ranked = ledger.metadata.rank(ledger.trials())
     distinct = {tuple(sorted(r.params.items())): r for r in reversed(ranked)}
     return [r for r in ranked if r in distinct.values()][:number]
 
@@ -108,10 +107,7 @@ def confirm_plan(plan: Plan, ledger: Ledger, best: Sequence[TrialRecord]) -> Con
     """
     seeds = range(CONFIRM_SEED, CONFIRM_SEED + plan.search.confirm_seeds)
     repeats = tuple(Repeat(record.params, seed) for seed in seeds for record in best)
-    used, limits = time_used(ledger.metadata, ledger.trials()), {}
-    for name, hours in (("max_hours", used.hours), ("max_gpu_hours", used.gpu_hours)):
-        if (limit := getattr(plan.search, name)) is not None:
-            limits[name] = limit - hours
+    limits = limits_left(plan.search.model_dump(), [time_used(ledger.metadata, ledger.trials())])
     if any(hours <= 0 for hours in limits.values()):
         return None
     changes = {"trials": len(repeats), "confirm": 0, "objective": MIOU, "keep": None, **limits}

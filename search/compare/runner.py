@@ -25,12 +25,10 @@ from search.console.run_summary import current_command, mlflow_command
 from search.ledger.catalog import find_ledger, open_ledger
 from search.ledger.ledger import Ledger
 from search.ledger.records import count_ended
-from search.ledger.time_used import time_used
+from search.ledger.time_used import limits_left, time_used
 from search.ledger.untrained import untrained_of
 from search.report.build import complete_untrained
-from search.report.summary import LIMITS
 from search.report.tables import CHECKPOINT_NAME
-from search.study.config import SearchConfig
 from search.study.plan import COMPARISONS, REPEATS, RepeatPlan
 
 
@@ -77,23 +75,21 @@ def train_repeats(plans: Sequence[RepeatPlan], signals: Signals, console: Consol
     from search.execution.controller import run_study
 
     for plan in plans:
-        search = time_share(plan, plans)
-        if any(getattr(search, name) is not None and getattr(search, name) <= 0 for name in LIMITS):
+        left = time_left(plan, plans)
+        if any(hours <= 0 for hours in left.values()):
             console.print(f"study {plan.study}: no time is left", highlight=False)
             continue
         console.print(f"study {plan.study}: {plan.space.title}, {len(plan.repeats)} seeds", highlight=False)
-        if (code := run_study(replace(plan, search=search), signals)) != DONE:
+        if (code := run_study(replace(plan, search=plan.search.model_copy(update=left)), signals)) != DONE:
             return code
     return DONE
 
 
-def time_share(plan: RepeatPlan, plans: Sequence[RepeatPlan]) -> SearchConfig:
-    """Return the settings of a family's study, whose time is what the studies of the other families leave."""
+def time_left(plan: RepeatPlan, plans: Sequence[RepeatPlan]) -> dict[str, float]:
+    """Return the limits of a family's study, whose time is what the studies of the other families leave, in hours."""
     ledgers = [find_ledger(other.location) for other in plans if other is not plan]
     used = [time_used(ledger.metadata, ledger.trials()) for ledger in ledgers if ledger]
-    taken = {"max_hours": sum(u.hours for u in used), "max_gpu_hours": sum(u.gpu_hours for u in used)}
-    limits = {name: limit - taken[name] for name in LIMITS if (limit := getattr(plan.search, name)) is not None}
-    return plan.search.model_copy(update=limits)
+    return limits_left(plan.search.model_dump(), used)
 
 
 def check_data(plans: Sequence[RepeatPlan]) -> None:

@@ -18,9 +18,8 @@ from search.compare.statistics import (
     paired_difference,
     ranks,
 )
+from search.study.space import BASELINE
 
-BASELINE = "baseline"
-"""The family to which every other one is compared."""
 MEAN = "mean"
 """Last row of every table, below the classes; the mean of IoU is the mIoU."""
 THIN_MEAN = "thin_mean"

@@ -8,8 +8,9 @@ from rich.console import Console
 
 from fgseg.labels import display_name
 from fgseg.tables import Row, Table
-from search.compare.scores import ALPHA, BASELINE, MEAN, THIN_MEAN
+from search.compare.scores import ALPHA, MEAN, THIN_MEAN
 from search.report.tables import CHECKPOINT_NAME
+from search.study.space import BASELINE
 
 SHOWN = (
     *("data.reader", "data.height", "data.width", "data.train", "model.name"),

@@ -175,7 +175,7 @@ def event(before: TrialRecord | None, now: TrialRecord, epochs: int) -> str:
         now: current record.
         epochs: of a whole trial.
     """
-    if now.state is not State.RUNNING:
+    if not now.is_open:
         return "" if before and before.state is now.state else ending(now)
     if before is None or before.attempt != now.attempt:
         return "started" if now.attempt == 1 else f"continued (attempt {now.attempt})"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fgseg.labels import display_name
 from fgseg.results import format_iou
 from search.console.forecast import Forecast, clock, forecast
-from search.ledger.records import State, TrialRecord, best_trial, keeps
+from search.ledger.records import State, TrialRecord, keeps
 from search.ledger.study_metadata import StudyMetadata
 from search.study.objective import MIOU, objective_name
 
@@ -38,13 +38,13 @@ class StudyStatus:
             return self.ended[record.number]
         before = self.running.pop(record.number, None)
         self.epochs_done += self.epochs_accounted(record) - (self.epochs_accounted(before) if before else 0)
-        if record.state is State.RUNNING:
+        if record.is_open:
             self.running[record.number] = record
         else:
             self.ended[record.number] = record
             self.failed += record.state is State.FAIL
             rivals = [record, *([self.best] if self.best else [])]
-            self.best = best_trial(rivals, self.metadata.allow_changed_batch, self.metadata.constraint.floors)
+            self.best = next(iter(self.metadata.rank(rivals)), None)
         return before
 
     @property
@@ -55,7 +55,7 @@ class StudyStatus:
 
     def epochs_accounted(self, record: TrialRecord) -> int:
         """Return the epochs of a trial that are done; an ended trial counts as whole, even if stopped early."""
-        return len(record.epochs) if record.state is State.RUNNING else self.metadata.epochs
+        return len(record.epochs) if record.is_open else self.metadata.epochs
 
     def seconds_left(self, pace: float | None) -> float | None:
         """Estimate the seconds until the budget is used up.

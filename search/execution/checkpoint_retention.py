@@ -3,7 +3,7 @@
 from fgseg import checkpoints
 from fgseg.checkpoints.manifest import keep_only
 from search.ledger.ledger import Ledger
-from search.ledger.records import State, TrialRecord, kept_trials
+from search.ledger.records import TrialRecord, kept_trials
 from search.study.location import StudyLocation
 
 
@@ -25,7 +25,7 @@ class CheckpointRetention:
     def apply(self) -> None:
         """Bring the folders of all ended trials in line with the ledger; repeating it changes nothing."""
         self.kept = []
-        self._add([trial for trial in self.ledger.trials() if trial.state is not State.RUNNING])
+        self._add([trial for trial in self.ledger.trials() if not trial.is_open])
 
     def on_attempt(self, record: TrialRecord) -> None:
         """Do nothing."""

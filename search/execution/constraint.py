@@ -19,11 +19,10 @@ from search.ledger.records import State, TrialRecord
 from search.ledger.study_metadata import Constraint
 from search.ledger.untrained import untrained_of
 from search.report.build import complete_untrained
-from search.report.summary import FAMILY
 from search.study.child_process import ChildError, ChildProcess
 from search.study.location import StudyLocation
 from search.study.plan import REPEATS, Plan
-from search.study.space import is_about_frames
+from search.study.space import BASELINE, is_about_frames
 
 UNTRAINED_S = 1800.0
 """Seconds that the evaluation of the untrained checkpoint may take; then the run ends with a fault."""
@@ -34,8 +33,8 @@ def check_reference(plan: Plan) -> None:
     if plan.search.keep is None or baseline_repeats(plan) or inherits_head(plan):
         return
     raise ConfigError(
-        f"--keep {plan.search.keep}: nothing to compare with: no finished repeats of {FAMILY} on these frames, and the "
-        f"head of the checkpoint is not inherited; to train them: {shlex.join(baseline_command(plan))}"
+        f"--keep {plan.search.keep}: nothing to compare with: no finished repeats of {BASELINE} on these frames, and "
+        f"the head of the checkpoint is not inherited; to train them: {shlex.join(baseline_command(plan))}"
     )
 
 
@@ -71,7 +70,7 @@ def read_reference(plan: Plan, ledger: Ledger, signals: Signals) -> tuple[str, M
     if repeats := baseline_repeats(plan):
         chosen = [record.chosen for record in repeats if record.chosen is not None]
         iou = {key: fmean(epoch.iou[key] for epoch in chosen) for key in chosen[0].iou}
-        return f"the mean of {len(chosen)} repeats of {FAMILY}", iou
+        return f"the mean of {len(chosen)} repeats of {BASELINE}", iou
     if untrained_of(plan.location, ledger.metadata) is None:
         evaluate_untrained_in_child(plan.location, signals)
     result = untrained_of(plan.location, ledger.metadata)
@@ -108,7 +107,7 @@ def baseline_repeats(plan: Plan) -> list[TrialRecord]:
 
     Empty if they were trained on other frames, for another number of epochs, or from another model.
     """
-    location = replace(plan.location, study=f"{plan.experiment}-{FAMILY}{REPEATS}")
+    location = replace(plan.location, study=f"{plan.experiment}-{BASELINE}{REPEATS}")
     ledger, points = find_ledger(location), defaultdict(list)
     if ledger is None:
         return []
@@ -129,7 +128,7 @@ def is_comparable(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 def baseline_command(plan: Plan) -> list[str]:
     """Return the command that trains the repeats of the baseline family."""
-    words = ["python", "-m", "search.compare", "--spaces", FAMILY, "--config", plan.layers[0].origin]
+    words = ["python", "-m", "search.compare", "--spaces", BASELINE, "--config", plan.layers[0].origin]
     words += [word for key, value in set_values(plan) for word in ("--set", f"{key}={value}")]
     return words + plan.location_flags()
 

@@ -28,17 +28,12 @@ def preflight(plan: Plan, console: Console) -> dict[str, Any]:
     The weights of a hub model are downloaded into the cache.  May be repeated.
 
     Raises:
-        ConfigError: the first mistake, in the order study, --warm-start, --keep, data, model, storage, connection to
-            the cluster, content of the data's files, nodes of the cluster.
+        ConfigError: the first mistake, in the order of `check_plan`, --keep, connection to the cluster, content of the
+            data's files, nodes of the cluster.
     """
     settings = plan.settings
-    recorded = recorded_identity(plan)
-    check_identity(recorded, plan.identity, plan)
-    warm = {"warm_points": warm_points(plan, recorded)} if "warm_start" in plan.identity.get("space", {}) else {}
+    recorded, warm = check_plan(plan)
     check_reference(plan)
-    check_data(settings.data)
-    check_weights(settings.model.name)
-    check_store(plan.location.folder, "--storage")
     with connect(plan.search, gpu_needed(settings)) as cluster:
         splits = read_splits(settings.data, plan.splits, console)
         identity = plan.identity | warm | {"data": fingerprint(splits)}
@@ -48,6 +43,24 @@ def preflight(plan: Plan, console: Console) -> dict[str, Any]:
             with console.status(f"checking the {len(cluster.nodes)} nodes of the cluster"):
                 cluster.check_nodes(identity["data"], plan.splits, absolute(settings.flat()), plan.location.storage)
     return identity
+
+
+def check_plan(plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Check a run as far as that needs no download, no cluster and not the content of the data's files.
+
+    Returns:
+        The study's recorded identity, empty for a new study; and the `warm_points` of --warm-start, if it is given.
+
+    Raises:
+        ConfigError: the first mistake, in the order study, --warm-start, data, model, storage.
+    """
+    recorded = recorded_identity(plan)
+    check_identity(recorded, plan.identity, plan)
+    warm = {"warm_points": warm_points(plan, recorded)} if "warm_start" in plan.identity.get("space", {}) else {}
+    check_data(plan.settings.data)
+    check_weights(plan.settings.model.name)
+    check_store(plan.location.folder, "--storage")
+    return recorded, warm
 
 
 def print_data_notes(plan: Plan, console: Console) -> None:

@@ -200,7 +200,7 @@ class TrialEventHandler:
         record = self.ledger.trial(number)
         if record.state is State.FAIL:
             self.failed_in_a_row += 1
-        elif record.state is not State.RUNNING:
+        elif not record.is_open:
             self.failed_in_a_row = 0
         if self.failed_in_a_row >= self.max_failed_trials:
             raise StopRunError(

@@ -20,13 +20,6 @@ START_POINT = 0
 """Number of the trial at the space's start point, with which every other trial is compared; it is never pruned."""
 
 
-class Kind(StrEnum):
-    """Purpose of a trial: part of a search, or a repeat, i.e. a fixed point trained again with another seed."""
-
-    SEARCH = "search"
-    REPEAT = "repeat"
-
-
 class State(StrEnum):
     """State of a trial: PRUNED if stopped early, FAIL if broken; neither ever becomes COMPLETE."""
 
@@ -115,11 +108,6 @@ class TrialRecord:
     """Number of the write that ended the trial; None while it runs."""
     epoch_events: tuple[EpochEvent, ...] = ()
     """One for each of `epochs`."""
-
-    @property
-    def kind(self) -> Kind:
-        """Purpose of the trial."""
-        return Kind.SEARCH if self.repeat is None else Kind.REPEAT
 
     @property
     def seed(self) -> int:

@@ -1,14 +1,12 @@
 """The description of a study, as the ledger returns it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from search.ledger.records import TrialRecord, rank_trials
 from search.study.objective import DEFAULT
 from search.study.plan import shorter_schedule
-
-if TYPE_CHECKING:
-    from search.ledger.records import TrialRecord
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,11 @@ class StudyMetadata:
         recorded = (change["settings"] for change in self.changes if number in change["ended"])
         return dict(next(recorded, self.settings))
 
-    def trial_settings(self, record: "TrialRecord") -> dict[str, Any]:
+    def trial_settings(self, record: TrialRecord) -> dict[str, Any]:
         """Return all settings of a trial by dotted name, as `Plan.trial_settings` returned when the trial ended."""
         own = self.settings_at(record.number) | record.params | shorter_schedule(record.schedule) | record.overrides
         return own | {"train.seed": own["train.seed"] + record.seed}
+
+    def rank(self, records: Iterable[TrialRecord]) -> list[TrialRecord]:
+        """Return `rank_trials` with the study's constraint, and with trials of another batch if it allows them."""
+        return rank_trials(records, self.allow_changed_batch, self.constraint.floors)

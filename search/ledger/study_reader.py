@@ -8,7 +8,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, select
 
 from search.ledger.database import open_engine, retry, study_id
 from search.ledger.lock import STUDY, LockHolder, StudyLock, read_holder
-from search.ledger.records import TrialRecord, best_trial, count_ended, read_record
+from search.ledger.records import TrialRecord, count_ended, read_record
 from search.ledger.study_metadata import Confirmation, Constraint, StudyMetadata
 from search.ledger.tables import EPOCHS, FAILURES, STUDIES, TRIALS
 
@@ -102,9 +102,7 @@ class StudyReader:
         """
         metadata = self.metadata
         records = self.trials() if among is None else among
-        return confirmed(records, metadata) or best_trial(
-            records, metadata.allow_changed_batch, metadata.constraint.floors
-        )
+        return confirmed(records, metadata) or next(iter(metadata.rank(records)), None)
 
     @retry
     def _refresh(self) -> None:

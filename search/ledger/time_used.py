@@ -1,6 +1,6 @@
 """Time that a study has used and the time that its trials take, computed from its records."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -8,6 +8,8 @@ from search.ledger.records import State, TrialRecord
 from search.ledger.study_metadata import StudyMetadata
 
 HOUR_S = 3600.0
+LIMITS = ("max_hours", "max_gpu_hours")
+"""Settings that limit the time of a study."""
 RECENT_TRIALS = 100
 """Number of latest trials among which `read_pace` looks, so that its cost does not grow with the study."""
 RECENT_EPOCHS = 20
@@ -46,6 +48,18 @@ def time_used(metadata: StudyMetadata, records: Sequence[TrialRecord], now: floa
         spans[-1] = max(0.0, now - metadata.runs[-1])
     trained_s = sum(epoch.seconds for record in records for epoch in record.epochs)
     return TimeUsed(sum(spans) / HOUR_S, metadata.resources.get("gpus", 0.0) * trained_s / HOUR_S)
+
+
+def limits_left(limits: Mapping[str, float | None], used: Iterable[TimeUsed]) -> dict[str, float]:
+    """Return what is left of the limits of `LIMITS` that are set, in hours, after some studies; perhaps negative.
+
+    Args:
+        limits: hours by name; None for no limit.
+        used: time of each study.
+    """
+    times = list(used)
+    spent = {"max_hours": sum(u.hours for u in times), "max_gpu_hours": sum(u.gpu_hours for u in times)}
+    return {name: limit - spent[name] for name in LIMITS if (limit := limits[name]) is not None}
 
 
 def moments_of(record: TrialRecord) -> list[float]:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from fgseg.config.errors import ConfigError, one_line
 from fgseg.config.loading import Layer, build
-from fgseg.config.settings import with_defaults
-from fgseg.model.pretrained import VARIANTS
+from fgseg.config.settings import ModelConfig, with_defaults
 from fgseg.storage.store import Store
 from search.ledger.catalog import open_ledger
 from search.ledger.records import TrialRecord, count_ended
@@ -53,10 +52,10 @@ def complete_untrained(location: StudyLocation) -> str:
     Returns:
         Empty, or in one line why it cannot be evaluated.
     """
-    ledger = open_ledger(location)
-    metadata = ledger.metadata
+    metadata = open_ledger(location).metadata
     settings = with_defaults(metadata.settings)
-    if untrained_of(location, metadata) or settings["model.head"] == "new" or settings["model.name"] in VARIANTS:
+    model = ModelConfig(name=settings["model.name"], head=settings["model.head"])
+    if untrained_of(location, metadata) or not model.may_inherit:
         return ""
     from fgseg.training.untrained import evaluate_untrained_once  # imports torch
 

@@ -186,7 +186,7 @@ def parallel(summary: Summary) -> Figure:
         if any(key not in t.params for key in keys):
             continue
         share = (t.value - low) / (high - low) if t.value is not None and high > low else 1.0
-        heights = [position(t.params[key], summary.ranges[key]) for key in keys]
+        heights = [summary.ranges[key].share(t.params[key]) for key in keys]
         best = t is summary.ranked[0]
         tone = BEST if best else str(0.82 - 0.5 * share)
         axes.plot([*heights, share], color=tone, linewidth=3 if best else 1.4, zorder=3 if best else 2 + share)
@@ -211,16 +211,6 @@ def mark_axis(axes: Axes, at: float, low: str, high: str) -> None:
     """Label the ends of one axis of `parallel`."""
     for height, text, location in ((-0.035, low, "top"), (1.035, high, "bottom")):
         axes.text(at, height, text, ha="center", va=location, color=INK, fontsize=9.5, bbox=PAPER)
-
-
-def position(value: float, r: Range) -> float:
-    """Return the position of a value in its range, in [0, 1]; a value outside the range is clipped."""
-    value = min(max(value, r.low), r.high)
-    if r.high == r.low:
-        return 0.5
-    if r.log:
-        return math.log(value / r.low) / math.log(r.high / r.low)
-    return (value - r.low) / (r.high - r.low)
 
 
 def class_curves(summary: Summary, count: int = 5) -> Figure:

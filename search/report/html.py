@@ -12,7 +12,7 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
 from fgseg.labels import SegClass, display_name
 from fgseg.visual.label_images import BROKEN, MENDED, RIGHT, WRONG, encode_jpeg, encode_png
-from search.ledger.records import State, count_ended
+from search.ledger.records import count_ended
 from search.report.content import Content
 from search.report.frames import CHANGED, ShownFrame
 from search.report.tables import best_tables, cost_figures, failure_table, params_table, trial_table
@@ -60,7 +60,7 @@ def render_page(content: Content) -> str:
         failures=failure_table(summary),
         trial_tables=[trial_table(summary), params_table(summary)],
         written=time.strftime("%Y-%m-%d %H:%M", time.gmtime(content.written)),
-        running=sum(t.state is State.RUNNING for t in summary.trials),
+        running=sum(t.is_open for t in summary.trials),
         ended=count_ended(summary.trials),
     )
 

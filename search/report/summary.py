@@ -13,22 +13,17 @@ from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord, keeps, pareto_front, rank_trials
 from search.ledger.study_metadata import Confirmation, Constraint
 from search.ledger.study_reader import confirmed
-from search.ledger.time_used import NOT_STARTED, TimeUsed, time_used
+from search.ledger.time_used import LIMITS, NOT_STARTED, TimeUsed, time_used
 from search.ledger.untrained import untrained_of
 from search.sampling.distributions import recorded_ranges
 from search.sampling.posterior import Posterior, posterior_of
 from search.study.location import StudyLocation
 from search.study.objective import DEFAULT, objective_name, value_of
 from search.study.plan import UNIDENTIFYING
-from search.study.space import Range
+from search.study.space import BASELINE, WEIGHT, Range
 
 ENDINGS = {State.COMPLETE: "finished", State.PRUNED: "stopped early", State.FAIL: "failed", State.RUNNING: "open"}
 """Words for the states of trials, as shown to users."""
-
-LIMITS = ("max_hours", "max_gpu_hours")
-"""Settings that limit the time of a study."""
-WEIGHT = "class_weights."
-"""Prefix of the settings of which there is one for each class."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +187,7 @@ class Summary:
 def summarise(ledger: Ledger, location: StudyLocation | None = None) -> Summary:
     """Read a study's summary from its ledger, and the result of the untrained checkpoint if `location` is given."""
     trials, metadata = ledger.trials(), ledger.metadata
-    ranked = rank_trials(trials, metadata.allow_changed_batch, metadata.constraint.floors)
+    ranked = metadata.rank(trials)
     if (selected := confirmed(trials, metadata)) is not None:
         ranked = [selected, *(t for t in ranked if t is not selected)]
     ranges = recorded_ranges(metadata)
@@ -221,10 +216,6 @@ def summarise(ledger: Ledger, location: StudyLocation | None = None) -> Summary:
     )
 
 
-FAMILY = "baseline"
-"""Space of the baseline family."""
-
-
 @dataclass(frozen=True)
 class Baseline:
     """The baseline family's study, or the reason why it is not compared; both are empty for a baseline itself."""
@@ -235,9 +226,9 @@ class Baseline:
 
 def find_baseline(location: StudyLocation, summary: Summary) -> Baseline:
     """Find the study `<config>-baseline` in the same storage, if it can be compared with `summary`."""
-    if summary.space == FAMILY:
+    if summary.space == BASELINE:
         return Baseline()
-    name = f"{summary.experiment}-{FAMILY}"
+    name = f"{summary.experiment}-{BASELINE}"
     other = replace(location, study=name)
     ledger = find_ledger(other)
     if ledger is None:

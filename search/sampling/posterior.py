@@ -48,13 +48,7 @@ def posterior_of(trials: Sequence[TrialRecord], ranges: Mapping[str, Range]) -> 
 
     from search.sampling.gaussian_process import fit_gaussian_process  # imports SciPy's optimiser
 
-    x = np.array([[share(r, t.params[key]) for key, r in ranges.items()] for t in usable])
+    x = np.array([[r.share(t.params[key]) for key, r in ranges.items()] for t in usable])
     process = fit_gaussian_process(x, np.array([t.value for t in usable], dtype=np.float64))
     means = process.posterior(x)[0].tolist()
     return Posterior({t.number: mean for t, mean in zip(usable, means, strict=True)}, process.noise_std)
-
-
-def share(r: Range, value: float) -> float:
-    """Return where a value lies in a range, or in its logarithm, from 0 to 1."""
-    scale = math.log if r.log else float
-    return (scale(r.position(value)) - scale(r.low)) / (scale(r.high) - scale(r.low))

@@ -1,5 +1,6 @@
 """Read, change and check search spaces: configs/spaces/<family>.yaml -> Space."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ NUMBERS_WITHOUT_DEFAULT = ("model.drop_path",)
 SAMPLING = ("data.rare_class_temperature",)
 """Settings of the section `data` that may differ between trials, since they do not change the validation frames."""
 
+BASELINE = "baseline"
+"""Space of the family with which others are compared."""
 WEIGHT, THIN = "class_weights.", "class_weights.<thin>"
 """Prefix of the weights of classes, and the name that stands for those of all thin classes."""
 Value = TypeVar("Value")
@@ -55,6 +58,11 @@ class Range(Section):
     def position(self, value: float) -> float:
         """Return where a value lies on the axis of the range: `low` for a setting that is off, else the value."""
         return self.low if self.is_off(value) else value
+
+    def share(self, value: float) -> float:
+        """Return where a value lies in the range, or in its logarithm, in [0, 1]; one outside of it is clipped."""
+        scale, inside = math.log if self.log else float, min(max(value, self.low), self.high)
+        return (scale(inside) - scale(self.low)) / (scale(self.high) - scale(self.low))
 
 
 class SpaceFile(Section):

@@ -60,10 +60,9 @@ class OptunaStudyWriter:
         for record in sorted(self._ledger.trials(), key=lambda record: record.ended_seq or 0):
             self._write(record)
 
-    def write_changes(self, numbers: set[int | None]) -> None:
+    def write_changes(self, numbers: set[int]) -> None:
         """Write those of these trials that have ended."""
-        for number in numbers - {None}:
-            assert number is not None
+        for number in numbers:
             self._write(self._ledger.trial(number))
 
     def write_file(self, name: str, data: bytes) -> None:

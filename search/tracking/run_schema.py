@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fgseg.config.errors import one_line
-from search.ledger.records import keeps, pareto_front, rank_trials
+from search.ledger.records import keeps, pareto_front
 from search.study.location import public_address
 from search.study.objective import DEFAULT
 
@@ -78,7 +78,7 @@ def constraint_tags(metadata: "StudyMetadata") -> dict[str, str]:
 
 def allowed_trials(records: "Iterable[TrialRecord]", metadata: "StudyMetadata") -> "list[TrialRecord]":
     """Return the finished trials that keep the constraint, by falling value; all of them if none does."""
-    ranked = rank_trials(records, metadata.allow_changed_batch, metadata.constraint.floors)
+    ranked = metadata.rank(records)
     return [record for record in ranked if keeps(record, metadata.constraint.floors)] or ranked
 
 
@@ -229,7 +229,7 @@ def study_points(
 
 def trial_ending(record: "TrialRecord", phase: Phase) -> tuple[str, dict[str, str]]:
     """Return status and ENDING_TAGS of a trial's run; an open trial is KILLED unless a driver runs the study."""
-    if record.state == "running" and phase != "running":
+    if record.is_open and phase != "running":
         return "KILLED", {"fgseg.interrupted": "true"}
     tags = {}
     if record.state == "fail":
@@ -243,7 +243,7 @@ def study_ending(records: "Iterable[TrialRecord]", phase: Phase) -> tuple[str, d
     """Return status and ENDING_TAGS of the parent run; a study with open trials and no driver is interrupted."""
     if phase == "running":
         return "RUNNING", {}
-    if phase == "interrupted" or any(record.state == "running" for record in records):
+    if phase == "interrupted" or any(record.is_open for record in records):
         return "KILLED", {"fgseg.interrupted": "true"}
     return "FINISHED", {}
 

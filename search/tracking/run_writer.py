@@ -123,12 +123,12 @@ class StudyRunWriter:
         self.write_study(phase)
         self.write_settings()
 
-    def write_changes(self, numbers: set[int | None]) -> None:
-        """Update the runs of some trials, and the parent if one of them has ended or `numbers` contains None."""
-        records = [self.ledger.trial(number) for number in numbers if number is not None]
+    def write_changes(self, numbers: set[int]) -> None:
+        """Update the runs of some trials, and the parent if one of them has ended."""
+        records = [self.ledger.trial(number) for number in numbers]
         for record in records:
             self.write_trial(record, "running")
-        if None in numbers or any(record.state != "running" for record in records):
+        if any(not record.is_open for record in records):
             self.write_study("running")
 
     def open_study(self, records: "Sequence[TrialRecord]") -> TrackedRun:

@@ -32,7 +32,7 @@ class Writer(Protocol):
 
     def write_all(self, phase: Phase) -> None: ...
 
-    def write_changes(self, numbers: set[int | None]) -> None: ...
+    def write_changes(self, numbers: set[int]) -> None: ...
 
     def write_file(self, name: str, data: bytes) -> None: ...
 
@@ -51,7 +51,7 @@ class BackgroundWriter:
         self._open_writer = open_writer
         self._on_failure = on_failure
         self._changed = threading.Condition()
-        self._numbers: set[int | None] = set()
+        self._numbers: set[int] = set()
         self._files: dict[str, bytes] = {}
         self._closing: Phase | None = None
         self._written = self._abandoned = False
@@ -61,8 +61,8 @@ class BackgroundWriter:
         """Start the thread, which begins with a full pass over the ledger; returns at once.  May be called once."""
         self._thread.start()
 
-    def notify(self, number: int | None = None) -> None:
-        """Schedule the update of a trial's run, or with None of the parent run.  Returns within microseconds."""
+    def notify(self, number: int) -> None:
+        """Schedule the update of a trial's run.  Returns within microseconds."""
         with self._changed:
             self._numbers.add(number)
             self._changed.notify()
@@ -120,7 +120,7 @@ class BackgroundWriter:
                 self._on_failure(error)
                 self._wait_before_retry(failures, files)
 
-    def _take(self, wait: bool) -> tuple[set[int | None], dict[str, bytes], Phase | None]:
+    def _take(self, wait: bool) -> tuple[set[int], dict[str, bytes], Phase | None]:
         with self._changed:
             if wait:
                 self._changed.wait_for(lambda: self._numbers or self._files or self._closing or self._abandoned)
@@ -129,7 +129,7 @@ class BackgroundWriter:
             return taken
 
     def _write(
-        self, writer: Writer | None, numbers: set[int | None], files: dict[str, bytes], closing: Phase | None
+        self, writer: Writer | None, numbers: set[int], files: dict[str, bytes], closing: Phase | None
     ) -> Writer:
         if writer is None or closing is not None:
             writer = writer or self._open_writer()

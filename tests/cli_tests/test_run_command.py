@@ -63,7 +63,7 @@ def test_a_signal_before_anything_is_written_ends_the_command_with_its_code(
     before = signal.getsignal(number)
     assert run_with_signals(parse, command, []) == code
     assert signal.getsignal(number) is before
-    assert "run the same command to start again" in capsys.readouterr().err
+    assert "run the same command again" in capsys.readouterr().err
 
 
 def test_one_line_keeps_the_whole_message_unless_its_first_line_is_asked_for():

@@ -143,9 +143,9 @@ def test_families_share_the_hours_of_a_comparison(tmp_path: Path):
     ledger.record_run(StudyMetadata(settings={"train.epochs": 1}), began=time.time() - 1800)
     ledger.start(FixedTrials(other.repeats), epochs=1, select="last")
     ledger.next_attempt()  # half an hour later
-    left = runner.time_share(plans[0], plans)
-    assert left.max_hours == pytest.approx(1.5, abs=0.01)  # the test takes less than 36 s
-    assert runner.time_share(other, plans).max_hours == 2.0
+    left = runner.time_left(plans[0], plans)
+    assert left == {"max_hours": pytest.approx(1.5, abs=0.01)}  # the test takes less than 36 s
+    assert runner.time_left(other, plans) == {"max_hours": 2.0}
 
 
 def test_seeds_are_a_number_or_auto():

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from fgseg.storage.store import LocalStore
 from search import run, status
 from search.audit.__main__ import AuditDocument
 from search.audit.__main__ import main as audit
+from search.compare.__main__ import main as compare
 from search.console import decoding
 from search.console.decoding import decoding_progress
 from search.console.document_content import data_document
@@ -55,6 +57,26 @@ def test_plan_names_settings_as_set_does_and_masks_credentials(tmp_path: Path, c
     assert (train.frames, train.class_frames["background"]) == (6, 6)
     assert sum(train.pixel_share.values()) == pytest.approx(1)
     assert plan.data.picture and plan.data.picture.startswith(str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "says"),
+    [
+        (run.main, ["--space=bas", "--set", "model.name=smal"], "model.name: no such model 'smal'"),
+        (run.main, ["--space=bas", "--warm-start=other"], "--warm-start: no study other in the storage"),
+        (
+            compare,
+            ["--spaces", "baseline", "bas", "--ledger-url=sqlite:////nowhere/a.db"],
+            "--ledger-url: the folder of",
+        ),
+    ],
+)
+def test_dry_run_refuses_what_a_run_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], main: Any, arguments: list[str], says: str
+):
+    assert main([*arguments, "--dry-run", f"--storage={tmp_path / 'runs'}"]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_dry_run_downloads_nothing_from_the_hub(capsys: pytest.CaptureFixture[str]):

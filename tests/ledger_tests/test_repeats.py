@@ -17,7 +17,7 @@ from search.audit.trials import audit
 from search.compare.plans import repeat_plan
 from search.execution.strategies import RepeatStrategy
 from search.ledger.ledger import Ledger
-from search.ledger.records import Kind, TrialAttempt
+from search.ledger.records import TrialAttempt
 from search.ledger.study_metadata import StudyMetadata
 from search.ledger.trial_source import FixedTrials
 from search.study.location import StudyLocation, find_location
@@ -49,7 +49,7 @@ def test_repeats_are_handed_out_in_order_each_with_its_point_and_its_seed(tmp_pa
         TrialAttempt(1, 1, POINT, repeat=1),
         None,
     ]
-    assert [(r.kind, r.params, r.seed) for r in ledger.trials()] == [(Kind.REPEAT, POINT, s) for s in (0, 1)]
+    assert [(r.repeat, r.params, r.seed) for r in ledger.trials()] == [(s, POINT, s) for s in (0, 1)]
 
 
 def test_open_repeat_is_continued_under_its_own_number(tmp_path: Path):

@@ -27,7 +27,7 @@ from search.ledger.records import TrialRecord, rank_trials
 from search.ledger.study_metadata import StudyMetadata
 from search.report import __main__ as report
 from search.report.build import FRAMES_LATER, is_current, report_files, store_files, write_report
-from search.report.charts import parallel, plain_ticks, position, slices, ticks
+from search.report.charts import parallel, plain_ticks, slices, ticks
 from search.report.content import Content, build_content
 from search.report.frames import Frames, ShownFrame, choose_frames, difference
 from search.report.summary import Baseline, Summary, find_baseline, summarise
@@ -193,7 +193,7 @@ def test_points_of_before_a_range_was_narrowed_have_no_part_in_the_importance():
     assert importance([*inside, outside], ranges) == importance(inside, ranges) != {}
     assert importance([*inside[1:], outside], ranges) == {}
     assert caution([*inside[1:], outside], ranges).startswith(f"{MIN_TRIALS - 1} finished trials are too few")
-    assert position(4.0, ranges["a"]) == 1 and position(0.0, Range(low=0.1, high=1, log=True, start=0.5)) == 0
+    assert ranges["a"].share(4.0) == 1 and Range(low=0.1, high=1, log=True, start=0.5).share(0.0) == 0
 
 
 def test_setting_that_is_off_has_its_place_in_importance_charts_and_tables():
@@ -204,7 +204,7 @@ def test_setting_that_is_off_has_its_place_in_importance_charts_and_tables():
         for k in range(10)
     ]
     assert next(iter(importance(records, ranges))) == "loss.ssim"
-    assert position(0, switched) == 0
+    assert switched.share(0) == 0
     figure = Figure()
     plain_ticks(axes := figure.subplots(), switched)
     assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["off", "0.1"]

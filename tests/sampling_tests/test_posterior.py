@@ -11,7 +11,7 @@ from fake_ledger import METADATA, FakeLedger
 from search.ledger.records import TrialRecord, rank_trials
 from search.report.summary import Summary, summarise
 from search.report.tables import expected_note, trial_table
-from search.sampling.posterior import MIN_TRIALS, posterior_of, share
+from search.sampling.posterior import MIN_TRIALS, posterior_of
 from search.study.space import Range
 
 RANGES = {"loss.ssim": Range(low=0.01, high=1.0, log=True, start=0.1, off_below=0.02)}
@@ -52,7 +52,7 @@ def test_few_trials_or_none_within_the_ranges_stay_in_the_observed_order():
 
 
 def test_setting_that_is_off_lies_at_the_low_end():
-    values = [share(RANGES["loss.ssim"], value) for value in (0.0, 0.01, 0.1, 1.0)]
+    values = [RANGES["loss.ssim"].share(value) for value in (0.0, 0.01, 0.1, 1.0)]
     assert values == pytest.approx([0, 0, 0.5, 1])
 
 

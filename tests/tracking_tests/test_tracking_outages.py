@@ -42,7 +42,7 @@ class FlakyWriter:
             raise ConnectionError("no route")
         self.calls.append(phase)
 
-    def write_changes(self, numbers: set[int | None]) -> None:
+    def write_changes(self, numbers: set[int]) -> None:
         self.calls.append(numbers)
 
     def write_file(self, name: str, data: bytes) -> None:
@@ -181,7 +181,7 @@ class BusyWriter(FlakyWriter):
         super().__init__(failures=0)
         self.spans: list[tuple[float, float]] = []
 
-    def write_changes(self, numbers: set[int | None]) -> None:
+    def write_changes(self, numbers: set[int]) -> None:
         started, ends = time.monotonic(), time.thread_time() + 0.2
         while time.thread_time() < ends:
             pass

@@ -274,6 +274,36 @@ def test_command_tells_a_folder_that_cannot_be_written(tmp_path: Path, cache: st
     assert "is a file; name a folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; the same command continues\n"),
+        (OSError(28, "No space left on device", "/data/out"), 1, "error: /data/out: No space left on device\n"),
+    ],
+)
+def test_command_tells_what_ended_it(
+    tmp_path: Path,
+    cache: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    error: BaseException,
+    code: int,
+    told: str,
+):
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fgseg.train.train", fail)
+    assert command(tmp_path, cache) == code
+    assert capsys.readouterr().err == told
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("fgseg.train.launched_processes", lambda environment: 1)
+    assert command(tmp_path, cache) == code
+    assert capsys.readouterr() == ("", told if isinstance(error, OSError) else "")
+
+
 @pytest.mark.slow
 def test_later_trials_of_a_process_free_the_model_of_the_one_before():
     """Mixed precision makes cycles, such as a patched `forward`, which the garbage collector has to find."""
