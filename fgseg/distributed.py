@@ -136,6 +136,10 @@ def joined_world() -> Iterator[None]:
         reset_accelerate() if on_gpus else reset_accelerate(cpu=True, backend="gloo")
     try:
         yield
+        if dist.is_initialized():
+            # Threads of gloo, which torch 2.14 does not end after a backward pass, free the tensors of the last collective
+            # while this one waits.  While the interpreter ends, they would abort the process.
+            dist.barrier()
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
