@@ -137,8 +137,8 @@ def joined_world() -> Iterator[None]:
     try:
         yield
         if dist.is_initialized():
-            # Threads of gloo, which torch 2.14 does not end after a backward pass, free the tensors of the last collective
-            # while this one waits.  While the interpreter ends, they would abort the process.
+            # Threads of gloo, which torch 2.14 does not end after a backward pass, free the tensors of the last
+            # collective while this one waits.  While the interpreter ends, they would abort the process.
             dist.barrier()
     finally:
         if dist.is_initialized():
