@@ -91,17 +91,17 @@ class RepeatStrategy:
 
     def __init__(self, plan: RepeatPlan) -> None:
         self.plan: Plan = plan
-        self.repeats = plan.repeats
+        self.trials = FixedTrials(plan.repeats)
 
     def budget(self, ledger: Ledger) -> int:
         """Count the repeats that the study has, and those that it lacks."""
-        known = [(trial.params, trial.repeat) for trial in ledger.trials()]
-        return len(known) + sum((repeat.params, repeat.seed) not in known for repeat in self.repeats)
+        known = ledger.trials()
+        return len(known) + self.trials.remaining(known)
 
     def prepare(self, ledger: Ledger, signals: Signals) -> None:
         """Prepare the ledger with the fixed points."""
         train = self.plan.settings.train
-        ledger.start(FixedTrials(self.repeats), epochs=train.epochs, select=train.select)
+        ledger.start(self.trials, epochs=train.epochs, select=train.select)
 
     def present_results(self, ledger: Ledger, reason: StopReason, signals: Signals, console: Console) -> int:
         """Return the exit code; `search.compare` presents the results."""
