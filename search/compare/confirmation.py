@@ -18,7 +18,7 @@ from search.ledger.lock import LockedError
 from search.ledger.records import State, TrialRecord, count_ended
 from search.ledger.study_metadata import Confirmation, StudyMetadata
 from search.ledger.time_used import limits_left, time_used
-from search.study.objective import MIOU, value_of
+from search.study.objective import value_of
 from search.study.plan import CONFIRM_SEED, CONFIRMED, ConfirmPlan, Plan, Repeat
 
 if TYPE_CHECKING:
@@ -106,20 +106,11 @@ def confirm_plan(plan: Plan, ledger: Ledger, best: Sequence[TrialRecord]) -> Con
     Every point has one repeat before any has the next, so that a budget which ends leaves comparable points.
     """
     seeds = range(CONFIRM_SEED, CONFIRM_SEED + plan.search.confirm_seeds)
-    repeats = tuple(Repeat(record.params, seed) for seed in seeds for record in best)
+    repeats = [Repeat(record.params, seed) for seed in seeds for record in best]
     limits = limits_left(plan.search.model_dump(), [time_used(ledger.metadata, ledger.trials())])
     if any(hours <= 0 for hours in limits.values()):
         return None
-    changes = {"trials": len(repeats), "confirm": 0, "objective": MIOU, "keep": None, **limits}
-    return ConfirmPlan(
-        space=plan.space,
-        layers=plan.layers,
-        search=plan.search.model_copy(update=changes),
-        experiment=plan.experiment,
-        settings=plan.settings,
-        location=replace(plan.location, study=f"{plan.study}{CONFIRMED}"),
-        repeats=repeats,
-    )
+    return ConfirmPlan.beside(plan, CONFIRMED, repeats, **limits)
 
 
 def read_candidates(plan: Plan, best: Sequence[TrialRecord]) -> list[Candidate]:

@@ -8,7 +8,6 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.loading import PATH_NAME
 from search.ledger.catalog import open_ledger
 from search.study.identity import differences
-from search.study.objective import MIOU
 from search.study.plan import REPEATS, Plan, Repeat, RepeatPlan, make_plan
 from search.study.space import is_about_frames
 
@@ -83,21 +82,11 @@ def check_alike(plans: Sequence[Plan]) -> None:
 def repeat_plan(plan: Plan, point: str, seeds: int) -> RepeatPlan:
     """Return the plan of a study's repeats at a point of its space; raises ConfigError if the point does not exist."""
     params = plan.space.start if point == "start" else best_point(plan)
-    study = f"{plan.study}{REPEATS}"
-    if not PATH_NAME.fullmatch(study):
+    if not PATH_NAME.fullmatch(f"{plan.study}{REPEATS}"):
         raise ConfigError(
             f"--studies: got {plan.study!r}, its repeats would be kept under a name of over 100 characters"
         )
-    search = plan.search.model_copy(update={"trials": seeds, "objective": MIOU, "keep": None, "confirm": 0})
-    return RepeatPlan(
-        space=plan.space,
-        layers=plan.layers,
-        search=search,
-        experiment=plan.experiment,
-        settings=plan.settings,
-        location=replace(plan.location, study=study),
-        repeats=tuple(Repeat(params, seed) for seed in range(seeds)),
-    )
+    return RepeatPlan.beside(plan, REPEATS, [Repeat(params, seed) for seed in range(seeds)])
 
 
 def with_seeds(plan: RepeatPlan, seeds: int) -> RepeatPlan:

@@ -1,9 +1,9 @@
 """Plan of a run: settings, space, search settings and location, resolved from files and flags and checked."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from pydantic import ValidationError
 
@@ -17,7 +17,7 @@ from fgseg.config.settings import flatten as flatten_settings
 from fgseg.model.pretrained import NAMES
 from search.study.config import SearchConfig
 from search.study.location import StudyLocation, public_address, resolve_location
-from search.study.objective import BOUNDARY, check_objectives
+from search.study.objective import BOUNDARY, MIOU, check_objectives
 from search.study.resources import check_resources, gpu_needed
 from search.study.space import Space, add_ranges, load_space, override
 
@@ -126,6 +126,24 @@ class RepeatPlan(Plan):
     """Fixed points of a space to be trained with several seeds and evaluated on the test split."""
 
     repeats: tuple[Repeat, ...]
+
+    @classmethod
+    def beside(cls, plan: Plan, suffix: str, repeats: Sequence[Repeat], **search: Any) -> Self:
+        """Return the plan of a study of repeats that is named after that of a search.
+
+        Args:
+            plan: of the search.
+            suffix: of the study's name.
+            repeats: all of the study.
+            search: other settings of the section `search`.
+        """
+        fixed = {"trials": len(repeats), "objective": MIOU, "keep": None, "confirm": 0}
+        own = {
+            "search": plan.search.model_copy(update=fixed | search),
+            "location": replace(plan.location, study=f"{plan.study}{suffix}"),
+            "repeats": tuple(repeats),
+        }
+        return cls(**vars(plan) | own)
 
     @property
     def splits(self) -> tuple[str, ...]:
