@@ -51,7 +51,8 @@ def draw_mlflow(pages: Pages, storage: Path) -> Image.Image:
     parameters = pages.browser.find_element("css selector", ".du-bois-light-select input")
     parameters.send_keys("loss.ssim\n")  # the axis that tells the families apart
     parameters.send_keys("\ue00c")  # Escape closes the list
-    axes = "return document.querySelector('.js-plotly-plot').data[0].dimensions.map(axis => axis.label)"
+    plot = "document.querySelector('.js-plotly-plot')?.data?.[0]"  # absent until the page has drawn it
+    axes = f"return ({plot}?.dimensions ?? []).map(axis => axis.label)"
     pages.until(lambda: "loss.ssim" in pages.browser.execute_script(axes))
     heading = "return [...document.querySelectorAll('h1, h2')].find(e => e.innerText.startsWith('Comparing'))"
     left = pages.browser.execute_script(f"document.activeElement.blur(); {heading}.getBoundingClientRect().left")
