@@ -1,7 +1,7 @@
 """Draw every picture of README.md: python -m scripts.draw_readme
 
 Runs two small searches with the settings of the quickstart, on procedural scenes, then photographs MLflow's comparison
-of the two families and the report in a headless Chromium.  Takes about ten minutes on two idle cores.
+of the two families and the report in a headless Chromium.  Takes three to ten minutes on two idle cores.
 """
 
 import argparse
