@@ -24,7 +24,7 @@ from search.study.location import find_location
 from search.tracking.sync import sync
 
 EPOCH_MS, SUGGEST_S, GROWTH_MIB, EFFICIENCY = 5, 1, 0.2, 0.95
-"""Goals: processor time of the driver per epoch, time of a suggestion, driver memory per trial, share of GPU time."""
+"""Goals: median time of the driver per epoch, of a suggestion, driver memory per trial, share of the GPUs' time."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,7 @@ def missed_goals(rows: list[Row]) -> list[str]:
     growth = (last.driver_mib - first.driver_mib) / max(1, last.ended - first.ended)
     print(f"driver memory: {1024 * growth:.0f} KiB a trial from {first.ended} to {last.ended}")
     goals = {
-        f"{last.epoch_cpu_ms:.1f} ms of processor time an epoch, must be under {EPOCH_MS}": last.epoch_cpu_ms
-        < EPOCH_MS,
+        f"{last.epoch_ms:.1f} ms an epoch, must be under {EPOCH_MS}": last.epoch_ms < EPOCH_MS,
         f"a suggestion takes {last.suggest_s:.2f} s, must be under {SUGGEST_S}": last.suggest_s < SUGGEST_S,
         f"driver memory grows by {growth:.2f} MiB a trial, must be under {GROWTH_MIB}": growth < GROWTH_MIB,
     }
