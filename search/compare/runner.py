@@ -63,7 +63,6 @@ def run_comparison(
         if code != DONE:
             console.print(f"continue: {shlex.join(current_command())}", soft_wrap=True, highlight=False, markup=False)
             return code
-        signals.gentle = False  # no study is open now: a signal may end what follows at any point
         if signals.received:
             return signals.code
         seeds = None if precision is None else next_seeds(plans, precision, console)

@@ -82,6 +82,8 @@ def run_study(plan: Plan, signals: Signals) -> int:
     except (LedgerError, ObjectStoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAULT
+    finally:
+        signals.gentle = False  # no study is open any more
 
 
 @contextmanager
