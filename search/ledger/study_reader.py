@@ -54,11 +54,6 @@ class StudyReader:
         self._seq = -1
         self._is_fresh = False
 
-    @staticmethod
-    def exists(url: str, study: str) -> bool:
-        """Return whether the study exists; creates neither study nor file."""
-        return study_id(url, study) is not None
-
     def holder(self) -> LockHolder | None:
         """Return the live driver that holds the study's lock; None if there is none."""
         return read_holder(self._engine, self._study)

@@ -12,7 +12,7 @@ from fgseg.storage.store import open_store
 from search.audit.trials import audit
 from search.delete import delete
 from search.ledger.catalog import open_ledger
-from search.ledger.ledger import Ledger
+from search.ledger.database import study_id
 from search.ledger.records import State
 from search.run import main
 from search.study.location import StudyLocation, find_location
@@ -113,4 +113,4 @@ def test_deleting_the_study_leaves_neither_files_nor_books(cluster: Cluster, fin
     location = cluster.location
     delete(location)
     assert open_store(cluster.storage).sizes() == {}
-    assert not Ledger.exists(location.ledger_url, "small")
+    assert study_id(location.ledger_url, "small") is None

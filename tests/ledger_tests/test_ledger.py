@@ -13,7 +13,7 @@ from sqlalchemy import text, update
 from sqlalchemy.exc import OperationalError
 
 from fgseg.results import EpochResult, SupersededError
-from search.ledger.database import LedgerError, open_engine
+from search.ledger.database import LedgerError, open_engine, study_id
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialAttempt
 from search.ledger.study_metadata import StudyMetadata
@@ -80,7 +80,7 @@ def test_trial_0_is_the_start_point_also_after_a_second_start(tmp_path):
 
 
 def test_looking_for_a_study_creates_nothing(tmp_path):
-    assert not Ledger.exists(url_in(tmp_path), "s")
+    assert study_id(url_in(tmp_path), "s") is None
     with pytest.raises(LookupError, match="no study s"):
         Ledger(url_in(tmp_path), "s")
     assert list(tmp_path.iterdir()) == []
@@ -88,13 +88,13 @@ def test_looking_for_a_study_creates_nothing(tmp_path):
 
 def test_a_study_exists_under_its_own_name_only(tmp_path):
     drive(tmp_path)
-    assert Ledger.exists(url_in(tmp_path), "s")
-    assert not Ledger.exists(url_in(tmp_path), "other")
+    assert study_id(url_in(tmp_path), "s") is not None
+    assert study_id(url_in(tmp_path), "other") is None
 
 
 def test_an_empty_database_file_holds_no_study(tmp_path):
     (tmp_path / "study.db").touch()
-    assert not Ledger.exists(url_in(tmp_path), "s")
+    assert study_id(url_in(tmp_path), "s") is None
 
 
 def test_the_identity_and_uid_are_those_first_written_down(tmp_path):
@@ -485,4 +485,4 @@ def test_database_with_the_tables_of_the_first_version_is_refused_in_one_line(tm
         TABLES.drop_all(connection)
         connection.execute(text("CREATE TABLE fgsearch_lock (study VARCHAR(512))"))
     with pytest.raises(LedgerError, match="another version of fgsearch"):
-        Ledger.exists(url_in(tmp_path), "s")
+        study_id(url_in(tmp_path), "s")

@@ -15,7 +15,7 @@ from fgseg.storage.store import open_store
 from search.audit.__main__ import main as audit
 from search.ledger import database
 from search.ledger.catalog import OWNER_FILE, check_ownership, open_ledger, write_owner_file
-from search.ledger.database import check_database
+from search.ledger.database import check_database, study_id
 from search.ledger.ledger import Ledger
 from search.run import main
 from search.study.location import StudyLocation, find_location, normal_ledger, public_address, resolve_location
@@ -89,7 +89,7 @@ def test_password_may_come_from_the_environment(postgres: Server, monkeypatch: p
         check_database(address)
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     check_database(address)
-    assert not Ledger.exists(address, "s")
+    assert study_id(address, "s") is None
 
 
 @pytest.mark.parametrize("address", ["postgres://u@h/d", "postgresql://u@h/d", "postgresql+psycopg://u@h/d"])
