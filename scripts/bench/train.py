@@ -12,8 +12,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -163,15 +165,20 @@ def share(row: Row, count: int) -> float:
 
 def write_scenes(root: Path, count: int, height: int, width: int) -> None:
     """Write `count` + 1 procedural scenes (one for validation) as PNG files in the layout of Cityscapes."""
-    for index in range(count + 1):
-        image, ids = render(0, index, height, width)
-        for folder, ending, array in (
-            ("leftImg8bit", "leftImg8bit", image),
-            ("gtFine", "gtFine_labelIds", ids),
-        ):
-            path = root / folder / "train" / "streets" / f"streets_{index:06d}_000000_{ending}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(path)
+    with ProcessPoolExecutor(mp_context=PROCESSES) as pool:
+        list(pool.map(partial(write_scene, root, height, width), range(count + 1)))
+
+
+def write_scene(root: Path, height: int, width: int, index: int) -> None:
+    """Write one procedural scene and its labels."""
+    image, ids = render(0, index, height, width)
+    for folder, ending, array in (
+        ("leftImg8bit", "leftImg8bit", image),
+        ("gtFine", "gtFine_labelIds", ids),
+    ):
+        path = root / folder / "train" / "streets" / f"streets_{index:06d}_000000_{ending}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(path)
 
 
 def machine() -> str:
