@@ -11,7 +11,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -81,20 +81,25 @@ def rows(options: argparse.Namespace, base: Setup) -> list[Row]:
 
 
 def measure(row: Row, seconds: float) -> Figures:
-    """Take alternating samples of both sides, for at least `seconds` and three rounds; returns the medians."""
+    """Measure each side of a row in a process of its own; see `alternate`."""
     with sides(row) as connections:
-        samples: dict[str, list[float]] = {side: [] for side in connections}
-        started = time.monotonic()
-        while len(samples["ours"]) < 3 or time.monotonic() - started < seconds:
-            for side, connection in connections.items():
-                samples[side].append(take_sample(connection))
-    medians = {side: statistics.median(values) for side, values in samples.items()}
+        return alternate({side: partial(take_sample, connection) for side, connection in connections.items()}, seconds)
+
+
+def alternate(samples: Mapping[str, Callable[[], float]], seconds: float) -> Figures:
+    """Take alternating samples of the sides, for at least `seconds` and three rounds; returns the medians."""
+    values: dict[str, list[float]] = {side: [] for side in samples}
+    started = time.monotonic()
+    while len(values["ours"]) < 3 or time.monotonic() - started < seconds:
+        for side, sample in samples.items():
+            values[side].append(sample())
+    medians = {side: statistics.median(of_side) for side, of_side in values.items()}
     return Figures(medians["ours"], medians.get("source"))
 
 
 @contextmanager
 def sides(row: Row) -> Iterator[dict[str, Connection]]:
-    """Start a process for each side of a row's job, one after the other; yields the connections by side."""
+    """Start a process for each side of a row's job; yields the connections by side once all are ready."""
     processes, connections = [], {}
     try:
         for side in JOBS[row.job]:
@@ -103,6 +108,7 @@ def sides(row: Row) -> Iterator[dict[str, Connection]]:
             processes[-1].start()
             other.close()
             connections[side] = connection
+        for connection in connections.values():
             connection.recv()
         yield connections
     finally:
