@@ -20,14 +20,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from fgseg.config.loading import Layer, build, read_layer
+from fgseg.data import load_splits
 from scripts.bench import equality
 from scripts.bench.gpu_targets import EPOCHS, FRAMES, SEARCH_SIZE, TARGETS
 from scripts.bench.jobs import EVALUATED, JOBS, Setup, our_training
 from scripts.bench.source_recipe import synchronized_time
-from scripts.bench.train import CPU_SIZE, Figures, Row, alternate, machine, measure, share, write_scenes
+from scripts.bench.train import CPU_SIZE, PROCESSES, Figures, Row, alternate, machine, measure, share, write_scenes
 
 ROOT = Path(__file__).parents[2]
-SCENES, TRIALS, SEEDS = 24, 5, 3
+SCENES, TRIALS, SEEDS = 24, 3, 3
 """PNG files of the source's recipe, trials of the search, and trainings of each side of the comparison of mIoU."""
 DRY_SCENES: dict[str, Any] = {"data.height": 64, "data.width": 128, "data.val": 2, "data.test": 0}
 """Settings of the scenes of a dry comparison of mIoU."""
@@ -148,9 +150,8 @@ def search(bench: Bench) -> Iterator[tuple[str, float]]:
     from search.run import main as run_search
 
     os.environ.update(ray_environment())  # before the import of Ray, which reads them
-    storage, (height, width) = bench.setup.cache / "runs", SEARCH_SIZE
-    sets = [f"data.height={height}", f"data.width={width}", f"data.train={FRAMES}", f"train.epochs={EPOCHS}"]
-    sets += [f"model.name={bench.setup.model}", f"data.cache={bench.setup.cache}", "train.compile=on"]
+    storage = bench.setup.cache / "runs"
+    sets = [f"{name}={value}" for name, value in search_settings(bench).items()]
     command = ["--space", "bas_cp", "--study", "bench", "--storage", str(storage), "--trials", str(TRIALS)]
     command += ["--sampler", "random", "--max-concurrent", "1", "--gpus-per-trial", "1"]
     code = run_search([*command, *(part for text in sets for part in ("--set", text))])
@@ -161,6 +162,13 @@ def search(bench: Bench) -> Iterator[tuple[str, float]]:
     yield "trials per hour", 3600 / trial_s
     bare_s = EPOCHS * FRAMES / our_training(replace(bench.setup, size=SEARCH_SIZE))()
     yield "search: to bare training", bare_s / trial_s
+
+
+def search_settings(bench: Bench) -> dict[str, Any]:
+    """Return the settings of the trials of the search, by dotted name."""
+    data = {"data.height": SEARCH_SIZE[0], "data.width": SEARCH_SIZE[1], "data.train": FRAMES}
+    model = {"model.name": bench.setup.model, "train.epochs": EPOCHS, "train.compile": "on"}
+    return data | {"data.cache": str(bench.setup.cache)} | model
 
 
 PARTS: Parts = {
@@ -180,6 +188,31 @@ PARTS: Parts = {
 """Parts by name, the most important ones first.  Each yields figures as it measures them."""
 DRY_PARTS = ("step-2", "losses", "evaluation", "start", "miou")
 """Parts that run on a CPU within seconds."""
+
+
+def prepare(bench: Bench, names: Sequence[str]) -> None:
+    """Compile the steps that parts will need, and draw the frames of the search, side by side.
+
+    Each takes about a minute and is kept in the folder of the benchmark; the parts measure one after the other.
+    """
+    setups = {replace(bench.setup, batch=int(name.split("-")[1])) for name in names if name.startswith("step-")}
+    setups |= {bench.setup for name in names if name in {"evaluation", "start", "sharing"}}
+    jobs: list[tuple[Callable[..., object], Any]] = []
+    if "search" in names:
+        setups.add(replace(bench.setup, size=SEARCH_SIZE))
+        jobs.append((draw_frames, search_settings(bench)))
+    jobs += [(our_training, setup) for setup in setups]
+    processes = [PROCESSES.Process(target=job, args=(argument,)) for job, argument in jobs]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+
+def draw_frames(settings: dict[str, Any]) -> None:
+    """Draw the frames of a run of `search.run` with these settings."""
+    run = build([read_layer(ROOT / "configs" / "quickstart.yaml", skip="search"), Layer("benchmark", settings)])
+    load_splits(run.data, ("train", "val"))
 
 
 def bench_of(folder: Path, dry: bool, seconds: float) -> Bench:
@@ -250,6 +283,7 @@ def main(arguments: list[str] | None = None) -> None:
         name, folder = options.part
         return show(name, PARTS[name](bench_of(Path(folder), dry=False, seconds=options.seconds)))
     print(machine(), flush=True)
+    begun = time.monotonic()
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="fg-", dir="/tmp") as folder:  # a socket's path may have 107 characters
         bench = bench_of(Path(folder), options.dry, 0.0 if options.dry else options.seconds)
@@ -258,7 +292,11 @@ def main(arguments: list[str] | None = None) -> None:
             for name in options.only or DRY_PARTS:
                 show(name, PARTS[name](bench))
         else:
-            figures = measure_parts(options.only or list(PARTS), Path(folder), options.minutes, options.seconds)
+            started = time.monotonic()
+            prepare(bench, options.only or list(PARTS))
+            print(f"preparing took {time.monotonic() - started:.0f} s", flush=True)
+            minutes = options.minutes - (time.monotonic() - begun) / 60
+            figures = measure_parts(options.only or list(PARTS), Path(folder), minutes, options.seconds)
     print("| target | goal | measured | |\n|---|---|---|---|")
     print("\n".join(target.row(figures) for target in TARGETS))
 
