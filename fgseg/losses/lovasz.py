@@ -26,12 +26,13 @@ def lovasz(probs: Tensor, labels: Tensor, world: World = SINGLE_PROCESS) -> Tens
     truth = labels.flatten() == classes[:, None]
     errors = (truth.to(probs.dtype) - probs.transpose(0, 1).flatten(1)).abs()
     everywhere = world.all_gather(labels.flatten())
-    weights = _jaccard_steps(world.all_gather(errors.detach()), everywhere == classes[:, None], everywhere != VOID)
+    weights = jaccard_steps(world.all_gather(errors.detach()), everywhere == classes[:, None], everywhere != VOID)
     return (errors * world.local_part(weights).to(errors.dtype)).sum() / len(classes)
 
 
-@torch.no_grad()
-def _jaccard_steps(errors: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+# An operator, so that torch.compile calls it as it is: torch 2.11 cannot compile the running sum for a GPU.
+@torch.library.custom_op("fgseg::jaccard_steps", mutates_args=())
+def jaccard_steps(errors: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     """Return the increase of each class's Jaccard loss as pixels are counted as wrong, in descending order of error.
 
     Args:
@@ -47,7 +48,8 @@ def _jaccard_steps(errors: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     keys = torch.where(valid, -errors.float().view(torch.int32), 1)
     order = torch.stack([row.sort().indices for row in keys])
     hits = truth.gather(1, order)
-    seen = hits.cumsum(1, dtype=torch.int32)
+    # Row by row: of a matrix with few rows a GPU sums each by one thread block only.
+    seen = torch.stack([row.cumsum(0, dtype=torch.int32) for row in hits])
     intersection = seen[:, -1:] - seen
     union = intersection + torch.arange(1, errors.shape[1] + 1, device=errors.device, dtype=torch.int32)
     # Differences of consecutive losses in closed form: subtracting two nearly equal losses loses half the digits. For
@@ -55,3 +57,8 @@ def _jaccard_steps(errors: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
     wide = union.float()
     steps = torch.where(hits, 1 / wide, intersection / (wide * (wide - 1).clamp(min=1)))
     return torch.zeros_like(steps).scatter_(1, order, steps)
+
+
+@jaccard_steps.register_fake
+def _(errors: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
+    return torch.empty(errors.shape, dtype=torch.float32, device=errors.device)

@@ -203,8 +203,11 @@ def prepare(bench: Bench, names: Sequence[str]) -> None:
         jobs.append((draw_frames, search_settings(bench)))
     jobs += [(our_training, setup) for setup in setups]
     processes = [PROCESSES.Process(target=job, args=(argument,)) for job, argument in jobs]
+    # Each would start a compiler for every core.
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = str(max(1, (os.cpu_count() or 1) // max(1, len(jobs))))
     for process in processes:
         process.start()
+    del os.environ["TORCHINDUCTOR_COMPILE_THREADS"]
     for process in processes:
         process.join()
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from thin_street import NUM_CLASSES
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fgseg.labels import VOID
 from fgseg.losses import TERMS, HybridLoss
@@ -212,6 +214,27 @@ def test_lovasz_sums_the_classes_present_and_divides_by_seven():
     probs = torch.full((1, 7, 8, 8), 1 / 7)
     labels = torch.full((1, 8, 8), 2, dtype=torch.uint8)
     assert lovasz(probs, labels).item() == pytest.approx(6 / 7 / 7, rel=1e-6)
+
+
+class Operations(TorchDispatchMode):
+    """Collects the names of the operations on tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_lovasz_on_a_gpu_is_one_operator():
+    """Inductor of torch 2.11 fails to generate the running sum over the pixels of a class for a GPU."""
+    with FakeTensorMode(), Operations() as found:
+        labels = torch.empty(2, 16, 32, dtype=torch.uint8, device="cuda")
+        TERMS["lovasz"](Batch(torch.empty(2, 7, 16, 32, device="cuda"), labels, None))
+    assert "fgseg::jaccard_steps" in found.names
+    assert not any("cumsum" in name or "sort" in name for name in found.names)
 
 
 def test_lovasz_takes_the_batch_as_one_set():

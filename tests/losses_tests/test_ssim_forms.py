@@ -107,3 +107,21 @@ def test_loss_on_a_gpu_is_that_of_the_cpu(gpu: torch.device, monkeypatch: pytest
     (expected, wanted), (found, gradient) = results
     assert found == pytest.approx(expected, rel=1e-5)  # float32 sums in another order
     assert (gradient - wanted).norm() <= 1e-4 * wanted.norm()
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["ssim", "soft_iou", "lovasz"])
+def test_compiled_terms_on_a_gpu_are_those_of_the_cpu(gpu: torch.device, name: str):
+    """The CPU twin: `test_lovasz_on_a_gpu_is_one_operator`, and the compiled step on the CPU."""
+    logits = torch.randn(2, 7, 64, 128, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 7, (2, 256, 512), generator=torch.Generator().manual_seed(1))
+    loss, results = HybridLoss({"cross_entropy": 1, name: 0.5}, (1, 5, 1, 1, 5, 5, 2)), []
+    for device in (CPU, gpu):
+        there, moved = logits.to(device).requires_grad_(), loss.to(device)
+        compute = moved if device is CPU else torch.compile(moved, dynamic=False)
+        value = compute(there, labels.to(device))[0]
+        results.append((value.item(), torch.autograd.grad(value, there)[0].cpu()))
+    (expected, wanted), (found, gradient) = results
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert (gradient - wanted).norm() <= 1e-3 * wanted.norm()
