@@ -23,8 +23,9 @@ from search.ledger.catalog import open_ledger
 from search.study.location import find_location
 from search.tracking.sync import sync
 
-EPOCH_MS, SUGGEST_S, GROWTH_MIB, EFFICIENCY = 5, 1, 0.2, 0.95
-"""Goals: median time of the driver per epoch, of a suggestion, driver memory per trial, share of the GPUs' time."""
+EPOCH_MS, END_MS, SUGGEST_S, GROWTH_MIB, EFFICIENCY = 5, 10, 0.05, 0.2, 0.95
+"""Goals: median time of the driver per epoch, per end of a trial and per suggestion without the Gaussian process, in
+trials whose epochs take time; driver memory per trial; share of the GPUs' time."""
 
 
 @dataclass(frozen=True)
@@ -41,24 +42,44 @@ class Setup:
     """Numbers of simulated GPUs of `scaling`."""
     length_s: float
     """Seconds of a trial of `scaling`."""
+    paced_s: float
+    """Seconds of an epoch of the trials that end `load`."""
     check_goals: bool
 
 
 def load(setup: Setup, folder: Path) -> list[str]:
-    """Run the replayed study, and no-op trials of Ray Tune; prints the table, returns the missed goals."""
+    """Run the replayed study, and no-op trials of Ray Tune; prints the tables, returns the missed goals.
+
+    Epochs take no time, which keeps all cores busy, except in the last trials of the study.
+    """
+    rows = run_load(setup, folder, setup.trials, setup.rows_at, 0.0)
+    own = time_no_op(min(setup.trials, 300), setup.at_once)
+    print(f"time a trial: {rows[-1].trial_s:.3f} s, {own:.3f} s for a no-op trial of Ray Tune", flush=True)
+    print(f"the same study goes on with {setup.at_once} trials at once, whose epochs take {setup.paced_s:g} s:")
+    trials = setup.trials + setup.at_once
+    paced = run_load(setup, folder, trials, (setup.at_once,), setup.paced_s)
+    faults = sync_and_audit(folder, trials)
+    return faults + (missed_goals(rows, paced[-1]) if setup.check_goals else [])
+
+
+def run_load(setup: Setup, folder: Path, trials: int, rows_at: tuple[int, ...], epoch_s: float) -> list[Row]:
+    """Run the study `load` up to so many trials, and print a row for each number of trials that this run has ended."""
     screen, timings = sys.stdout, Timings()
     names = ("driver", "a worker", "driver, an epoch", "processor time", "MLflow's thread", "suggest", "end")
     print(f"| trials ended | {' | '.join(names)} | time a trial |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
-    show = partial(print_row, screen)
-    with watching(timings, setup.rows_at, setup.epochs, setup.at_once, show):
+    with watching(timings, rows_at, setup.epochs, setup.at_once, partial(print_row, screen)):
         seconds = search_once(
-            folder, trials=setup.trials, at_once=setup.at_once, epochs=setup.epochs, epoch_s=0.0, sampler=setup.sampler
+            folder,
+            trials=trials,
+            at_once=setup.at_once,
+            epochs=setup.epochs,
+            epoch_s=epoch_s,
+            sampler=setup.sampler,
+            spread_s=setup.epochs * epoch_s,
         )
     print(f"the whole command: {seconds:.0f} s; slowest suggestion {max(timings.suggest_s):.2f} s")
-    own, faults = time_no_op(min(setup.trials, 300), setup.at_once), sync_and_audit(folder, setup.trials)
-    print(f"time a trial: {timings.rows[-1].trial_s:.3f} s, {own:.3f} s for a no-op trial of Ray Tune", flush=True)
-    return faults + (missed_goals(timings.rows) if setup.check_goals else [])
+    return timings.rows
 
 
 def print_row(screen: TextIO, row: Row) -> None:
@@ -69,14 +90,20 @@ def print_row(screen: TextIO, row: Row) -> None:
     print(f"| {row.ended} | {memory} | {epoch} | {others} |", file=screen, flush=True)
 
 
-def missed_goals(rows: list[Row]) -> list[str]:
-    """Return one line per goal that the measurements miss."""
+def missed_goals(rows: list[Row], paced: Row) -> list[str]:
+    """Return one line per goal that the measurements miss.
+
+    Args:
+        rows: of the trials whose epochs take no time, in order.
+        paced: of the trials whose epochs take time.
+    """
     first, last = rows[0], rows[-1]
     growth = (last.driver_mib - first.driver_mib) / max(1, last.ended - first.ended)
     print(f"driver memory: {1024 * growth:.0f} KiB a trial from {first.ended} to {last.ended}")
     goals = {
-        f"{last.epoch_ms:.1f} ms an epoch, must be under {EPOCH_MS}": last.epoch_ms < EPOCH_MS,
-        f"a suggestion takes {last.suggest_s:.2f} s, must be under {SUGGEST_S}": last.suggest_s < SUGGEST_S,
+        f"{paced.epoch_ms:.1f} ms an epoch, must be under {EPOCH_MS}": paced.epoch_ms < EPOCH_MS,
+        f"{paced.end_ms:.1f} ms an end of a trial, must be under {END_MS}": paced.end_ms < END_MS,
+        f"a suggestion takes {paced.suggest_s:.3f} s, must be under {SUGGEST_S}": paced.suggest_s < SUGGEST_S,
         f"driver memory grows by {growth:.2f} MiB a trial, must be under {GROWTH_MIB}": growth < GROWTH_MIB,
     }
     return [text for text, reached in goals.items() if not reached]
@@ -167,10 +194,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def setup_of(options: argparse.Namespace) -> Setup:
     """Return the size of the benchmark for the options."""
     if options.quick:
-        return Setup(8, 2, 2, options.sampler, (8,), (1, 2), 1.0, check_goals=False)
+        return Setup(8, 2, 2, options.sampler, (8,), (1, 2), 1.0, 0.2, check_goals=False)
     trials, sizes = options.trials, tuple(2**n for n in range(options.at_once.bit_length()))
     rows_at = tuple(round(trials * share) for share in (0.1, 0.25, 0.5, 0.75, 1))
-    return Setup(trials, options.at_once, 5, options.sampler, rows_at, sizes, 20.0, check_goals=True)
+    return Setup(trials, options.at_once, 5, options.sampler, rows_at, sizes, 20.0, 6.0, check_goals=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

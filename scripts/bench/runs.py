@@ -170,7 +170,7 @@ def search_once(
 
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(at_once)))
     os.environ["RAY_OVERRIDE_RESOURCES"] = json.dumps({"CPU": at_once, "GPU": at_once})
-    gate = folder / "gate"
+    gate = folder / f"gate-{trials}"
     gate.mkdir()
     trial = replay(epoch_s, Gate(str(gate), min(at_once, trials), spread_s))
     search.execution.ray_tune.run_trial = trial  # type: ignore[assignment]
