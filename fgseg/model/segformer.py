@@ -41,7 +41,7 @@ def build_model(name: str, classes: LabelSet, drop_path: float | None = None) ->
 
 
 def make_fast(model: SegformerForSemanticSegmentation) -> SegformerForSemanticSegmentation:
-    """Let a model compute the same function with less work; weights and saved files stay the same."""
+    """Let a model compute the same function faster; weights and saved files stay the same."""
     return group_attention(commute_head(model))
 
 

@@ -2,11 +2,13 @@
 
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from scripts.bench.gpu import collect, main
+from scripts.bench.gpu import ROOT, bench_of, collect, draw_frames, main, search_settings
 from scripts.bench.gpu_targets import TARGETS
+from search.study.plan import make_plan
 
 pytestmark = pytest.mark.slow
 
@@ -38,3 +40,11 @@ def test_figures_of_a_part_that_is_cut_off_count(capsys: pytest.CaptureFixture[s
     assert collect([sys.executable, "-c", part], 5) == {"one": 1.5}
     assert time.monotonic() - started < 300
     assert "failed or cut off, exit code -" in capsys.readouterr().out
+
+
+def test_frames_drawn_beforehand_are_those_of_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sets = search_settings(bench_of(tmp_path, dry=True, seconds=0)) | {"data.train": 3, "data.height": 64}
+    drawn = []
+    monkeypatch.setattr("scripts.bench.gpu.load_splits", lambda data, names: drawn.append(data))
+    draw_frames(sets)
+    assert drawn == [make_plan("bas_cp", ROOT / "configs" / "quickstart.yaml", sets, {}, None).settings.data]

@@ -15,8 +15,8 @@ def test_benchmark_loses_no_trial_and_prints_what_each_part_takes(environment: d
     command = [sys.executable, "-m", "scripts.bench.orchestration", "--quick", "--only", "load"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "none of 10 trials lost, the audit is clean" in done.stdout
-    for ended in ("8", "2"):  # of trials whose epochs take no time, then of others
+    assert "none of 14 trials lost, the audit is clean" in done.stdout
+    for ended in ("8", "4"):  # of trials whose epochs take no time, then of others
         row = next(line for line in done.stdout.splitlines() if line.startswith(f"| {ended} |"))
         units = [cell.split()[-1] for cell in row.strip("| ").split(" | ")[1:]]
         assert units == ["MiB", "MiB", "ms", "ms", "ms", "s", "ms", "s"]

@@ -270,7 +270,7 @@ def test_step_is_the_plain_one_by_default_on_the_cpu(tiny):
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own, which differ between cards
-@pytest.mark.parametrize("recipe", [{}, RECIPE])
+@pytest.mark.parametrize("recipe", [{}, {"loss__lovasz": 0.3}, RECIPE])
 @pytest.mark.gpu
 def test_recorded_step_computes_what_the_plain_one_does(tiny, gpu: torch.device, recipe: dict[str, object]):
     results = []
@@ -339,7 +339,7 @@ def test_pool_of_a_capture_that_breaks_off_is_kept_unless_it_is_released(gpu, re
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("recipe", [{}, RECIPE | {"train__warmup": 0}])
+@pytest.mark.parametrize("recipe", [{}, {"loss__lovasz": 0.3}, RECIPE | {"train__warmup": 0}])
 @pytest.mark.parametrize("setting", ["off", "on"])
 @pytest.mark.gpu
 def test_step_on_a_gpu_never_waits_for_it(tiny, gpu: torch.device, setting: str, recipe: dict[str, object]):
