@@ -32,7 +32,7 @@ from fgseg.model.pretrained import VARIANTS
 from fgseg.training.loop import train
 from scripts.bench import source_recipe as source
 from scripts.bench.jobs import FAMILIES
-from scripts.bench.train import machine
+from scripts.bench.machine import machine_with_gpu
 
 BATCH = 2
 FOLDERS = (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds"))
@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=5, metavar="N")
     parser.add_argument("--lr", type=float, default=5e-3, metavar="X")
     options = parser.parse_args(arguments)
-    print(machine(), flush=True)
+    print(machine_with_gpu(), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         tasks = [
             Task(side, seed, folder, options.frames, options.epochs, options.lr)

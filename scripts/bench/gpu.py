@@ -25,8 +25,9 @@ from fgseg.data import load_splits
 from scripts.bench import equality
 from scripts.bench.gpu_targets import EPOCHS, FRAMES, SEARCH_SIZE, TARGETS
 from scripts.bench.jobs import EVALUATED, JOBS, Setup, our_training
+from scripts.bench.machine import machine_with_gpu
 from scripts.bench.source_recipe import synchronized_time
-from scripts.bench.train import CPU_SIZE, PROCESSES, Figures, Row, alternate, machine, measure, share, write_scenes
+from scripts.bench.train import CPU_SIZE, PROCESSES, Figures, Row, alternate, measure, share, write_scenes
 
 ROOT = Path(__file__).parents[2]
 SCENES, TRIALS, SEEDS = 24, 4, 3
@@ -290,7 +291,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.part:
         name, folder = options.part
         return show(name, PARTS[name](bench_of(Path(folder), dry=False, seconds=options.seconds)))
-    print(machine(), flush=True)
+    print(machine_with_gpu(), flush=True)
     begun = time.monotonic()
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="fg-", dir="/tmp") as folder:  # a socket's path may have 107 characters

@@ -15,7 +15,7 @@ from typing import Any
 
 from fgseg.config.settings import DataConfig
 from fgseg.results import EpochResult
-from scripts.bench.orchestration import machine
+from scripts.bench.machine import machine_of_search
 from scripts.bench.replay import synthetic_epoch
 from search.execution.messages import TrialJob
 from search.ledger.ledger import Ledger
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ended", type=int, default=1000, metavar="N", help="trials that have ended before")
     parser.add_argument("--ledger-url", metavar="URL", help="a database server instead of an SQLite file")
     options = parser.parse_args(arguments)
-    print(machine(), "| open | trials | suggest | epoch | end |\n|---|---|---|---|---|", sep="\n", flush=True)
+    print(machine_of_search(), "| open | trials | suggest | epoch | end |\n|---|---|---|---|---|", sep="\n", flush=True)
     space = load_space("slc", DataConfig())
     with tempfile.TemporaryDirectory() as folder:
         url = options.ledger_url or f"sqlite:///{Path(folder, 'study.db')}"

@@ -6,16 +6,15 @@ with 1 if a goal is missed.
 
 import argparse
 import os
-import platform
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TextIO
 
+from scripts.bench.machine import machine_of_search
 from scripts.bench.runs import Row, Timings, search_once, time_no_op, watching
 from search.audit.trials import audit
 from search.cluster.ray_cluster import ray_environment
@@ -172,15 +171,6 @@ def steady_share(spans: list[tuple[float, float]], size: int) -> float:
     return used / (size * (end - begin))
 
 
-def machine() -> str:
-    """Describe processor, cores, load and versions in one line."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    versions = ", ".join(f"{package} {version(package)}" for package in ("ray", "optuna", "mlflow"))
-    return f"{os.cpu_count()} cores of {name}, {os.getloadavg()[0]:.1f} of them busy before the start; {versions}"
-
-
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -206,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     os.environ.update(ray_environment())
     setup, missed = setup_of(options), []
-    print(machine(), flush=True)
+    print(machine_of_search(), flush=True)
     with tempfile.TemporaryDirectory(
         prefix="fg-", dir="/tmp"
     ) as folder:  # Linux limits the path of a socket to 107 characters

@@ -7,7 +7,6 @@ of the sides alternate, and each result is the median of its samples.
 import argparse
 import logging
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -27,6 +26,7 @@ from PIL import Image
 
 from fgseg.data.streets.scene import render
 from scripts.bench.jobs import EVALUATED, JOBS, Setup
+from scripts.bench.machine import machine_with_gpu
 
 CPU_SIZE = (256, 512)
 PROCESSES = get_context("spawn")
@@ -187,17 +187,6 @@ def write_scene(root: Path, height: int, width: int, index: int) -> None:
         Image.fromarray(array).save(path)
 
 
-def machine() -> str:
-    """Describe processor, cores, load, GPU and versions in one line."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    busy = f"{os.getloadavg()[0]:.1f} of them busy before the start"
-    versions = f"torch {torch.__version__}; Python {platform.python_version()}"
-    return f"{os.cpu_count()} cores of {name}, {busy}; {gpu}; {versions}"
-
-
 def line(row: Row, figures: Figures | None) -> str:
     """Format a row of the table; `figures` is None if not measured."""
     goal = f"{row.goal:g}x" if "source" in JOBS[row.job] else f"{row.goal:g} {row.unit}"
@@ -252,7 +241,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, and print the table."""
     options, gpu = parse(arguments), torch.cuda.is_available()
-    print(machine(), flush=True)
+    print(machine_with_gpu(), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         root = options.data or Path(folder) / "streets"
         if options.data is None:
