@@ -1,7 +1,8 @@
 """Choose the validation frames on which the best trial and the start point differ most, as pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,12 +10,17 @@ from fgseg import checkpoints
 from fgseg.checkpoints.manifest import read_weights
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
+from fgseg.config.settings import RunConfig
 from fgseg.labels import VOID, LabelSet
 from fgseg.model.class_names import checkpoint_folder, inherited_labels
 from fgseg.storage.store import Store
 from fgseg.visual.label_images import changes, overlay, to_width
 from search.ledger.records import TrialRecord
 from search.report.summary import Summary
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 COUNT = 4
 """Frames that a report shows."""
@@ -94,16 +100,11 @@ def compare_predictions(
         RuntimeError: torch fails, e.g. out of GPU memory.
     """
     import torch
-    from safetensors.torch import load
 
     from fgseg.data import load_splits
-    from fgseg.metrics.evaluator import predict_labels
-    from fgseg.model.head_transfer import load_grouped
-    from fgseg.model.segformer import build_model
 
-    weights = [load(chosen_weights(store_of(t.number), t)) for t in (start, best)]
+    weights = [chosen_weights(store_of(trial.number), trial) for trial in (start, best)]
     run = build([Layer("study", summary.settings)])
-    classes = run.label_set()
     frames = load_splits(run.data, ("val",))["val"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     budget = CPU_BUDGET_PX if device.type == "cpu" else GPU_BUDGET_PX
@@ -111,24 +112,45 @@ def compare_predictions(
     index = np.linspace(0, len(frames) - 1, count).round().astype(int)
     photos, truth = np.asarray(frames.images[index]), np.asarray(frames.labels[index])
     images = torch.from_numpy(photos).permute(0, 3, 1, 2)
-    model, predicted = build_model(run.model.name, classes).to(device), []
-    for state in weights:
-        model.load_state_dict(state)
-        predicted.append(predict_labels(model, images, run.data.window).numpy())
-    before, after = predicted
-    order = np.argsort(-difference(classes, truth, before, after), kind="stable")[:COUNT]
-    labels = inherited_labels(run.model, classes)
-    untrained: list[np.ndarray | None] = [None] * len(order)
-    if labels is not None:
-        grouped = load_grouped(checkpoint_folder(run.model.name), labels, classes.num_classes).to(device)
-        untrained = [*predict_labels(grouped, images[order], run.data.window).numpy()]
+    before, after = predict_trained(run, weights, images, device)
+    order = np.argsort(-difference(run.label_set(), truth, before, after), kind="stable")[:COUNT]
+    untrained = predict_untrained(run, images[order], device)
     shown = (
-        ShownFrame(frames.names[index[k]], photos[k], truth[k], before[k], after[k], classes, own)
+        ShownFrame(frames.names[index[k]], photos[k], truth[k], before[k], after[k], run.label_set(), own)
         for k, own in zip(order, untrained, strict=True)
     )
     among = "all" if count == len(frames) else f"{count} of the"
     note = f"Of {among} {len(frames)} validation frames, those whose class IoU differ most between the two trials."
     return Frames(tuple(shown), note)
+
+
+def predict_trained(
+    run: RunConfig, weights: Sequence[bytes], images: "Tensor", device: "torch.device"
+) -> list[np.ndarray]:
+    """Predict labels (N, H, W) uint8 of images (N, 3, H, W) uint8 with each of several weights."""
+    from safetensors.torch import load
+
+    from fgseg.metrics.evaluator import predict_labels
+    from fgseg.model.segformer import build_model
+
+    model, predicted = build_model(run.model.name, run.label_set()).to(device), []
+    for state in weights:
+        model.load_state_dict(load(state))
+        predicted.append(predict_labels(model, images, run.data.window).numpy())
+    return predicted
+
+
+def predict_untrained(run: RunConfig, images: "Tensor", device: "torch.device") -> list[np.ndarray | None]:
+    """Predict labels (H, W) uint8 of each image with the untrained checkpoint; None where its head is not inherited."""
+    from fgseg.metrics.evaluator import predict_labels
+    from fgseg.model.head_transfer import load_grouped
+
+    classes = run.label_set()
+    labels = inherited_labels(run.model, classes)
+    if labels is None:
+        return [None] * len(images)
+    grouped = load_grouped(checkpoint_folder(run.model.name), labels, classes.num_classes).to(device)
+    return [*predict_labels(grouped, images, run.data.window).numpy()]
 
 
 def chosen_weights(store: Store, trial: TrialRecord) -> bytes:
