@@ -3,8 +3,10 @@
 Runs the samplers and pruners of the product on recorded curves and prints, with 95 % intervals over the repetitions,
 the regret of the selected trial by number of trials, the epochs spent, and how well each epoch ranks the points.
 
-The regret is the mIoU of the best recorded point minus that of the selected one.  A proposed point counts as its
-nearest recorded one, so that figures of few recorded points are coarse; the tables state the mean distance.
+The regret is the mIoU of the best point minus that of the selected one, both without noise.  A proposed point counts as
+its nearest recorded one, so that figures of few recorded points are coarse; the tables state the mean distance.  With
+--interpolate a Gaussian process gives the curves between the recorded points.  Every trial has the noise of a recorded
+seed of the start point.
 """
 
 import argparse
@@ -18,13 +20,14 @@ from typing import get_args
 import numpy as np
 from scipy.stats import spearmanr
 
-from scripts.replay.intervals import interval, mean_with_interval
+from scripts.replay.intervals import mean_with_interval
 from scripts.replay.methods import Method, Outcome, replay
 from scripts.replay.recording import Recording, load_recording
+from search.sampling.samplers import Prior
 from search.study.config import SearchConfig
 
 CLOSE = 0.003
-"""Regret, in mIoU, up to which a selected trial counts as the winner of full training."""
+"""Regret, in mIoU, up to which the selected trial counts as good as the best point."""
 RESAMPLES = 1000
 """Bootstrap resamples of the recorded points for the interval of a rank correlation."""
 
@@ -32,10 +35,12 @@ RESAMPLES = 1000
 def main() -> None:
     """Run the command line."""
     options = parse()
-    without_recording = {"none"} if options.short else {"none", "short-full"}
+    left_out = {"none"} if options.short else {"none", "short-full"}
     methods = [Method(name, "none") for name in options.samplers]
+    methods += [Method("auto", "none", Prior(*prior)) for prior in options.prior]
     sampler = SearchConfig(pruner="asha").resolved_sampler  # the same for all pruners
-    methods += [Method(sampler, name) for name in options.pruners if name not in without_recording]
+    methods += [Method(sampler, name) for name in options.pruners if name not in left_out]
+    kind = {"short": options.short, "interpolated": options.interpolate}
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         for path in options.files:
             recording = load_recording(path)
@@ -43,7 +48,7 @@ def main() -> None:
             print_ranks(recording)
             jobs = {
                 method: [
-                    pool.submit(replay, path, method, seed, options.trials, options.short)
+                    pool.submit(replay, path, method, seed, options.trials, **kind)
                     for seed in range(options.repetitions)
                 ]
                 for method in methods
@@ -58,8 +63,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     samplers, pruners = (get_args(SearchConfig.model_fields[name].annotation) for name in ("sampler", "pruner"))
     parser = argparse.ArgumentParser(prog="python -m scripts.replay", description=__doc__)
     parser.add_argument("files", type=Path, nargs="+", help="recordings")
-    parser.add_argument("--samplers", nargs="+", choices=samplers, default=samplers, help="default: all, no pruner")
-    parser.add_argument("--pruners", nargs="+", choices=pruners, default=pruners, help="default: all, sampler auto")
+    parser.add_argument("--samplers", nargs="*", choices=samplers, default=samplers, help="default: all, no pruner")
+    parser.add_argument("--pruners", nargs="*", choices=pruners, default=pruners, help="default: all, sampler tpe")
+    text = "also the sampler auto with a prior of this strength and width; may be given several times"
+    parser.add_argument(
+        "--prior", nargs=2, type=float, metavar=("STRENGTH", "WIDTH"), action="append", default=[], help=text
+    )
+    text = "interpolate the curves between the recorded points, instead of taking those of the nearest one"
+    parser.add_argument("--interpolate", action="store_true", help=text)
     text = "recording of the same points with a quarter of train.epochs, for short-full, which is left out without it"
     parser.add_argument("--short", type=Path, help=text)
     parser.add_argument("--trials", type=int, default=20, help="trials of a search (default: 20)")
@@ -101,12 +112,13 @@ def print_costs(outcomes: dict[Method, list[Outcome]], full: int) -> None:
     print(f"| method | epochs | share | regret | by expected mIoU | within {CLOSE} | distance to the recorded point |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for method, runs in outcomes.items():
-        epochs, _ = interval([run.epochs for run in runs])
+        epochs = mean_with_interval([run.epochs for run in runs], digits=1)
+        share = np.mean([run.epochs for run in runs]) / full
         final = [run.regrets[-1] for run in runs]
         close = 100 * np.mean([regret <= CLOSE for regret in final])
         distance = np.mean([run.distance for run in runs])
         print(
-            f"| {method} | {epochs:.1f} | {epochs / full:.2f} | {mean_with_interval(final)} "
+            f"| {method} | {epochs} | {share:.2f} | {mean_with_interval(final)} "
             f"| {mean_with_interval([run.expected_regret for run in runs])} | {close:.0f} % | {distance:.2f} |"
         )
 

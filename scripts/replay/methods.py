@@ -6,25 +6,28 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.replay.recorded_points import RecordedPoints
-from scripts.replay.recording import Recording, load_recording
+from scripts.replay.recorded_points import Curves, RecordedPoints
+from scripts.replay.recording import load_recording
 from scripts.replay.scripted_search import ScriptedSearch
 from search.ledger.records import best_trial, rank_trials
 from search.sampling.distributions import distributions
 from search.sampling.posterior import posterior_of
+from search.sampling.samplers import PRIOR, Prior
 from search.sampling.study_sampler import StudySampler
 from search.study.config import SearchConfig
 
 
 @dataclass(frozen=True)
 class Method:
-    """A sampler and a pruner by their names in SearchConfig."""
+    """A sampler and a pruner by their names in SearchConfig, and the prior of the sampler auto."""
 
     sampler: str
     pruner: str
+    prior: Prior = PRIOR
 
     def __str__(self) -> str:
-        return self.sampler if self.pruner == "none" else f"{self.sampler} + {self.pruner}"
+        name = self.sampler if self.prior == PRIOR else f"{self.sampler}, prior {self.prior}"
+        return name if self.pruner == "none" else f"{name} + {self.pruner}"
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,18 @@ class Outcome:
     expected_regret: float
     """Of the trial with the highest expected mIoU after all trials."""
     distance: float
-    """Mean distance of the proposed points from the recorded ones, see `RecordedPoints.distances`."""
+    """Mean distance of the proposed points from the recorded ones, see `Curves.nearest`."""
 
 
 @cache
-def loaded(path: Path) -> Recording:
-    """Return a recording, which a process reads once."""
-    return load_recording(path)
+def curves_of(path: Path, interpolated: bool) -> Curves:
+    """Return the curves of a recording, which a process reads once."""
+    return Curves(load_recording(path), interpolated)
 
 
-def replay(path: Path, method: Method, seed: int, trials: int, short: Path | None = None) -> Outcome:
+def replay(
+    path: Path, method: Method, seed: int, trials: int, *, short: Path | None = None, interpolated: bool = False
+) -> Outcome:
     """Run one search against a recording.
 
     Args:
@@ -55,10 +60,12 @@ def replay(path: Path, method: Method, seed: int, trials: int, short: Path | Non
         method: sampler and pruner.
         seed: of the search.
         trials: budget of the search.
-        short: see `RecordedPoints`.
+        short: recording of the same points with complete schedules of fewer epochs; see `RecordedPoints`.
+        interpolated: see `Curves`.
     """
-    recording = loaded(path)
-    points = RecordedPoints(recording, np.random.default_rng(seed), loaded(short) if short else None)
+    curves = curves_of(path, interpolated)
+    points = RecordedPoints(curves, np.random.default_rng(seed), curves_of(short, interpolated) if short else None)
+    recording = curves.recording
     ranges = recording.ranges
     source = StudySampler(
         distributions(ranges),
@@ -69,12 +76,13 @@ def replay(path: Path, method: Method, seed: int, trials: int, short: Path | Non
         epochs=recording.epochs,
         seed=seed,
         off_below={key: r.off_below for key, r in ranges.items() if r.off_below is not None},
+        prior=method.prior,
     )
     search = ScriptedSearch(source, recording.epochs)
     search.run(points.curve)
     selected = (best_trial(search.records[:count], changed_batch=False) for count in range(1, trials + 1))
-    regrets = [points.values.max() - points.value(best.params) for best in selected if best is not None]
+    regrets = [curves.best_value - curves.value(best.params) for best in selected if best is not None]
     finished = rank_trials(search.records, changed_batch=False)
     expected = posterior_of(finished, ranges).rank(finished)[0]
-    expected_regret = points.values.max() - points.value(expected.params)
+    expected_regret = curves.best_value - curves.value(expected.params)
     return Outcome(regrets, search.epochs_spent, expected_regret, float(np.mean(points.distances)))

@@ -103,7 +103,8 @@ def save_recording(recording: Recording, path: Path) -> None:
     arrays = {f.name: getattr(recording, f.name) for f in fields(recording) if f.name != HEADER}
     unfinished = path.with_name(f".{path.name}")
     with unfinished.open("wb") as file:
-        np.savez_compressed(file, header=np.array(json.dumps(recording.header, sort_keys=True)), **arrays)
+        # The order of the ranges in the header is that of the columns of params.
+        np.savez_compressed(file, header=np.array(json.dumps(recording.header)), **arrays)
     unfinished.replace(path)
 
 

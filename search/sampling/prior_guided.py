@@ -19,12 +19,8 @@ from scipy.stats import norm
 from scipy.stats.qmc import Sobol
 
 from search.sampling.gaussian_process import GaussianProcess, fit_gaussian_process
-from search.sampling.samplers import AvoidingGPSampler, SobolSampler, Space, from_share, to_share
+from search.sampling.samplers import PRIOR, AvoidingGPSampler, Prior, SobolSampler, Space, from_share, to_share
 
-WIDTH = 0.25
-"""Standard deviation of the prior around a centre, as a share of a setting's range."""
-STRENGTH = 10.0
-"""Exponent of the prior after one finished trial; after n trials it is STRENGTH / n (beta in the source)."""
 CONTRADICTED_Z = 1.645
 """Standard deviations by which a centre must be worse than the best centre to be dropped: 95 % one-sided."""
 SPREADS = (0.1, 0.03, 0.01)
@@ -34,7 +30,7 @@ UNIFORM, NEAR = 1024, 512
 
 
 class PriorGuidedSampler(AvoidingGPSampler):
-    """Sample by expected improvement times a prior to the power STRENGTH / finished trials.
+    """Sample by expected improvement times a prior to the power strength / finished trials.
 
     With several objectives, constraints or choices the sampler is AvoidingGPSampler, which handles them.
 
@@ -42,13 +38,21 @@ class PriorGuidedSampler(AvoidingGPSampler):
         space, instead, seed: see AvoidingGPSampler.
         centres: points that are believed to be good, by dotted name.  One is ignored once another is better by
             CONTRADICTED_Z standard deviations of the posterior.
+        prior: its strength and width.
 
     Source: piBO, Hvarfner et al., ICLR 2022, with the mean of normal densities around the centres as the prior.
     """
 
-    def __init__(self, space: Space, instead: SobolSampler, seed: int, centres: Sequence[Mapping[str, float]]) -> None:
+    def __init__(
+        self,
+        space: Space,
+        instead: SobolSampler,
+        seed: int,
+        centres: Sequence[Mapping[str, float]],
+        prior: Prior = PRIOR,
+    ) -> None:
         super().__init__(space, instead, seed)
-        self._seed, self._centres = seed, list(centres)
+        self._seed, self._centres, self._prior = seed, list(centres), prior
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -76,7 +80,7 @@ class PriorGuidedSampler(AvoidingGPSampler):
         process = process.believing(shares(pending, space))
         centres = shares([centre for centre in self._centres if space.keys() <= centre.keys()], space)
         centres = without_contradicted(process, centres)
-        acquisition = Acquisition(process, centres, STRENGTH / len(complete))
+        acquisition = Acquisition(process, centres, self._prior.width, self._prior.strength / len(complete))
         best = search_candidates(acquisition, centres, space, np.random.default_rng(self._seed))
         return from_shares(best, space)
 
@@ -89,18 +93,19 @@ class Acquisition:
     Args:
         process: fitted to the finished trials.
         centres: (C, D) of the prior; without one the prior is constant.
+        width: of the prior.
         exponent: of the prior, at least 0.
     """
 
-    def __init__(self, process: GaussianProcess, centres: np.ndarray, exponent: float) -> None:
-        self.process, self.centres, self.exponent = process, centres, exponent
+    def __init__(self, process: GaussianProcess, centres: np.ndarray, width: float, exponent: float) -> None:
+        self.process, self.centres, self.width, self.exponent = process, centres, width, exponent
         self.means = process.posterior(process.x)[0]
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Return the acquisition (M,) at points (M, D)."""
         mean, std = self.process.posterior(points)
         improvement = np.log(std) + log_expected_improvement((mean - self.means.max()) / std)
-        return improvement + self.exponent * log_prior(points, self.centres)
+        return improvement + self.exponent * log_prior(points, self.centres, self.width)
 
 
 def log_expected_improvement(z: np.ndarray) -> np.ndarray:
@@ -113,11 +118,11 @@ def log_expected_improvement(z: np.ndarray) -> np.ndarray:
     return np.where(z < -1.0, small, np.log(norm.pdf(high) + high * np.exp(log_ndtr(high))))
 
 
-def log_prior(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
+def log_prior(points: np.ndarray, centres: np.ndarray, width: float) -> np.ndarray:
     """Return the logarithm of the prior's density (M,) up to a constant at points (M, D)."""
     if not len(centres):
         return np.zeros(len(points))
-    squared = np.square((points[:, None, :] - centres[None, :, :]) / WIDTH).sum(-1)
+    squared = np.square((points[:, None, :] - centres[None, :, :]) / width).sum(-1)
     density: np.ndarray = logsumexp(-0.5 * squared, axis=1)
     return density
 
@@ -145,7 +150,7 @@ def search_candidates(
     candidates = np.vstack(
         [
             Sobol(size, scramble=True, rng=generator).random(UNIFORM),
-            scatter(centres, WIDTH, generator) if len(centres) else np.empty((0, size)),
+            scatter(centres, acquisition.width, generator) if len(centres) else np.empty((0, size)),
             scatter(observed, SPREADS[0], generator),
         ]
     )

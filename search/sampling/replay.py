@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from search.ledger.records import State, TrialRecord
+from search.sampling.samplers import FIRST_PRIOR, Prior
 from search.sampling.study_sampler import StudySampler, events_of
 
 TOLERANCE = 1e-9
@@ -16,7 +17,7 @@ def replay(records: Sequence[TrialRecord], source: StudySampler) -> Iterator[str
 
     Args:
         records: all trials of a search, by number.
-        source: of the study's space, start point and seed; its budget, sampler, pruner and warm start are changed.
+        source: of the study's space, start point and seed; the rest of a trial's context is changed.
     """
     for record in records:
         changes = [
@@ -29,6 +30,7 @@ def replay(records: Sequence[TrialRecord], source: StudySampler) -> Iterator[str
             continue
         source.budget, source.sampler = record.context["budget"], record.context["sampler"]
         source.warm_start = record.context.get("warm_start")
+        source.prior = Prior(*record.context.get("prior", FIRST_PRIOR))
         if source.pruner != record.context.get("pruner", "none"):
             source.pruner = record.context.get("pruner", "none")
             source.begin()

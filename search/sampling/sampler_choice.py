@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
-from search.sampling.samplers import AvoidingGPSampler, SobolSampler, Space
+from search.sampling.samplers import AvoidingGPSampler, Prior, SobolSampler, Space
 
 GP_TRIALS = {"auto": 250, "gp": 1000}
 """Number of COMPLETE trials from which TPE replaces the Gaussian process, by name of the sampler: the time that the
@@ -22,6 +22,7 @@ def build_sampler(
     complete: int,
     sobol_index: int,
     centres: Sequence[Mapping[str, float]],
+    prior: Prior,
 ) -> tuple[str, BaseSampler]:
     """Build the sampler of one trial.
 
@@ -37,6 +38,7 @@ def build_sampler(
         complete: number of COMPLETE trials.
         sobol_index: number of Sobol points that the study has.
         centres: of the prior, see PriorGuidedSampler; without one `auto` is Optuna's Gaussian process, as `gp` is.
+        prior: its strength and width.
 
     Returns:
         What chooses the point (see `TrialRecord.origin`), and the sampler.
@@ -52,5 +54,5 @@ def build_sampler(
     if name == "auto" and centres:
         from search.sampling.prior_guided import PriorGuidedSampler  # imports scipy.stats, see SobolSampler
 
-        return "gp", PriorGuidedSampler(space, sobol, fresh, centres)
+        return "gp", PriorGuidedSampler(space, sobol, fresh, centres, prior)
     return "gp", AvoidingGPSampler(space, sobol, fresh)

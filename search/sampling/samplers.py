@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -13,6 +13,21 @@ from optuna.trial import FrozenTrial, TrialState
 SAME_POINT = 0.01
 """Fraction of a setting's range below which two values count as the same."""
 Space = Mapping[str, BaseDistribution]
+
+
+class Prior(NamedTuple):
+    """The prior around good points, see `prior_guided.py`."""
+
+    strength: float
+    """Exponent of the prior after one finished trial; after n trials it is strength / n (beta in the source)."""
+    width: float
+    """Standard deviation around a centre, as a share of a setting's range."""
+
+
+FIRST_PRIOR = Prior(strength=10.0, width=0.25)
+"""That of the studies which did not record it."""
+PRIOR = Prior(strength=10.0, width=0.25)
+"""That of new trials."""
 
 
 class SobolSampler(BaseSampler):

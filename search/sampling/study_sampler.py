@@ -19,7 +19,7 @@ from search.ledger.trial_source import NewTrial
 from search.sampling.frame_test import frame_attribute
 from search.sampling.pruners import build_pruner
 from search.sampling.sampler_choice import build_sampler
-from search.sampling.samplers import AvoidingGPSampler, SnappingSampler
+from search.sampling.samplers import PRIOR, AvoidingGPSampler, Prior, SnappingSampler
 from search.sampling.screening import FINISH, build_screening, first_phase
 from search.study.objective import DEFAULT, value_of
 
@@ -64,6 +64,7 @@ class StudySampler:
             centres of the sampler's prior.
         objectives: names of the metrics to maximise, one or two; trials with two are not pruned.
         floors: smallest IoU by class key of a trial that may be the best; by default there are none.
+        prior: strength and width of the prior of the sampler `auto`.
 
     Attributes:
         budget: number of trials; may be changed between calls.
@@ -71,6 +72,7 @@ class StudySampler:
         pruner: its name; may be changed between calls.
         warm_start: as above; may be changed between calls.  None also drops the prior around the start point, which
             studies of earlier versions did not have.
+        prior: as above; may be changed between calls.
         versions: what all suggestions of a study depend on besides its records: a digest of the space, the seed, and
             the version of Optuna.
     """
@@ -89,10 +91,11 @@ class StudySampler:
         warm_start: Sequence[Mapping[str, float | int]] | None = (),
         objectives: Sequence[str] = DEFAULT,
         floors: Mapping[str, float] = MappingProxyType({}),
+        prior: Prior = PRIOR,
     ) -> None:
         self._space, self._start_point, self._off_below = dict(space), dict(start_point), dict(off_below or {})
         self.budget, self.sampler, self._seed = trials, sampler, seed
-        self.warm_start = warm_start
+        self.warm_start, self.prior = warm_start, prior
         self.pruner, self._epochs = pruner, epochs
         space_digest = digest(self._space, self._start_point, self._off_below)
         self.versions = {"space": space_digest, "seed": seed, "optuna": optuna.__version__}
@@ -113,7 +116,9 @@ class StudySampler:
     def context(self) -> dict[str, Any]:
         """Return what a suggestion depends on besides the records, by name."""
         settings = {"sampler": self.sampler, "pruner": self.pruner, "budget": self.budget, **self.versions}
-        return settings if self.warm_start is None else settings | {"warm_start": [dict(p) for p in self.warm_start]}
+        if self.warm_start is None:
+            return settings
+        return settings | {"warm_start": [dict(point) for point in self.warm_start], "prior": list(self.prior)}
 
     def remaining(self, records: Sequence[TrialRecord]) -> int:
         """Count the trials left in the budget."""
@@ -155,6 +160,7 @@ class StudySampler:
             complete=sum(record.state is State.COMPLETE for record in records),
             sobol_index=sum(record.origin == "sobol" for record in records),
             centres=self._centres(),
+            prior=self.prior,
         )
         self._study.sampler = SnappingSampler(sampler, self._off_below) if self._off_below else sampler
         trial = self._study.ask(fixed_distributions=self._space)

@@ -1,5 +1,7 @@
 """The Gaussian process with a prior: its fit, its acquisition, its prior, and a toy search."""
 
+from dataclasses import replace
+
 import numpy as np
 import optuna
 import pytest
@@ -9,6 +11,7 @@ from scipy.optimize import check_grad
 from scipy.stats import norm
 
 from scripts.replay.hartmann import OPTIMUM, hartmann, regrets
+from scripts.replay.scripted_search import ScriptedSearch, scripted_epoch
 from search.sampling.gaussian_process import fit_gaussian_process, negative_log_density, squared_distances
 from search.sampling.prior_guided import (
     PriorGuidedSampler,
@@ -18,7 +21,9 @@ from search.sampling.prior_guided import (
     shares,
     without_contradicted,
 )
-from search.sampling.samplers import SobolSampler
+from search.sampling.replay import replay
+from search.sampling.samplers import PRIOR, Prior, SobolSampler
+from search.sampling.study_sampler import StudySampler
 
 SPACE = {"a": FloatDistribution(0.0, 1.0), "b": FloatDistribution(0.01, 100.0, log=True), "n": IntDistribution(1, 5)}
 
@@ -75,8 +80,8 @@ def test_expected_improvement_equals_its_integral(z: float):
 
 def test_prior_is_highest_at_its_centres_and_constant_without_one():
     points = np.array([[0.2, 0.2], [0.8, 0.8], [0.5, 0.5]])
-    assert log_prior(points, np.empty((0, 2))).tolist() == [0, 0, 0]
-    first, second, between = log_prior(points, points[:2])
+    assert log_prior(points, np.empty((0, 2)), PRIOR.width).tolist() == [0, 0, 0]
+    first, second, between = log_prior(points, points[:2], PRIOR.width)
     assert first == pytest.approx(second) and between < first
 
 
@@ -132,3 +137,13 @@ def test_good_start_point_helps_a_toy_search():
         np.mean([regrets(name, "good", seed, 14, noise=0.0)[-1] for seed in range(3)]) for name in ("random", "auto")
     )
     assert guided < plain
+
+
+def test_trials_are_replayed_with_the_prior_that_they_recorded():
+    settings = {"trials": 9, "sampler": "auto", "pruner": "none", "epochs": 1, "seed": 0}
+    start = {"a": 0.8, "b": 20.0, "n": 3}
+    search = ScriptedSearch(StudySampler(SPACE, start, prior=Prior(1.0, 0.5), **settings), epochs=1)
+    search.run(lambda new: [scripted_epoch(1, -abs(float(new.params["a"]) - 0.3))])
+    assert list(replay(search.records, StudySampler(SPACE, start, **settings))) == []
+    older = [replace(r, context={k: v for k, v in r.context.items() if k != "prior"}) for r in search.records]
+    assert any("its point is" in line for line in replay(older, StudySampler(SPACE, start, **settings)))

@@ -24,7 +24,7 @@ from scripts.replay.record import (
     record_row,
     rows_to_record,
 )
-from scripts.replay.recorded_points import RecordedPoints
+from scripts.replay.recorded_points import Curves, RecordedPoints
 from scripts.replay.recording import combine, load_recording, save_recording
 from search.ledger.trial_source import NewTrial
 from search.study.plan import Repeat, make_plan
@@ -40,6 +40,7 @@ def file(tmp_path: Path) -> Path:
 def test_a_recording_is_read_as_it_was_written(file: Path):
     content, before, after = file.read_bytes(), small_recording(), load_recording(file)
     assert after.header == before.header and after.keys == before.keys
+    assert list(after.ranges) == list(before.ranges) != sorted(before.ranges)  # the order of the columns
     assert np.array_equal(after.hits, before.hits) and np.array_equal(after.miou, before.miou)
     save_recording(after, file)
     assert file.read_bytes() == content
@@ -113,20 +114,35 @@ def test_a_training_is_recorded_with_the_counts_that_it_reported(
     assert recording.frame_miou[0] == pytest.approx(np.array(reported), nan_ok=True)
 
 
-def test_a_proposed_point_gets_the_curve_of_the_nearest_recorded_one():
-    points = RecordedPoints(small_recording(), np.random.default_rng(0))
-    near = {"loss.ssim": 1.1, "copy_paste.prob": 0.38}
-    assert [round(epoch.miou, 3) for epoch in points.curve(NewTrial(near, "gp"))][1:] == [0.48, 0.54, 0.6]
-    assert points.value(near) == pytest.approx(0.6)
-    assert points.distances == [pytest.approx(np.hypot(np.log10(1.1) / 2, 0.02) / np.sqrt(2))]
+NEAR = {"loss.ssim": 1.1, "copy_paste.prob": 0.38}
+START = {"loss.ssim": 1.0, "copy_paste.prob": 0.5}
+
+
+def test_a_proposed_point_gets_the_curve_of_the_nearest_recorded_one_with_the_noise_of_a_seed():
+    curves = Curves(small_recording())
+    assert curves.value(NEAR) == curves.best_value == pytest.approx(0.6)
+    points = RecordedPoints(curves, np.random.default_rng(0))
+    found = {tuple(round(e.miou, 3) for e in points.curve(NewTrial(NEAR, "gp"))) for _ in range(20)}
+    assert {curve[1:] for curve in found} == {(0.472, 0.531, 0.59), (0.488, 0.549, 0.61)}
+    assert points.distances[0] == pytest.approx(np.hypot(np.log10(1.1) / 2, 0.02) / np.sqrt(2))
 
 
 def test_the_value_of_a_point_is_the_mean_over_its_seeds_and_its_curve_is_one_of_them():
-    points = RecordedPoints(small_recording(), np.random.default_rng(0))
-    start = {"loss.ssim": 1.0, "copy_paste.prob": 0.5}
-    assert points.value(start) == pytest.approx(0.58)
-    finals = {round(points.curve(NewTrial(start, "start"))[-1].miou, 3) for _ in range(20)}
+    curves = Curves(small_recording())
+    assert curves.value(START) == pytest.approx(0.58)
+    points = RecordedPoints(curves, np.random.default_rng(0))
+    finals = {round(points.curve(NewTrial(START, "start"))[-1].miou, 3) for _ in range(20)}
     assert finals == {0.57, 0.59}
+
+
+def test_interpolated_curves_change_between_the_recorded_points_and_are_near_them():
+    curves, nearest = (Curves(small_recording(), interpolated) for interpolated in (True, False))
+    other = NEAR | {"copy_paste.prob": 0.42}
+    assert curves.value(NEAR) != curves.value(other) and nearest.value(NEAR) == nearest.value(other)
+    assert curves.value(START) == pytest.approx(nearest.value(START), abs=0.03)
+    miou, frames = curves.at(NEAR)
+    assert miou.shape == (4,) and frames.shape == (4, 2)
+    assert curves.best_value >= max(curves.value(point) for point in (NEAR, START))
 
 
 def test_a_replay_finds_the_best_point_and_is_the_same_every_time(file: Path):
@@ -159,6 +175,6 @@ def test_a_pruner_saves_epochs_and_the_tables_show_how_many(
     print_costs(outcomes, full=32)
     lines = capsys.readouterr().out.splitlines()
     whole, stopped = (next(line for line in reversed(lines) if line.startswith(f"| {m} |")) for m in outcomes)
-    assert "| 32.0 | 1.00 |" in whole
-    assert 8 <= float(stopped.split(" | ")[1]) < 32
+    assert "| 32.0 ± 0.0 | 1.00 |" in whole
+    assert 8 <= float(stopped.split(" | ")[1].split(" ± ")[0]) < 32
     assert next(line for line in lines if line.startswith("| correlation")).endswith("| 1.00 (1.00 to 1.00) |")
