@@ -100,10 +100,11 @@ def accepted_values(field: FieldInfo) -> str:
 
 def interval(field: FieldInfo) -> str:
     """Describe the range of a numeric setting: `in [0, 1]`, `above 0`; empty if it has none."""
-    bounds = {name: getattr(m, name) for m in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name)}
+    given = ((name, getattr(m, name)) for m in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name))
+    bounds = {name: f"{bound:g}" if isinstance(bound, float) else str(bound) for name, bound in given}
     low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
     if low is not None and high is not None:
-        return f"in {'[' if 'ge' in bounds else '('}{low:g}, {high:g}{']' if 'le' in bounds else ')'}"
+        return f"in {'[' if 'ge' in bounds else '('}{low}, {high}{']' if 'le' in bounds else ')'}"
     if low is not None:
-        return f"at least {low:g}" if "ge" in bounds else f"above {low:g}"
-    return f"at most {high:g}" if high is not None else ""
+        return f"at least {low}" if "ge" in bounds else f"above {low}"
+    return f"at most {high}" if high is not None else ""

@@ -92,7 +92,7 @@ def false_alarms(
 
     Args:
         counts: (S, N, K) of one family, of S recorded seeds and N images, as `bootstrap` takes them.
-        score: maps sums (..., K) to scores (..., M); the last one is tested, which is the mIoU of `Scorer` by default.
+        score: maps sums (..., K) to scores (..., M); the last one is tested.
         seeds: seeds of each side, at most S / 2.
         comparisons: number of comparisons.
         resamples: of each comparison.

@@ -135,7 +135,7 @@ def present_comparison(plans: Sequence[RepeatPlan], name: str, point: str, conso
         return FAULT
     families = [family(plan, [finished[plan.study][seed] for seed in seeds]) for plan in compared]
     checkpoint, problem = untrained_checkpoint(compared, len(seeds))
-    comparison = facts(compared, name, point, [*missing, *([problem] if problem else [])])
+    comparison = comparison_header(compared, name, point, [*missing, *([problem] if problem else [])])
     comparison |= compare(families, seeds, checkpoint=checkpoint)
     folder = comparison_folder(plans, name)
     files = {"comparison.json": json.dumps(comparison, indent=1), "comparison.md": render_comparison(comparison)}
@@ -182,7 +182,7 @@ def untrained_result(plan: RepeatPlan) -> UntrainedResult | None:
     return untrained_of(plan.location, open_ledger(plan.location).metadata)
 
 
-def facts(plans: Sequence[RepeatPlan], name: str, point: str, missing: list[str]) -> dict[str, Any]:
+def comparison_header(plans: Sequence[RepeatPlan], name: str, point: str, missing: list[str]) -> dict[str, Any]:
     """Return the name, points, common settings and missing seeds of the comparison, and the command that repeats it."""
     searched = {key for plan in plans for key in (*plan.space.search, *plan.space.fixed)}
     shared = {key: value for key, value in plans[0].settings.flat().items() if key not in searched}

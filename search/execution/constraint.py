@@ -11,6 +11,7 @@ from typing import Any
 
 from fgseg.config.errors import ConfigError, FaultError
 from fgseg.config.settings import with_defaults
+from fgseg.data import fingerprint, load_splits
 from fgseg.model.class_names import inherited_labels
 from search.cli.signals import Interrupted, Signals
 from search.ledger.catalog import find_ledger
@@ -32,6 +33,9 @@ def check_reference(plan: Plan) -> None:
     """Raise ConfigError if --keep is given and there is nothing to compare with; writes nothing."""
     if plan.search.keep is None or baseline_repeats(plan) or inherits_head(plan):
         return
+    ledger = find_ledger(plan.location)
+    if ledger is not None and is_recorded(plan, ledger.metadata.constraint):
+        return
     raise ConfigError(
         f"--keep {plan.search.keep}: nothing to compare with: no finished repeats of {BASELINE} on these frames, and "
         f"the head of the checkpoint is not inherited; to train them: {shlex.join(baseline_command(plan))}"
@@ -49,10 +53,9 @@ def prepare_constraint(plan: Plan, ledger: Ledger, signals: Signals) -> Constrai
         Interrupted: a signal came meanwhile.
     """
     search, recorded = plan.search, ledger.metadata.constraint
-    asked = {"keep": list(search.kept_classes), "max_drop": search.max_drop}
     if not search.kept_classes:
         constraint = Constraint()
-    elif asked == {"keep": list(recorded.floors), "max_drop": recorded.max_drop}:
+    elif is_recorded(plan, recorded):
         return recorded
     else:
         reference, iou = read_reference(plan, ledger, signals)
@@ -65,9 +68,15 @@ def prepare_constraint(plan: Plan, ledger: Ledger, signals: Signals) -> Constrai
     return constraint
 
 
+def is_recorded(plan: Plan, recorded: Constraint) -> bool:
+    """Return whether a recorded constraint is that of --keep and --max-drop."""
+    return list(recorded.floors) == list(plan.search.kept_classes) and recorded.max_drop == plan.search.max_drop
+
+
 def read_reference(plan: Plan, ledger: Ledger, signals: Signals) -> tuple[str, Mapping[str, float]]:
     """Return what the classes are compared with: its name, and its validation IoU by class key."""
     if repeats := baseline_repeats(plan):
+        check_frames(plan)
         chosen = [record.chosen for record in repeats if record.chosen is not None]
         iou = {key: fmean(epoch.iou[key] for epoch in chosen) for key in chosen[0].iou}
         return f"the mean of {len(chosen)} repeats of {BASELINE}", iou
@@ -107,8 +116,7 @@ def baseline_repeats(plan: Plan) -> list[TrialRecord]:
 
     Empty if they were trained on other frames, for another number of epochs, or from another model.
     """
-    location = replace(plan.location, study=f"{plan.experiment}-{BASELINE}{REPEATS}")
-    ledger, points = find_ledger(location), defaultdict(list)
+    ledger, points = find_ledger(repeats_location(plan)), defaultdict(list)
     if ledger is None:
         return []
     for record in ledger.trials():
@@ -116,6 +124,22 @@ def baseline_repeats(plan: Plan) -> list[TrialRecord]:
         if record.state is State.COMPLETE and not record.overrides and comparable:
             points[tuple(sorted(record.params.items()))].append(record)
     return max(points.values(), key=len, default=[])
+
+
+def check_frames(plan: Plan) -> None:
+    """Raise ConfigError if the repeats of the baseline family were trained on frames with another content."""
+    ledger = find_ledger(repeats_location(plan))
+    assert ledger is not None
+    if ledger.metadata.identity.get("data") != fingerprint(load_splits(plan.settings.data, ("train", "val", "test"))):
+        raise ConfigError(
+            f"--keep: the repeats of {BASELINE} in {plan.location.storage} were trained on other frames than those of "
+            f"{plan.settings.data.root or plan.settings.data.reader}; use another --storage, and repeat them there"
+        )
+
+
+def repeats_location(plan: Plan) -> StudyLocation:
+    """Return the location of the study with the repeats of the baseline family."""
+    return replace(plan.location, study=f"{plan.experiment}-{BASELINE}{REPEATS}")
 
 
 def is_comparable(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

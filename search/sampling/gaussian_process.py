@@ -61,7 +61,7 @@ class GaussianProcess:
         factor: np.ndarray = cholesky(self._covariance(self.x, self.x) + self.noise * np.eye(len(self.x)), lower=True)
         return factor
 
-    def believing(self, pending: np.ndarray) -> "GaussianProcess":
+    def with_pending(self, pending: np.ndarray) -> "GaussianProcess":
         """Return the process as if the points (M, D) had been observed with their posterior means.
 
         Source: the kriging believer of Ginsbourger, Le Riche and Carraro 2010, for trials that still run.

@@ -77,7 +77,7 @@ class PriorGuidedSampler(AvoidingGPSampler):
         values = np.array([sign * t.value for t in complete if t.value is not None])
         process = fit_gaussian_process(shares([t.params for t in complete], space), values)
         pending = [t.params for t in running if t.number != trial.number and space.keys() <= t.params.keys()]
-        process = process.believing(shares(pending, space))
+        process = process.with_pending(shares(pending, space))
         centres = shares([centre for centre in self._centres if space.keys() <= centre.keys()], space)
         centres = without_contradicted(process, centres)
         acquisition = Acquisition(process, centres, self._prior.width, self._prior.strength / len(complete))

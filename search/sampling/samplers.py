@@ -122,11 +122,11 @@ class SnappingSampler(BaseSampler):
         self._sampler, self._off_below = sampler, off_below
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Pass the call on."""
+        """Call the method of the sampler."""
         self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Pass the call on."""
+        """Return the space of the sampler."""
         return self._sampler.infer_relative_search_space(study, trial)
 
     def sample_relative(

@@ -26,7 +26,7 @@ from search.study.objective import DEFAULT, value_of
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-class Happening(Enum):
+class EventKind(Enum):
     """Kind of an event of a trial that the ledger has recorded."""
 
     ASKED = auto()
@@ -40,7 +40,7 @@ class Event(NamedTuple):
 
     seq: int
     """Number of the write."""
-    what: Happening
+    what: EventKind
     record: TrialRecord
     epoch: int = 0
     """Of REPORTED and DECIDED."""
@@ -203,13 +203,13 @@ class StudySampler:
     def _repeat(self, event: Event) -> None:
         """Repeat one event in the study in memory."""
         record = event.record
-        if event.what is Happening.ASKED and record.number == len(self._asked):
+        if event.what is EventKind.ASKED and record.number == len(self._asked):
             self._add(record)
-        elif event.what is Happening.REPORTED:
+        elif event.what is EventKind.REPORTED:
             self._report(record, event.epoch)
-        elif event.what is Happening.DECIDED:
+        elif event.what is EventKind.DECIDED:
             self._decide(record.number, event.epoch)
-        elif event.what is Happening.ENDED:
+        elif event.what is EventKind.ENDED:
             self._tell(record)
 
     def _report(self, record: TrialRecord, epoch: int) -> None:
@@ -243,7 +243,7 @@ class StudySampler:
         return distribution.low if value == 0 and name in self._off_below else value
 
     def _decide(self, number: int, epoch: int) -> bool:
-        """Let the pruner decide about a trial after its latest epoch, once: pruners take notes of what they decide."""
+        """Let the pruner decide about a trial after its latest epoch, once: pruners record what they decide."""
         if (number, epoch) not in self._decisions:
             self._decisions[number, epoch] = self._asked[number].should_prune() and number != START_POINT
         return self._decisions[number, epoch]
@@ -263,13 +263,13 @@ class StudySampler:
 
 def events_of(record: TrialRecord) -> Iterator[Event]:
     """Return everything that the ledger has recorded of a trial, in order."""
-    yield Event(record.asked_seq, Happening.ASKED, record)
+    yield Event(record.asked_seq, EventKind.ASKED, record)
     for epoch, event in enumerate(record.epoch_events, start=1):
-        yield Event(event.seq, Happening.REPORTED, record, epoch)
+        yield Event(event.seq, EventKind.REPORTED, record, epoch)
         if event.stop_seq is not None:
-            yield Event(event.stop_seq, Happening.DECIDED, record, epoch)
+            yield Event(event.stop_seq, EventKind.DECIDED, record, epoch)
     if record.ended_seq is not None:
-        yield Event(record.ended_seq, Happening.ENDED, record)
+        yield Event(record.ended_seq, EventKind.ENDED, record)
 
 
 def digest(

@@ -49,7 +49,7 @@ def repeat_baseline(plan: Plan, cars: Iterable[float]) -> None:
     folder = Path(plan.location.storage, study)
     folder.mkdir(parents=True)
     ledger = Ledger.create(f"sqlite:///{folder}/study.db", study)
-    ledger.record_run(StudyMetadata(study, settings=plan.settings.flat(), identity={"version": "1"}))
+    ledger.record_run(StudyMetadata(study, settings=plan.settings.flat(), identity={"version": "1", "data": "f00d"}))
     repeats = [Repeat({}, seed) for seed, _ in enumerate(cars)]
     ledger.start(FixedTrials(repeats), epochs=1, select="last")
     for car in cars:
@@ -60,7 +60,16 @@ def repeat_baseline(plan: Plan, cars: Iterable[float]) -> None:
         ledger.complete(attempt.number, 1)
 
 
-def test_floors_are_below_the_mean_of_the_repeats_of_the_baseline_and_do_not_change(tmp_path: Path):
+@pytest.fixture
+def frames(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The content of the frames that a search reads; no frames are drawn."""
+    content = {"fingerprint": "f00d"}
+    monkeypatch.setattr(constraint_module, "load_splits", lambda data, names: content)
+    monkeypatch.setattr(constraint_module, "fingerprint", lambda splits: splits["fingerprint"])
+    return content
+
+
+def test_floors_are_below_the_mean_of_the_repeats_of_the_baseline_and_do_not_change(tmp_path: Path, frames):
     plan = plan_of(tmp_path, head="new", max_drop=0.01)
     repeat_baseline(plan, [0.5, 0.6])
     check_reference(plan)
@@ -70,7 +79,16 @@ def test_floors_are_below_the_mean_of_the_repeats_of_the_baseline_and_do_not_cha
     assert found.reference == "the mean of 2 repeats of baseline"
     again = Ledger(plan.location.ledger_url, "s")
     (Path(plan.location.storage) / "quickstart-baseline-repeats" / "study.db").unlink()
+    check_reference(plan)
     assert prepare_constraint(plan, again, Signals()) == found == again.metadata.constraint
+
+
+def test_repeats_on_frames_with_another_content_are_refused(tmp_path: Path, frames):
+    plan = plan_of(tmp_path, head="new")
+    repeat_baseline(plan, [0.5, 0.6])
+    frames["fingerprint"] = "beef"
+    with pytest.raises(ConfigError, match="were trained on other frames than those of streets; use another --storage"):
+        prepare_constraint(plan, open_ledger(plan), Signals())
 
 
 def test_without_repeats_the_untrained_checkpoint_is_evaluated_before_the_first_trial(tmp_path: Path, monkeypatch):

@@ -65,7 +65,7 @@ def test_believed_points_lower_the_uncertainty_and_leave_the_mean():
     x = np.random.default_rng(0).random((8, 2))
     process = fit_gaussian_process(x, hill(x))
     pending = np.array([[0.9, 0.1]])
-    before, after = process.posterior(pending), process.believing(pending).posterior(pending)
+    before, after = process.posterior(pending), process.with_pending(pending).posterior(pending)
     assert after[0] == pytest.approx(before[0], abs=1e-3) and after[1] < before[1]
 
 
