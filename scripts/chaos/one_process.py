@@ -174,7 +174,7 @@ def run_in_one_process(plan: Plan, database: Path, is_slow: bool = False, with_o
         "search.ledger.lock.TAKEOVER_S": 1e9,
         "alembic.util.load_python_file": load_migration,
         "search.execution.controller.preflight": lambda plan, console: plan.identity | {"data": DATA},
-        "search.execution.controller.print_data_notes": lambda plan, console: None,
+        "search.execution.controller.print_notes": lambda plan, console: None,
         "search.cluster.ray_cluster.cluster": fixed_cluster,
         "search.cluster.ray_cluster.NodeMonitor": lambda resources: None,
         "search.execution.views.Tracker": TrackerInStep,

@@ -206,7 +206,7 @@ class Study:
             "search.cluster.ray_cluster.alive_nodes": self.cluster.alive_nodes,
             "search.cluster.ray_cluster.answers": self.cluster.answers,
             "search.execution.controller.preflight": lambda plan, console: plan.identity | {"data": DATA},
-            "search.execution.controller.print_data_notes": lambda plan, console: None,
+            "search.execution.controller.print_notes": lambda plan, console: None,
             "search.execution.controller.Console": lambda: SimulatedConsole(self.outputs[self.clock.process]),
             "search.execution.ray_tune.tempfile": SimpleNamespace(mkdtemp=lambda prefix: f"/simulated/{prefix}"),
             "search.execution.strategies.print_run_summary": lambda *summary, **options: None,

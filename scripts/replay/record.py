@@ -43,6 +43,7 @@ def main() -> None:
     parts = options.file.with_name(f"{options.file.name}.parts")
     parts.mkdir(parents=True, exist_ok=True)
     wanted = rows_to_record(plan.space, options.points, options.seeds, plan.settings.train.seed)
+    check_header(header, existing(options.file, parts))
     done = recorded_keys(options.file, parts)
     missing = [row for row in wanted if row_key(row) not in done]
     print(f"{len(wanted)} trainings of {plan.settings.train.epochs} epochs, {len(missing)} to do", flush=True)
@@ -129,6 +130,13 @@ def recorded_keys(file: Path, parts: Path) -> set[tuple[tuple[float, ...], int]]
 def existing(file: Path, parts: Path) -> list[Recording]:
     """Return the recording if it exists, and its parts."""
     return [load_recording(path) for path in [*([file] if file.exists() else []), *sorted(parts.glob("[0-9]*.npz"))]]
+
+
+def check_header(header: dict[str, Any], recorded: Sequence[Recording]) -> None:
+    """Exit with code 2 if something is recorded with other settings, ranges or versions: its rows would be kept."""
+    if any(recording.header != header for recording in recorded):
+        print("error: FILE: exists with other settings, ranges or versions; record into another file", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def finish(file: Path, parts: Path, wanted: Sequence[Repeat]) -> None:

@@ -36,6 +36,7 @@ def compare_or_print(options: argparse.Namespace, signals: Signals) -> int:
         search=search_settings(options),
     )
     name = name_of(options.name, plans, options.point)
+    precision = check_precision(options.precision) if options.seeds is None else None
     if options.dry_run:
         from search.compare.dry_run import comparison_plan, print_comparison_plan
         from search.console.documents import print_document
@@ -45,7 +46,6 @@ def compare_or_print(options: argparse.Namespace, signals: Signals) -> int:
             check_plan(plan)
         found = comparison_plan(plans, name, options.point)
         return print_document(found) if options.json else print_comparison_plan(found)
-    precision = check_precision(options.precision) if options.seeds is None else None
     from search.compare.runner import run_comparison, stored_comparison  # takes seconds: the settings are checked first
 
     if not options.json:

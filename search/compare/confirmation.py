@@ -67,7 +67,7 @@ def search_and_confirm(plan: Plan, signals: Signals) -> int:
     best = best_points(ledger, plan.search.confirm)
     if (confirmation := confirm_plan(plan, ledger, best)) is not None:
         Console().print(f"confirming {len(best)} points with {plan.search.confirm_seeds} seeds each", highlight=False)
-        code = run_study(confirmation, signals)
+        code = run_study(confirmation, signals, with_notes=False)
         if code != DONE:
             return code
     candidates = read_candidates(plan, best)
@@ -78,7 +78,7 @@ def search_and_confirm(plan: Plan, signals: Signals) -> int:
     print_candidates(candidates, ledger.metadata)
     if not record_winner(plan, winner):
         return code
-    return run_study(plan, signals)  # trains nothing; exports and shows the confirmed trial
+    return run_study(plan, signals, with_notes=False)  # trains nothing; exports and shows the confirmed trial
 
 
 def check_trials_left(plan: Plan) -> None:

@@ -70,7 +70,9 @@ def print_comparison_plan(found: ComparisonPlanDocument) -> int:
 def power_lines(found: ComparisonPlanDocument) -> list[str]:
     """Describe which difference in mIoU the planned seeds would find."""
     if found.noise is None:
-        return ["power: not known before two families have two finished seeds in common; begin with --seeds 2"]
+        return [
+            "power: needs two families with two finished seeds in common, and two test frames; begin with --seeds 2"
+        ]
     lines = [f"noise: standard deviation {found.noise:.4f} of a difference in mIoU between seeds"]
     for one in found.power:
         needs = "cannot be found with these test frames" if one.seeds is None else f"needs {one.seeds} seeds"

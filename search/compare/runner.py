@@ -49,13 +49,14 @@ def run_comparison(
     Raises:
         ConfigError: the user's first mistake; nothing has been trained.
     """
-    from search.execution.preflight import preflight
+    from search.execution.preflight import preflight, print_notes
 
     console = Console()
     for plan in plans:
         preflight(plan, console)
     if point == "best":
         check_data(plans)
+    print_notes(plans[0], console)
     seeds: int | None = len(plans[0].repeats)
     while seeds is not None:
         plans = [with_seeds(plan, seeds) for plan in plans]
@@ -79,7 +80,8 @@ def train_repeats(plans: Sequence[RepeatPlan], signals: Signals, console: Consol
             console.print(f"study {plan.study}: no time is left", highlight=False)
             continue
         console.print(f"study {plan.study}: {plan.space.title}, {len(plan.repeats)} seeds", highlight=False)
-        if (code := run_study(replace(plan, search=plan.search.model_copy(update=left)), signals)) != DONE:
+        limited = replace(plan, search=plan.search.model_copy(update=left))
+        if (code := run_study(limited, signals, with_notes=False)) != DONE:
             return code
     return DONE
 

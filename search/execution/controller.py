@@ -12,7 +12,6 @@ from rich.console import Console
 from fgseg.checkpoints.untrained_result import UNTRAINED
 from fgseg.cli import DONE, FAULT
 from fgseg.config.errors import ConfigError
-from fgseg.model.class_names import new_head_note
 from fgseg.results import SupersededError
 from fgseg.storage.s3 import ObjectStoreError
 from fgseg.storage.store import open_store
@@ -22,7 +21,7 @@ from search.console.progress import Progress
 from search.console.run_summary import mlflow_command
 from search.execution.checkpoint_retention import CheckpointRetention
 from search.execution.jobs import TrialJobs
-from search.execution.preflight import make_folder, preflight, print_data_notes
+from search.execution.preflight import make_folder, preflight, print_notes
 from search.execution.stop_reason import BUDGET, StopReason, signal
 from search.execution.strategies import Strategy, strategy_of
 from search.execution.time_budget import TimeBudget
@@ -38,10 +37,15 @@ from search.study.plan import Plan
 from search.study.resources import gpu_needed, is_private
 
 
-def run_study(plan: Plan, signals: Signals) -> int:
+def run_study(plan: Plan, signals: Signals, *, with_notes: bool = True) -> int:
     """Run what is left of a study's budget under its lock; returns the exit code.
 
     The code is 0 where the budget is used up, 1 after a fault, 130 or 143 after a signal.
+
+    Args:
+        plan: of the study.
+        signals: of this process.
+        with_notes: whether the notes about data and head are printed; one study of a command prints them.
 
     Raises:
         ConfigError: the user's first mistake; nothing has been written then.
@@ -51,9 +55,8 @@ def run_study(plan: Plan, signals: Signals) -> int:
     console, strategy = Console(), strategy_of(plan)
     try:
         identity = preflight(plan, console)
-        print_data_notes(plan, console)
-        if note := new_head_note(plan.settings.model, plan.settings.label_set()):
-            console.print(note, soft_wrap=True, highlight=False, markup=False)
+        if with_notes:
+            print_notes(plan, console)
         signals.gentle = True  # from here on a signal is acted on between two writes
         with open_for_writing(strategy, identity, signals) as ledger:
             views = StudyViews(strategy, ledger, console)

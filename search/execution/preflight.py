@@ -7,6 +7,7 @@ from rich.console import Console
 from fgseg.config.errors import ConfigError
 from fgseg.data import check as check_data
 from fgseg.data import data_notes, fingerprint, load_splits
+from fgseg.model.class_names import new_head_note
 from fgseg.model.pretrained import check_weights, fetch_weights
 from fgseg.storage.store import check_store, open_store
 from search.cluster.node_checks import connect
@@ -63,10 +64,12 @@ def check_plan(plan: Plan) -> tuple[dict[str, Any], dict[str, Any]]:
     return recorded, warm
 
 
-def print_data_notes(plan: Plan, console: Console) -> None:
-    """Print the lines of `fgseg.data.data_notes`; the frames must be in the cache, see `preflight`."""
-    for note in data_notes(plan.settings.data, load_splits(plan.settings.data, plan.splits)):
-        console.print(note, soft_wrap=True, highlight=False, markup=False)
+def print_notes(plan: Plan, console: Console) -> None:
+    """Print the lines of `fgseg.data.data_notes`, and whether the head is new; the frames must be in the cache."""
+    notes = data_notes(plan.settings.data, load_splits(plan.settings.data, plan.splits))
+    for note in [*notes, new_head_note(plan.settings.model, plan.settings.label_set())]:
+        if note:
+            console.print(note, soft_wrap=True, highlight=False, markup=False)
 
 
 def make_folder(folder: str) -> None:

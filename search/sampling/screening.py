@@ -55,7 +55,7 @@ class Screening:
 
 SCREENINGS = {"first-epochs": (0.125, False), "short-full": (0.25, True)}
 """Share of the second phase, and whether the schedule is shortened, by name of the pruner.  first-epochs finishes at
-most one in seven points (Egele et al., arXiv 2404.04111, finish few), short-full at most one in three, but at least one."""
+most one in seven points (Egele et al., arXiv 2404.04111, finish few), short-full one in three; both at least one."""
 
 
 def build_screening(name: str, epochs: int) -> Screening | None:

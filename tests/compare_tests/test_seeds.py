@@ -83,7 +83,9 @@ def test_power_is_printed_from_the_finished_repeats(tmp_path: Path, finished: No
 
 def test_power_without_finished_repeats_names_what_to_do(tmp_path: Path):
     (line,) = power_lines(comparison_plan(plans_of(tmp_path), "n", "start"))
-    assert line == "power: not known before two families have two finished seeds in common; begin with --seeds 2"
+    assert line == (
+        "power: needs two families with two finished seeds in common, and two test frames; begin with --seeds 2"
+    )
 
 
 def test_seeds_are_added_until_the_intervals_are_narrow_enough(tmp_path: Path, finished: None):

@@ -33,7 +33,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     """A study whose settings and data have been found right."""
     plan = make_plan("bas", "configs/quickstart.yaml", {}, {"storage": str(tmp_path / "runs")}, "s")
     monkeypatch.setattr(controller, "preflight", lambda plan, console: plan.identity | {"data": "f00d"})
-    monkeypatch.setattr(controller, "print_data_notes", lambda plan, console: None)  # decodes all frames
+    monkeypatch.setattr(controller, "print_notes", lambda plan, console: None)  # decodes all frames
     return plan
 
 

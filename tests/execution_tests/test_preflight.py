@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from small_data import SIZE, save, stripes, write_cityscapes
 
-from search.execution.preflight import print_data_notes
+from search.execution.preflight import print_notes
 from search.study.plan import make_plan
 
 
@@ -19,6 +19,6 @@ def test_classes_that_the_validation_frames_lack_are_printed(tmp_path: Path, cap
         f"data.{key}": value for key, value in (data | dict(zip(("height", "width"), SIZE, strict=True))).items()
     }
     plan = make_plan("bas", "configs/quickstart.yaml", settings, {"storage": str(tmp_path / "runs")}, None)
-    print_data_notes(plan, Console())
+    print_notes(plan, Console())
     expected = "its 2 frames hold no pole, no traffic sign, no traffic light; left out of the means over classes"
     assert capsys.readouterr().out == f"data.val: {expected}\n"
