@@ -112,9 +112,9 @@ class ModelConfig(Section):
     first block; by default that of the checkpoint, and 0.1 with random weights."""
 
     @property
-    def may_inherit(self) -> bool:
-        """Whether training starts from a checkpoint whose head is kept, if it has the classes."""
-        return self.head == "inherit" and self.name not in VARIANT_NAMES
+    def is_checkpoint(self) -> bool:
+        """Whether training starts from trained weights."""
+        return self.name not in VARIANT_NAMES
 
 
 class TrainConfig(Section):

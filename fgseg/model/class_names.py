@@ -54,26 +54,29 @@ def checkpoint_folder(name: str) -> Path:
     return fetch_weights(name) or Path(name).expanduser()
 
 
-def inherited_labels(model: ModelConfig, classes: LabelSet) -> list[int] | None:
-    """Return the label of each class of the checkpoint whose head a model inherits.
+def own_labels(model: ModelConfig, classes: LabelSet) -> list[int] | None:
+    """Return the label of each class of the checkpoint from which a model starts, whatever head it gets.
 
     Args:
         model: the section `model`.
         classes: the label set.
 
     Returns:
-        As `checkpoint_labels`; None also for a new head and for a model with random weights.
+        As `checkpoint_labels`; None also for a model with random weights.
 
     Raises:
         ConfigError: see `checkpoint_folder`.
     """
-    if not model.may_inherit:
-        return None
-    return checkpoint_labels(checkpoint_folder(model.name), classes)
+    return checkpoint_labels(checkpoint_folder(model.name), classes) if model.is_checkpoint else None
+
+
+def inherited_labels(model: ModelConfig, classes: LabelSet) -> list[int] | None:
+    """Return the labels of `own_labels` if a model inherits the head of its checkpoint, else None."""
+    return own_labels(model, classes) if model.head == "inherit" else None
 
 
 def new_head_note(model: ModelConfig, classes: LabelSet) -> str:
     """Return a line for the user if `model.head` is `inherit` and the checkpoint has nothing to inherit, else ""."""
-    if not model.may_inherit or inherited_labels(model, classes) is not None:
+    if model.head == "new" or not model.is_checkpoint or inherited_labels(model, classes) is not None:
         return ""
     return f"model.head: {model.name} has no segmentation class of these names, so that training begins with a new head"

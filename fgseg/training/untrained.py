@@ -14,7 +14,7 @@ from fgseg.data.device_frames import Frames, HostFrames, load_to_device
 from fgseg.metrics.boundary_iou import boundary_counts
 from fgseg.metrics.evaluator import confusion_per_image
 from fgseg.metrics.iou import class_iou, confusion_counts, miou
-from fgseg.model.class_names import checkpoint_folder, inherited_labels
+from fgseg.model.class_names import checkpoint_folder, own_labels
 from fgseg.model.head_transfer import load_grouped
 from fgseg.storage.store import open_store
 from fgseg.training.trainer import build_accelerator
@@ -23,8 +23,8 @@ from fgseg.training.trainer import build_accelerator
 def evaluate_untrained_once(run: RunConfig, address: str, split: str) -> None:
     """Store the result of a run's checkpoint in a study's folder, unless the folder has it.
 
-    Does nothing where the head is not inherited.  Of several processes on one machine the first one evaluates, and the
-    others return at once.
+    Does nothing where the model starts from random weights, or from a checkpoint without any of the classes.  Of several
+    processes on one machine the first one evaluates, and the others return at once.
 
     Args:
         run: all settings of a trial.
@@ -35,7 +35,7 @@ def evaluate_untrained_once(run: RunConfig, address: str, split: str) -> None:
         ConfigError: the data or the checkpoint cannot be read.
     """
     store = open_store(address)
-    labels = inherited_labels(run.model, run.label_set())
+    labels = own_labels(run.model, run.label_set())
     if labels is None or read_untrained(store) is not None:
         return
     folder = cache_folder(run.data) / "heads"

@@ -164,8 +164,8 @@ def untrained_checkpoint(plans: Sequence[RepeatPlan], seeds: int) -> tuple[Famil
     """Return the counts of the untrained checkpoint, the same for every seed; evaluates it if no study has its result.
 
     Returns:
-        None unless all families start from one checkpoint and inherit its head; and, if it cannot be evaluated, the
-        reason in one line.
+        None unless all families start from one checkpoint that has some of the classes; and, if it cannot be evaluated,
+        the reason in one line.
     """
     if len({plan.settings.model for plan in plans}) > 1:
         return None, ""

@@ -12,7 +12,7 @@ from typing import Any
 from fgseg.config.errors import ConfigError, FaultError
 from fgseg.config.settings import with_defaults
 from fgseg.data import fingerprint, load_splits
-from fgseg.model.class_names import inherited_labels
+from fgseg.model.class_names import own_labels
 from search.cli.signals import Interrupted, Signals
 from search.ledger.catalog import find_ledger
 from search.ledger.ledger import Ledger
@@ -31,14 +31,15 @@ UNTRAINED_S = 1800.0
 
 def check_reference(plan: Plan) -> None:
     """Raise ConfigError if --keep is given and there is nothing to compare with; writes nothing."""
-    if plan.search.keep is None or baseline_repeats(plan) or inherits_head(plan):
+    if plan.search.keep is None or baseline_repeats(plan) or has_own_result(plan):
         return
     ledger = find_ledger(plan.location)
     if ledger is not None and is_recorded(plan, ledger.metadata.constraint):
         return
     raise ConfigError(
         f"--keep {plan.search.keep}: nothing to compare with: no finished repeats of {BASELINE} on these frames, and "
-        f"the head of the checkpoint is not inherited; to train them: {shlex.join(baseline_command(plan))}"
+        f"{plan.settings.model.name} is no checkpoint with these classes; to train them: "
+        f"{shlex.join(baseline_command(plan))}"
     )
 
 
@@ -106,9 +107,9 @@ def send_untrained(connection: Connection, location: StudyLocation) -> None:
     connection.send(complete_untrained(location))
 
 
-def inherits_head(plan: Plan) -> bool:
-    """Return whether the model keeps the head of its checkpoint, which can then be evaluated untrained."""
-    return inherited_labels(plan.settings.model, plan.settings.label_set()) is not None
+def has_own_result(plan: Plan) -> bool:
+    """Return whether the model starts from a checkpoint with some of the classes, which can be evaluated untrained."""
+    return own_labels(plan.settings.model, plan.settings.label_set()) is not None
 
 
 def baseline_repeats(plan: Plan) -> list[TrialRecord]:

@@ -55,7 +55,7 @@ def complete_untrained(location: StudyLocation) -> str:
     metadata = open_ledger(location).metadata
     settings = with_defaults(metadata.settings)
     model = ModelConfig(name=settings["model.name"], head=settings["model.head"])
-    if untrained_of(location, metadata) or not model.may_inherit:
+    if untrained_of(location, metadata) or not model.is_checkpoint:
         return ""
     from fgseg.training.untrained import evaluate_untrained_once  # imports torch
 

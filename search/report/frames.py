@@ -12,7 +12,7 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
 from fgseg.labels import VOID, LabelSet
-from fgseg.model.class_names import checkpoint_folder, inherited_labels
+from fgseg.model.class_names import checkpoint_folder, own_labels
 from fgseg.storage.store import Store
 from fgseg.visual.label_images import changes, overlay, to_width
 from search.ledger.records import TrialRecord
@@ -44,7 +44,7 @@ class ShownFrame:
     classes: LabelSet
     """Label set of the labels."""
     untrained: np.ndarray | None = None
-    """Prediction of the untrained checkpoint; None where the head is not inherited."""
+    """Prediction of the untrained checkpoint; None where it has none of the classes."""
 
     def panels(self) -> dict[str, np.ndarray]:
         """Return the pictures by name, (h, w, 3) uint8, at most MAX_WIDTH_PX wide: the last one is CHANGED."""
@@ -141,12 +141,12 @@ def predict_trained(
 
 
 def predict_untrained(run: RunConfig, images: "Tensor", device: "torch.device") -> list[np.ndarray | None]:
-    """Predict labels (H, W) uint8 of each image with the untrained checkpoint; None where its head is not inherited."""
+    """Predict labels (H, W) uint8 of each image with the untrained checkpoint; None where it lacks all classes."""
     from fgseg.metrics.evaluator import predict_labels
     from fgseg.model.head_transfer import load_grouped
 
     classes = run.label_set()
-    labels = inherited_labels(run.model, classes)
+    labels = own_labels(run.model, classes)
     if labels is None:
         return [None] * len(images)
     grouped = load_grouped(checkpoint_folder(run.model.name), labels, classes.num_classes).to(device)

@@ -30,9 +30,10 @@ from search.study.identity import differences
 from search.study.plan import Plan, Repeat, make_plan
 
 
-def plan_of(storage: Path, head: str = "inherit", **search: object) -> Plan:
+def plan_of(storage: Path, model: str = "streets", **search: object) -> Plan:
+    """A search from the shipped checkpoint, or from random weights."""
     flags = {"storage": str(storage), "keep": "car,vegetation", "sampler": "random", **search}
-    return make_plan("bas", "configs/quickstart.yaml", {"model.head": head}, flags, "s")
+    return make_plan("bas", "configs/quickstart.yaml", {"model.name": model}, flags, "s")
 
 
 def open_ledger(plan: Plan) -> Ledger:
@@ -70,7 +71,7 @@ def frames(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def test_floors_are_below_the_mean_of_the_repeats_of_the_baseline_and_do_not_change(tmp_path: Path, frames):
-    plan = plan_of(tmp_path, head="new", max_drop=0.01)
+    plan = plan_of(tmp_path, model="small", max_drop=0.01)
     repeat_baseline(plan, [0.5, 0.6])
     check_reference(plan)
     ledger = open_ledger(plan)
@@ -84,7 +85,7 @@ def test_floors_are_below_the_mean_of_the_repeats_of_the_baseline_and_do_not_cha
 
 
 def test_repeats_on_frames_with_another_content_are_refused(tmp_path: Path, frames):
-    plan = plan_of(tmp_path, head="new")
+    plan = plan_of(tmp_path, model="small")
     repeat_baseline(plan, [0.5, 0.6])
     frames["fingerprint"] = "beef"
     with pytest.raises(ConfigError, match="were trained on other frames than those of streets; use another --storage"):
@@ -123,10 +124,10 @@ def test_evaluation_that_fails_is_a_fault_and_a_signal_ends_it(
 
 def test_missing_reference_is_a_mistake_that_names_the_command_which_makes_it(tmp_path: Path):
     with pytest.raises(ConfigError, match="nothing to compare with") as raised:
-        check_reference(plan_of(tmp_path, head="new", tracking_uri="http://me:secret@127.0.0.1:5000"))
+        check_reference(plan_of(tmp_path, model="small", tracking_uri="http://me:secret@127.0.0.1:5000"))
     command = str(raised.value).partition("to train them: ")[2].split()
     assert command[:5] == ["python", "-m", "search.compare", "--spaces", "baseline"]
-    assert command[-6:-2] == ["--set", "model.head=new", "--storage", str(tmp_path)]
+    assert command[-6:-2] == ["--set", "model.name=small", "--storage", str(tmp_path)]
     assert command[-2] == "--tracking-uri" and "secret" not in command[-1]
 
 
