@@ -23,8 +23,8 @@ from fgseg.training.trainer import build_accelerator
 def evaluate_untrained_once(run: RunConfig, address: str, split: str) -> None:
     """Store the result of a run's checkpoint in a study's folder, unless the folder has it.
 
-    Does nothing where the model starts from random weights, or from a checkpoint without any of the classes.  Of several
-    processes on one machine the first one evaluates, and the others return at once.
+    Does nothing where the model starts from random weights, or from a checkpoint without any of the classes.  Of
+    several processes on one machine the first one evaluates, and the others return at once.
 
     Args:
         run: all settings of a trial.
