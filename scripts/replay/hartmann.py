@@ -70,22 +70,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def print_warm_starts(seeds: int, trials: int, noise: float) -> None:
     """Print the trials that searches with a warm start need to reach the final best of those without one.
 
-    A search that does not reach it within twice the trials counts as one of that number.
+    A related study gives a good point to a search with a bad start point, a misleading one a bad point to a search with
+    a good start point.  A search that does not reach it within twice the trials counts as one of that number.
     """
     print(f"trials to reach the best of {trials} trials without warm start, {seeds} seeds, noise {noise:g}")
-    cold = [regrets("auto", "bad", seed, trials, noise=noise) for seed in range(seeds)]
-    counts = {"cold": [trials_to_reach(each, each[-1]) for each in cold]}
-    for warm, kind in (("related", "good"), ("misleading", "bad")):
-        points = [[start_point(kind, np.random.default_rng(seed + seeds))] for seed in range(seeds)]
+    for name, start, point in (("related", "bad", "good"), ("misleading", "good", "bad")):
+        cold = [regrets("auto", start, seed, trials, noise=noise) for seed in range(seeds)]
+        warm = [[start_point(point, np.random.default_rng(seed + seeds))] for seed in range(seeds)]
         longer = [
-            regrets("auto", "bad", seed, 2 * trials, noise=noise, warm_start=point) for seed, point in enumerate(points)
+            regrets("auto", start, seed, 2 * trials, noise=noise, warm_start=points) for seed, points in enumerate(warm)
         ]
-        counts[warm] = [trials_to_reach(each, before[-1]) for each, before in zip(longer, cold, strict=True)]
-    for name, reached in counts.items():
-        ratio = np.mean(reached) / np.mean(counts["cold"])
-        print(
-            f"{name:10} {mean_with_interval(reached, digits=1)} trials, {ratio:.2f} times the cold search", flush=True
-        )
+        before = [trials_to_reach(each, each[-1]) for each in cold]
+        after = [trials_to_reach(each, best[-1]) for each, best in zip(longer, cold, strict=True)]
+        ratio = np.mean(after) / np.mean(before)
+        texts = (mean_with_interval(counts, digits=1) for counts in (before, after))
+        print(f"{name}: cold {next(texts)}, warm {next(texts)}, {ratio:.2f} times", flush=True)
 
 
 def trials_to_reach(by_trial: Sequence[float], target: float) -> int:

@@ -26,8 +26,8 @@ class Prior(NamedTuple):
 
 FIRST_PRIOR = Prior(strength=10.0, width=0.25)
 """That of the studies which did not record it."""
-PRIOR = Prior(strength=10.0, width=0.25)
-"""That of new trials."""
+PRIOR = Prior(strength=3.0, width=0.25)
+"""That of new trials, chosen by replays of recorded searches, see scripts/README.md."""
 
 
 class SobolSampler(BaseSampler):
