@@ -1,7 +1,8 @@
 """A Gaussian process whose acquisition is weighted by a prior around points that are believed to be good.
 
 Optuna's GPSampler (5.0) documents no way to change its acquisition; its posterior and its optimiser are private.
-BoTorch through optuna-integration would bring three libraries for this one product of two terms.  Therefore the process
+Rejecting its suggestions by the prior would cost a suggestion for each rejected point, and the accepted one would not
+maximise the product.  BoTorch through optuna-integration would bring three libraries for it.  Therefore the process
 is the project's own (gaussian_process.py), and the acquisition is maximised over a finite set of candidates: the chosen
 point is then the same on every machine, however the last bits are rounded, so that `search.audit --replay` can repeat
 it.

@@ -12,8 +12,14 @@ from scipy.stats import norm
 
 from scripts.replay.hartmann import OPTIMUM, hartmann, regrets
 from scripts.replay.scripted_search import ScriptedSearch, scripted_epoch
-from search.sampling.gaussian_process import fit_gaussian_process, negative_log_density, squared_distances
+from search.sampling.gaussian_process import (
+    GaussianProcess,
+    fit_gaussian_process,
+    negative_log_density,
+    squared_distances,
+)
 from search.sampling.prior_guided import (
+    Acquisition,
     PriorGuidedSampler,
     from_shares,
     log_expected_improvement,
@@ -116,6 +122,20 @@ def test_without_evidence_the_next_point_lies_near_the_start_point_and_the_same_
     near = suggest([start], 2)
     assert abs(near["a"] - 0.9) < 0.25 and near["b"] > 5 and near["n"] >= 4
     assert suggest([start], 2) == near
+
+
+def test_weight_of_the_prior_falls_with_the_number_of_finished_trials(monkeypatch: pytest.MonkeyPatch):
+    exponents: list[float] = []
+
+    class Noted(Acquisition):
+        def __init__(self, process: GaussianProcess, centres: np.ndarray, width: float, exponent: float) -> None:
+            exponents.append(exponent)
+            super().__init__(process, centres, width, exponent)
+
+    monkeypatch.setattr("search.sampling.prior_guided.Acquisition", Noted)
+    for trials in (2, 8):
+        suggest([{"a": 0.9, "b": 50.0, "n": 5}], trials)
+    assert exponents == [PRIOR.strength / 2, PRIOR.strength / 8]
 
 
 def test_minimising_suggests_the_same_point_as_maximising_negated_values():
