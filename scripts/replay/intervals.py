@@ -1,20 +1,12 @@
-"""Intervals of means over independent searches."""
+"""Means over independent searches with their intervals, as text."""
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
-from scipy.stats import t
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean, and half the width of its 95 % Student-t interval (NaN for a single value)."""
-    count = len(values)
-    half = math.nan if count < 2 else float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count))
-    return float(np.mean(values)), half
+from search.compare.statistics import mean_over_seeds
 
 
 def mean_with_interval(values: Sequence[float], digits: int = 4) -> str:
-    """Format a mean with its 95 % interval, such as `0.0123 ± 0.0011`."""
-    mean, half = interval(values)
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+    """Format a mean with its 95 % interval, such as `0.0123 ± 0.0011`; a single value has none."""
+    mean = mean_over_seeds(values)
+    half = "" if mean.high is None else f" ± {mean.high - mean.value:.{digits}f}"
+    return f"{mean.value:.{digits}f}{half}"

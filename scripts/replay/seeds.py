@@ -15,10 +15,9 @@ from scipy.stats import pearsonr
 
 from scripts.replay.recording import Recording, load_recording
 from search.compare.power import false_alarms, read_noise, seeds_needed
+from search.compare.seeds import DIFFERENCES
 from search.compare.statistics import Array, bootstrap
 
-DIFFERENCES = (0.01, 0.005)
-"""Differences of mIoU for which the number of seeds is computed."""
 SIDES = (2, 3, 5, 10)
 """Seeds of each side of the A/A tests."""
 

@@ -10,7 +10,7 @@ from fgseg.cli import DONE, add_config_options, add_json_option
 from fgseg.config.loading import parse_assignments
 from search.cli.options import Parser, add_search_options, search_settings
 from search.cli.signals import Signals, run_with_signals
-from search.compare.plans import FIRST_SEEDS, MOST_SEEDS, PRECISION, check_precision, name_of, plans_from
+from search.compare.plans import FIRST_SEEDS, MAX_AUTO_SEEDS, PRECISION, check_precision, name_of, plans_from
 
 SEARCH_ONLY = (
     *("trials", "register_model", "objective", "keep", "max_drop", "sampler", "warm_start", "pruner"),
@@ -85,7 +85,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=FIRST_SEEDS,
         metavar="N",
         help="repeats of each family, each with its own seed; auto adds seeds until the intervals are narrow enough, "
-        f"--max-hours is used up, or there are {MOST_SEEDS} (default: {FIRST_SEEDS})",
+        f"--max-hours is used up, or there are {MAX_AUTO_SEEDS} (default: {FIRST_SEEDS})",
     )
     add(
         "--precision",

@@ -14,7 +14,7 @@ from search.study.space import is_about_frames
 POINTS = ("start", "best")
 FIRST_SEEDS = 3
 """Repeats of each family by default, and those with which `--seeds auto` begins."""
-MOST_SEEDS = 20
+MAX_AUTO_SEEDS = 20
 """Repeats of each family after which `--seeds auto` ends."""
 PRECISION = 0.01
 """Half of a 95 % interval of a difference in mIoU at which `--seeds auto` ends."""

@@ -6,13 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from search.compare.statistics import RESAMPLES, Array, bootstrap, paired_difference
+from search.compare.statistics import ALPHA, RESAMPLES, Array, bootstrap, paired_difference
 
 POWER = 0.8
 """Probability with which a difference is to be found."""
-ALPHA = 0.05
-"""Significance level of one difference, without correction for several."""
-MOST_SEEDS = 1000
+MAX_SEEDS = 1000
 """Number of seeds up to which `seeds_needed` looks."""
 
 
@@ -65,11 +63,11 @@ def seeds_needed(difference: float, noise: Noise) -> int | None:
     """Return the smallest number of seeds, at least two, that finds a difference with probability POWER.
 
     Returns:
-        None if more than MOST_SEEDS are needed: the test frames are too few.
+        None if more than MAX_SEEDS are needed: the test frames are too few.
     """
-    if power(difference, noise, MOST_SEEDS) < POWER:
+    if power(difference, noise, MAX_SEEDS) < POWER:
         return None
-    low, high = 1, MOST_SEEDS
+    low, high = 1, MAX_SEEDS
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if power(difference, noise, middle) >= POWER else (middle, high)

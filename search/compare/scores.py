@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from search.compare.statistics import (
+    ALPHA,
     RESAMPLES,
     Array,
     Estimate,
@@ -25,8 +26,6 @@ MEAN = "mean"
 THIN_MEAN = "thin_mean"
 """Row above the last one, the mean over the thin classes; only if there are thin classes."""
 MEASURES = ("iou", "boundary_iou")
-ALPHA = 0.05
-"""Significance level: a difference with a lower corrected p-value is called higher or lower."""
 
 
 @dataclass(frozen=True)

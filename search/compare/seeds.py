@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from search.compare.plans import MOST_SEEDS
+from search.compare.plans import MAX_AUTO_SEEDS
 from search.compare.power import Noise, power, read_noise, seeds_needed
 from search.compare.repeats import family, finished_repeats, trials_of
 from search.compare.scores import MEAN, Family, compare, scorer_of
@@ -31,7 +31,7 @@ def next_seeds(plans: Sequence[RepeatPlan], precision: float, console: Console) 
         return None
     families = [family(p, [r[s] for s in range(seeds)]) for p, r in zip(plans, finished, strict=True)]
     width = widest(compare(families, range(seeds)))
-    enough = width <= precision or seeds >= MOST_SEEDS
+    enough = width <= precision or seeds >= MAX_AUTO_SEEDS
     text = f"{seeds} seeds: the widest interval of a difference in mIoU is ± {width:.4f}"
     console.print(f"{text}{'' if enough else f', more than {precision:g}; adding a seed'}", highlight=False)
     return None if enough else seeds + 1

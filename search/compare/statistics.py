@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Array = NDArray[np.float64]
+ALPHA = 0.05
+"""Significance level: a difference with a lower p-value, corrected for the number of differences, is called higher or
+lower.  The power is that of a single difference."""
 RESAMPLES = 4000
 """Bootstrap resamples; with this number the standard error of a difference has a relative error of about 1 %."""
 

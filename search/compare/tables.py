@@ -8,7 +8,8 @@ from rich.console import Console
 
 from fgseg.labels import display_name
 from fgseg.tables import Row, Table
-from search.compare.scores import ALPHA, MEAN, THIN_MEAN
+from search.compare.scores import MEAN, THIN_MEAN
+from search.compare.statistics import ALPHA
 from search.report.tables import CHECKPOINT_NAME
 from search.study.space import BASELINE
 

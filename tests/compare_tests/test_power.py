@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from search.compare.power import ALPHA, Noise, false_alarms, power, read_noise, seeds_needed
+from search.compare.power import Noise, false_alarms, power, read_noise, seeds_needed
+from search.compare.statistics import ALPHA
 
 
 def rate(sums: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ from search.cli.signals import Signals
 from search.compare import __main__ as command
 from search.compare import runner, seeds
 from search.compare.dry_run import comparison_plan, power_lines
-from search.compare.plans import MOST_SEEDS, plans_from, with_seeds
+from search.compare.plans import MAX_AUTO_SEEDS, plans_from, with_seeds
 from search.compare.power import Noise
 from search.compare.repeats import finished_repeats, missing_seeds
 from search.compare.scores import Family, compare
@@ -48,7 +48,7 @@ def plans_of(storage: Path, count: int = 3, **search: object) -> list[RepeatPlan
 def family(plan: RepeatPlan, records: Sequence[int]) -> Family:
     """Counts of a family whose IoU varies from seed to seed."""
     generator = np.random.default_rng(len(plan.space.name))
-    rate = 0.6 + generator.normal(0, 0.02, (MOST_SEEDS, 1, 1)) + generator.normal(0, 0.002, (MOST_SEEDS, 30, 1))
+    rate = 0.6 + generator.normal(0, 0.02, (MAX_AUTO_SEEDS, 1, 1)) + generator.normal(0, 0.002, (MAX_AUTO_SEEDS, 30, 1))
     hits = np.round(1000 * rate[: len(records)]).repeat(7, -1)
     confusion = np.zeros((len(records), 30, 7, 7))
     confusion[..., range(7), range(7)] = hits
@@ -97,7 +97,7 @@ def test_seeds_are_added_until_the_intervals_are_narrow_enough(tmp_path: Path, f
     assert widths[10] < widths[3]
     assert seeds.next_seeds(plans, 0.99 * widths[3], QUIET) == 4
     assert seeds.next_seeds(plans, 1.01 * widths[3], QUIET) is None
-    assert seeds.next_seeds([with_seeds(plan, MOST_SEEDS) for plan in plans], 1e-9, QUIET) is None
+    assert seeds.next_seeds([with_seeds(plan, MAX_AUTO_SEEDS) for plan in plans], 1e-9, QUIET) is None
 
 
 def test_no_seed_is_added_where_one_has_not_finished(tmp_path: Path, finished: None, monkeypatch: pytest.MonkeyPatch):
