@@ -26,6 +26,7 @@ from scripts.replay.record import (
 )
 from scripts.replay.recorded_points import Curves, RecordedPoints
 from scripts.replay.recording import combine, load_recording, save_recording
+from scripts.replay.seeds import of_start_point
 from search.ledger.trial_source import NewTrial
 from search.study.plan import Repeat, make_plan
 from search.study.space import load_space
@@ -178,3 +179,20 @@ def test_a_pruner_saves_epochs_and_the_tables_show_how_many(
     assert "| 32.0 ± 0.0 | 1.00 |" in whole
     assert 8 <= float(stopped.split(" | ")[1].split(" ± ")[0]) < 32
     assert next(line for line in lines if line.startswith("| correlation")).endswith("| 1.00 (1.00 to 1.00) |")
+
+
+RECORDINGS = sorted((Path(__file__).parents[2] / "scripts" / "replay" / "recordings").glob("*.npz"))
+
+
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
+def test_shipped_recordings_hold_numbers_only_and_can_be_replayed(path: Path):
+    recording = load_recording(path)
+    assert len({point for point, _ in recording.keys}) >= 24 and len(of_start_point(recording).seeds) == 20
+    assert not any(key.startswith(("data.root", "data.cache")) for key in recording.header["settings"])
+    assert "/" not in recording.header["settings"]["model.name"] and path.stat().st_size < 2**20
+    outcome = replay(path, Method("auto", "none"), seed=0, trials=6, interpolated=True)
+    assert 0 <= outcome.regrets[-1] <= outcome.regrets[0] + 0.01 and outcome.epochs == 6 * recording.epochs
+
+
+def test_there_are_recordings():
+    assert len(RECORDINGS) >= 3
