@@ -181,7 +181,8 @@ def test_a_pruner_saves_epochs_and_the_tables_show_how_many(
     assert next(line for line in lines if line.startswith("| correlation")).endswith("| 1.00 (1.00 to 1.00) |")
 
 
-RECORDINGS = sorted((Path(__file__).parents[2] / "scripts" / "replay" / "recordings").glob("*.npz"))
+FOLDER = Path(__file__).parents[2] / "scripts" / "replay" / "recordings"
+RECORDINGS = sorted(path for path in FOLDER.glob("*.npz") if not path.stem.endswith("_short"))
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
@@ -194,5 +195,9 @@ def test_shipped_recordings_hold_numbers_only_and_can_be_replayed(path: Path):
     assert 0 <= outcome.regrets[-1] <= outcome.regrets[0] + 0.01 and outcome.epochs == 6 * recording.epochs
 
 
-def test_there_are_recordings():
+def test_shipped_short_schedules_are_of_the_same_points():
     assert len(RECORDINGS) >= 3
+    whole, short = FOLDER / "bas_cp_streets.npz", FOLDER / "bas_cp_streets_short.npz"
+    assert set(load_recording(short).keys) <= set(load_recording(whole).keys)
+    outcome = replay(whole, Method("tpe", "short-full"), seed=0, trials=8, short=short, interpolated=True)
+    assert outcome.epochs == 2 * 9 + 6 * 2
