@@ -41,7 +41,7 @@ def attention_in_groups(
 
 
 def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, groups: int, **options: Any) -> Tensor:
-    """Compute attention (B, N, heads, D) in so many groups of queries; see `attention_in_groups`."""
+    """Compute the attention (B, N, heads, D) with the queries divided into equal groups."""
     result, _ = sdpa_attention_forward(module, *split_queries(query, key, value, groups), None, **options)
     return result.unflatten(0, (-1, groups)).flatten(1, 2)
 

@@ -63,7 +63,7 @@ def load(setup: Setup, folder: Path) -> list[str]:
 
 
 def run_load(setup: Setup, folder: Path, trials: int, rows_at: tuple[int, ...], epoch_s: float) -> list[Row]:
-    """Run the study `load` up to so many trials, and print a row for each number of trials that this run has ended."""
+    """Continue the study `load` to a number of trials; print a row at each number of ended trials in `rows_at`."""
     screen, timings = sys.stdout, Timings()
     names = ("driver", "a worker", "driver, an epoch", "processor time", "MLflow's thread", "suggest", "end")
     print(f"| trials ended | {' | '.join(names)} | time a trial |")

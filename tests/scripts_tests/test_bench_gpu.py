@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench.gpu import ROOT, bench_of, collect, draw_frames, main, search_settings
+from scripts.bench.gpu import collect, draw_frames, main
+from scripts.bench.gpu_parts import ROOT, bench_of, search_settings
 from scripts.bench.gpu_targets import TARGETS
 from search.study.plan import make_plan
 
