@@ -15,7 +15,7 @@ from scripts.bench import equality
 from scripts.bench.gpu_targets import EPOCHS, FRAMES, SEARCH_SIZE
 from scripts.bench.jobs import EVALUATED, JOBS, Setup, our_training
 from scripts.bench.source_recipe import synchronized_time
-from scripts.bench.train import CPU_SIZE, Figures, Row, alternate, measure, share
+from scripts.bench.train import CPU_SIZE, Figures, Row, alternate, figures, measure, share
 
 ROOT = Path(__file__).parents[2]
 SCENES, TRIALS, SEEDS = 24, 4, 3
@@ -35,7 +35,7 @@ class Bench:
 
     def sides(self, job: str, setup: Setup) -> Figures:
         """Measure a job beside the source's in this process, which takes less time than starting another."""
-        return alternate({side: prepare(setup) for side, prepare in JOBS[job].items()}, setup.seconds)
+        return figures(alternate({side: prepare(setup) for side, prepare in JOBS[job].items()}, setup.seconds))
 
 
 def gpu_tests(bench: Bench) -> Iterator[tuple[str, float]]:

@@ -2,10 +2,11 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -31,6 +32,21 @@ FAMILIES = {
 """By family: weights of the loss terms, class weights, and the source's loss."""
 EVALUATED = 250
 """Frames of the evaluation, as many as in the source's validation split."""
+RECIPE: dict[str, float | str] = {
+    "model.drop_path": 0.1,
+    "train.head_lr_factor": 2.0,
+    "train.warmup": 0.1,
+    "train.weight_decay": 0.05,
+    "train.ema": 0.999,
+    "augment.flip_prob": 0.5,
+    "augment.scale": 1.5,
+    "augment.colour": 1.0,
+    "data.rare_class_temperature": 0.05,
+    "loss.edge": 0.2,
+    "loss.hard_pixels": 0.7,
+    "loss.soft_iou_over": "batch",
+}
+"""Every setting of the recipe that the source does not have, switched on."""
 GRAPHED = 20
 """Runs of a loss in one CUDA graph, so that the launch of the graph is negligible."""
 
@@ -79,8 +95,8 @@ class Endless:
         return self.frames.component_ids(index % len(self.frames))
 
 
-def settings(setup: Setup) -> RunConfig:
-    """Return the source's settings of bas_cp for the frames of a setup."""
+def settings(setup: Setup, recipe: Mapping[str, float | str] = MappingProxyType({})) -> RunConfig:
+    """Return the source's settings of bas_cp for the frames of a setup, with those of a recipe by dotted name."""
     height, width = setup.size
     weights = {f"loss.{term}": weight for term, weight in FAMILIES["bas"][0].items()}
     data = {
@@ -96,17 +112,17 @@ def settings(setup: Setup) -> RunConfig:
         [
             Layer(
                 "benchmark",
-                values | {"copy_paste.prob": 0.5, "train.batch_size": setup.batch, "model.name": setup.model},
+                values | {"copy_paste.prob": 0.5, "train.batch_size": setup.batch, "model.name": setup.model} | recipe,
             )
         ]
     )
 
 
-def our_training(setup: Setup) -> Callable[[], float]:
-    """Prepare our training; a sample is in images per second."""
+def our_training(setup: Setup, recipe: Mapping[str, float | str] = MappingProxyType({})) -> Callable[[], float]:
+    """Prepare our training, with the settings of a recipe; a sample is in images per second."""
     if setup.device == "cuda":
         limit_gpu_memory(setup.share)
-    run = settings(setup)
+    run = settings(setup, recipe)
     state = build_training_state(run, 10**5)
     train = load_splits(run.data, ("train",))["train"]
     frames = Endless(load_to_device({"train": train}, run.data.device, state.accelerator.device)["train"], 10**5)
@@ -252,6 +268,7 @@ def timed(run: Callable[[], object]) -> Callable[[], float]:
 
 JOBS: dict[str, dict[str, Callable[[Setup], Callable[[], float]]]] = {
     "training": {"source": their_training, "ours": our_training},
+    "recipe": {"without": our_training, "with": lambda setup: our_training(setup, RECIPE)},
     "step": {"source": their_step, "ours": our_step},
     "bas loss": {"source": lambda s: their_loss(s, "bas"), "ours": lambda s: our_loss(s, "bas")},
     "slc loss": {"source": lambda s: their_loss(s, "slc"), "ours": lambda s: our_loss(s, "slc")},

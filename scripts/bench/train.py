@@ -81,30 +81,40 @@ def rows(options: argparse.Namespace, base: Setup) -> list[Row]:
 
 
 def measure(row: Row, seconds: float) -> Figures:
-    """Measure each side of a row in a process of its own; see `alternate`."""
-    with sides(row) as connections:
-        return alternate({side: partial(take_sample, connection) for side, connection in connections.items()}, seconds)
+    """Measure both sides of a row, see `medians_of`."""
+    return figures(medians_of(row.job, row.setup, seconds))
 
 
-def alternate(samples: Mapping[str, Callable[[], float]], seconds: float) -> Figures:
-    """Take alternating samples of the sides, for at least `seconds` and three rounds; returns the medians."""
-    values: dict[str, list[float]] = {side: [] for side in samples}
-    started = time.monotonic()
-    while len(values["ours"]) < 3 or time.monotonic() - started < seconds:
-        for side, sample in samples.items():
-            values[side].append(sample())
-    medians = {side: statistics.median(of_side) for side, of_side in values.items()}
+def figures(medians: Mapping[str, float]) -> Figures:
+    """Return the medians of the sides `ours` and `source`, of which the latter may be missing."""
     return Figures(medians["ours"], medians.get("source"))
 
 
+def medians_of(job: str, setup: Setup, seconds: float) -> dict[str, float]:
+    """Measure each side of a job in a process of its own; see `alternate`."""
+    with sides(job, setup) as connections:
+        return alternate({side: partial(take_sample, connection) for side, connection in connections.items()}, seconds)
+
+
+def alternate(samples: Mapping[str, Callable[[], float]], seconds: float) -> dict[str, float]:
+    """Take alternating samples of the sides, for at least `seconds` and three rounds; returns the medians."""
+    values: dict[str, list[float]] = {side: [] for side in samples}
+    started, rounds = time.monotonic(), 0
+    while rounds < 3 or time.monotonic() - started < seconds:
+        for side, sample in samples.items():
+            values[side].append(sample())
+        rounds += 1
+    return {side: statistics.median(of_side) for side, of_side in values.items()}
+
+
 @contextmanager
-def sides(row: Row) -> Iterator[dict[str, Connection]]:
-    """Start a process for each side of a row's job; yields the connections by side once all are ready."""
+def sides(job: str, setup: Setup) -> Iterator[dict[str, Connection]]:
+    """Start a process for each side of a job; yields the connections by side once all are ready."""
     processes, connections = [], {}
     try:
-        for side in JOBS[row.job]:
+        for side in JOBS[job]:
             connection, other = PROCESSES.Pipe()
-            processes.append(PROCESSES.Process(target=serve, args=(other, row.job, side, row.setup), daemon=False))
+            processes.append(PROCESSES.Process(target=serve, args=(other, job, side, setup), daemon=False))
             processes[-1].start()
             other.close()
             connections[side] = connection
@@ -187,26 +197,26 @@ def write_scene(root: Path, height: int, width: int, index: int) -> None:
         Image.fromarray(array).save(path)
 
 
-def line(row: Row, figures: Figures | None) -> str:
-    """Format a row of the table; `figures` is None if not measured."""
+def line(row: Row, measured: Figures | None) -> str:
+    """Format a row of the table; `measured` is None if it was not."""
     goal = f"{row.goal:g}x" if "source" in JOBS[row.job] else f"{row.goal:g} {row.unit}"
-    if figures is None:
+    if measured is None:
         return f"| {row.name} | | | not measured here: needs a GPU | {goal} |"
     scale = 1000 if row.unit == "ms" else 1
-    ours = f"{figures.ours * scale:.4g} {row.unit}"
-    if figures.source is None:
-        return f"| {row.name} | | {ours} | {'reached' if figures.ours <= row.goal else 'missed'} | {goal} |"
-    ratio = figures.ours / figures.source
+    ours = f"{measured.ours * scale:.4g} {row.unit}"
+    if measured.source is None:
+        return f"| {row.name} | | {ours} | {'reached' if measured.ours <= row.goal else 'missed'} | {goal} |"
+    ratio = measured.ours / measured.source
     ratio = ratio if row.unit == "images/s" else 1 / ratio
-    return f"| {row.name} | {figures.source * scale:.4g} {row.unit} | {ours} | {ratio:.2f}x | {goal} |"
+    return f"| {row.name} | {measured.source * scale:.4g} {row.unit} | {ours} | {ratio:.2f}x | {goal} |"
 
 
-def floor(base: Setup, figures: Figures) -> str:
+def floor(base: Setup, training: Figures) -> str:
     """Compare the time per image with the minimum time to move its bytes, in a sentence."""
-    with sides(Row("", "bandwidth", base, "B/s", 0)) as connections:
+    with sides("bandwidth", base) as connections:
         rate = max(take_sample(connections["ours"]) for _ in range(5))
     pixels = base.size[0] * base.size[1] / (512 * 1024)
-    least, taken = FLOOR_BYTES * pixels / rate, 1 / figures.ours
+    least, taken = FLOOR_BYTES * pixels / rate, 1 / training.ours
     moved = f"{FLOOR_BYTES * pixels / 1e9:.1f} GB"
     return (
         f"A copy moves {rate / 1e12:.2f} TB/s, so an image's {moved} take {least * 1e3:.2f} ms; "

@@ -14,7 +14,7 @@ import numpy as np
 from optuna.distributions import FloatDistribution
 
 from fgseg.results import EpochResult
-from scripts.replay.intervals import mean_with_interval
+from scripts.replay.intervals import compare_trials, mean_with_interval
 from scripts.replay.scripted_search import ScriptedSearch, scripted_epoch
 from search.ledger.records import TrialRecord
 from search.ledger.trial_source import NewTrial
@@ -80,16 +80,7 @@ def print_warm_starts(seeds: int, trials: int, noise: float) -> None:
         longer = [
             regrets("auto", start, seed, 2 * trials, noise=noise, warm_start=points) for seed, points in enumerate(warm)
         ]
-        before = [trials_to_reach(each, each[-1]) for each in cold]
-        after = [trials_to_reach(each, best[-1]) for each, best in zip(longer, cold, strict=True)]
-        ratio = np.mean(after) / np.mean(before)
-        texts = (mean_with_interval(counts, digits=1) for counts in (before, after))
-        print(f"{name}: cold {next(texts)}, warm {next(texts)}, {ratio:.2f} times", flush=True)
-
-
-def trials_to_reach(by_trial: Sequence[float], target: float) -> int:
-    """Return the number of trials after which a regret is at most the target; all of them if it never is."""
-    return next((count for count, each in enumerate(by_trial, start=1) if each <= target), len(by_trial))
+        print(f"{name}: {compare_trials(cold, longer)}", flush=True)
 
 
 def hartmann(point: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """One search replayed against a recording."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,8 @@ class Outcome:
     """Of the trial with the highest expected mIoU after all trials."""
     distance: float
     """Mean distance of the proposed points from the recorded ones, see `Curves.nearest`."""
+    selected: dict[str, float]
+    """Point of the trial that is selected after all trials."""
 
 
 @cache
@@ -51,7 +54,14 @@ def curves_of(path: Path, interpolated: bool) -> Curves:
 
 
 def replay(
-    path: Path, method: Method, seed: int, trials: int, *, short: Path | None = None, interpolated: bool = False
+    path: Path,
+    method: Method,
+    seed: int,
+    trials: int,
+    *,
+    short: Path | None = None,
+    interpolated: bool = False,
+    warm_start: Sequence[Mapping[str, float]] = (),
 ) -> Outcome:
     """Run one search against a recording.
 
@@ -62,6 +72,7 @@ def replay(
         trials: budget of the search.
         short: recording of the same points with complete schedules of fewer epochs; see `RecordedPoints`.
         interpolated: see `Curves`.
+        warm_start: points of other studies, see `StudySampler`.
     """
     curves = curves_of(path, interpolated)
     points = RecordedPoints(curves, np.random.default_rng(seed), curves_of(short, interpolated) if short else None)
@@ -77,12 +88,14 @@ def replay(
         seed=seed,
         off_below={key: r.off_below for key, r in ranges.items() if r.off_below is not None},
         prior=method.prior,
+        warm_start=warm_start,
     )
     search = ScriptedSearch(source, recording.epochs)
     search.run(points.curve)
-    selected = (best_trial(search.records[:count], changed_batch=False) for count in range(1, trials + 1))
-    regrets = [curves.best_value - curves.value(best.params) for best in selected if best is not None]
+    best = (best_trial(search.records[:count], changed_batch=False) for count in range(1, trials + 1))
+    selected = [record.params for record in best if record is not None]
+    regrets = [curves.best_value - curves.value(params) for params in selected]
     finished = rank_trials(search.records, changed_batch=False)
     expected = posterior_of(finished, ranges).rank(finished)[0]
     expected_regret = curves.best_value - curves.value(expected.params)
-    return Outcome(regrets, search.epochs_spent, expected_regret, float(np.mean(points.distances)))
+    return Outcome(regrets, search.epochs_spent, expected_regret, float(np.mean(points.distances)), selected[-1])

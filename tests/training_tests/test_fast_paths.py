@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -150,6 +151,20 @@ def test_benchmark_prints_a_row_with_both_sides_and_names_the_machine():
     row = next(line for line in shown if line.startswith("| CPU: hybrid loss"))
     assert row.count(" ms |") == 2 and row.endswith("x | 2.4x |")
     assert sum("needs a GPU" in line for line in shown) == 2
+
+
+def test_benchmark_of_the_recipe_trains_with_every_setting_and_compares_with_the_goal(
+    capsys: pytest.CaptureFixture[str],
+):
+    from scripts.bench import jobs, recipe
+
+    setup = jobs.Setup(Path(), Path(), (64, 128), 2, 2, 1.0, "small", 1, "cpu")
+    changed = dict(jobs.settings(setup, jobs.RECIPE).flat().items() - jobs.settings(setup).flat().items())
+    assert changed.keys() == jobs.RECIPE.keys()
+    recipe.main(["--size", "64x128", "--frames", "2", "--model", "small", "--seconds", "0.2"])
+    assert re.search(r"a step of two frames: .* ms without the recipe, .* ms with it", capsys.readouterr().out)
+    assert recipe.result_line(0.2, 0.23).endswith("+15.0% (goal: at most +15%, reached)")
+    assert recipe.result_line(0.2, 0.24).endswith("+20.0% (goal: at most +15%, missed)")
 
 
 def test_benchmark_of_equality_judges_as_trials_are_judged_and_weighs_the_difference(tiny):
