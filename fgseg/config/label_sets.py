@@ -3,7 +3,7 @@
 import colorsys
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from os.path import expanduser
@@ -91,6 +91,11 @@ class LabelSet:
         return 0 if self.background else VOID
 
     @property
+    def rest_key(self) -> str:
+        """Key of the class of `rest`, or "void"."""
+        return self.classes[0].key if self.background else "void"
+
+    @property
     def id2label(self) -> dict[int, str]:
         """Name by label, as in the `config.json` of a model of Transformers."""
         return {c.label: c.name for c in self.classes}
@@ -145,11 +150,11 @@ def shipped_keys() -> set[str]:
 
 
 def own_label_set(path: Path) -> LabelSet | None:
-    """Return the label set that a data set's labels.yaml defines; None if it defines none or does not exist.
+    """Return the label set that a data set's labels.yaml defines; None if it defines none, is empty or does not exist.
 
     Raises ConfigError if the file is no YAML, or the label set is wrong.
     """
-    return _read_own(path, path.stat().st_mtime_ns) if path.is_file() else None
+    return _read_own(path, path.stat().st_mtime_ns) if path.is_file() and path.read_bytes().strip() else None
 
 
 @lru_cache(maxsize=64)
@@ -234,13 +239,23 @@ def parse_class(entry: Any, number: int, where: str) -> ClassEntry:
         raise ConfigError(f"{shown}: {field}: got {entry.get(field)!r}, must be {RULES[field]}") from None
 
 
-def check_classes(classes: Iterable[SegClass], background: bool, where: str) -> None:
-    """Raise ConfigError if two classes share a key or an id, one has a reserved name, or the background has ids."""
+def check_classes(classes: Sequence[SegClass], background: bool, where: str) -> None:
+    """Raise ConfigError if classes share a key, an id or an alias, one has a reserved name, or the background has ids.
+
+    An alias may be a name of the same class.
+    """
     for kind, values in (("name", [c.key for c in classes]), ("id", [i for c in classes for i in c.ids])):
         twice = [value for value, count in Counter(values).items() if count > 1]
         if twice:
             raise ConfigError(f"{where}: classes: the {kind} {twice[0]} is given twice; each class needs its own")
+    owners: dict[str, str] = {c.key: c.name for c in classes}
     for c in classes:
+        for alias in c.aliases:
+            if owners.setdefault(key_of(alias), c.name) != c.name:
+                raise ConfigError(
+                    f"{where}: classes: {c.name} has the alias {alias}, which is another name of "
+                    f"{owners[key_of(alias)]}; remove one of them"
+                )
         if c.key in RESERVED:
             raise ConfigError(f"{where}: classes: {c.name} cannot be a class, the word means something else; rename it")
         if background and c.label == 0 and c.ids:

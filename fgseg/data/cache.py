@@ -80,7 +80,7 @@ def load_split(  # noqa: PLR0917  what is cached, where, and how its building is
     """
     base = cache_folder(cfg)
     folder = base / cache_key(reader, cfg, frames)
-    cached = open_cached(folder)
+    cached = open_cached(folder, cfg)
     if cached is None:
         with as_config_error(base):
             cached = build_once(folder, reader, cfg, split, frames, progress)
@@ -119,14 +119,22 @@ def as_config_error(base: Path) -> Iterator[None]:
         ) from None
 
 
-def open_cached(folder: Path) -> FrameSet | None:
-    """Memory-map a cache folder; returns None if one of its files is missing or has the wrong size."""
+def open_cached(folder: Path, cfg: DataConfig) -> FrameSet | None:
+    """Memory-map a cache folder.
+
+    Returns:
+        None if one of its files is missing or has the wrong size, or its pixels were counted for fewer classes: a class
+        without ids leaves the key of the cache as it is.
+    """
+    classes = cfg.label_set().num_classes
     try:
         meta = CacheMeta(**json.loads((folder / "meta.json").read_text(encoding="utf-8")))
         if any((folder / name).stat().st_size != meta.bytes[name] for name in ARRAYS):
             return None
+        if any(len(counts) < classes for counts in meta.pixels):
+            return None
         images, labels = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ARRAYS)
-        pixels = np.array(meta.pixels, np.int64)
+        pixels = np.array([counts[:classes] for counts in meta.pixels], np.int64)
         return FrameSet(images, labels, meta.names, meta.fingerprint, pixels, aspect=meta.aspect)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -138,7 +146,7 @@ def build_once(  # noqa: PLR0917  the arguments of load_split, and the folder
     """Build a cache folder unless another process has just built it; raises OSError if it cannot be written."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        cached = open_cached(folder)
+        cached = open_cached(folder, cfg)
         if cached is None:
             for leftover in [folder, *folder.parent.glob(f"{folder.name}.*.part")]:
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -148,7 +156,7 @@ def build_once(  # noqa: PLR0917  the arguments of load_split, and the folder
                 part.rename(folder)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
-            cached = open_cached(folder)
+            cached = open_cached(folder, cfg)
     if cached is None:
         raise FileNotFoundError(f"{folder.name} was deleted while it was built")
     return cached

@@ -43,7 +43,7 @@ class FolderReader:
         self.root = root_folder(cfg)
         self.file = read_labels_file(self.root / LABELS_FILE, cfg.label_set())
         self.table = self.file.table
-        self.advice = f"add it to {self.file.path}, give `rest: background` there, or correct the label"
+        self.advice = f"add it to {self.file.path}, give `rest: {cfg.label_set().rest_key}` there, or correct the label"
 
     def splits(self) -> dict[str, list[Frame]]:
         """List the frames of each split (see `Reader.splits`)."""

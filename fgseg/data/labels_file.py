@@ -40,6 +40,8 @@ class LabelsFile:
     table: dict[int, int]
     """Label (a class's, or VOID) of each id, or of each colour as `code_of` returns it; of UNNAMED if it has a rest."""
     in_colours: bool
+    rest_key: str
+    """Value of `rest` that messages propose."""
 
     def ids_of(self, image: Image.Image, location: str) -> np.ndarray:
         """Return the ids of a label image: (H, W) integers, all of them in `table` unless there is no rest.
@@ -60,7 +62,8 @@ class LabelsFile:
             more = f" and {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
             listed = ", ".join(found[:MAX_NAMED]) + more
             raise ConfigError(
-                f"{location}: has the colours {listed}, which are not in {self.path}; add them, or `rest: background`"
+                f"{location}: has the colours {listed}, which are not in {self.path}; add them, or "
+                f"`rest: {self.rest_key}`"
             )
         return ids
 
@@ -79,6 +82,10 @@ def read_labels_file(path: Path, classes: LabelSet) -> LabelsFile:
         raise ConfigError(
             f"{path}: is missing; write the class of each id into it, as in {EXAMPLE}; "
             f"`python -m fgseg.labels {path.parent}` prints a file to complete"
+        )
+    if not path.read_bytes().strip():
+        raise ConfigError(
+            f"{path}: is empty; `python -m fgseg.labels {path.parent}` prints a file to complete, such as {EXAMPLE}"
         )
     content = read_yaml(path)
     for field in content:
@@ -99,13 +106,14 @@ def read_labels_file(path: Path, classes: LabelSet) -> LabelsFile:
         label_ending=read_text(content, "label_ending", ".png", path),
         table=table,
         in_colours="colours" in content,
+        rest_key=classes.rest_key,
     )
 
 
 def read_table(content: Mapping[str, Any], known: Mapping[str, int], classes: LabelSet, path: Path) -> dict[int, int]:
     """Return the label of each id or colour that the file names; raises ConfigError."""
     own = {i: c.label for c in classes.classes for i in c.ids} if "classes" in content else {}
-    if "ids" in content and "colours" in content:
+    if "colours" in content and ("ids" in content or own):
         raise ConfigError(f"{path}: has ids and colours, must have one of them; remove the other")
     field = "colours" if "colours" in content else "ids"
     entries = content.get(field, {} if own else None)

@@ -57,6 +57,8 @@ def count_values(folder: Path, limit: int) -> Found:
         ConfigError: there are no label images, one cannot be decoded, or some have colours and others ids.
     """
     labels = folder / "labels" if (folder / "labels").is_dir() else folder
+    if labels == folder and (folder / "images").is_dir():
+        raise ConfigError(f"FOLDER: {folder} has images/ and no labels/; name the folder of the label images")
     files = [file.path for _, file in sorted(scan(labels, ENDINGS).items())]
     if not files:
         raise ConfigError(f"FOLDER: {labels} has no label images (*{', *'.join(ENDINGS)}); name their folder")
@@ -87,8 +89,9 @@ def template(found: Found, classes: LabelSet) -> str:
     return "\n".join(
         [
             f"# Write a class after each: {keys}, or void (not trained, not counted).",
-            "# Delete the lines of the background; `classes:` may define other classes, see configs/labels/README.md.",
-            "rest: background",
+            f"# Delete the lines of {classes.rest_key}; `classes:` may define other classes, see",
+            "# configs/labels/README.md.",
+            f"rest: {classes.rest_key}",
             "colours:" if found.in_colours else "ids:",
             *(f"  {found.shown(value)}:  # {found.share(value)}" for value in ordered),
         ]

@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import get_args
@@ -20,7 +21,7 @@ from typing import get_args
 import numpy as np
 from scipy.stats import spearmanr
 
-from scripts.replay.intervals import mean_with_interval
+from scripts.replay.intervals import RESAMPLES, mean_with_interval
 from scripts.replay.methods import Method, Outcome, replay
 from scripts.replay.recording import Recording, load_recording
 from search.sampling.samplers import Prior
@@ -28,8 +29,6 @@ from search.study.config import SearchConfig
 
 CLOSE = 0.003
 """Regret, in mIoU, up to which the selected trial counts as good as the best point."""
-RESAMPLES = 1000
-"""Bootstrap resamples of the recorded points for the interval of a rank correlation."""
 
 
 def main() -> None:
@@ -44,7 +43,8 @@ def main() -> None:
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         for path in options.files:
             recording = load_recording(path)
-            print(f"\n## {path.name}: {describe(recording)}\n")
+            between = "curves interpolated" if options.interpolate else "curves of the nearest recorded point"
+            print(f"\n## {path.name}: {describe(recording)}; {between}\n")
             print_ranks(recording)
             jobs = {
                 method: [
@@ -104,21 +104,27 @@ def print_regrets(outcomes: dict[Method, list[Outcome]]) -> None:
 def print_costs(outcomes: dict[Method, list[Outcome]], full: int) -> None:
     """Print epochs, final regret and distance of each method.
 
+    The regret that a pruner costs is the mean difference to the search of the same seed without a pruner.
+
     Args:
         outcomes: of each method.
         full: number of epochs without early stopping.
     """
     print(f"\nEpochs spent, of {full}, and the trial selected in the end:\n")
-    print(f"| method | epochs | share | regret | by expected mIoU | within {CLOSE} | distance to the recorded point |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    columns = ("epochs", "share", "regret", "cost of the pruner", "by expected mIoU", f"within {CLOSE}")
+    print(f"| method | {' | '.join(columns)} | distance to the recorded point |")
+    print("|---" + "|---:" * (len(columns) + 1) + "|")
     for method, runs in outcomes.items():
         epochs = mean_with_interval([run.epochs for run in runs], digits=1)
         share = np.mean([run.epochs for run in runs]) / full
         final = [run.regrets[-1] for run in runs]
         close = 100 * np.mean([regret <= CLOSE for regret in final])
         distance = np.mean([run.distance for run in runs])
+        whole = outcomes.get(replace(method, pruner="none"), [])
+        cost = [run.regrets[-1] - same.regrets[-1] for run, same in zip(runs, whole, strict=bool(whole))]
         print(
             f"| {method} | {epochs} | {share:.2f} | {mean_with_interval(final)} "
+            f"| {mean_with_interval(cost) if method.pruner != 'none' and cost else ''} "
             f"| {mean_with_interval([run.expected_regret for run in runs])} | {close:.0f} % | {distance:.2f} |"
         )
 

@@ -18,6 +18,7 @@ from scripts.replay.intervals import compare_trials, mean_with_interval
 from scripts.replay.scripted_search import ScriptedSearch, scripted_epoch
 from search.ledger.records import TrialRecord
 from search.ledger.trial_source import NewTrial
+from search.sampling.samplers import PRIOR, Prior
 from search.sampling.study_sampler import StudySampler
 
 ALPHA = np.array([1.0, 1.2, 3.0, 3.2])
@@ -96,14 +97,21 @@ def start_point(kind: str, generator: np.random.Generator) -> np.ndarray:
 
 
 def regrets(
-    sampler: str, start: str, seed: int, trials: int, *, noise: float, warm_start: Sequence[np.ndarray] = ()
+    sampler: str,
+    start: str,
+    seed: int,
+    trials: int,
+    *,
+    noise: float,
+    warm_start: Sequence[np.ndarray] = (),
+    prior: Prior = PRIOR,
 ) -> list[float]:
     """Return how much the best point of one search is below the optimum after each trial, without noise."""
     generator = np.random.default_rng(seed)
     first, *warm = (
         dict(zip(SPACE, point.tolist(), strict=True)) for point in (start_point(start, generator), *warm_start)
     )
-    settings: dict[str, Any] = {"trials": trials, "pruner": "none", "epochs": 1, "seed": seed}
+    settings: dict[str, Any] = {"trials": trials, "pruner": "none", "epochs": 1, "seed": seed, "prior": prior}
     search = ScriptedSearch(StudySampler(SPACE, first, sampler=sampler, warm_start=warm, **settings), epochs=1)
 
     def curve(new: NewTrial) -> list[EpochResult]:

@@ -6,6 +6,9 @@ import numpy as np
 
 from search.compare.statistics import mean_over_seeds
 
+RESAMPLES = 1000
+"""Bootstrap resamples for an interval."""
+
 
 def mean_with_interval(values: Sequence[float], digits: int = 4) -> str:
     """Format a mean with its 95 % interval, such as `0.0123 ± 0.0011`; a single value has none."""
@@ -15,17 +18,22 @@ def mean_with_interval(values: Sequence[float], digits: int = 4) -> str:
 
 
 def compare_trials(cold: Sequence[Sequence[float]], warm: Sequence[Sequence[float]]) -> str:
-    """Format how many trials searches with a warm start need to reach the final best of those without one.
+    """Format how many trials searches with a warm start need to reach the best of those without one.
+
+    The ratio of the means has a 95 % bootstrap interval over the pairs of searches.
 
     Args:
-        cold: regret after each trial, of searches without a warm start.
+        cold: regret of the selected trial after each trial, of searches without a warm start; the best is the lowest.
         warm: the same with a warm start, of more trials; one that does not reach it counts as all its trials.
     """
-    pairs = list(zip(cold, warm, strict=True))
-    before = [trials_to_reach(regrets, regrets[-1]) for regrets in cold]
-    after = [trials_to_reach(regrets, target[-1]) for target, regrets in pairs]
-    texts = (mean_with_interval(counts, digits=1) for counts in (before, after))
-    return f"cold {next(texts)}, warm {next(texts)}, {np.mean(after) / np.mean(before):.2f} times"
+    before = np.array([trials_to_reach(regrets, min(regrets)) for regrets in cold])
+    after = np.array([trials_to_reach(regrets, min(target)) for target, regrets in zip(cold, warm, strict=True)])
+    draws = np.random.default_rng(0).integers(0, len(cold), (RESAMPLES, len(cold)))
+    low, high = np.percentile(after[draws].sum(1) / before[draws].sum(1), [2.5, 97.5])
+    never = sum(min(regrets) > min(target) for target, regrets in zip(cold, warm, strict=True))
+    texts = (mean_with_interval(counts.tolist(), digits=1) for counts in (before, after))
+    ratio = f"{after.sum() / before.sum():.2f} times ({low:.2f} to {high:.2f})"
+    return f"cold {next(texts)}, warm {next(texts)}, {ratio}; {never} of {len(cold)} never reach it"
 
 
 def trials_to_reach(regrets: Sequence[float], target: float) -> int:

@@ -1,9 +1,10 @@
 """Replay --warm-start against a recording: python -m scripts.replay.warm_start FILE.npz --study OTHER.npz
 
-Prints how many trials a search needs to reach the final best of the same search without a warm start.  The related
-study is a replayed search of the other recording with the same number of trials; of its selected point the settings
-that both families search are used, the others come from the start point.  The misleading study gives the worst recorded
-point.  Curves are interpolated, with the noise of recorded seeds, see scripts.replay.
+Prints how many trials a search needs to reach the best of the same search without a warm start.  The related study is a
+replayed search of the other recording with the same number of trials; of its selected point the settings that both
+families search are used, the others come from the start point.  The misleading study gives the worst recorded point,
+which costs at least the trial that evaluates it.  Curves are interpolated, with the noise of recorded seeds, see
+scripts.replay.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 from scripts.replay.intervals import compare_trials
 from scripts.replay.methods import Method, curves_of, replay
 from scripts.replay.recording import Recording
+from search.study.space import Space
 
 METHOD = Method("auto", "none")
 """The default of a search; other samplers evaluate the points of --warm-start but have no prior."""
@@ -26,7 +28,8 @@ def main() -> None:
     """Run the command line."""
     options = parse()
     seeds = range(options.repetitions)
-    print(f"trials to reach the best of {options.trials} trials without warm start, {options.repetitions} searches")
+    print(f"{options.file.name} after {options.study.name}, curves interpolated, {options.repetitions} searches")
+    print(f"trials to reach the best of {options.trials} trials without warm start:")
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         cold = list(pool.map(partial(regrets, options.file, (), options.trials), seeds))
         for name, study in (("related", options.study), ("misleading", None)):
@@ -77,11 +80,8 @@ def worst_point(file: Path) -> dict[str, float]:
 
 def shared_settings(found: Mapping[str, float], recording: Recording) -> dict[str, float]:
     """Return the start point of a recording with the settings that another study has found, moved into the ranges."""
-    inside = {}
-    for name, r in recording.ranges.items():
-        value = found.get(name, recording.point(0)[name])
-        inside[name] = value if r.contains(value) else min(max(value, r.low), r.high)
-    return inside
+    space = Space("recording", "", {}, dict(recording.ranges))
+    return space.nearest(recording.point(0) | found)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from fgseg.cli import DONE
-from fgseg.config.errors import ConfigError
 from fgseg.tables import Row, Table
 from search.cli.signals import Signals
 from search.execution.controller import run_study
@@ -59,7 +58,6 @@ def search_and_confirm(plan: Plan, signals: Signals) -> int:
     Raises:
         ConfigError, Interrupted: as `run_study`.
     """
-    check_trials_left(plan)
     code = run_study(plan, signals)
     if code != DONE or not plan.search.confirm:
         return code
@@ -79,18 +77,6 @@ def search_and_confirm(plan: Plan, signals: Signals) -> int:
     if not record_winner(plan, winner):
         return code
     return run_study(plan, signals, with_notes=False)  # trains nothing; exports and shows the confirmed trial
-
-
-def check_trials_left(plan: Plan) -> None:
-    """Check that the trials of a started search leave room for the repeats of --confirm; raises ConfigError."""
-    ledger = find_ledger(plan.location) if plan.search.confirm else None
-    had = len(ledger.trials()) if ledger else 0
-    if had > plan.search.search_trials:
-        raise ConfigError(
-            f"--confirm {plan.search.confirm} --confirm-seeds {plan.search.confirm_seeds}: study {plan.study} has "
-            f"{had} trials, and --trials {plan.search.trials} counts the repeats too; give --trials "
-            f"{had + plan.search.repeats} or more"
-        )
 
 
 def best_points(ledger: Ledger, number: int) -> list[TrialRecord]:

@@ -61,7 +61,7 @@ def send_to_driver(report: TrialReport) -> None:
 def train_trial(job: TrialJob, run: RunConfig, report: TrialReport, send: ReportFn) -> None:
     """Train from the newest checkpoint in the job's folder, and evaluate the model on the test split if `job.test`.
 
-    The first trial of a study evaluates the untrained checkpoint before, where its head is inherited.
+    The first trial of a study evaluates the untrained checkpoint before, if the model starts from one with the classes.
 
     The epochs of the checkpoint are reported first, since the driver may lack them.
     """

@@ -77,7 +77,7 @@ class Summary:
     start: TrialRecord | None
     best: TrialRecord | None
     untrained: UntrainedResult | None = None
-    """Result of the checkpoint before any training; None where no head is inherited, or while it is not known."""
+    """Result of the checkpoint before any training; None if the model starts from none, or while it is not known."""
     posterior: Posterior = field(default_factory=lambda: Posterior({}))
     """Expected value of the first objective of the trials in `ranked`."""
     confirmation: Confirmation | None = None

@@ -4,17 +4,18 @@ import math
 from collections.abc import Sequence
 
 from fgseg.config.errors import ConfigError, check_name
-from fgseg.labels import LabelSet, display_name
+from fgseg.labels import LabelSet, SegClass, display_name
 from fgseg.results import EpochResult
 
 MIOU = "val/miou"
+THIN_MIOU = "val/thin_miou"
 DEFAULT = (MIOU,)
 """What a search maximises unless `--objective` names something else."""
 CLASS = "val/iou/"
 """Prefix of the IoU of a class."""
 BOUNDARY = "val/boundary/"
 """Prefix of the boundary IoU of a class."""
-NAMES = {MIOU: "mIoU", "val/thin_miou": "thin mIoU"}
+NAMES = {MIOU: "mIoU", THIN_MIOU: "thin mIoU"}
 """Names in texts of the metrics that are no class's."""
 
 
@@ -25,8 +26,14 @@ def split_names(text: str) -> tuple[str, ...]:
 
 def metric_names(classes: LabelSet) -> list[str]:
     """Return the metrics that a search can maximise."""
-    thin = ["val/thin_miou"] if classes.thin else []
+    thin = [THIN_MIOU] if classes.thin else []
     return [MIOU, *thin, *(f"{prefix}{c.key}" for prefix in (CLASS, BOUNDARY) for c in classes.foreground)]
+
+
+def classes_of(metric: str, classes: LabelSet) -> tuple[SegClass, ...]:
+    """Return the classes that a metric measures, or of which it is the mean."""
+    means = {MIOU: classes.foreground, THIN_MIOU: classes.thin}
+    return tuple(means.get(metric) or [c for c in classes.foreground if c.key == metric.rpartition("/")[2]])
 
 
 def check_objectives(objectives: Sequence[str], classes: LabelSet, pruner: str) -> None:

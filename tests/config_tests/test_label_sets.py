@@ -87,6 +87,8 @@ def test_file_that_changes_is_read_again(tmp_path: Path):
         ("classes: [{name: a}, b]", "classes: entry 2 is 'b', must be a mapping such as {name: pole}"),
         ("classes: [{name: a}, {name: b c}, {name: B-c}]", "the name b_c is given twice"),
         ("classes: [{name: a}, {name: b, ids: [1]}, {name: c, ids: [1]}]", "the id 1 is given twice"),
+        ("classes: [{name: a}, {name: b, aliases: [C]}, {name: c}]", "b has the alias C, which is another name of c"),
+        ("classes: [{name: a}, {name: b, aliases: [d e]}, {name: c, aliases: [D-E]}]", "which is another name of b"),
         ("classes: [{name: a, ids: [1]}, {name: b}]", "a has ids, but the first class holds every id without a class"),
         ("classes: [{name: a}, {name: void}]", "void cannot be a class"),
     ],

@@ -54,6 +54,17 @@ def test_nothing_but_whole_entries_and_locks_is_left(cfg):
     assert {path.suffix for path in Path(cfg.cache or "").iterdir()} == {"", ".lock"}
 
 
+def test_entry_of_a_label_set_with_fewer_classes_is_built_again(cfg: DataConfig, tmp_path: Path):
+    labels = tmp_path / "own.yaml"
+    own = cfg.model_copy(update={"labels": str(labels)})
+    for text, decoded in (("", 10), (", {name: bird}", 10), ("", 0)):
+        labels.write_text(f"classes: [{{name: rest}}, {{name: car, ids: [26]}}{text}]")
+        assert counted(own)[1] == decoded
+        frames = data.load_splits(own)["val"]
+        assert frames.pixels.shape == (2, own.label_set().num_classes)
+        assert [c.name for c in frames.absent(own.label_set())] == (["bird"] if text else [])
+
+
 @pytest.mark.parametrize("change", [{"height": 50}, {"width": 90}, {"void": "ignore"}])
 def test_other_settings_have_entries_of_their_own(cfg, change):
     data.load_splits(cfg)

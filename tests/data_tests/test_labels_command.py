@@ -8,6 +8,7 @@ import yaml
 from small_data import noise, save, settings, stripes
 
 from fgseg import data
+from fgseg.config.errors import ConfigError
 from fgseg.labels.__main__ import main
 
 
@@ -50,3 +51,29 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     for arguments in ([str(tmp_path)], [str(tmp_path), "--images", "0"]):
         assert main(arguments) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_rest_of_the_file_is_a_word_of_its_label_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    own = tmp_path / "own.yaml"
+    own.write_text("classes: [{name: Elsewhere}, {name: pole, thin: true}]\n")
+    root = write_labels(tmp_path / "data", stripes((0, 0, 0, 17, 17, 17, 17)))
+    for labels, rest in (("cityscapes19", "void"), (str(own), "elsewhere")):
+        assert main([str(root), "--labels", labels]) == 0
+        text = capsys.readouterr().out
+        (root / "labels.yaml").write_text(text.replace("  0:", "  # 0:").replace("17:", "17: pole"))
+        assert yaml.safe_load(text)["rest"] == rest
+        changed = settings("folder", root, tmp_path / "cache", labels=labels)
+        found = np.unique(data.load_splits(changed)["val"].labels).tolist()
+        assert found == sorted([changed.label_set().rest, changed.label_set().keys.index("pole")])
+
+
+def test_photos_are_not_taken_for_labels_and_an_empty_file_names_the_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    root = write_labels(tmp_path / "data", stripes((0, 0, 0, 17, 17, 17, 17)))
+    (root / "labels").rename(root / "annotations")
+    assert main([str(root)]) == 2
+    assert "has images/ and no labels/; name the folder of the label images" in capsys.readouterr().err
+    (root / "labels.yaml").write_text("\n")
+    with pytest.raises(ConfigError, match=r"labels.yaml: is empty; `python -m fgseg.labels .*data` prints a file"):
+        data.load_splits(settings("folder", root, tmp_path / "cache"))

@@ -156,6 +156,10 @@ def test_colour_that_is_not_in_the_file_is_named(tmp_path):
     ("text", "message"),
     [
         ("ids: {1: pole}\ncolours: {1 2 3: pole}", "has ids and colours, must have one of them"),
+        (
+            "classes: [{name: rest}, {name: pole, ids: [1]}]\ncolours: {1 2 3: pole}",
+            "has ids and colours, must have one of them",
+        ),
         ("colours: {1 2: pole}", "colours: got '1 2', must be red, green and blue in [0, 255]"),
         ("colours: {1 2 256: pole}", "colours: got '1 2 256', must be red, green and blue in [0, 255]"),
         ("colours: {1 2 3: pol}", "colours: 1 2 3: pol is not a class; did you mean pole?"),
