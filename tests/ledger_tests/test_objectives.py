@@ -2,8 +2,10 @@
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from builders import make_epoch, make_trial
@@ -15,6 +17,8 @@ from fgseg.config.errors import ConfigError
 from fgseg.results import EpochResult
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialRecord, pareto_front, rank_trials
+from search.report.summary import summarise
+from search.report.tables import front_table
 from search.sampling.replay import replay
 from search.sampling.study_sampler import StudySampler
 from search.study.identity import check_identity
@@ -99,6 +103,21 @@ def test_mlflow_names_both_metrics_and_the_front():
     assert parent_tags(metadata)["fgseg.objective"] == "val/iou/car,val/iou/pole"
     assert front_tag(records, metadata) == {"fgseg.pareto_front": "0, 1"}
     assert front_tag(records, METADATA) == {}
+
+
+def test_report_lists_the_pareto_front_with_both_objectives():
+    points = [(0.9, 0.2), (0.8, 0.3), (0.7, 0.3), (0.6, 0.9)]
+    records = [make_trial(n, epochs=[epoch(*p)], length=1, value=p[0], selected=1) for n, p in enumerate(points)]
+    ledger = SimpleNamespace(metadata=replace(METADATA, objectives=list(TWO)), trials=lambda: records)
+    table = front_table(summarise(ledger))
+    assert table.columns == ["trial", "IoU of car", "IoU of pole"]
+    assert [row.cells for row in table.rows] == [
+        ["000", "0.9000", "0.2000"],
+        ["001", "0.8000", "0.3000"],
+        ["003", "0.6000", "0.9000"],
+    ]
+    ledger.metadata = replace(METADATA, objectives=list(TWO[:1]))
+    assert front_table(summarise(ledger)).rows == []
 
 
 @pytest.mark.parametrize(

@@ -178,6 +178,10 @@ def test_a_pruner_saves_epochs_and_the_tables_show_how_many(
     whole, stopped = (next(line for line in reversed(lines) if line.startswith(f"| {m} |")) for m in outcomes)
     assert "| 32.0 ± 0.0 | 1.00 |" in whole
     assert 8 <= float(stopped.split(" | ")[1].split(" ± ")[0]) < 32
+    lost = np.mean([run.regrets[-1] for run in outcomes[Method("tpe", "asha")]]) - np.mean(
+        [run.regrets[-1] for run in outcomes[Method("tpe", "none")]]
+    )
+    assert whole.split(" | ")[4] == "" and stopped.split(" | ")[4].startswith(f"{lost:.4f}")
     assert next(line for line in lines if line.startswith("| correlation")).endswith("| 1.00 (1.00 to 1.00) |")
 
 
