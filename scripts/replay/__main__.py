@@ -45,7 +45,7 @@ def main() -> None:
             recording = load_recording(path)
             between = "curves interpolated" if options.interpolate else "curves of the nearest recorded point"
             print(f"\n## {path.name}: {describe(recording)}; {between}\n")
-            print_ranks(recording)
+            print_ranks(recording, load_recording(options.short) if options.short else None)
             jobs = {
                 method: [
                     pool.submit(replay, path, method, seed, options.trials, **kind)
@@ -129,16 +129,30 @@ def print_costs(outcomes: dict[Method, list[Outcome]], full: int) -> None:
         )
 
 
-def print_ranks(recording: Recording) -> None:
-    """Print how well each epoch ranks the points: Spearman's correlation with the last epoch, over distinct points."""
-    first = {point: row for row, (point, _) in reversed(list(enumerate(recording.keys)))}
-    curves = recording.miou[sorted(first.values())]
+def print_ranks(recording: Recording, short: Recording | None = None) -> None:
+    """Print how well each epoch ranks the points: Spearman's correlation with the last epoch, over distinct points.
+
+    Args:
+        recording: of whole trainings.
+        short: of complete schedules of fewer epochs, whose last epoch is compared with that of the same points.
+    """
+    curves = first_curves(recording)
     generator = np.random.default_rng(0)
     print("Rank correlation of each epoch's mIoU with the last epoch's, 95 % bootstrap interval over the points:\n")
     print("| epoch | " + " | ".join(str(epoch) for epoch in range(1, recording.epochs + 1)) + " |")
     print("|---|" + "---:|" * recording.epochs)
-    cells = [rank_correlation(curves[:, epoch], curves[:, -1], generator) for epoch in range(recording.epochs)]
-    print(f"| correlation | {' | '.join(cells)} |\n")
+    last = {point: curve[-1] for point, curve in curves.items()}
+    epochs = np.array(list(curves.values())).T
+    print(f"| correlation | {' | '.join(rank_correlation(e, epochs[-1], generator) for e in epochs)} |\n")
+    if short is not None:
+        both = [(curve[-1], last[point]) for point, curve in first_curves(short).items()]
+        shown = rank_correlation(*np.array(both).T, generator)
+        print(f"The same of complete schedules of {short.epochs} epochs, {len(both)} points: {shown}\n")
+
+
+def first_curves(recording: Recording) -> dict[tuple[float, ...], np.ndarray]:
+    """Return the mIoU by epoch (E,) of the first training of each point."""
+    return {point: recording.miou[row] for row, (point, _) in reversed(list(enumerate(recording.keys)))}
 
 
 def rank_correlation(scores: np.ndarray, final: np.ndarray, generator: np.random.Generator) -> str:
