@@ -128,6 +128,22 @@ def test_checkpoint_with_other_classes_is_evaluated_by_their_names(config: str, 
     assert (found["miou"], sum(row[4] for row in found["confusion"])) == (expected.miou, 0)
 
 
+def test_hub_id_is_evaluated_like_its_folder(config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The hub is its cache on this machine, in the layout of huggingface_hub; nothing is downloaded."""
+    name, commit = "someone/streets-b0", "0" * 40
+    repository = tmp_path / "hub" / "models--someone--streets-b0"
+    folder = save_checkpoint(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    counts = []
+    for model in (name, folder):
+        assert main([model, "--config", config, "--device", "cpu", "--out", str(tmp_path / "scores.json")]) == 0
+        counts.append(json.loads((tmp_path / "scores.json").read_text())["confusion"])
+    assert counts[0] == counts[1]
+
+
 def test_checkpoint_in_several_files_is_evaluated_and_one_in_a_pickle_is_refused(config: str, tmp_path: Path, capsys):
     folder = Path(save_checkpoint(tmp_path / "weights"))
     model = SegformerForSemanticSegmentation.from_pretrained(folder)
