@@ -39,7 +39,13 @@ def test_cityscapes_config_is_the_protocol_of_the_source():
     train = run.train
     assert (train.lr, train.epochs, train.batch_size, train.accumulation) == (6e-5, 15, 2, 1)
     assert (train.clip, train.precision, train.select, train.seed) == (1.0, "auto", "last", 42)
-    assert run.augment.flip_prob == 0
+    recipe = {
+        **{"train.head_lr_factor": 1, "train.warmup": 0, "train.weight_decay": 0, "train.ema": 0},
+        **{"augment.flip_prob": 0, "augment.scale": 1, "augment.colour": 0, "model.drop_path": None},
+        **{"data.crop": None, "data.rare_class_temperature": 0},
+        **{"loss.edge": 0, "loss.hard_pixels": 0, "loss.soft_iou_over": "image"},
+    }
+    assert {name: run.flat()[name] for name in recipe} == recipe
 
 
 def test_finetuning_searches_the_learning_rates_beside_every_family():

@@ -126,15 +126,17 @@ def test_vistas_defines_classes_of_its_own(tmp_path):
     assert label_set_name(build([])) == "thin_street"
 
 
-def test_vistas_of_version_2_has_124_ids_in_other_folders(tmp_path):
-    classes = "\n".join(f"  - {{name: class {i}, ids: [{i}]}}" for i in range(123))
-    parts = "{train: training/v2.0/labels, val: validation/v2.0/labels}"
+@pytest.mark.parametrize(("version", "count"), [("v1.2", 66), ("v2.0", 124)])
+def test_vistas_is_read_with_all_its_ids_from_the_folder_of_a_version(tmp_path: Path, version: str, count: int):
+    last = count - 1  # the id without a class
+    classes = "\n".join(f"  - {{name: class {i}, ids: [{i}]}}" for i in range(last))
+    parts = f"{{train: training/{version}/labels, val: validation/{version}/labels}}"
     images = "{train: training/images, val: validation/images}"
-    text = f"images: {images}\nlabels: {parts}\nbackground: false\nclasses:\n{classes}\nids: {{123: void}}\n"
-    root = write_vistas(tmp_path / "vistas", text, "v2.0/labels", (0, 1, 60, 121, 122, 123, 5))
+    text = f"images: {images}\nlabels: {parts}\nbackground: false\nclasses:\n{classes}\nids: {{{last}: void}}\n"
+    root = write_vistas(tmp_path / "vistas", text, f"{version}/labels", (0, 1, 60, last - 2, last - 1, last, 5))
     cfg = settings("folder", root, tmp_path / "cache")
-    assert cfg.label_set().num_classes == 123
-    assert first_labels(cfg) == [0, 1, 60, 121, 122, VOID, 5]
+    assert cfg.label_set().num_classes == last
+    assert first_labels(cfg) == [0, 1, 60, last - 2, last - 1, VOID, 5]
 
 
 def test_frames_of_train_and_val_come_from_their_own_folders(tmp_path):
