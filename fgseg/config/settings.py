@@ -150,7 +150,7 @@ class TrainConfig(Section):
     """Record the boundary IoU of every class in the validation after each epoch; an `--objective` that names one needs
     and sets it."""
     seed: int = Field(42, ge=0, lt=2**31)
-    """Seed of trial 0; trial n uses this seed plus n."""
+    """Seed of trial 0; trial n uses this seed plus n, unless `--trial-seeds common` is given."""
 
 
 class LossConfig(Section):

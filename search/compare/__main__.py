@@ -13,7 +13,7 @@ from search.cli.signals import Signals, run_with_signals
 from search.compare.plans import FIRST_SEEDS, MAX_AUTO_SEEDS, PRECISION, check_precision, name_of, plans_from
 
 SEARCH_ONLY = (
-    *("trials", "register_model", "objective", "keep", "max_drop", "sampler", "warm_start", "pruner"),
+    *("trials", "register_model", "objective", "keep", "max_drop", "sampler", "trial_seeds", "warm_start", "pruner"),
     *("confirm", "confirm_seeds"),
 )
 """Settings that only a search has."""

@@ -33,7 +33,7 @@ class TrialJobs:
             threads=self.resources.threads,
             gpus=self.resources.gpus,
             on_oom=self.plan.search.on_oom,
-            test=trial.repeat is not None and "test" in self.plan.splits,
+            test="test" in self.plan.splits,
             processes=self.resources.processes,
             cpus=self.resources.cpus,
             study_folder=self.plan.location.folder,

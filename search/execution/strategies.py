@@ -64,6 +64,7 @@ class SearchStrategy:
             warm_start=[plan.space.nearest(point) for point in ledger.metadata.identity.get("warm_points", ())],
             objectives=plan.search.objectives,
             floors=prepare_constraint(plan, ledger, signals).floors,
+            common_seed=plan.search.trial_seeds == "common",
         )
         ledger.start(source, epochs=train.epochs, select=train.select, objectives=plan.search.objectives)
 

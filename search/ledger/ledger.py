@@ -104,7 +104,7 @@ class Ledger(MetadataWriter):
         (record,) = write.changed.values()
         self._attempted.add(record.number)
         return TrialAttempt(
-            record.number, record.attempt, record.params, record.overrides, record.repeat, record.schedule
+            record.number, record.attempt, record.params, record.overrides, record.given_seed, record.schedule
         )
 
     @retry

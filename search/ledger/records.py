@@ -40,15 +40,15 @@ class TrialAttempt:
     """Searched settings by dotted name."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Settings that an earlier attempt had to change, by dotted name."""
-    repeat: int | None = None
-    """The seed of a repeat; None in a search."""
+    given_seed: int | None = None
+    """See `TrialRecord.given_seed`."""
     schedule: int | None = None
     """See `TrialRecord.schedule`."""
 
     @property
     def seed(self) -> int:
         """Offset added to `train.seed`."""
-        return seed_of(self.number, self.repeat)
+        return seed_of(self.number, self.given_seed)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class TrialRecord:
     """What chose the params: start, warm (another study's best), sobol, gp, tpe, random, finish (the
     point of a briefly trained trial, in full) or repeat."""
     context: dict[str, Any] = field(default_factory=dict)
-    """What the suggestion depends on besides the records and the study's identity; empty for a repeat."""
+    """What the trial depends on besides the records and the study's identity; empty for a repeat."""
     seq: int = 0
     """Number of the latest write to the trial; the writes of a study are counted."""
     asked_seq: int = 0
@@ -110,9 +110,14 @@ class TrialRecord:
     """One for each of `epochs`."""
 
     @property
+    def given_seed(self) -> int | None:
+        """Seed of a repeat, or 0 for a trial of a search with common seeds; None if the seed is the trial's number."""
+        return 0 if self.context.get("trial_seeds") == "common" else self.repeat
+
+    @property
     def seed(self) -> int:
         """Offset added to `train.seed`."""
-        return seed_of(self.number, self.repeat)
+        return seed_of(self.number, self.given_seed)
 
     @property
     def schedule(self) -> int | None:
@@ -154,9 +159,9 @@ class TrialRecord:
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def seed_of(number: int, repeat: int | None) -> int:
-    """Return the offset added to `train.seed`: the seed of a repeat, else the trial's number."""
-    return number if repeat is None else repeat
+def seed_of(number: int, given_seed: int | None) -> int:
+    """Return the offset added to `train.seed`: the given seed, else the trial's number."""
+    return number if given_seed is None else given_seed
 
 
 def keeps(record: TrialRecord, floors: Mapping[str, float]) -> bool:

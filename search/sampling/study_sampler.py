@@ -65,6 +65,7 @@ class StudySampler:
         objectives: names of the metrics to maximise, one or two; trials with two are not pruned.
         floors: smallest IoU by class key of a trial that may be the best; by default there are none.
         prior: strength and width of the prior of the sampler `auto`.
+        common_seed: whether all trials are trained with the same seed, which does not change the suggestions.
 
     Attributes:
         budget: number of trials; may be changed between calls.
@@ -92,6 +93,7 @@ class StudySampler:
         objectives: Sequence[str] = DEFAULT,
         floors: Mapping[str, float] = MappingProxyType({}),
         prior: Prior = PRIOR,
+        common_seed: bool = False,
     ) -> None:
         self._space, self._start_point, self._off_below = dict(space), dict(start_point), dict(off_below or {})
         self.budget, self.sampler, self._seed = trials, sampler, seed
@@ -102,6 +104,7 @@ class StudySampler:
         self._objectives = tuple(objectives)
         if self._objectives != DEFAULT:
             self.versions["objective"] = ",".join(objectives)
+        self._seeds = {"trial_seeds": "common"} if common_seed else {}
         self._floors = dict(floors)
         if floors:
             self.versions["floors"] = self._floors
@@ -114,8 +117,14 @@ class StudySampler:
 
     @property
     def context(self) -> dict[str, Any]:
-        """Return what a suggestion depends on besides the records, by name."""
-        settings = {"sampler": self.sampler, "pruner": self.pruner, "budget": self.budget, **self.versions}
+        """Return what a trial depends on besides the records, by name."""
+        settings = {
+            "sampler": self.sampler,
+            "pruner": self.pruner,
+            "budget": self.budget,
+            **self.versions,
+            **self._seeds,
+        }
         if self.warm_start is None:
             return settings
         return settings | {"warm_start": [dict(point) for point in self.warm_start], "prior": list(self.prior)}

@@ -32,6 +32,8 @@ class SearchConfig(Section):
     """Method that proposes points; auto is a Gaussian process with a prior around the start point, up to 250 finished
     trials and then TPE, or TPE from the start if there is a pruner; gp is Optuna's Gaussian process up to 1,000
     finished trials."""
+    trial_seeds: Literal["distinct", "common"] = "distinct"
+    """Seed of a trial: distinct is `train.seed` plus the trial's number, common is `train.seed` for all trials."""
     warm_start: tuple[str, ...] = ()
     """Other studies of the storage, whose best points are the first trials after trial 0 and further centres of the
     prior of the sampler auto, on the settings that both search."""

@@ -98,7 +98,8 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """Values that must be the same in every run of the study, without the data's fingerprint; as JSON types."""
         warm_start = {"warm_start": list(self.search.warm_start)} if self.search.warm_start else {}
-        own = {"space": self.space.to_json() | warm_start, "sampler": self.search.sampler}
+        own: dict[str, Any] = {"space": self.space.to_json() | warm_start, "sampler": self.search.sampler}
+        own |= {"trial_seeds": "common"} if self.search.trial_seeds == "common" else {}
         kept = {"keep": self.search.keep, "max_drop": self.search.max_drop} if self.search.keep else {}
         return self.common_identity() | own | {"objective": self.search.objective, "constraint": kept}
 

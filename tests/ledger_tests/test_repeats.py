@@ -45,8 +45,8 @@ def seeds(count: int, **changes: float) -> list[Repeat]:
 def test_repeats_are_handed_out_in_order_each_with_its_point_and_its_seed(tmp_path: Path):
     ledger = begin(tmp_path, seeds(2))
     assert [ledger.next_attempt() for _ in range(3)] == [
-        TrialAttempt(0, 1, POINT, repeat=0),
-        TrialAttempt(1, 1, POINT, repeat=1),
+        TrialAttempt(0, 1, POINT, given_seed=0),
+        TrialAttempt(1, 1, POINT, given_seed=1),
         None,
     ]
     assert [(r.repeat, r.params, r.seed) for r in ledger.trials()] == [(s, POINT, s) for s in (0, 1)]
@@ -54,7 +54,7 @@ def test_repeats_are_handed_out_in_order_each_with_its_point_and_its_seed(tmp_pa
 
 def test_open_repeat_is_continued_under_its_own_number(tmp_path: Path):
     begin(tmp_path, seeds(2)).next_attempt()
-    assert begin(tmp_path, seeds(2)).next_attempt() == TrialAttempt(0, 2, POINT, repeat=0)
+    assert begin(tmp_path, seeds(2)).next_attempt() == TrialAttempt(0, 2, POINT, given_seed=0)
 
 
 def test_more_seeds_and_another_point_extend_the_study(tmp_path: Path):

@@ -9,12 +9,17 @@ from builders import make_epoch, make_history
 from optuna.distributions import FloatDistribution, IntDistribution
 from small_ledger import EPOCHS, SPACE, START, drive, kill_before, start_search
 
+from search.audit.points import audit_points
+from search.cli.signals import Signals
+from search.execution.strategies import SearchStrategy
 from search.ledger.ledger import Ledger
 from search.ledger.records import State, TrialAttempt
+from search.ledger.study_metadata import StudyMetadata
 from search.sampling.replay import replay
 from search.sampling.sampler_choice import GP_TRIALS
 from search.sampling.study_sampler import StudySampler
 from search.study.config import SearchConfig
+from search.study.plan import make_plan
 
 pytestmark = pytest.mark.slow
 
@@ -250,3 +255,19 @@ def test_nothing_is_pruned_without_a_pruner_or_at_the_last_epoch(tmp_path):
             ledger.next_attempt()
             ledger.report(number, 1, make_history(miou))
         assert not any(ledger.should_prune(number) for number in (0, 1))
+
+
+@pytest.mark.parametrize(("trial_seeds", "expected"), [("distinct", [42, 43, 44]), ("common", [42, 42, 42])])
+def test_trials_have_distinct_seeds_or_a_common_one(tmp_path: Path, trial_seeds: str, expected: list[int]):
+    flags = {"storage": str(tmp_path), "trial_seeds": trial_seeds, "sampler": "random"}
+    plan = make_plan("bas", "configs/quickstart.yaml", {}, flags, "s")
+    assert ("trial_seeds" in plan.identity) == (trial_seeds == "common")
+    Path(plan.location.folder).mkdir()
+    ledger = Ledger.create(plan.location.ledger_url, "s")
+    ledger.record_run(StudyMetadata("s", settings=plan.settings.flat(), identity=plan.identity, budget=3))
+    SearchStrategy(plan).prepare(ledger, Signals())
+    attempts = [ledger.next_attempt() for _ in range(3)]
+    assert [plan.trial_settings(attempt)["train.seed"] for attempt in attempts] == expected
+    records = Ledger(plan.location.ledger_url, "s").trials()
+    assert [ledger.metadata.trial_settings(record)["train.seed"] for record in records] == expected
+    assert audit_points(plan.location) == (3, [])
