@@ -25,6 +25,16 @@ def hide_gpus() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+class GpuUnavailableError(RuntimeError):
+    """CUDA does not initialise in a process that has a GPU."""
+
+
+def check_cuda() -> None:
+    """Raise GpuUnavailableError if CUDA does not initialise in this process."""
+    if not torch.cuda.is_available():
+        raise GpuUnavailableError("this trial has a GPU, but CUDA does not initialise in its process; torch warns why")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means out of memory, on a GPU or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError):
@@ -40,11 +50,14 @@ def is_gpu_fault(error: BaseException) -> bool:
     """Return whether an error of the GPU, other than out of memory, may make every later call in this process fail.
 
     After an illegal memory access or a failed assertion on the GPU, CUDA returns the same error from every call until
-    the process ends.  Which errors are of that kind is not told apart: a new process is safe after all of them.
+    the process ends, and so may a failed initialisation.  Which errors are of that kind is not told apart: a new
+    process is safe after all of them.
     """
     if is_out_of_memory(error) or "out of memory" in str(error) or not isinstance(error, RuntimeError):
         return False
-    return isinstance(error, torch.AcceleratorError) or any(text in str(error) for text in GPU_FAULT_TEXTS)
+    if isinstance(error, GpuUnavailableError | torch.AcceleratorError):
+        return True
+    return any(text in str(error) for text in GPU_FAULT_TEXTS)
 
 
 def reset_peak(device: torch.device) -> None:

@@ -88,14 +88,19 @@ def train_trial(job: TrialJob, run: RunConfig, report: TrialReport, send: Report
 
 
 def configure_process(job: TrialJob) -> None:
-    """Set the CPU threads and the GPU memory limit of this process, or hide all GPUs if the job has none."""
+    """Set the CPU threads and the GPU memory limit of this process, or hide all GPUs if the job has none.
+
+    Raises:
+        GpuUnavailableError: the job has a GPU and CUDA does not initialise in this process.
+    """
     import torch
 
-    from fgseg.devices import hide_gpus
+    from fgseg.devices import check_cuda, hide_gpus
     from fgseg.gpu_memory import limit_gpu_memory
 
     torch.set_num_threads(job.threads)
     if job.gpus:
+        check_cuda()  # Accelerate would train on the CPU instead
         limit_gpu_memory(job.gpus)
     else:
         hide_gpus()

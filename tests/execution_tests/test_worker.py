@@ -78,6 +78,7 @@ def test_repeat_that_died_before_it_was_judged_is_judged_alike_by_its_next_start
 
 def test_share_of_a_gpu_is_taken_before_training(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
     shares: list[float] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("fgseg.gpu_memory.limit_gpu_memory", shares.append)
     monkeypatch.setattr(fgseg.training.loop, "train", broken())
     reports(replace(job, gpus=0.25))
@@ -114,6 +115,14 @@ def test_fault_of_a_gpu_ends_the_process_after_its_cause_was_reported(job: Trial
     with pytest.raises(LostProcessError):  # makes Ray Tune end the process instead of using it for the next trial
         run_job(job, sent.append)
     assert [(r.process_error, r.error) for r in sent] == [(f"{type(error).__name__}: {error}", None)]
+
+
+def test_trial_whose_gpu_does_not_initialise_ends_its_process_instead_of_training_on_the_cpu(job: TrialJob):
+    sent: list[TrialReport] = []
+    with pytest.raises(LostProcessError):
+        run_job(replace(job, gpus=1), sent.append)
+    assert [(r.epochs, r.error) for r in sent] == [([], None)]
+    assert "CUDA does not initialise" in (sent[0].process_error or "")
 
 
 def test_gpu_that_is_full_does_not_end_the_process(job: TrialJob, monkeypatch: pytest.MonkeyPatch):
