@@ -166,7 +166,7 @@ class CompiledStep(Step):
                 self.scaler.scale(loss / len(group)).backward()
             self.add_losses(torch.stack([loss.detach(), *terms.values()]), len(labels))
         self.scaler.unscale_(self.optimizer)
-        self.grad_norm.copy_(clip_grad_norm_(self.model.parameters(), self.clip))
+        self.set_grad_norm(clip_grad_norm_(self.model.parameters(), self.clip))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()

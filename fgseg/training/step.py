@@ -38,6 +38,8 @@ class Step:
         nonfinite: (1 + terms,) float32, the images of batches in which the loss and each term were NaN or infinite,
             counted until they are zeroed; with several processes this rank's part.
         grad_norm: () float32, the gradient's norm in the last step, before clipping.
+        overflows: () float32, the steps whose gradient was NaN or infinite, counted until it is zeroed; the same in
+            every process.  A scaler skips such steps.
         compile_s: seconds that compiling took; None without compiling.
     """
 
@@ -81,6 +83,7 @@ class Step:
         self.loss_sums = torch.zeros(1 + len(criterion.terms), device=self.device)
         self.nonfinite = torch.zeros_like(self.loss_sums)
         self.grad_norm = torch.zeros((), device=self.device)
+        self.overflows = torch.zeros_like(self.grad_norm)
         self.compile_s: float | None = None
 
     def __call__(self, group: MicroBatches) -> None:
@@ -109,7 +112,7 @@ class Step:
                     # Accelerate averages gradients over the processes, and those of the parts of a loss must be summed.
                     accelerator.backward(loss * self.world.world_size)
                 if accelerator.sync_gradients:
-                    self.grad_norm.copy_(accelerator.clip_grad_norm_(self.model.parameters(), self.clip))
+                    self.set_grad_norm(accelerator.clip_grad_norm_(self.model.parameters(), self.clip))
                 self.prepared_optimizer.step()
                 self.prepared_optimizer.zero_grad()
             self.add_losses(torch.stack([loss.detach(), *terms.values()]), frames)
@@ -124,6 +127,11 @@ class Step:
         yield
         for buffer, kept in zip(self.statistics, before, strict=True):
             buffer.copy_(torch.where(buffer.isfinite(), buffer, kept))
+
+    def set_grad_norm(self, norm: Tensor) -> None:
+        """Record the norm () of a step's gradient, and count the step in `overflows` if it is not finite."""
+        self.grad_norm.copy_(norm)
+        self.overflows += ~norm.isfinite()
 
     def add_losses(self, values: Tensor, frames: int) -> None:
         """Add the loss and terms of a batch, (1 + terms,) float32, to `loss_sums` if the loss is finite.

@@ -76,5 +76,5 @@ def restoring_state(step: Step) -> Iterator[None]:
 def state_of(step: Step) -> list[Tensor]:
     """List every tensor that a step changes."""
     moments = [value for state in step.optimizer.state.values() for value in state.values()]
-    sums = [step.loss_sums, step.nonfinite, step.grad_norm]
+    sums = [step.loss_sums, step.nonfinite, step.grad_norm, step.overflows]
     return [*step.model.parameters(), *step.model.buffers(), *moments, *sums]

@@ -41,7 +41,8 @@ from fgseg.training.weight_average import WeightAverage
 log = logging.getLogger(__name__)
 
 MAX_OVERFLOWS = 0.1
-"""Largest share of an epoch's images whose loss may be NaN or infinite with fp16; beyond it the training has diverged.
+"""Largest share of an epoch's images whose loss, and of its steps whose gradient, may be NaN or infinite with fp16;
+beyond it the training has diverged.
 
 The scaler skips the steps of such batches, and the statistics of batch norm are restored, so that they do no harm.  The
 share was chosen and not measured: overflows come one at a time, while a model that has diverged overflows in nearly
@@ -260,20 +261,23 @@ def train_one_epoch(state: TrainingState, frames: Frames, epoch: int) -> tuple[f
     Batches whose loss is not finite are left out of the means.
 
     Raises:
-        DivergedError: there are too many such batches, see `check_finite`.
+        DivergedError: there are too many such batches or steps, see `check_finite` and `check_gradients`.
     """
     run, step = state.run, state.step
     generator = torch.Generator(frames.device).manual_seed(seed_epoch(run.train.seed, epoch, step.world.rank))
     state.model.train()
     step.loss_sums.zero_()
     step.nonfinite.zero_()
-    batches = train_batches(frames, run, generator)
+    step.overflows.zero_()
+    batches, steps = train_batches(frames, run, generator), 0
     while group := list(islice(batches, run.train.accumulation)):
         step(group)
+        steps += 1
     sums, nonfinite = step.world.all_reduce(torch.stack([step.loss_sums, step.nonfinite])).tolist()
     names, count = ("loss", *step.criterion.terms), len(frames)
     shares = {name: images / count for name, images in zip(names, nonfinite, strict=True)}
     check_finite(epoch, shares, MAX_OVERFLOWS if step.scaler.is_enabled() else 0.0)
+    check_gradients(epoch, int(step.overflows), steps, step.scaler.get_scale() if step.scaler.is_enabled() else None)
     means = {name: value / (count - nonfinite[0]) for name, value in zip(names, sums, strict=True)}
     return means.pop("loss"), means
 
@@ -294,3 +298,23 @@ def check_finite(epoch: int, shares: dict[str, float], limit: float) -> None:
     if shares["loss"] > limit:
         raise DivergedError(f"{found}; lower train.lr or the weights of the loss")
     log.warning("%s, whose steps fp16 skipped; more than %.0f %% would end the trial", found, 100 * limit)
+
+
+def check_gradients(epoch: int, overflows: int, steps: int, scale: float | None) -> None:
+    """Raise DivergedError if the gradients of an epoch were NaN or infinite too often, which the loss need not show.
+
+    A scaler starts at a scale of 2**16, which may be too large, and halves it with every step that it skips.  Only a
+    scale below 1 means that the gradients overflow by themselves: before, a warning is logged.
+
+    Args:
+        epoch: number of the epoch, for messages.
+        overflows: steps of the epoch with such a gradient.
+        steps: of the epoch.
+        scale: of the loss after the epoch; None without a scaler, where one such step destroys the weights.
+    """
+    if overflows <= (0 if scale is None else MAX_OVERFLOWS * steps):
+        return
+    found = f"epoch {epoch}: the gradient is NaN or infinite in {overflows} of {steps} steps"
+    if scale is None or scale < 1:
+        raise DivergedError(f"{found}; lower train.lr or the weights of the loss")
+    log.warning("%s, which fp16 skipped until its scale of the loss was %g", found, scale)

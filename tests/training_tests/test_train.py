@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from types import MethodType
@@ -24,6 +25,7 @@ from fgseg.metrics.boundary_iou import boundary_counts, class_boundary_iou
 from fgseg.metrics.evaluator import confusion_per_image
 from fgseg.results import DivergedError, EpochResult
 from fgseg.train import main
+from fgseg.training.compiled_parts import PartsCache
 from fgseg.training.imports import import_training
 from fgseg.training.loop import train
 from fgseg.training.trainer import TrainingState, build_training_state, check_finite, train_one_epoch
@@ -201,6 +203,51 @@ def test_overflow_in_the_network_leaves_the_statistics_of_batch_norm_finite(tiny
     train_one_epoch(state, frames, 1)
     assert next(calls) == 12
     assert all(buffer.isfinite().all() for buffer in state.model.buffers())
+
+
+def overflow_backward(state: TrainingState, above: float) -> None:
+    """Make gradients infinite, but not the loss, while the scale of the loss is above a number."""
+    scaler = state.step.scaler
+    next(state.model.parameters()).register_hook(lambda g: g * math.inf if scaler.get_scale() > above else g)
+
+
+@pytest.fixture(params=["off", "on"])
+def twelve_steps(tiny, request, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[TrainingState, HostFrames]]:
+    """A training of an epoch of twelve plain or compiled steps, and its frames."""
+    monkeypatch.setattr("fgseg.training.compiled_step.CACHE", PartsCache())
+    monkeypatch.setattr(torch, "compile", lambda part, **options: part)
+    frames = HostFrames(some_frames(24), torch.device("cpu"))
+    changes = {"train__epochs": 1, "train__batch_size": 2, "train__compile": request.param}
+    state = build_training_state(tiny(**changes), len(frames))
+    yield state, frames
+    assert (getattr(state.step, "compiled", None) is not None) is (request.param == "on")
+
+
+def test_gradients_that_always_overflow_are_a_divergence_although_the_loss_is_finite(twelve_steps):
+    state, frames = twelve_steps
+    overflow_backward(with_scaler(state), above=0)
+    with pytest.raises(DivergedError, match="epoch 1: the gradient is NaN or infinite in 12 of 12 steps; lower"):
+        train_one_epoch(state, frames, 1)
+
+
+def test_steps_skipped_until_the_scale_fits_are_a_warning(twelve_steps, caplog: pytest.LogCaptureFixture):
+    state, frames = twelve_steps
+    overflow_backward(with_scaler(state), above=128)
+    train_one_epoch(state, frames, 1)
+    assert "infinite in 3 of 12 steps, which fp16 skipped until its scale of the loss was 128" in caplog.text
+    assert {int(moments["step"]) for moments in state.optimizer.state.values()} == {9}
+    caplog.clear()
+    train_one_epoch(state, frames, 2)
+    assert caplog.text == ""
+
+
+def test_one_infinite_gradient_without_a_scaler_is_a_divergence(twelve_steps):
+    state, frames = twelve_steps
+    calls = count()
+    last = 11 + (4 if state.run.train.compile == "on" else 0)  # after four dry runs
+    next(state.model.parameters()).register_hook(lambda g: g * (math.inf if next(calls) == last else 1))
+    with pytest.raises(DivergedError, match="in 1 of 12 steps"):
+        train_one_epoch(state, frames, 1)
 
 
 def test_overflow_without_a_scaler_has_destroyed_the_weights(tiny):
