@@ -139,6 +139,12 @@ def difference(scores: dict[str, list[float]]) -> tuple[float, float]:
     return statistics.mean(second) - statistics.mean(first), error
 
 
+def paired_difference(scores: dict[str, list[float]]) -> tuple[float, float]:
+    """Return the mean difference of the second side to the first for equal seeds, and its standard error."""
+    differences = [b - a for a, b in zip(*scores.values(), strict=True)]
+    return statistics.mean(differences), statistics.stdev(differences) / math.sqrt(len(differences))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run all trainings, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,7 +1,8 @@
 """Measure the targets of the GPU path on one GPU: python -m scripts.bench.gpu [--minutes 8] [--only start search]
 
-Each part runs in a process of its own; what it measured until the time is over counts.  The targets of parts that
-failed or were not begun are not measured.  --dry tries the script on the CPU with tiny frames, and judges nothing.
+Each part runs in a process of its own; what it measured until its limit or the end of the time counts.  The targets of
+parts that failed or were not begun are not measured.  Eight minutes are enough for the first five parts, by the times
+of the first runs; --only selects others.  --dry tries the script on the CPU with tiny frames, and judges nothing.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from fgseg.config.loading import Layer, build, read_layer
 from fgseg.data import load_splits
 from scripts.bench.gpu_parts import DRY_PARTS, PARTS, ROOT, Bench, bench_of, search_settings
 from scripts.bench.gpu_targets import SEARCH_SIZE, TARGETS
-from scripts.bench.jobs import our_training
+from scripts.bench.jobs import Setup, prepare_training
 from scripts.bench.machine import machine_with_gpu
 from scripts.bench.train import PROCESSES, write_scenes
 
@@ -30,31 +32,43 @@ INTERRUPT_S = 15.0
 MARK = "figure"
 """Begins a line of a part's output that has a name and a number."""
 
-PREPARED = ("step-2", "step-8", "search")
-"""Parts that `prepare_parts` prepares by default, those that come early."""
+PREPARED = ("step-2", "step-8")
+"""Parts that `prepare_parts` prepares by default: those for which the time is enough."""
+COMPILERS = 2
+"""Steps that are compiled at once: four took 150 s on 16 cores, one alone 64 s."""
 
 
 def prepare_parts(bench: Bench, names: Sequence[str], limit_s: float) -> None:
-    """Compile the training steps that parts will need, and draw the frames of the search, side by side.
+    """Compile the training steps that parts will need, and draw the frames of the search beside them.
 
-    Each takes about a minute and is kept in the folder of the benchmark; the parts measure one after the other.
+    The results are kept in the folder of the benchmark; the parts measure one after the other.
     """
-    setups = {replace(bench.setup, batch=int(name.split("-")[1])) for name in names if name.startswith("step-")}
-    setups |= {bench.setup for name in names if name in {"evaluation", "start", "sharing"}}
-    jobs: list[tuple[Callable[..., object], Any]] = []
-    if "search" in names:
-        setups.add(replace(bench.setup, size=SEARCH_SIZE))
-        jobs.append((draw_frames, search_settings(bench)))
-    jobs += [(our_training, setup) for setup in setups]
-    processes = [PROCESSES.Process(target=job, args=(argument,), daemon=False) for job, argument in jobs]
-    for process in processes:
-        process.start()
+    setups = [replace(bench.setup, batch=int(name.split("-")[1])) for name in names if name.startswith("step-")]
+    setups += [bench.setup for name in names if name in {"evaluation", "start", "sharing"}]
+    setups += [replace(bench.setup, size=SEARCH_SIZE) for name in names if name == "search"]
     end = time.monotonic() + limit_s
-    for process in processes:
-        process.join(max(0.0, end - time.monotonic()))
-        if process.exitcode != 0:
-            print(f"preparing failed or was cut off, exit code {process.exitcode}", flush=True)
-            process.kill()
+    with ThreadPoolExecutor(1) as drawing, ThreadPoolExecutor(COMPILERS) as compiling:
+        if "search" in names:
+            drawing.submit(run_until, end, draw_frames, search_settings(bench))
+        for setup in dict.fromkeys(setups):
+            compiling.submit(run_until, end, compile_step, setup)
+
+
+def run_until(end: float, job: Callable[[Any], object], argument: object) -> None:
+    """Run a job in a process of its own, and kill it at `end` on the monotonic clock."""
+    process = PROCESSES.Process(target=job, args=(argument,), daemon=False)
+    process.start()
+    process.join(max(0.0, end - time.monotonic()))
+    if process.exitcode != 0:
+        print(f"preparing failed or was cut off, exit code {process.exitcode}", flush=True)
+        process.kill()
+
+
+def compile_step(setup: Setup) -> None:
+    """Compile the training step of a setup, and print how long it took."""
+    state, _ = prepare_training(setup)
+    height, width = setup.size
+    print(f"compiling a batch of {setup.batch} at {height}x{width}: {state.step.compile_s or 0:.0f} s", flush=True)
 
 
 def draw_frames(settings: dict[str, Any]) -> None:
@@ -94,14 +108,14 @@ def collect(command: Sequence[str], limit_s: float) -> dict[str, float]:
 
 
 def measure_parts(names: Sequence[str], folder: Path, minutes: float, seconds: float) -> dict[str, float]:
-    """Run the parts one after the other until the time is over; returns all figures."""
+    """Run the parts one after the other, each up to its limit, until the time is over; returns all figures."""
     end, figures = time.monotonic() + 60 * minutes, {}
     for name in names:
         if time.monotonic() > end:
             print(f"{name}: not begun, the time is over", flush=True)
             continue
         command = [sys.executable, "-m", "scripts.bench.gpu", "--part", name, str(folder), "--seconds", str(seconds)]
-        figures |= collect(command, end - time.monotonic())
+        figures |= collect(command, min(PARTS[name].limit_s, end - time.monotonic()))
     return figures
 
 
@@ -121,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     if options.part:
         name, folder = options.part
-        return show(name, PARTS[name](bench_of(Path(folder), dry=False, seconds=options.seconds)))
+        return show(name, PARTS[name].measure(bench_of(Path(folder), dry=False, seconds=options.seconds)))
     print(machine_with_gpu(), flush=True)
     begun = time.monotonic()
     figures: dict[str, float] = {}
@@ -130,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
         write_scenes(bench.setup.root, bench.setup.frames, 2 * bench.setup.size[0], 2 * bench.setup.size[1])
         if options.dry:
             for name in options.only or DRY_PARTS:
-                show(name, PARTS[name](bench))
+                show(name, PARTS[name].measure(bench))
         else:
             started = time.monotonic()
             prepare_parts(bench, options.only or PREPARED, 60 * options.minutes / 2)

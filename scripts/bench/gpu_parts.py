@@ -7,23 +7,27 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import torch
+
+from fgseg.devices import peak_gib, reset_peak
+from fgseg.training import compiled_parts
 from scripts.bench import equality
 from scripts.bench.gpu_targets import EPOCHS, FRAMES, SEARCH_SIZE
-from scripts.bench.jobs import EVALUATED, JOBS, Setup, our_training
+from scripts.bench.jobs import EVALUATED, JOBS, Setup, our_training, prepare_training, step_s
 from scripts.bench.source_recipe import synchronized_time
-from scripts.bench.train import CPU_SIZE, Figures, Row, alternate, figures, measure, share
+from scripts.bench.train import CPU_SIZE, Figures, Row, alternate, figures, measure, share, sides, take_sample
 
 ROOT = Path(__file__).parents[2]
 SCENES, TRIALS, SEEDS = 24, 4, 3
 """PNG files of the source's recipe, trials of the search, and trainings of each side of the comparison of mIoU."""
 DRY_SCENES: dict[str, Any] = {"data.height": 64, "data.width": 128, "data.val": 2, "data.test": 0}
 """Settings of the scenes of a dry comparison of mIoU."""
-
-Parts = dict[str, Callable[["Bench"], Iterator[tuple[str, float]]]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,16 @@ class Bench:
         return figures(alternate({side: prepare(setup) for side, prepare in JOBS[job].items()}, setup.seconds))
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of the benchmark."""
+
+    measure: Callable[[Bench], Iterator[tuple[str, float]]]
+    """Yields figures as it measures them."""
+    limit_s: float
+    """Seconds after which the part is cut off; chosen, from 64 s for compiling a step that was not prepared."""
+
+
 def gpu_tests(bench: Bench) -> Iterator[tuple[str, float]]:
     """Run the tests marked `gpu`."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-W", "ignore", "-p", "no:cacheprovider"]
@@ -49,10 +63,21 @@ def gpu_tests(bench: Bench) -> Iterator[tuple[str, float]]:
 
 
 def step(bench: Bench, batch: int) -> Iterator[tuple[str, float]]:
-    """Train bas_cp with one batch size and with the source's recipe; in a dry run only the step, without files."""
-    setup = replace(bench.setup, batch=batch)
-    figures = bench.sides("step", setup) if bench.dry else in_processes("training", setup)
-    yield from beside_source(f"batch of {batch}", figures, higher_is_better=not bench.dry)
+    """Train bas_cp from files with one batch size, beside the source's recipe; then time our step alone."""
+    setup, name = replace(bench.setup, batch=batch), f"batch of {batch}"
+    with sides("training", setup, ["source"]) as connections:
+        reset_peak(torch.device(setup.device))
+        state, batches = prepare_training(setup)
+        samples = {
+            "ours": lambda: batch / step_s(setup, state, batches),
+            "source": partial(take_sample, connections["source"]),
+        }
+        yield from beside_source(name, figures(alternate(samples, setup.seconds)), higher_is_better=True)
+    yield f"{name}: step with its input, ms", 1000 * step_s(setup, state, batches)
+    yield f"{name}: step on one batch, ms", 1000 * step_s(setup, state, repeat(next(batches)))
+    measured = {"compiling, s": state.step.compile_s, "peak, GiB": peak_gib(state.accelerator.device)}
+    yield from ((f"{name}: {what}", value) for what, value in measured.items() if value is not None)
+    yield f"{name}: plain step, ms", 1000 * step_s(setup, *prepare_training(setup, {"train.compile": "off"}))
 
 
 def losses(bench: Bench) -> Iterator[tuple[str, float]]:
@@ -96,17 +121,20 @@ def start(bench: Bench) -> Iterator[tuple[str, float]]:
 
 
 def miou(bench: Bench) -> Iterator[tuple[str, float]]:
-    """Compare the mIoU of trainings by the plain and by the fast step, with equal seeds."""
+    """Compare the mIoU of trainings by the plain and by the fast step, with equal seeds.
+
+    In a dry run the fast step is traced, and no code is generated.
+    """
     frames, epochs, seeds, others = (2, 1, 2, DRY_SCENES) if bench.dry else (208, 5, SEEDS, {})
-    steps = {"plain": "off", "fast": "auto" if bench.dry else "on"}  # on the CPU both are the plain step
-    scores: dict[str, list[float]] = {side: [] for side in steps}
-    for seed in range(seeds):
-        for side, setting in steps.items():
-            changes = others | {"train.compile": setting}
-            task = equality.Task(side, seed, str(bench.setup.cache), frames, epochs, 5e-3, changes)
-            scores[side].append(equality.ours(task))
-            yield f"mIoU, {side}, seed {seed}", scores[side][-1]
-    difference, error = equality.difference(scores)
+    scores: dict[str, list[float]] = {"plain": [], "fast": []}
+    with patch.object(compiled_parts, "BACKEND", "eager" if bench.dry else compiled_parts.BACKEND):
+        for seed in range(seeds):
+            for side, setting in (("plain", "off"), ("fast", "on")):
+                changes = others | {"train.compile": setting}
+                task = equality.Task(side, seed, str(bench.setup.cache), frames, epochs, 5e-3, changes)
+                scores[side].append(equality.ours(task))
+                yield f"mIoU, {side}, seed {seed}", scores[side][-1]
+    difference, error = equality.paired_difference(scores)
     yield "mIoU, fast less plain", difference
     yield "mIoU, its standard error", error
     yield "mIoU: difference", abs(difference) / error if difference else 0.0
@@ -158,21 +186,21 @@ def search_settings(bench: Bench) -> dict[str, Any]:
     return data | {"data.cache": str(bench.setup.cache)} | model
 
 
-PARTS: Parts = {
-    "tests": gpu_tests,
-    "step-2": lambda bench: step(bench, 2),
-    "losses": losses,
-    "evaluation": evaluation,
-    "start": start,
-    "step-8": lambda bench: step(bench, 8),
-    "search": search,
-    "miou": miou,
-    "sharing": sharing,
-    "step-1": lambda bench: step(bench, 1),
-    "step-4": lambda bench: step(bench, 4),
-    "cpu": cpu,
+PARTS = {
+    "step-2": Part(lambda bench: step(bench, 2), 120),
+    "losses": Part(losses, 120),
+    "step-8": Part(lambda bench: step(bench, 8), 120),
+    "evaluation": Part(evaluation, 60),
+    "start": Part(start, 90),
+    "search": Part(search, 200),
+    "miou": Part(miou, 240),
+    "sharing": Part(sharing, 300),
+    "step-1": Part(lambda bench: step(bench, 1), 190),
+    "step-4": Part(lambda bench: step(bench, 4), 190),
+    "cpu": Part(cpu, 180),
+    "tests": Part(gpu_tests, 300),
 }
-"""Parts by name, the most important ones first.  Each yields figures as it measures them."""
+"""Parts by name, the most important ones first."""
 DRY_PARTS = ("step-2", "losses", "evaluation", "start", "miou")
 """Parts that run on a CPU within seconds."""
 

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -120,9 +120,17 @@ def settings(setup: Setup, recipe: Mapping[str, float | str] = MappingProxyType(
 
 def our_training(setup: Setup, recipe: Mapping[str, float | str] = MappingProxyType({})) -> Callable[[], float]:
     """Prepare our training, with the settings of a recipe; a sample is in images per second."""
+    training = prepare_training(setup, recipe)
+    return lambda: setup.batch / step_s(setup, *training)
+
+
+def prepare_training(
+    setup: Setup, changes: Mapping[str, float | str] = MappingProxyType({})
+) -> tuple[TrainingState, Iterator[tuple[Tensor, Tensor]]]:
+    """Return the state of our training, with changed settings, after the first steps, and its further batches."""
     if setup.device == "cuda":
         limit_gpu_memory(setup.share)
-    run = settings(setup, recipe)
+    run = settings(setup, changes)
     state = build_training_state(run, 10**5)
     train = load_splits(run.data, ("train",))["train"]
     frames = Endless(load_to_device({"train": train}, run.data.device, state.accelerator.device)["train"], 10**5)
@@ -130,16 +138,16 @@ def our_training(setup: Setup, recipe: Mapping[str, float | str] = MappingProxyT
     generator = torch.Generator(frames.device).manual_seed(0)
     batches = train_batches(frames, run, generator)
     steps_s(state, batches, source.WARM_UP)
-
-    def sample() -> float:
-        pace = steps_s(state, batches, 2)
-        steps = max(2, math.ceil(setup.seconds / pace))
-        return setup.batch / steps_s(state, batches, steps)
-
-    return sample
+    return state, batches
 
 
-def steps_s(state: TrainingState, batches: Any, count: int) -> float:
+def step_s(setup: Setup, state: TrainingState, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
+    """Return the mean seconds of a training step, over about `setup.seconds`."""
+    pace = steps_s(state, batches, 2)
+    return steps_s(state, batches, max(2, math.ceil(setup.seconds / pace)))
+
+
+def steps_s(state: TrainingState, batches: Iterator[tuple[Tensor, Tensor]], count: int) -> float:
     """Return the mean seconds of `count` training steps."""
     started = source.synchronized_time()
     for batch in islice(batches, count):

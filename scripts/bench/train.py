@@ -10,7 +10,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +30,9 @@ from scripts.bench.machine import machine_with_gpu
 
 CPU_SIZE = (256, 512)
 PROCESSES = get_context("spawn")
+END_S = 5.0
+"""Seconds that the processes of a measurement together may take to end; less than a part has after its interruption,
+see `scripts.bench.gpu.INTERRUPT_S`."""
 ELSEWHERE = "| driver held up per reported epoch | | | see scripts/bench/orchestration.py | 5 ms |"
 """Row of the goal that only a whole search can measure."""
 FLOOR_BYTES = 2e9
@@ -108,11 +111,11 @@ def alternate(samples: Mapping[str, Callable[[], float]], seconds: float) -> dic
 
 
 @contextmanager
-def sides(job: str, setup: Setup) -> Iterator[dict[str, Connection]]:
-    """Start a process for each side of a job; yields the connections by side once all are ready."""
+def sides(job: str, setup: Setup, only: Collection[str] | None = None) -> Iterator[dict[str, Connection]]:
+    """Start a process for each side of a job, or for some; yields the connections by side once all are ready."""
     processes, connections = [], {}
     try:
-        for side in JOBS[job]:
+        for side in only or JOBS[job]:
             connection, other = PROCESSES.Pipe()
             processes.append(PROCESSES.Process(target=serve, args=(other, job, side, setup), daemon=False))
             processes[-1].start()
@@ -126,11 +129,12 @@ def sides(job: str, setup: Setup) -> Iterator[dict[str, Connection]]:
 
 
 def end_all(processes: Iterable[BaseProcess], connections: Iterable[Connection]) -> None:
-    """Close the connections, at which the processes end, and kill those that do not."""
+    """Close the connections, at which the processes end, and kill those that have not ended after `END_S`."""
     for connection in connections:
         connection.close()
+    end = time.monotonic() + END_S
     for process in processes:
-        process.join(60)
+        process.join(max(0.0, end - time.monotonic()))
         process.kill()
 
 
