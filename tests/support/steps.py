@@ -1,8 +1,10 @@
 """Groups of batches for a step, and what a training leaves after them."""
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from random_frames import resident, some_frames
 from torch import Tensor
+from torch.amp import GradScaler
 
 from fgseg.training.trainer import TrainingState
 
@@ -23,3 +25,13 @@ def run_steps(state: TrainingState, batches: list) -> tuple[Tensor, Tensor]:
     for group in batches:
         state.step(group)
     return state.step.loss_sums.cpu(), torch.cat([p.detach().flatten() for p in state.evaluated.parameters()]).cpu()
+
+
+def with_scaler(state: TrainingState) -> TrainingState:
+    """Let a scaler decide on the CPU, as it does with fp16 on a GPU, which steps fused AdamW takes."""
+    state.step.scaler = state.accelerator.scaler = GradScaler("cpu", init_scale=1024.0)
+    state.step.statistics = list(filter(torch.is_floating_point, state.model.buffers()))
+    state.step.prepared_optimizer = AcceleratedOptimizer(
+        state.optimizer, device_placement=False, scaler=state.step.scaler
+    )
+    return state

@@ -1,13 +1,16 @@
 """The compiled step computes what the plain one does, and its code serves the later trials of a process."""
 
 import logging
+import math
 import weakref
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from steps import CPU, RECIPE, groups, run_steps
+from power_cut import PowerCut, cut_after
+from steps import CPU, RECIPE, groups, run_steps, with_scaler
 from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import AdamW
@@ -17,6 +20,7 @@ from fgseg.training import compiled_parts, compiled_step, graph_recorder
 from fgseg.training.compiled_parts import COMPILE_S, MAX_ENTRIES, SAVED_S, CompiledParts, PartsCache, key_of
 from fgseg.training.compiled_step import CompiledStep, wants_compiling
 from fgseg.training.graph_recorder import WARM_UP, end_failed_capture, record, release_pool_of_torch_2_14
+from fgseg.training.loop import train
 from fgseg.training.step import Step
 from fgseg.training.step_comparison import difference, dry_run, restoring_state
 from fgseg.training.trainer import TrainingState, build_training_state
@@ -54,6 +58,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
     return graphs
 
 
+@pytest.fixture
+def as_large_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let frames of 64x128 take the forms of SSIM and of attention that larger frames take on a GPU."""
+    monkeypatch.setattr("fgseg.losses.ssim.MAX_DIRECT_PX", 0)
+    monkeypatch.setattr("fgseg.model.attention.GROUP_QUERIES", 128)  # four groups in the first stage
+
+
 def start(tiny, **changes: object) -> TrainingState:
     """The state before the first step of a training whose step is compiled."""
     state = build_training_state(tiny(**{"train__compile": "on"} | changes), 6)
@@ -61,8 +72,8 @@ def start(tiny, **changes: object) -> TrainingState:
     return state
 
 
-def test_compiled_step_computes_what_the_plain_one_does(tiny, quick, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("fgseg.losses.ssim.MAX_DIRECT_PX", 0)  # by the form of SSIM for large frames
+@pytest.mark.usefixtures("as_large_frames")
+def test_compiled_step_computes_what_the_plain_one_does(tiny, quick):
     results = []
     for setting in ("off", "on"):
         state = start(tiny, train__compile=setting, loss__lovasz=0.3, train__lr=1e-4, **RECIPE)
@@ -89,6 +100,41 @@ def test_trials_of_a_process_compile_and_compare_once(tiny, quick, compiled_part
     assert len(runs) == 3  # plain, compiled, and plain beside the memory of a capture
     run_steps(start(tiny, loss__lovasz=0.3, loss__hard_pixels=0.1, class_weights__pole=2.0), groups(1))
     assert len(quick) == 3 and len(compiled_parts_cache.parts) == 2  # another loss, the same model
+
+
+def overflows_once(state: TrainingState, batches: list) -> None:
+    """Take three compiled steps, the second one with a scale of the loss at which the gradients overflow."""
+    step, scaler = state.step, state.step.scaler
+    _, before = run_steps(state, batches[:1])
+    usual = scaler.state_dict()
+    scaler.load_state_dict(usual | {"scale": math.inf})
+    sums, skipped = run_steps(state, batches[1:2])
+    assert torch.equal(before, skipped) and step.overflows == 1
+    assert sums.isfinite().all() and not step.nonfinite.any()
+    scaler.load_state_dict(usual | {"scale": 1024.0})
+    _, after = run_steps(state, batches[2:])
+    assert after.isfinite().all() and not torch.equal(before, after) and step.overflows == 1
+    assert state.schedule.last_epoch == 3 and step.compiled is not None
+
+
+def test_overflow_in_a_compiled_step_is_skipped_and_counted(tiny, quick, monkeypatch: pytest.MonkeyPatch):
+    # On the CPU Accelerate does not divide the plain step's gradients by the scale before their norm is taken.
+    monkeypatch.setattr("fgseg.training.step_comparison.TRIED_SCALE", 1.0)
+    overflows_once(with_scaler(start(tiny)), groups(3))
+
+
+def test_training_by_compiled_steps_continues_where_it_was_cut(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "compile", lambda part, **options: part)
+    run = tiny(train__compile="on")
+    whole = train(run, tmp_path / "whole")
+    with pytest.raises(PowerCut):
+        train(run, tmp_path / "cut", cut_after(1))
+    history = train(run, tmp_path / "cut")
+    assert [(e.loss, e.confusion) for e in history] == [(e.loss, e.confusion) for e in whole]
+    # The first epoch of each process compiles.
+    assert [e.compile_s is not None for e in whole] == [True, False, False]
+    assert [e.compile_s is not None for e in history] == [True, True, False]
+    assert whole[0].metrics()["train/compile_s"] == whole[0].compile_s > 0
 
 
 def test_group_of_another_shape_takes_the_plain_way(tiny, monkeypatch: pytest.MonkeyPatch):
@@ -271,6 +317,7 @@ def test_step_is_the_plain_one_by_default_on_the_cpu(tiny):
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own, which differ between cards
 @pytest.mark.parametrize("recipe", [{}, {"loss__lovasz": 0.3}, RECIPE])
+@pytest.mark.usefixtures("as_large_frames")
 @pytest.mark.gpu
 def test_recorded_step_computes_what_the_plain_one_does(tiny, gpu: torch.device, recipe: dict[str, object]):
     results = []
@@ -285,6 +332,7 @@ def test_recorded_step_computes_what_the_plain_one_does(tiny, gpu: torch.device,
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("as_large_frames")
 @pytest.mark.gpu
 def test_second_trial_on_a_gpu_captures_without_compiling(tiny, compiled_parts_cache, gpu: torch.device):
     took = []
@@ -295,6 +343,16 @@ def test_second_trial_on_a_gpu_captures_without_compiling(tiny, compiled_parts_c
         took.append(state.step.compile_s)
         key = key_of(state.step, groups(2, device=gpu)[0])
     assert took[1] < took[0] / 2 and list(compiled_parts_cache.parts) == [key]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("as_large_frames")
+@pytest.mark.gpu
+def test_overflow_in_a_recorded_step_is_skipped_and_counted(tiny, gpu: torch.device):
+    state = start(tiny, train__precision="fp16")
+    state.step.scaler.load_state_dict(state.step.scaler.state_dict() | {"scale": 1024.0})
+    overflows_once(state, groups(3, device=gpu))
+    assert state.step.recorded is not None
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -341,6 +399,7 @@ def test_pool_of_a_capture_that_breaks_off_is_kept_unless_it_is_released(gpu, re
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("recipe", [{}, {"loss__lovasz": 0.3}, RECIPE | {"train__warmup": 0}])
 @pytest.mark.parametrize("setting", ["off", "on"])
+@pytest.mark.usefixtures("as_large_frames")
 @pytest.mark.gpu
 def test_step_on_a_gpu_never_waits_for_it(tiny, gpu: torch.device, setting: str, recipe: dict[str, object]):
     state = start(tiny, train__compile=setting, train__epochs=9, **recipe)

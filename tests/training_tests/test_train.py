@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from power_cut import PowerCut, cut_after
 from random_frames import some_frames
-from torch.amp import GradScaler
+from steps import with_scaler
 
 from fgseg.data import load_splits
 from fgseg.data.device_frames import HostFrames
@@ -172,16 +171,6 @@ def overflow(state: TrainingState, at: set[int]) -> None:
     state.step.criterion.forward = forward
 
 
-def with_scaler(state: TrainingState) -> TrainingState:
-    """Let a scaler decide on the CPU, as it does with fp16 on a GPU, which steps fused AdamW takes."""
-    state.step.scaler = state.accelerator.scaler = GradScaler("cpu", init_scale=1024.0)
-    state.step.statistics = list(filter(torch.is_floating_point, state.model.buffers()))
-    state.step.prepared_optimizer = AcceleratedOptimizer(
-        state.optimizer, device_placement=False, scaler=state.step.scaler
-    )
-    return state
-
-
 def test_overflow_of_fp16_leaves_weights_and_means_alone_and_counts_for_the_schedule(tiny):
     run = tiny(train__epochs=1, train__batch_size=2, copy_paste__prob=0)
     frames = HostFrames(some_frames(24), torch.device("cpu"))
@@ -267,11 +256,14 @@ def test_all_void_training_frames_leave_finite_numbers(tiny, tmp_path: Path, mon
     assert train(tiny(train__epochs=1), tmp_path)[0].loss == 0
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, which differ between cards
+@pytest.mark.parametrize("setting", ["off", "on"])
 @pytest.mark.gpu
-def test_training_on_a_gpu_continues_where_it_was_cut(tiny, gpu: torch.device, tmp_path: Path):
+def test_training_on_a_gpu_continues_where_it_was_cut(tiny, gpu: torch.device, tmp_path: Path, setting: str):
     with pytest.raises(PowerCut):
-        train(tiny(), tmp_path, cut_after(1))
-    history = train(tiny(), tmp_path)
+        train(tiny(train__compile=setting), tmp_path, cut_after(1))
+    history = train(tiny(train__compile=setting), tmp_path)
+    assert [e.compile_s is not None for e in history] == [setting == "on", setting == "on", False]
     assert [e.epoch for e in history] == [1, 2, 3]
     assert all(math.isfinite(e.loss) for e in history)
     assert {"system/gpu_memory_gib", "system/gpu_0_utilization_percentage"} <= history[0].metrics().keys()
