@@ -1,5 +1,6 @@
 """Where frames are while a model trains, and how much of a GPU a process may take."""
 
+import numpy as np
 import pytest
 import torch
 from random_frames import resident, some_frames
@@ -7,7 +8,7 @@ from random_frames import resident, some_frames
 from fgseg.config.errors import ConfigError
 from fgseg.data import FrameSet, load_splits
 from fgseg.data.batches import train_batches
-from fgseg.data.device_frames import DeviceFrames, HostFrames, copy_to, load_to_device
+from fgseg.data.device_frames import COPIED_AT_ONCE, DeviceFrames, HostFrames, copy_to, load_to_device
 from fgseg.devices import is_out_of_memory
 from fgseg.gpu_memory import (
     GpuMemory,
@@ -144,12 +145,37 @@ def test_frames_of_the_last_trial_are_kept_and_others_are_dropped(memory: GpuMem
     assert len(copied) == 3
 
 
-def test_frames_are_copied_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch):
+def test_frames_are_copied_through_one_buffer_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch):
     frames = some_frames(components=True)
-    monkeypatch.setattr("fgseg.data.device_frames.COPIED_AT_ONCE", 2)  # five frames: the last time one
+    copies: list[tuple[int, int]] = []
+    copy_of_array = np.copyto
+
+    def copyto(into: np.ndarray, part: np.ndarray) -> None:
+        copies.append((into.ctypes.data, len(part)))
+        copy_of_array(into, part)
+
+    monkeypatch.setattr("fgseg.data.device_frames.COPIED_AT_ONCE", 2)
+    monkeypatch.setattr(np, "copyto", copyto)
     copied = copy_to(CPU, frames)
+    assert [count for _, count in copies] == [2, 2, 1] * 3  # five frames: images, labels, ids
+    assert len({address for address, _ in copies}) == 1
     for tensor, array in ((copied.images, frames.images), (copied.labels, frames.labels), (copied.ids, None)):
         assert tensor.numpy().tobytes() == (frames.components.ids if array is None else array).tobytes()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_buffer_for_a_gpu_is_pinned_and_has_room_for_a_few_images(device: str, monkeypatch: pytest.MonkeyPatch):
+    made: list[tuple[tuple[int, ...], object]] = []
+    empty = torch.empty
+
+    def on_the_cpu(*size: int, dtype: torch.dtype, device: object = None, pin_memory: bool = False) -> torch.Tensor:
+        if device is None:
+            made.append((size, pin_memory))
+        return empty(*size, dtype=dtype)
+
+    monkeypatch.setattr(torch, "empty", on_the_cpu)
+    copy_to(torch.device(device), some_frames())
+    assert made == [((COPIED_AT_ONCE * 64 * 128 * 3,), device == "cuda")]
 
 
 def test_frames_that_cannot_be_on_a_gpu_are_told(memory: GpuMemory):
