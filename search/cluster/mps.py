@@ -16,6 +16,10 @@ START_S = 10.0
 """Seconds that the daemon may take to answer; later the trials run without it."""
 STOP_S = 5.0
 """Seconds that the daemon may take to exit; later it is killed."""
+CHECK = "import torch; torch.cuda.mem_get_info()"
+"""Code of a process that uses a GPU as a trial does."""
+CHECK_S = 60.0
+"""Seconds that this process may take, most of which it imports torch; later the trials run without the daemon."""
 POLL_S = 0.1
 """Seconds between two requests while the daemon starts."""
 
@@ -25,7 +29,7 @@ def mps_daemon(search: SearchConfig) -> Iterator[dict[str, str]]:
     """Run an MPS daemon of this user if `starts_mps`, with pipes and logs in a temporary folder of its own.
 
     At the end the daemon is ended by its process id.  Only if this process is killed does it go on running, idle.  If
-    it does not answer, a warning is printed and trials take turns on the GPU.
+    it does not answer, or a process cannot use a GPU under it, a warning is printed and trials take turns on the GPU.
 
     Yields:
         Variables by which the processes of trials find the daemon; empty if none was started.
@@ -43,10 +47,12 @@ def mps_daemon(search: SearchConfig) -> Iterator[dict[str, str]]:
         environment |= {MPS_PIPES: str(pipes), "CUDA_MPS_LOG_DIRECTORY": str(logs)}
         daemon = start_daemon(environment)
         try:
-            answers = wait_for_answer(daemon, environment)
-            if not answers:
-                print(f"warning: {MPS_PROGRAM} does not answer; trials take turns on a GPU", file=sys.stderr)
-            yield {MPS_PIPES: str(pipes)} if answers else {}
+            variables = {MPS_PIPES: str(pipes)}
+            trouble = find_trouble(daemon, environment, variables)
+            if trouble:
+                print(f"warning: NVIDIA MPS is not used, trials take turns on a GPU: {trouble}", file=sys.stderr)
+                stop_daemon(daemon, environment)
+            yield {} if trouble else variables
         finally:
             stop_daemon(daemon, environment)
 
@@ -61,6 +67,22 @@ def start_daemon(environment: dict[str, str]) -> "subprocess.Popen[bytes]":
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+
+
+def find_trouble(daemon: "subprocess.Popen[bytes]", environment: dict[str, str], variables: dict[str, str]) -> str:
+    """Return why trials with these variables cannot use the daemon; "" if they can.
+
+    The control program answers without the server, which starts with the first process that uses a GPU.
+    """
+    if not wait_for_answer(daemon, environment):
+        return f"{MPS_PROGRAM} does not answer"
+    process = [sys.executable, "-c", CHECK]
+    try:
+        done = subprocess.run(process, env=os.environ | variables, capture_output=True, text=True, timeout=CHECK_S)
+    except subprocess.TimeoutExpired:
+        return f"a process could not use a GPU within {CHECK_S:g} s"
+    last = "".join(done.stderr.strip().splitlines()[-1:])
+    return f"a process cannot use a GPU ({last})" if done.returncode else ""
 
 
 def wait_for_answer(daemon: "subprocess.Popen[bytes]", environment: dict[str, str]) -> bool:

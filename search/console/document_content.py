@@ -35,6 +35,7 @@ from search.ledger.untrained import untrained_of
 from search.study.config import SearchConfig
 from search.study.location import StudyLocation, normal_ledger, public_address
 from search.study.plan import Plan
+from search.study.resources import describe_mps
 from search.study.space import list_spaces, load_space
 
 
@@ -99,6 +100,7 @@ def plan_document(plan: Plan) -> PlanDocument:
         settings=plan.settings.flat(),
         search=plan.search.model_dump(exclude={"tracking_uri", "storage", "ledger_url"}),
         searched=plan.space.search,
+        gpu_sharing=describe_mps(plan.search),
         data=data_document(plan.settings.data),
     )
 

@@ -85,6 +85,8 @@ class PlanDocument(Document):
     """Settings of the search, by the name of their flag with underscores."""
     searched: dict[str, Range]
     """Ranges by setting."""
+    gpu_sharing: str
+    """How trials that share a GPU use NVIDIA MPS; empty where none share one."""
     data: DataDocument
 
 

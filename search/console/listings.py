@@ -13,7 +13,6 @@ from search.console.study_status import scored
 from search.ledger.records import State
 from search.study.location import public_address
 from search.study.plan import Plan
-from search.study.resources import describe_mps
 from search.study.space import Range, Space
 
 
@@ -51,8 +50,8 @@ def print_plan(plan: Plan, found: PlanDocument) -> int:
     console.print(f"  storage   {plan.location.folder}")
     console.print(f"  ledger    {public_address(plan.location.ledger_url)}")
     console.print(f"  MLflow    {public_address(plan.location.tracking_uri)}")
-    if sharing := describe_mps(plan.search):
-        console.print(f"  GPUs      {sharing}", soft_wrap=True)
+    if found.gpu_sharing:
+        console.print(f"  GPUs      {found.gpu_sharing}", soft_wrap=True)
     console.print(plan_table(plan).to_rich(), space_table(plan.space).to_rich())
     print_data(found.data, plan.settings.data, console)
     return 0

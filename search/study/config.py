@@ -61,6 +61,9 @@ class SearchConfig(Section):
     machine has GPUs."""
     processes_per_trial: int | None = Field(None, ge=1)
     """Processes that train one model together, on one node; by default one for each GPU of the trial."""
+    mps: Literal["auto", "off"] = "auto"
+    """NVIDIA MPS for trials that share a GPU: auto starts it with a private Ray, if it is installed and a process can
+    use a GPU under it; off starts none."""
     max_concurrent: int | None = Field(None, ge=1)
     """Largest number of trials at once; by default as many as the resources allow."""
     max_failures: int = Field(2, ge=0)

@@ -177,7 +177,7 @@ def starts_mps(search: SearchConfig) -> bool:
 
     A daemon that the user has started is used instead, if `MPS_PIPES` names it.
     """
-    mine = is_private(search) and not os.environ.get(MPS_PIPES)
+    mine = search.mps == "auto" and is_private(search) and not os.environ.get(MPS_PIPES)
     return mine and shares_gpu(search) and shutil.which(MPS_PROGRAM) is not None
 
 
@@ -196,6 +196,8 @@ def describe_mps(search: SearchConfig) -> str:
         return f"NVIDIA MPS of {MPS_PIPES}={os.environ[MPS_PIPES]}"
     if starts_mps(search):
         return f"NVIDIA MPS, started for this run by {MPS_PROGRAM}"
+    if search.mps == "off":
+        return "without NVIDIA MPS by --mps off, so trials take turns"
     return f"without NVIDIA MPS: {MPS_PROGRAM} is not installed, so trials take turns"
 
 

@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from search.cluster import mps, ray_cluster
+from search.console.documents import PlanDocument
 from search.run import main
 from search.study.config import SearchConfig
 from search.study.resources import describe_mps
@@ -42,6 +43,7 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.delenv(mps.MPS_PIPES, raising=False)
+    monkeypatch.setattr(mps, "CHECK", f"import os; assert os.path.exists(os.environ['{mps.MPS_PIPES}'] + '/control')")
     return tmp_path
 
 
@@ -72,7 +74,26 @@ def test_daemon_that_does_not_answer_is_told_and_not_used(notes: Path, capsys: p
     (notes / "broken").touch()
     with mps.mps_daemon(SHARED) as variables:
         assert variables == {}
-    assert "nvidia-cuda-mps-control does not answer; trials take turns on a GPU" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "NVIDIA MPS is not used, trials take turns on a GPU: nvidia-cuda-mps-control does not answer" in told
+
+
+@pytest.mark.parametrize(
+    ("check", "reason"),
+    [
+        ("raise RuntimeError('CUDA error: MPS server is not ready')", "RuntimeError: CUDA error: MPS server is not"),
+        ("import time; time.sleep(60)", "a process could not use a GPU within 0.5 s"),
+    ],
+)
+def test_daemon_under_which_no_process_can_use_a_gpu_is_ended(
+    notes: Path, check: str, reason: str, monkeypatch, capsys
+):
+    monkeypatch.setattr(mps, "CHECK", check)
+    monkeypatch.setattr(mps, "CHECK_S", 0.5 if "sleep" in check else 60)
+    with mps.mps_daemon(SHARED) as variables:
+        assert variables == {}
+        assert (notes / "commands").read_text().splitlines()[-1] == "quit -t 1"
+    assert reason in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -81,6 +102,7 @@ def test_daemon_that_does_not_answer_is_told_and_not_used(notes: Path, capsys: p
         (SearchConfig(), "", ""),
         (SearchConfig(gpus_per_trial=1), "", ""),
         (SearchConfig(gpus_per_trial=0.25, ray_address="head:6379"), "", "where the nodes of the cluster were started"),
+        (SearchConfig(gpus_per_trial=0.25, mps="off"), "", "without NVIDIA MPS by --mps off"),
         (SHARED, "/the/users", "NVIDIA MPS of CUDA_MPS_PIPE_DIRECTORY=/the/users"),
     ],
 )
@@ -99,6 +121,9 @@ def test_dry_run_shows_whether_trials_run_under_mps(
     command = ["--space=bas", "--dry-run", f"--storage={notes / 'runs'}", "--gpus-per-trial=0.25"]
     assert main(command) == 0
     assert "NVIDIA MPS, started for this run by nvidia-cuda-mps-control" in capsys.readouterr().out
+    assert main([*command, "--json"]) == 0
+    document = PlanDocument.model_validate_json(capsys.readouterr().out)
+    assert document.gpu_sharing == "NVIDIA MPS, started for this run by nvidia-cuda-mps-control"
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(command) == 0
     assert "nvidia-cuda-mps-control is not installed, so trials take turns" in capsys.readouterr().out
