@@ -17,9 +17,10 @@ from fgseg.cli import DONE, Parser, add_config_options, add_json_option, add_mod
 from fgseg.config.errors import ConfigError
 from fgseg.config.files import find_file
 from fgseg.config.loading import Layer, build, parse_assignments, read_layer
-from fgseg.config.settings import RunConfig
+from fgseg.config.settings import DataConfig, RunConfig
 from fgseg.data import check as check_data
 from fgseg.data import load_splits
+from fgseg.data.geometry import Geometry, Size
 from fgseg.inference.trained_model import WHERE, TrainedModel, labels_by_name, open_trained_model
 from fgseg.labels import display_name
 from fgseg.results import format_iou, mean_iou, none_if_nan, nulls_for_nans, split_metrics
@@ -93,6 +94,24 @@ def autocast(precision: str, device: str) -> "torch.autocast":
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
 
 
+def geometry_note(name: str, found: TrainedModel, data: DataConfig) -> str:
+    """Return a line if a model stores another geometry or window than it is evaluated with; "" if it does not."""
+    stored = found.geometry
+    used = Geometry.of(data)
+    if stored is None or (stored, found.window) == (used, data.window):
+        return ""
+    own, other = describe_input(stored, found.window), describe_input(used, data.window)
+    return f"{name} expects {own}; the configuration evaluates it on {other}"
+
+
+def describe_input(geometry: Geometry, window: Size | None) -> str:
+    """Describe the frames of a model, and the windows in which it sees them."""
+    size = "x".join(map(str, geometry.size))
+    return f"frames of {size} by data.fit={geometry.fit}" + (
+        f" in windows of {window[0]}x{window[1]}" if window else ""
+    )
+
+
 def class_table(scores: Scores, title: str) -> Table:
     """List the scores by class, the mIoU last; "-" where precision or recall is not defined."""
     rows = []
@@ -127,9 +146,11 @@ def evaluate_model(options: argparse.Namespace) -> int:
     check_data(run.data)
     with open_trained_model(options.model) as found:
         labels = labels_by_name(options.model, found, run.label_set())
+        text = sys.stderr if options.json else sys.stdout
+        if note := geometry_note(options.model, found, run.data):
+            print(note, file=text)
         absent = [c.name for c in run.label_set().foreground if labels and c.label not in labels]
         if absent:
-            text = sys.stderr if options.json else sys.stdout
             print(f"{options.model} has no class {', no class '.join(absent)}: IoU 0", file=text)
         from fgseg.devices import find_device  # imports torch, which takes seconds: mistakes are reported before
 

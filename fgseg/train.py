@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(note)
         from fgseg.distributed import joined_world  # imports torch
 
-        for note in data_notes(run.data, load_splits(run.data, ("val",))):
+        for note in data_notes(run.data, load_splits(run.data, ("train", "val"))):
             say(note, flush=True)
         with joined_world():
             history = train(run, out, lambda result: say(line(result, run.train.epochs), flush=True))

@@ -120,7 +120,8 @@ class PartsCache:
         Compiling pays off if it takes less time than it saves in the remaining steps of this trial and in as many steps
         as earlier trials of this process took uncompiled: it is likely that trials of the same kind follow.  So the
         time lost in a process is at most that of one compilation.  Processes that train one trial together end with it,
-        so that only its own steps count there.
+        so that only its own steps count there.  Their step is partly eager, since only the encoder is compiled; it is
+        judged by the constants of a single GPU, as its own times were not measured.
 
         Args:
             key: of the trial's step.

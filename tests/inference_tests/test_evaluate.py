@@ -69,6 +69,23 @@ def test_table_shows_every_class(study: tuple[StudyLocation, Ledger], config: st
     assert "on test: 4 frames of 64x128" in shown and "mIoU" in shown
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ([], ""),
+        (["data.fit=pad"], "frames of 64x128 by data.fit=pad"),
+        (["data.height=32", "data.crop=32x64"], "frames of 32x128 by data.fit=stretch in windows of 32x64"),
+    ],
+)
+def test_geometry_other_than_the_model_s_is_told_once(
+    study: tuple[StudyLocation, Ledger], config: str, settings: list[str], expected: str, capsys
+):
+    model = str(export(*study)[0])
+    assert main([model, "--config", config, "--json", *(part for s in settings for part in ("--set", s))]) == 0
+    own = f"{model} expects frames of 64x128 by data.fit=stretch; the configuration evaluates it on "
+    assert capsys.readouterr().err.splitlines() == ([own + expected] if expected else [])
+
+
 def test_json_is_what_out_writes_with_the_names_of_mlflow(
     study: tuple[StudyLocation, Ledger], config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

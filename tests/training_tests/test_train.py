@@ -11,10 +11,13 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from power_cut import PowerCut, cut_after
 from random_frames import some_frames
+from small_data import save, write_cityscapes
 from steps import with_scaler
 
 from fgseg.data import load_splits
@@ -287,6 +290,15 @@ def test_command_trains_and_prints_a_line_per_epoch(tmp_path: Path, cache: str, 
     assert command(tmp_path, cache) == 0
     assert "epoch 1/1  mIoU 0." in capsys.readouterr().out
     assert list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_command_tells_once_that_the_pictures_have_another_shape(tmp_path: Path, cache: str, capsys):
+    root = write_cityscapes(tmp_path / "data", val=4)
+    for path in (*root.glob("*/val/*/*.png"), *root.glob("*/val/*/*.jpg")):  # these have the shape of the frames
+        save(np.asarray(Image.open(path))[:, :40], path)
+    settings = ["data.reader=cityscapes", f"data.root={root}", "data.height=64", "data.width=64", "data.test=0"]
+    assert command(tmp_path, cache, *settings) == 0
+    assert capsys.readouterr().out.count("data.fit: the pictures are 2.00 times as wide as high at the median") == 1
 
 
 def test_command_tells_a_mistake_in_one_line_and_writes_nothing(
