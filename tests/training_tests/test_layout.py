@@ -1,21 +1,26 @@
-"""Feature maps stay channels-last between the stages on a GPU, seen on fake CUDA tensors.
+"""Feature maps stay channels-last between the stages on a GPU, and Inductor lowers model and losses for one.
 
-The forward pass runs on tensors without contents, whose operators have the strides that they have on a GPU.  The
-backward pass and Inductor's own lowering cannot be run this way: autograd's engine needs a CUDA context, and Inductor
-asks the driver for the properties of the card.  A test in test_compiled_step.py checks that Inductor gets the option
-for channels-last convolutions.
+The forward pass runs on fake CUDA tensors, without contents, whose operators have the strides that they have on a GPU.
+Its backward pass cannot run on them, since autograd's engine needs a CUDA context: the graphs of both passes are traced
+on the CPU, and lowered with fake CUDA tensors as their inputs (see gpu_lowering.py).  Losses are lowered without their
+backward pass, whose operators on a GPU are not those of the CPU.
 """
 
+import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from small_data import run_python
 from thin_street import THIN_STREET
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fgseg.model.segformer import build_model
+from fgseg.training.compiled_parts import MODEL_OPTIONS
 from fgseg.training.network import Network, predict, predict_traceable
 
 pytestmark = pytest.mark.slow
@@ -66,3 +71,21 @@ def test_traceable_form_computes_what_transformers_does():
     expected = network(images).logits
     network.predict = predict_traceable
     torch.testing.assert_close(network(images).logits, expected)
+
+
+def lowered(expression: str) -> object:
+    """The value of an expression of gpu_lowering.py, in a process of its own."""
+    pytest.importorskip("triton")
+    project = Path(__file__).parents[2]
+    path = os.pathsep.join(map(str, (project, project / "tests" / "support")))
+    shown = run_python(f"import json, gpu_lowering; print(json.dumps(gpu_lowering.{expression}))", PYTHONPATH=path)
+    return json.loads(shown.splitlines()[-1])
+
+
+def test_convolutions_are_lowered_channels_last_forward_and_backward():
+    forward, backward = lowered(f"channels_last_convolutions({MODEL_OPTIONS})")
+    assert forward == backward == [True] * 11
+
+
+def test_both_losses_are_lowered_for_a_gpu():
+    assert lowered("lower_losses()") > 10
