@@ -10,6 +10,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, Protocol
 from unittest.mock import patch
+from uuid import UUID
 
 import psutil
 
@@ -61,7 +62,7 @@ class Study:
     """
 
     def __init__(self, seed: int) -> None:
-        self.random = Random(seed)
+        self.random, self.identifiers = Random(seed), Random(seed)
         self.clock = Clock(START)
         self.plan = make_study_plan(*options(self.random))
         self.database, self.engine = shared_database()
@@ -170,6 +171,8 @@ class Study:
         replaced: dict[str, Any] = {
             "time.time": self.clock.time,
             "time.monotonic": self.clock.time,
+            "time.thread_time": lambda: 0.0,
+            "uuid.uuid4": lambda: UUID(int=self.identifiers.getrandbits(128), version=4),
             "search.ledger.lock.uptime": self.clock.time,
             "fgseg.storage.retry.sleep": self.clock.sleep,
             "search.ledger.lock.threading": threads,

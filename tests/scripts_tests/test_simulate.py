@@ -1,5 +1,6 @@
 """The simulation finds no violation, finds one that is put in, and calls the hooks of Ray Tune as Ray does."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -65,13 +67,19 @@ def test_schedules_have_3_to_10_faults_and_the_first_300_have_every_kind():
     assert {fault.what for faults in schedules for fault in faults} == set(FAULTS)
 
 
-def test_equal_seeds_give_equal_histories():
-    histories = []
-    for _ in range(2):
-        study = Study(1)
-        study.run(schedule(1))
-        histories.append(study.database.history())
-    assert histories[0] == histories[1] != []
+def trace(seed: int, tick_s: float) -> list[Any]:
+    """Run the schedule of a seed on a machine whose processor clocks advance by `tick_s` seconds with each call."""
+    study, ticks = Study(seed), itertools.count(step=tick_s)
+    clocks = dict.fromkeys(("thread_time", "process_time", "perf_counter"), ticks.__next__)
+    with patch.multiple("time", **clocks):
+        study.run(schedule(seed))
+    runs = [(run_id, run.info, run.data, run.images, run.deleted) for run_id, run in study.mlflow.runs.items()]
+    return [study.clock.now, study.random.getstate(), runs, study.disk.files, study.database.history()]
+
+
+@pytest.mark.parametrize("seed", (9, 38, 44, 61))
+def test_equal_seeds_give_equal_times_files_runs_and_histories_however_fast_the_machine_is(seed: int):
+    assert trace(seed, tick_s=0.001) == trace(seed, tick_s=0.7)
 
 
 VIOLATED = {
