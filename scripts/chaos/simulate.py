@@ -8,6 +8,7 @@ reduced to its shortest form and printed.
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
 
@@ -51,12 +52,20 @@ def run_all(seeds: Sequence[int], processes: int) -> Iterator[tuple[int, list[st
 
 def run_seed(seed: int) -> tuple[int, list[str]]:
     """Run the schedule of a seed; returns the seed and the violations."""
-    return seed, Study(seed).run(schedule(seed))
+    return seed, violations_of(seed, schedule(seed))
+
+
+def violations_of(seed: int, faults: Sequence[Fault]) -> list[str]:
+    """Run a study under these faults; returns the violations, of which an exception is one."""
+    try:
+        return Study(seed).run(faults)
+    except Exception:
+        return [traceback.format_exc()]
 
 
 def print_failure(seed: int, violations: Sequence[str]) -> None:
     """Print the violations of a seed, and its shortest schedule as a test would give it to `Study.run`."""
-    shortest = shorten(schedule(seed), lambda faults: bool(Study(seed).run(faults)))
+    shortest = shorten(schedule(seed), lambda faults: bool(violations_of(seed, faults)))
     print(f"seed {seed}: {'; '.join(violations)}")
     print(f"    Study({seed}).run([{', '.join(map(repr, shortest))}])", flush=True)
 

@@ -93,19 +93,20 @@ def cut_power(study: Study, fault: Fault) -> None:
 
 
 def for_a_while(target: str, name: str, value: Any, normal: Any) -> Callable[[Study, Fault], None]:
-    """Return a fault that sets an attribute of a part of the study for some seconds."""
+    """Return a fault that sets an attribute of a part of the study for some seconds; the latest of several counts."""
 
     def apply(study: Study, fault: Fault) -> None:
-        part = getattr(study, target)
+        part, values = getattr(study, target), study.lasting.setdefault((target, name), [normal])
+
+        def end() -> None:
+            values.remove(value)
+            setattr(part, name, values[-1])
+
+        values.append(value)
         setattr(part, name, value)
-        study.clock.call_at(study.clock.now + fault.seconds, lambda: setattr(part, name, normal))
+        study.clock.call_at(study.clock.now + fault.seconds, end)
 
     return apply
-
-
-def count_up(target: str, name: str) -> Callable[[Study, Fault], None]:
-    """Return a fault that happens once, at the next occasion."""
-    return lambda study, fault: setattr(getattr(study, target), name, 1)
 
 
 FAULTS: dict[str, Callable[[Study, Fault], None]] = {
@@ -120,9 +121,9 @@ FAULTS: dict[str, Callable[[Study, Fault], None]] = {
         study.cluster.freeze_node(node, fault.seconds) for node in busy_nodes(study, fault)
     ],
     "node joins": lambda study, fault: study.cluster.join(),
-    "report arrives late": lambda study, fault: setattr(study.cluster, "late_s", fault.seconds),
-    "report arrives twice": count_up("cluster", "repeats"),
-    "old report arrives again": count_up("cluster", "reorders"),
+    "report arrives late": lambda study, fault: setattr(study.cluster, "arrivals_s", (fault.seconds,)),
+    "report arrives twice": lambda study, fault: setattr(study.cluster, "arrivals_s", (0.0, 0.0)),
+    "old report arrives again": lambda study, fault: setattr(study.cluster, "arrivals_s", (0.0, fault.seconds)),
     "power cut": cut_power,
     "disk is full": for_a_while("disk", "fault", errno.ENOSPC, None),
     "disk fails": for_a_while("disk", "fault", errno.EIO, None),

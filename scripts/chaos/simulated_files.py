@@ -5,6 +5,8 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
+from pathlib import PurePosixPath
+from posixpath import dirname
 from random import Random
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -14,13 +16,24 @@ from scripts.chaos.virtual_time import Clock, Killed, Process
 OPERATION_S = 0.002
 """Virtual seconds of an operation on a file."""
 DURABLE_AFTER_S = 5.0
-"""Seconds after which a change of a folder survives a power cut although nobody has synchronised the folder."""
+"""Seconds after which a change of a folder or a file survives a power cut although nothing has synchronised it."""
 STALE_S = 30.0
 """Seconds for which NFS may answer from a host's own copy of a folder (`acdirmin`)."""
 
 
 Change = Callable[[], Callable[[], None]]
 """Changes files at once, and returns how to take the change back."""
+
+
+class Content(bytes):
+    """The content of a file; a power cut before `durable_at` may cut it to half."""
+
+    durable_at: float
+
+    def __new__(cls, data: bytes, durable_at: float) -> "Content":
+        content = super().__new__(cls, data)
+        content.durable_at = durable_at
+        return content
 
 
 class Disk:
@@ -34,8 +47,9 @@ class Disk:
 
     def __init__(self, clock: Clock, random: Random) -> None:
         self.clock, self.random = clock, random
-        self.files: dict[str, bytes] = {}
-        self.folders: set[str] = {""}
+        self.files: dict[str, Content] = {}
+        self.opened: list[Content] = []
+        self.folders: set[str] = {"/"}
         self.undo: list[tuple[float, str, Callable[[], None]]] = []
         self.listings: dict[tuple[str, str], tuple[float, list[str]]] = {}
         self.fault: int | None = None
@@ -75,13 +89,20 @@ class Disk:
         process.kill()
         raise Killed
 
-    def sync(self, folder: str | int) -> None:
-        """Make all changes of a folder durable; a number is a file, whose content is durable once it is written."""
+    def sync(self, descriptor: str | int) -> None:
+        """Make the content of an opened file durable, or all changes of a folder; in place of `os.fsync`."""
         self.operate()
-        self.undo = [entry for entry in self.undo if entry[1] != folder]
+        if isinstance(descriptor, int):
+            self.sync_content(self.opened[descriptor])
+        else:
+            self.undo = [entry for entry in self.undo if entry[1] != descriptor]
+
+    def sync_content(self, content: "Content") -> None:
+        """Make the content of a file durable."""
+        content.durable_at = self.clock.now
 
     def lose_power(self) -> None:
-        """Take back a random number of the latest changes of every folder that are not durable."""
+        """Take back a random number of the latest changes of every folder that are not durable, and cut files."""
         recent = [entry for entry in self.undo if entry[0] > self.clock.now - DURABLE_AFTER_S]
         kept = {folder: self.random.randint(0, sum(e[1] == folder for e in recent)) for _, folder, _ in recent}
         lost = []
@@ -91,6 +112,9 @@ class Disk:
                 lost.append(take_back)
         for take_back in reversed(lost):
             take_back()
+        for path, content in self.files.items():
+            if content.durable_at > self.clock.now and self.random.random() < 0.5:
+                self.files[path] = Content(content[: len(content) // 2], self.clock.now)
         self.undo, self.listings = [], {}
 
     def names(self, folder: str) -> list[str]:
@@ -107,27 +131,43 @@ class Disk:
 
     def write(self, path: str, data: bytes) -> None:
         """Create or replace a file; half of the data is there if the process crashes on the way."""
-        self.change(parent(path), lambda: self.put(path, data), lambda: self.put(path, data[: len(data) // 2]))
+        durable_at = self.clock.now + DURABLE_AFTER_S
+        content, half = Content(data, durable_at), Content(data[: len(data) // 2], durable_at)
+        self.change(dirname(path), lambda: self.put(path, content), lambda: self.put(path, half))
 
     def rename(self, source: str, target: str) -> None:
         """Rename a file, replacing another one, or a folder."""
-        self.change(parent(target), lambda: self.move(source, target))
+        self.change(dirname(target), lambda: self.move(source, target))
 
     def unlink(self, path: str) -> None:
         """Delete a file; raises FileNotFoundError."""
-        self.change(parent(path), lambda: self.put(path, None))
+        self.change(dirname(path), lambda: self.put(path, None))
 
-    def put(self, path: str, data: bytes | None) -> Callable[[], None]:
+    def content(self, path: str) -> "Content":
+        """Return the content of a file; raises FileNotFoundError."""
+        if path not in self.files:
+            raise missing(path)
+        return self.files[path]
+
+    def descriptor(self, path: str) -> int:
+        """Open the content of a file for `sync_content`; returns its number."""
+        self.opened.append(self.content(path))
+        return len(self.opened) - 1
+
+    def put(self, path: str, data: "Content | None") -> Callable[[], None]:
         """Set or delete a file at once; returns how to take it back."""
         before = self.files.get(path)
         if data is not None:
             self.files[path] = data
-        elif self.files.pop(path, None) is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        else:
+            self.content(path)
+            del self.files[path]
         return lambda: void(self.files.pop(path, None) if before is None else self.files.update({path: before}))
 
     def move(self, source: str, target: str) -> Callable[[], None]:
-        """Rename at once; returns how to take it back."""
+        """Rename at once; returns how to take it back, raises FileNotFoundError."""
+        if source not in self.files and source not in self.folders:
+            raise missing(source)
         before, folders = dict(self.files), set(self.folders)
         for path in [p for p in self.files if p == source or p.startswith(f"{source}/")]:
             self.files[target + path[len(source) :]] = self.files.pop(path)
@@ -168,100 +208,60 @@ class Disk:
         )
 
 
-class SimulatedPath:
+class SimulatedPath(PurePosixPath):
     """A path on a simulated disk, with the methods of `pathlib.Path` that the product calls."""
 
     disk: Disk
-
-    def __init__(self, *parts: object) -> None:
-        self.text = "/".join(map(str, parts))
-
-    def __str__(self) -> str:
-        return self.text
-
-    def __truediv__(self, name: str) -> "SimulatedPath":
-        return type(self)(f"{self.text}/{name}")
-
-    @property
-    def name(self) -> str:
-        return self.text.rpartition("/")[2]
-
-    @property
-    def parent(self) -> "SimulatedPath":
-        return type(self)(parent(self.text))
-
-    @property
-    def parents(self) -> "list[SimulatedPath]":
-        return [self.parent, *self.parent.parents] if self.text else []
-
-    @property
-    def suffix(self) -> str:
-        return "." + self.name.rpartition(".")[2] if "." in self.name else ""
-
-    def with_name(self, name: str) -> "SimulatedPath":
-        return self.parent / name
-
-    def relative_to(self, folder: "SimulatedPath") -> "SimulatedPath":
-        return type(self)(self.text.removeprefix(f"{folder}/"))
-
-    def as_posix(self) -> str:
-        return self.text
 
     def exists(self) -> bool:
         return self.is_file() or self.is_dir()
 
     def is_file(self) -> bool:
-        return self.text in self.disk.files
+        return str(self) in self.disk.files
 
     def is_dir(self) -> bool:
-        return self.text in self.disk.folders
-
-    def is_symlink(self) -> bool:
-        return False
+        return str(self) in self.disk.folders
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         if not self.is_dir():
-            self.disk.folders.add(self.text)
+            self.disk.folders.add(str(self))
             self.parent.mkdir()
 
-    def rmdir(self) -> None:
-        self.disk.folders.discard(self.text)
-
     def iterdir(self) -> "Iterator[SimulatedPath]":
-        return (self / name for name in self.disk.names(self.text))
+        return (self / name for name in self.disk.names(str(self)))
 
     def glob(self, pattern: str) -> "Iterator[SimulatedPath]":
         return (path for path in self.iterdir() if fnmatch(path.name, pattern))
 
     def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
         found = list(self.iterdir())
-        yield self.text, [p.name for p in found if p.is_dir()], [p.name for p in found if p.is_file()]
+        yield str(self), [p.name for p in found if p.is_dir()], [p.name for p in found if p.is_file()]
         for path in found:
             if path.is_dir():
                 yield from path.walk()
 
     def read_bytes(self) -> bytes:
         self.disk.operate()
-        if self.text not in self.disk.files:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.text)
-        return self.disk.files[self.text]
+        return self.disk.content(str(self))
 
     def lstat(self) -> Any:
-        return SimpleNamespace(st_size=len(self.disk.files[self.text]))
+        return SimpleNamespace(st_size=len(self.disk.content(str(self))))
 
     def open(self, mode: str) -> "SimulatedFile":
+        if mode == "xb" and self.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))
         return SimulatedFile(self)
 
     def unlink(self, missing_ok: bool = False) -> None:
         if not missing_ok or self.is_file():
-            self.disk.unlink(self.text)
+            self.disk.unlink(str(self))
 
     def rename(self, target: "SimulatedPath") -> None:
-        self.disk.rename(self.text, str(target))
+        self.disk.rename(str(self), str(target))
 
 
 class SimulatedFile(io.BytesIO):
-    """A file that is being written; its content is on the disk once it is flushed."""
+    """A file that is being written; its content can be read once it is flushed, and is durable once it is synced."""
 
     def __init__(self, path: SimulatedPath) -> None:
         super().__init__()
@@ -271,12 +271,12 @@ class SimulatedFile(io.BytesIO):
         self.path.disk.write(str(self.path), self.getvalue())
 
     def fileno(self) -> int:
-        return 0
+        return self.path.disk.descriptor(str(self.path))
 
 
-def parent(path: str) -> str:
-    """Return the folder of a path."""
-    return path.rpartition("/")[0]
+def missing(path: str) -> FileNotFoundError:
+    """Return the error of a path that does not exist."""
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
 def void(result: object) -> None:

@@ -26,6 +26,8 @@ DECLARED_DEAD_S = 15.0
 """Seconds until Ray's list of nodes lacks a dead node."""
 FREEZE_S = 65.0
 """Seconds without a heartbeat until Ray declares a frozen node dead, for ever."""
+ON_TIME_S = (0.0,)
+"""Arrivals of a report without a fault, see `Cluster.arrivals_s`."""
 
 
 @dataclass
@@ -62,16 +64,14 @@ class Cluster:
     """The nodes, which outlive a driver.
 
     Attributes:
-        late_s: seconds by which the next report arrives late.
-        repeats: reports that will arrive twice.
-        reorders: reports before which the previous one arrives again.
+        arrivals_s: seconds until each arrival of the next report.
     """
 
     def __init__(self, clock: Clock, random: Random) -> None:
         self.clock, self.random = clock, random
         self.nodes: list[SimulatedNode] = []
         self.workers: dict[Process, tuple[SimulatedTuner, SimulatedTrial]] = {}
-        self.late_s, self.repeats, self.reorders = 0.0, 0, 0
+        self.arrivals_s = ON_TIME_S
 
     def join(self) -> None:
         """Add a node."""
@@ -117,8 +117,9 @@ class Cluster:
         """Send a result to the driver and wait until it is processed, in place of `ray.tune.report`."""
         tuner, trial = self.workers[self.clock.process]
         trial.acknowledged = Event(clock=self.clock)
-        delay_s, self.late_s = self.late_s, 0.0
-        self.clock.call_at(self.clock.now + delay_s, lambda: tuner.deliver(trial, metrics))
+        arrivals_s, self.arrivals_s = self.arrivals_s, ON_TIME_S
+        for delay_s in arrivals_s:
+            self.clock.call_at(self.clock.now + delay_s, partial(tuner.deliver, trial, metrics))
         trial.acknowledged.wait()
 
     def context(self) -> Any:
@@ -214,16 +215,8 @@ class SimulatedTuner:
 
     def deliver(self, trial: SimulatedTrial, result: dict[str, Any] | None) -> None:
         """Put a result in the queue of events; None: the worker is lost."""
-        again = [trial.last_result] if result and trial.last_result and self.take("reorders") else []
-        twice = [result] if result and "__duplicate__" not in result and self.take("repeats") else []
-        self.events.extend((trial, one) for one in [*again, result, *twice])
+        self.events.append((trial, result))
         self.arrived.set()
-
-    def take(self, name: str) -> bool:
-        """Use up one of the faults that are counted."""
-        left = getattr(self.cluster, name)
-        setattr(self.cluster, name, max(0, left - 1))
-        return bool(left)
 
     def on_result(self, trial: SimulatedTrial, result: dict[str, Any]) -> None:
         """Call the hooks for a result: the searcher's only where the scheduler lets the trial continue."""

@@ -8,11 +8,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 from unittest.mock import patch
 from uuid import UUID
 
-import psutil
+from psutil import STATUS_RUNNING, NoSuchProcess
 
 from fgseg.config.errors import ConfigError
 from scripts.chaos.invariants import check_end, check_history, check_run
@@ -40,19 +40,6 @@ RESTART_S = 3.0
 """Seconds until somebody runs the command again."""
 
 
-class Event(Protocol):
-    """A fault of a study: begins `at` seconds after the study and lasts `seconds`."""
-
-    @property
-    def at(self) -> float: ...
-
-    @property
-    def seconds(self) -> float: ...
-
-    def begin(self, study: "Study") -> None:
-        """Start the fault."""
-
-
 class Study:
     """A study, its drivers, and the world around them.  One at a time in a process, whose database it empties.
 
@@ -71,6 +58,7 @@ class Study:
         self.mlflow = Server(self.clock, self.random, self.on_mlflow)
         self.cluster = Cluster(self.clock, self.random)
         self.drivers: dict[Process, Signals] = {}
+        self.lasting: dict[tuple[str, str], list[Any]] = {}
         self.raising = 0
         self.done = False
         self.ended_at = float("inf")
@@ -130,8 +118,8 @@ class Study:
             report.epochs = made.epochs
             send(report)
 
-    def run(self, faults: Sequence[Event]) -> list[str]:
-        """Run the study under these faults (see simulated_faults.py) to its end; returns `violations`."""
+    def run(self, faults: Sequence[Any]) -> list[str]:
+        """Run the study under these faults, `simulated_faults.Fault`, to its end; returns `violations`."""
         with self.replacing():
             self.start_driver(HOSTS[0])
             for fault in faults:
@@ -164,6 +152,15 @@ class Study:
         """Check the end of the study."""
         self.violations += check_end(self.plan)
 
+    def find_process(self, pid: int | None = None) -> Any:
+        """Return a living process of the caller's host, by default the caller's, in place of `psutil.Process`."""
+        own = self.clock.process
+        seen = {process.pid: process for process in self.clock.processes if process.host == own.host and process.alive}
+        found = seen.get(own.pid if pid is None else pid)
+        if found is None:
+            raise NoSuchProcess(pid or 0)
+        return SimpleNamespace(create_time=lambda: found.started, status=lambda: STATUS_RUNNING)
+
     @contextmanager
     def replacing(self) -> Iterator[None]:
         """Replace everything outside of the product's own process, and the parts that only show results."""
@@ -180,7 +177,7 @@ class Study:
             "search.tracking.tracker.threading": threads,
             "search.ledger.lock.host_id": lambda: self.clock.process.host,
             "search.ledger.lock.os": SimpleNamespace(getpid=lambda: self.clock.process.pid),
-            "search.ledger.lock.psutil": SimulatedPsutil(self.clock),
+            "search.ledger.lock.psutil.Process": self.find_process,
             "search.ledger.database.open_engine": lambda url: self.engine,
             "search.ledger.study_reader.open_engine": lambda url: self.engine,
             "search.ledger.database.has_database": lambda url: True,
@@ -226,24 +223,6 @@ class Study:
             finally:
                 self.done = True  # else the command would be run again and again, perhaps under a fault without end
                 self.clock.end()
-
-
-class SimulatedPsutil:
-    """Replaces psutil in the lock: shows the simulated processes of the caller's host."""
-
-    NoSuchProcess, STATUS_ZOMBIE = psutil.NoSuchProcess, psutil.STATUS_ZOMBIE
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-
-    def Process(self, pid: int | None = None) -> Any:
-        """Return a living process, by default the caller's."""
-        own = self.clock.process
-        seen = {process.pid: process for process in self.clock.processes if process.host == own.host and process.alive}
-        found = seen.get(own.pid if pid is None else pid)
-        if found is None:
-            raise psutil.NoSuchProcess(pid or 0)
-        return SimpleNamespace(create_time=lambda: found.started, status=lambda: psutil.STATUS_RUNNING)
 
 
 class SimulatedConsole:
