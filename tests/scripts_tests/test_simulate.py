@@ -1,26 +1,30 @@
 """The simulation finds no violation, finds one that is put in, and calls the hooks of Ray Tune as Ray does."""
 
+import errno
 import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 from unittest.mock import patch
 
 import pytest
 
-from fgseg.storage import store
 from scripts.chaos import simulated_study
 from scripts.chaos.ray_sequences import SCENARIOS, record
-from scripts.chaos.simulate import shorten
+from scripts.chaos.simulate import run_seed, shorten
 from scripts.chaos.simulated_faults import FAULTS, Fault, schedule
+from scripts.chaos.simulated_files import Disk
 from scripts.chaos.simulated_ray import Cluster, SimulatedTuner
 from scripts.chaos.simulated_study import START, Study
-from scripts.chaos.virtual_time import Clock, Process, Thread
+from scripts.chaos.virtual_time import Clock, Killed, Process, Thread
+from search.execution.messages import TrialReport
+from search.execution.trial_events import TrialEventHandler
 
 ROOT = Path(__file__).parent.parent.parent
 SEQUENCES = json.loads((Path(__file__).parent / "ray_sequences.json").read_text(encoding="utf-8"))
@@ -112,9 +116,36 @@ VIOLATED = {
 """Shortest schedules that once violated an invariant, with their seeds, by what had happened."""
 
 
-@pytest.mark.parametrize(("seed", "faults"), [(seed, faults) for seed, *faults in VIOLATED.values()], ids=VIOLATED)
-def test_schedule_that_once_violated_an_invariant_violates_none(seed: int, faults: list[Fault]):
+def restart_unless_it_has_ended(study: Study, restart: Callable[[Study], None] = Study.restart) -> None:
+    if study.ended_at == float("inf"):
+        restart(study)
+
+
+def crash_unnoticed(disk: Disk, process: Process) -> NoReturn:
+    process.kill()
+    raise Killed
+
+
+REVERTED = (
+    ("scripts.chaos.simulated_study.Study.restart", restart_unless_it_has_ended, "0 runs in MLflow instead of one"),
+    ("scripts.chaos.simulated_files.Disk.crash", crash_unnoticed, "a temporary file was left behind"),
+    ("search.execution.controller.DONE", -1, "the exported model is {}"),
+    ("search.tracking.run_writer.StudyRunWriter.refresh_runs", lambda writer: None, "(fgseg.interrupted: true), must"),
+)
+"""What takes each repair back, with a part of the violation that follows, in the order of `VIOLATED`."""
+
+
+@pytest.mark.parametrize(
+    ("schedule", "reverted"), list(zip(VIOLATED.values(), REVERTED, strict=True)), ids=list(VIOLATED)
+)
+def test_schedule_that_once_violated_an_invariant_violates_it_only_without_the_repair(
+    schedule: tuple[int, *tuple[Fault, ...]], reverted: tuple[str, Any, str]
+):
+    seed, *faults = schedule
     assert Study(seed).run(faults) == []
+    name, replacement, violation = reverted
+    with patch(name, replacement):
+        assert violation in "; ".join(Study(seed).run(faults))
 
 
 def test_study_that_has_not_ended_in_time_is_a_violation_and_the_simulation_ends(monkeypatch: pytest.MonkeyPatch):
@@ -138,14 +169,61 @@ def test_sleeping_thread_continues_after_everything_that_happens_before():
     assert (order, clock.now) == ([1.0, "event", 3.0], 3.0)
 
 
-def test_rename_that_is_not_synced_is_found_by_a_power_cut_after_the_last_trial(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("sync", ("fgseg.storage.store.sync_folder", "scripts.chaos.simulated_files.Disk.sync_content"))
+def test_file_or_rename_that_is_not_synced_is_found_by_a_power_cut_after_the_last_trial(sync: str):
     undisturbed = Study(2)
     assert undisturbed.run([]) == []
     (ended,) = undisturbed.database.execute("SELECT MAX(ended) FROM fgsearch_trials").fetchone()
     cut = [Fault(ended - START + 0.05, "power cut")]
     assert Study(2).run(cut) == []
-    monkeypatch.setattr(store, "sync_folder", lambda folder: None)
-    assert "trial 2: the best trial has no checkpoint" in Study(2).run(cut)
+    with patch(sync, lambda *arguments: None):
+        assert "trial 2: the best trial has no checkpoint" in Study(2).run(cut)
+
+
+def test_simulated_disk_raises_the_errors_of_a_disk():
+    disk, ended = Disk(clock := Clock(0.0), Random(0)), []
+
+    def use() -> None:
+        path = disk.path_class("/file")
+        for call in (path.read_bytes, path.lstat, path.unlink, lambda: disk.os.replace(path, "/other")):
+            with pytest.raises(FileNotFoundError, match="/file"):
+                call()
+        path.open("xb").flush()
+        with pytest.raises(FileExistsError, match="/file"):
+            path.open("xb")
+        ended.append(True)
+
+    Thread(use, process=Process(clock, "alpha"), clock=clock).start()
+    clock.run(10.0)
+    assert ended
+
+
+def test_old_report_arrives_after_a_newer_one(monkeypatch: pytest.MonkeyPatch):
+    arrived: dict[str, list[int]] = defaultdict(list)
+
+    def on_report(events: Any, name: str, report: TrialReport, record: Any = TrialEventHandler.on_report) -> bool:
+        arrived[name].append(len(report.epochs))
+        return record(events, name, report)
+
+    monkeypatch.setattr(TrialEventHandler, "on_report", on_report)
+    assert Study(1).run([Fault(4.0, "old report arrives again", seconds=6.0)]) == []
+    assert [epochs for epochs in arrived.values() if epochs != sorted(epochs)] == [[0, 1, 2, 3, 1]]
+
+
+def test_fault_lasts_although_a_later_one_of_the_same_part_has_ended():
+    study, seen = Study(1), []
+    for fault in (Fault(0.0, "disk is full", 90.0), Fault(10.0, "disk fails", 10.0), Fault(15.0, "disk is full", 10.0)):
+        study.clock.call_at(START + fault.at, partial(fault.begin, study))
+    for second in (5, 12, 17, 22, 60, 95):
+        study.clock.call_at(START + second, lambda: seen.append(study.disk.fault))
+    study.clock.run(START + 100.0)
+    assert seen == [errno.ENOSPC, errno.EIO, errno.ENOSPC, errno.ENOSPC, errno.ENOSPC, None]
+
+
+def test_exception_of_the_simulation_is_a_violation_of_its_seed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(simulated_study, "check_end", lambda plan: 1 / 0)
+    seed, (violation,) = run_seed(1)
+    assert (seed, violation.splitlines()[-1]) == (1, "ZeroDivisionError: division by zero")
 
 
 def test_failing_schedule_is_reduced_to_the_faults_that_it_needs():
