@@ -94,8 +94,10 @@ ours lose decide
 UNDERSCORED = {
     "_asdict",  # public: namedtuples and rows of SQLAlchemy
     "_mapping",
+    "_replace",
     "_exit",  # public: os
     "_actions",  # argparse: the options that the shell completes
+    "_worker_logs_enabled",  # Ray
     "_private",  # Ray: see the functions of search/cluster/ray_cluster.py whose names end with ray_2
     "_reset_state",  # Accelerate: see forget_state_of_accelerate_1 in fgseg/distributed.py
     "_C",  # torch: see release_pool_of_torch_2_14 in fgseg/training/graph_recorder.py
@@ -114,10 +116,10 @@ MODULES = modules()
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 
-def imports(name: str) -> set[str]:
-    """Every module that a module imports, wherever in it."""
+def imported_names(tree: ast.Module) -> set[str]:
+    """Every module that a module imports, and every name from it, wherever in it."""
     found = set()
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -125,7 +127,7 @@ def imports(name: str) -> set[str]:
     return found
 
 
-IMPORTS = {name: imports(name) for name in MODULES}
+IMPORTS = {name: imported_names(tree) for name, tree in TREES.items()}
 GRAPH = {name: {m for m in found if m in MODULES} - {name} for name, found in IMPORTS.items()}
 
 
@@ -216,16 +218,64 @@ def test_there_is_no_cycle_of_imports():
     assert left == {}
 
 
-def test_no_private_name_of_a_library_is_used():
-    """A private name is ours if our code defines it: as a function, a class, a variable or an attribute of `self`."""
-    nodes = [node for tree in TREES.values() for node in ast.walk(tree)]
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_imports(tree: ast.Module) -> set[str]:
+    """Every name with a private part that a module imports, wherever in it."""
+    return {name for name in imported_names(tree) if any(map(is_private, name.split(".")))}
+
+
+def private_attributes(tree: ast.Module, defined: set[str]) -> set[str]:
+    """The private attributes that a module uses, except names of our code (`defined`) on self, cls and super()."""
+    used = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_private(node.attr))
+    own = ("self", "cls", "super()")
+    return {node.attr for node in used if node.attr not in defined or ast.unparse(node.value) not in own}
+
+
+def defined_names(trees: list[ast.Module]) -> set[str]:
+    """Every function, class, variable and attribute that modules define."""
+    nodes = [node for tree in trees for node in ast.walk(tree)]
     defined = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     defined |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    defined |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
-    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    used |= {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
-    private = {name for name in used - defined if name.startswith("_") and not name.startswith("__")}
-    assert private - UNDERSCORED == set()
+    return defined | {
+        node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+
+
+def test_no_private_name_of_a_library_is_used():
+    scripts = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "scripts").rglob("*.py")]
+    trees = [*TREES.values(), *scripts]
+    defined = defined_names(trees)
+    used = {name for tree in trees for name in private_attributes(tree, defined)}
+    used |= {part for tree in trees for name in private_imports(tree) for part in name.split(".") if is_private(part)}
+    assert used == UNDERSCORED
+
+
+def test_scripts_and_tests_import_no_private_name_of_optuna_sqlalchemy_or_mlflow():
+    paths = [*(ROOT / "scripts").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    names = {name for path in paths for name in private_imports(ast.parse(path.read_text(encoding="utf-8")))}
+    assert {name for name in names if name.split(".")[0] in ("optuna", "sqlalchemy", "mlflow")} == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    (
+        ("from optuna.storages._rdb import models", {"optuna.storages._rdb", "optuna.storages._rdb.models"}),
+        ("from optuna.storages import _rdb", {"optuna.storages._rdb"}),
+        ("def f():\n    import optuna.storages._rdb.models", {"optuna.storages._rdb.models"}),
+        ("from sqlalchemy import select, __version__", set()),
+        ("trial._suggest(name)", {"_suggest"}),
+        ("self.trial._study", {"_study"}),
+        ("study()._storage", {"_storage"}),
+        ("self._rng", {"_rng"}),
+        ("self._study + cls._study + super()._study + self.__dict__", set()),
+    ),
+)
+def test_private_name_is_found(source: str, found: set[str]):
+    tree = ast.parse(source)
+    assert private_imports(tree) | private_attributes(tree, {"_suggest", "_study", "_storage"}) == found
 
 
 def test_no_replaced_name_remains():
