@@ -31,6 +31,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fgseg.checkpoints.manifest import digest
+from fgseg.checkpoints.trial_files import WEIGHTS
 from scripts.chaos.crash_recorder import WRITING, Files, Point, Recorder
 from scripts.chaos.one_process import ENGINES, empty_database, run_in_one_process
 from scripts.chaos.replayed_study import STUDY, TRIALS, results, small_plan
@@ -62,7 +64,8 @@ def outcome(storage: Path, with_optuna: bool) -> dict[str, Any]:
     logged = {RANDOM_NAME.sub("", name) if name.startswith("images/") else name for name in files}
     return {
         "trials": results(open_ledger(location)),
-        "exported model": [origin["trial"], origin["epoch"], origin["weights"], sorted(os.listdir(folder / "model"))],
+        "exported model": [origin["trial"], origin["epoch"], sorted(os.listdir(folder / "model"))],
+        "exported weights": [origin["weights"], digest((folder / "model" / WEIGHTS).read_bytes())],
         "report": [sorted(os.listdir(folder / "report")), (folder / "report" / "report.md").read_text().split("\n")[2]],
         "optuna.db": sorted((t.user_attrs["trial"], t.state.name, t.value) for t in trials),
         "MLflow's files": sorted(logged),  # MLflow itself leaves one named .artifact.uploading
@@ -136,11 +139,11 @@ def restore(storage: Path, files: Files, contents: Mapping[str, bytes]) -> None:
     """Replace everything in the storage by these files."""
     shutil.rmtree(storage, ignore_errors=True)
     storage.mkdir()
-    for name, digest in files.items():  # a folder comes before what is in it
-        if digest is None:
+    for name, key in files.items():  # a folder comes before what is in it
+        if key is None:
             (storage / name).mkdir()
         else:
-            (storage / name).write_bytes(contents[digest])
+            (storage / name).write_bytes(contents[key])
 
 
 class Child:

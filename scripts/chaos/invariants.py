@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fgseg.checkpoints.manifest import find
+from fgseg.checkpoints.manifest import find, weights_blob
+from fgseg.checkpoints.trial_files import WEIGHTS
+from fgseg.storage.store import open_store
 from scripts.chaos.simulated_database import Change, Database
 from search.audit.trials import audit_location
 from search.export.model import model_origin, read_origin
@@ -55,9 +57,11 @@ def check_run(run: Any, database: Database) -> Iterator[str]:
     shown = [image for image, is_whole in run.images if is_whole]
     if len(set(shown)) < len(shown):
         yield f"trial {number}: MLflow shows an image twice: {shown}"
+    if "fgseg.pruned" in run.data.tags and state != "pruned":
+        yield f"trial {number}: MLflow says that it was pruned, the ledger {state}"
     for metric in run.history.get("val/miou", ()):
-        if database.result_of(number, metric.step) is None:
-            yield f"trial {number}: MLflow has epoch {metric.step}, the ledger does not"
+        if (miou := database.miou_of(number, metric.step)) != metric.value:
+            yield f"trial {number}: MLflow has mIoU {metric.value} in epoch {metric.step}, the ledger {miou}"
 
 
 def check_end(plan: Plan) -> Iterator[str]:
@@ -67,8 +71,11 @@ def check_end(plan: Plan) -> Iterator[str]:
     best = ledger.best()
     if best is None:
         return
-    manifest = find(plan.location.trial_store(best.number), best.selected)
-    exported = read_origin(f"{plan.location.folder}/{MODEL}")
+    store, folder = plan.location.trial_store(best.number), f"{plan.location.folder}/{MODEL}"
+    manifest = find(store, best.selected)
+    exported = read_origin(folder)
     expected = manifest and model_origin(ledger.metadata, best.number, manifest)
     if exported != expected:
         yield f"the exported model is {exported}, the best trial's is {expected}"
+    elif manifest and open_store(folder).get(WEIGHTS) != store.get(weights_blob(manifest).name):
+        yield "the exported weights are not those of the best trial's checkpoint"

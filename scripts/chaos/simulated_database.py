@@ -1,5 +1,6 @@
 """A ledger's database in memory, which keeps a history of all changes; it fails, and crashes come at its commits."""
 
+import json
 import sqlite3
 from collections.abc import Callable
 from functools import lru_cache
@@ -96,11 +97,11 @@ class Database(sqlite3.Connection):
         row = self.execute("SELECT state FROM fgsearch_trials WHERE number = ?", (number,)).fetchone()
         return row and row[0]
 
-    def result_of(self, number: int, epoch: int) -> str | None:
-        """Return the result of an epoch as it is stored, JSON; None: there is no such epoch."""
+    def miou_of(self, number: int, epoch: int) -> float | None:
+        """Return the mIoU of an epoch as it is stored; None: there is no such epoch."""
         key = (number, epoch)
         row = self.execute("SELECT result FROM fgsearch_epochs WHERE number = ? AND epoch = ?", key).fetchone()
-        return row and row[0]
+        return row and json.loads(row[0])["miou"]
 
 
 @lru_cache(1)
