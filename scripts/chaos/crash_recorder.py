@@ -31,6 +31,7 @@ KINDS = (
     (r"optuna-artifacts/?.*", "Optuna's files"),
     (r"\w+/study\.json", "owner file"),
     (r"\w+/write-test", "write test"),
+    (r"\w+/untrained\.json", "untrained checkpoint"),
     (r"\w+/trials/\d+/(model|state)-", "checkpoint file"),
     (r"\w+/trials/\d+/checkpoint-", "manifest"),
     (r"\w+/trials/\d+/attempt-", "claim of an attempt"),

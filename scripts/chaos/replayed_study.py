@@ -8,6 +8,7 @@ The weights of an epoch are computed from those of the previous one, so that a t
 checkpoint gives other results.
 """
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from fgseg.checkpoints.trial_files import save_model_files
+from fgseg.checkpoints.untrained_result import UNTRAINED, UntrainedResult, read_untrained
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import RunConfig
 from fgseg.results import EpochResult
@@ -48,7 +50,8 @@ def small_plan(storage: Path, trials: int = TRIALS, epochs: int = EPOCHS, **sear
 def replayed_trial(job: TrialJob) -> Iterator[TrialReport]:
     """Write the files that training the job writes, in the same order; yields the report after each epoch.
 
-    Overlays are written after the last epoch only, and of one frame.
+    The first trial writes the result of the untrained checkpoint.  Overlays are written after the last epoch only, and
+    of one frame.
 
     A trial with a checkpoint continues from it, and yields the epochs of the checkpoint first.
 
@@ -60,6 +63,8 @@ def replayed_trial(job: TrialJob) -> Iterator[TrialReport]:
     from fgseg.checkpoints.checkpoint import Checkpoints, newest_checkpoint
 
     run, store = build([Layer(f"trial {job.number}", job.settings)]), open_store(job.folder)
+    assert job.study_folder is not None
+    save_untrained(open_store(job.study_folder), run)
     checkpoints, newest = Checkpoints(store, job.attempt), newest_checkpoint(store)
     report = TrialReport(job.number, job.attempt, list(newest.manifest.history) if newest else [])
     weight = newest.model["weight"].item() if newest else 0.5
@@ -98,6 +103,16 @@ def replayed_epoch(job: TrialJob, run: RunConfig, number: int, weight: float) ->
         wall_time=BEGAN + 1000 * job.number + 10 * number,
         attempt=job.attempt,
     )
+
+
+def save_untrained(store: Store, run: RunConfig) -> None:
+    """Write the result of the untrained checkpoint into the study's folder, unless the folder has it."""
+    if read_untrained(store) is None:
+        classes = run.label_set()
+        iou = {c.key: 0.2 for c in classes.foreground}
+        confusion = [[[1] * classes.num_classes] * classes.num_classes]
+        result = UntrainedResult("val", DATA, BEGAN, 0.2, iou, confusion, boundary=[])
+        store.put(UNTRAINED, json.dumps(result.to_json()).encode())
 
 
 def save_overlays(store: Store, epoch: int) -> None:

@@ -131,6 +131,8 @@ def open_for_writing(strategy: Strategy, identity: dict[str, Any], signals: Sign
         write_owner_file(plan.location, ledger)
         strategy.prepare(ledger, signals)
         yield ledger
+        if ledger.is_locked:
+            store.remove_temporary()  # of a worker that was killed while it wrote UNTRAINED
 
 
 def num_to_keep(plan: Plan) -> int:

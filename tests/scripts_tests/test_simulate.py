@@ -15,8 +15,10 @@ from unittest.mock import patch
 
 import pytest
 
+from fgseg.storage.store import LocalStore
 from scripts.chaos import simulated_study
 from scripts.chaos.ray_sequences import SCENARIOS, record
+from scripts.chaos.replayed_study import STUDY
 from scripts.chaos.simulate import run_seed, shorten
 from scripts.chaos.simulated_faults import FAULTS, Fault, schedule
 from scripts.chaos.simulated_files import Disk
@@ -112,6 +114,7 @@ VIOLATED = {
         Fault(15.8, "MLflow is slow", seconds=10.0, count=7),
         Fault(23.1, "driver freezes", seconds=90.0, count=3),
     ),
+    "a worker was killed while it wrote the result of the untrained checkpoint": (1, Fault(2.8, "worker crashes")),
 }
 """Shortest schedules that once violated an invariant, with their seeds, by what had happened."""
 
@@ -126,11 +129,19 @@ def crash_unnoticed(disk: Disk, process: Process) -> NoReturn:
     raise Killed
 
 
+def keep_temporary_files_of_the_study(
+    store: LocalStore, remove: Callable[[LocalStore], None] = LocalStore.remove_temporary
+) -> None:
+    if store.folder.name != STUDY:
+        remove(store)
+
+
 REVERTED = (
     ("scripts.chaos.simulated_study.Study.restart", restart_unless_it_has_ended, "0 runs in MLflow instead of one"),
     ("scripts.chaos.simulated_files.Disk.crash", crash_unnoticed, "a temporary file was left behind"),
     ("search.execution.controller.DONE", -1, "the exported model is {}"),
     ("search.tracking.run_writer.StudyRunWriter.refresh_runs", lambda writer: None, "(fgseg.interrupted: true), must"),
+    ("fgseg.storage.store.LocalStore.remove_temporary", keep_temporary_files_of_the_study, "untrained.json."),
 )
 """What takes each repair back, with a part of the violation that follows, in the order of `VIOLATED`."""
 
