@@ -2,11 +2,14 @@
 
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +102,41 @@ def test_overlays_are_artifacts(dashboard: str, studies: dict[str, int], shown: 
     assert ask(f"{dashboard}/artifacts/{studies['s']}/{trial}/{artifact['artifact_id']}") == b"a picture"
 
 
-def test_deleted_file_is_written_again(storage: Path, tmp_path: Path):
-    from search.study.location import find_location
+ROWS = """
+SELECT study_name, number, state, 'params', param_name, param_value, distribution_json
+    FROM trial_params JOIN trials USING (trial_id) JOIN studies USING (study_id)
+UNION ALL SELECT study_name, number, state, 'value', objective, value, ''
+    FROM trial_values JOIN trials USING (trial_id) JOIN studies USING (study_id)
+UNION ALL SELECT study_name, number, state, 'epoch', step, intermediate_value, ''
+    FROM trial_intermediate_values JOIN trials USING (trial_id) JOIN studies USING (study_id)
+UNION ALL SELECT study_name, number, state, 'attribute', key, value_json, ''
+    FROM trial_user_attributes JOIN trials USING (trial_id) JOIN studies USING (study_id)
+UNION ALL SELECT study_name, 0, '', 'note', '', value_json, ''
+    FROM study_system_attributes JOIN studies USING (study_id) WHERE key LIKE '%:note_str:%'
+"""
+"""All that optuna-dashboard shows of trials, without Optuna's ids."""
 
-    finished_study(tmp_path)
+
+def rows(storage: Path) -> list[tuple[Any, ...]]:
+    """The rows of a storage's file."""
+    with closing(sqlite3.connect(storage / DATABASE)) as connection:
+        return sorted(connection.execute(ROWS), key=str)
+
+
+def test_deleted_file_is_written_again_with_the_trials_and_notes_of_two_families(tmp_path: Path):
+    searched = {"s": "loss.ssim", "other": "loss.lovasz"}
+    interval = {"low": 0.05, "high": 5.0, "log": True, "start": 0.4}
+    studies = [
+        finished_study(tmp_path, study, {"name": f"family-of-{study}", "search": {setting: interval}})
+        for study, setting in searched.items()
+    ]
+    before = rows(tmp_path)
     (tmp_path / DATABASE).unlink()
-    sync(find_location(tmp_path, "s"))
-    assert (tmp_path / DATABASE).is_file()
+    for location in studies:
+        sync(location)
+    assert rows(tmp_path) == before
+    kinds = Counter((study, kind) for study, _, _, kind, *_ in before)
+    for study in searched:
+        counts = [kinds[study, kind] for kind in ("params", "note", "epoch", "value")]
+        assert counts == [3, 3, 6, 2]  # a pruned trial has a value too
+    assert {(row[0], row[4]) for row in before if row[3] == "params"} == set(searched.items())

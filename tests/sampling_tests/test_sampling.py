@@ -191,7 +191,7 @@ def run_study(folder: Path, pruner: str, restart: bool) -> list[tuple[State, int
     kept = drive(folder, "random", pruner, TRIALS, EPOCHS)
 
     def ledger() -> Ledger:
-        return drive(folder, "random", pruner, 8, EPOCHS) if restart else kept
+        return drive(folder, "random", pruner, TRIALS, EPOCHS) if restart else kept
 
     running: dict[int, int] = {}
     while True:

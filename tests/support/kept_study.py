@@ -24,9 +24,10 @@ from search.tracking.sync import sync
 
 SPACE = {"loss.ssim": FloatDistribution(0.05, 5.0, log=True)}
 SETTINGS = RunConfig().flat() | {"train.epochs": 3, "loss.ssim": 0.4}
+BAS: dict[str, Any] = {"name": "bas"}
 IDENTITY = {
     "version": "1",
-    "space": {"name": "bas"},
+    "space": BAS,
     "settings": {key: value for key, value in SETTINGS.items() if key not in SPACE},
     "sampler": "random",
     "data": "f00d",
@@ -41,19 +42,22 @@ def epoch(number: int, trial: int, attempt: int = 1) -> EpochResult:
     return make_epoch(number, miou, iou=iou, wall_time=1e9 + 100 * trial + number, attempt=attempt, **changes)
 
 
-def begin(storage: Path, study: str = "s", trials: int = 3) -> Ledger:
-    """A study's ledger as a fresh driver opens it."""
+def begin(storage: Path, study: str = "s", trials: int = 3, space: dict[str, Any] = BAS) -> Ledger:
+    """A study's ledger as a fresh driver opens it; the ranges of the space's settings are those of `loss.ssim`."""
     (storage / study).mkdir(parents=True, exist_ok=True)
     ledger = Ledger.create(f"sqlite:///{storage / study / 'study.db'}", study)
     ledger.record_run(
         StudyMetadata(
-            *(study, "bas", "Boundary-aware", "quickstart", SETTINGS),
-            identity=IDENTITY,
+            *(study, space["name"], "Boundary-aware", "quickstart", SETTINGS),
+            identity=IDENTITY | {"space": space},
             budget=trials,
             keep_checkpoints=1,
         )
     )
-    start_search(ledger, SPACE, {"loss.ssim": 0.4}, trials=trials, sampler="random", pruner="none", epochs=3, seed=42)
+    ranges = dict.fromkeys(space.get("search", SPACE), SPACE["loss.ssim"])
+    start_search(
+        ledger, ranges, dict.fromkeys(ranges, 0.4), trials=trials, sampler="random", pruner="none", epochs=3, seed=42
+    )
     return ledger
 
 
@@ -69,9 +73,9 @@ def train(ledger: Ledger, folder: Path, epochs: int) -> int:
     return ask.number
 
 
-def finished_study(storage: Path, study: str = "s") -> StudyLocation:
+def finished_study(storage: Path, study: str = "s", space: dict[str, Any] = BAS) -> StudyLocation:
     """A study of three trials, one of each ending, with its MLflow runs."""
-    ledger, folder = begin(storage, study), storage / study
+    ledger, folder = begin(storage, study, space=space), storage / study
     ledger.complete(train(ledger, folder, epochs=3), 1)
     ledger.prune(train(ledger, folder, epochs=1), 1)
     ledger.fail(train(ledger, folder, epochs=2), 1, "the loss is nan in epoch 3")
