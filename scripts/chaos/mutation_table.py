@@ -1,4 +1,7 @@
-"""The mutations of scripts.chaos.mutations: single wrong edits of the ledger, its lock and the handling of events."""
+"""The mutations of scripts.chaos.mutations: single wrong edits.
+
+They change the ledger, its lock, the handling of events, checkpoints and the store of files.
+"""
 
 from typing import NamedTuple
 
@@ -25,6 +28,9 @@ SOURCE = "search/ledger/trial_source.py"
 LOCK = "search/ledger/lock.py"
 EVENTS = "search/execution/trial_events.py"
 RETENTION = "search/execution/checkpoint_retention.py"
+MANIFEST = "fgseg/checkpoints/manifest.py"
+CHECKPOINT = "fgseg/checkpoints/checkpoint.py"
+STORE = "fgseg/storage/store.py"
 TUNE = "search/execution/ray_tune.py"
 
 MUTATIONS = (
@@ -463,5 +469,81 @@ MUTATIONS = (
         "return None if events.live else Searcher.FINISHED",
         "return Searcher.FINISHED",
         "a trial that dies last is not started again",
+    ),
+    Mutation(
+        "checkpoint-of-superseded-attempt",
+        CHECKPOINT,
+        "        manifest = Manifest(self.attempt, history[-1].epoch, blobs, history)\n        self.check_current()\n",
+        "        manifest = Manifest(self.attempt, history[-1].epoch, blobs, history)\n",
+        "an attempt that is superseded while it writes a checkpoint completes it",
+    ),
+    Mutation(
+        "blobs-of-superseded-attempt",
+        CHECKPOINT,
+        "        self.check_current()\n        for name, data",
+        "        for name, data",
+        "a superseded attempt writes files",
+    ),
+    Mutation(
+        "start-of-superseded-attempt",
+        CHECKPOINT,
+        "        self.check_current()\n        claim_attempt",
+        "        claim_attempt",
+        "a superseded attempt claims the folder of the trial",
+    ),
+    Mutation(
+        "attempt-not-claimed",
+        CHECKPOINT,
+        "        claim_attempt(store, attempt)\n",
+        "",
+        "earlier attempts go on writing into the folder of the trial",
+    ),
+    Mutation(
+        "oldest-claim-counts",
+        MANIFEST,
+        "return max((int(m[1])",
+        "return min((int(m[1])",
+        "the first attempt that claimed a folder counts as the current one",
+    ),
+    Mutation(
+        "manifest-before-blobs",
+        CHECKPOINT,
+        "        for name, data in contents.items():\n            self.store.put(name, data)\n"
+        "        blobs = [make_blob(name, data) for name, data in contents.items()]\n"
+        "        manifest = Manifest(self.attempt, history[-1].epoch, blobs, history)\n        self.check_current()\n"
+        "        self.store.put(manifest.name, manifest.to_bytes())\n",
+        "        blobs = [make_blob(name, data) for name, data in contents.items()]\n"
+        "        manifest = Manifest(self.attempt, history[-1].epoch, blobs, history)\n        self.check_current()\n"
+        "        self.store.put(manifest.name, manifest.to_bytes())\n"
+        "        for name, data in contents.items():\n            self.store.put(name, data)\n",
+        "a crash leaves a manifest whose files do not exist",
+    ),
+    Mutation(
+        "manifests-deleted-last",
+        MANIFEST,
+        "key=lambda n: MANIFEST.fullmatch(n) is None",
+        "key=lambda n: MANIFEST.fullmatch(n) is not None",
+        "a crash leaves a manifest whose files are deleted",
+    ),
+    Mutation(
+        "file-not-synced",
+        STORE,
+        "                os.fsync(file.fileno())\n",
+        "",
+        "a power cut leaves a file that is empty or cut",
+    ),
+    Mutation(
+        "rename-not-synced",
+        STORE,
+        "            sync_folder(folder)\n",
+        "            pass\n",
+        "a power cut takes back a rename on which the ledger depends",
+    ),
+    Mutation(
+        "file-written-in-place",
+        STORE,
+        "os.replace(temporary, path)",
+        "temporary.unlink(path.write_bytes(data) < 0)",
+        "a crash leaves half of a file under its name",
     ),
 )

@@ -1,4 +1,4 @@
-"""Test the tests: do they fail where one line of the ledger, its lock or the handling of events is wrong?
+"""Test the tests: do they fail where one line of the ledger, its lock, its events or its files is wrong?
 
 `python -m scripts.chaos.mutations [--only NAME ...] [--detectors NAME ...] [--results FILE]` applies the mutations of
 mutation_table.py one at a time to a copy of the working tree, and runs the detectors there, the cheapest first, until
@@ -23,7 +23,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from scripts.chaos.mutation_table import EVENTS, LOCK, MUTATIONS, RETENTION, SOURCE, TUNE, Mutation
+from scripts.chaos.mutation_table import (
+    CHECKPOINT,
+    EVENTS,
+    LOCK,
+    MANIFEST,
+    MUTATIONS,
+    RETENTION,
+    SOURCE,
+    STORE,
+    TUNE,
+    Mutation,
+)
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("configs", "fgseg", "scripts", "search", "tests", "pyproject.toml")
@@ -69,6 +80,12 @@ DETECTORS = (
         "execution_tests/test_checkpoint_retention.py",
         "execution_tests/test_ray_tune.py",
         first_for=(EVENTS, RETENTION, TUNE),
+    ),
+    tests(
+        "files",
+        "checkpoints_tests/test_checkpoint.py",
+        "storage_tests/test_store.py",
+        first_for=(MANIFEST, CHECKPOINT, STORE),
     ),
     tests("lock", "ledger_tests/test_lock.py", first_for=(LOCK,)),
     tests("repeats", "ledger_tests/test_repeats.py", first_for=(SOURCE,)),

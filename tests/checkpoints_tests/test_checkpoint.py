@@ -85,6 +85,38 @@ def test_superseded_attempt_cannot_write(saved: Path):
     assert sorted(p.name for p in saved.iterdir()) == before
 
 
+def test_attempt_that_is_superseded_while_it_writes_completes_no_checkpoint(tmp_path: Path):
+    class SupersededStore(LocalStore):
+        def put(self, name: str, data: bytes) -> None:
+            super().put(name, data)
+            if name.startswith("state-"):
+                super().put("attempt-000002", b"")
+
+    old = Checkpoints(SupersededStore(tmp_path), attempt=1)
+    with pytest.raises(SupersededError, match="attempt 1 of this trial was superseded by attempt 2"):
+        save(old, 1)
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_blobs_are_written_before_the_manifest_that_names_them_and_deleted_after_it(saved: Path):
+    calls: list[str] = []
+
+    class RecordingStore(LocalStore):
+        def put(self, name: str, data: bytes) -> None:
+            calls.append(f"put {name}")
+            super().put(name, data)
+
+        def delete(self, name: str) -> None:
+            calls.append(f"delete {name}")
+            super().delete(name)
+
+    save(Checkpoints(RecordingStore(saved), attempt=1), 4)
+    blobs = ["model-000001-{:06d}.safetensors", "state-000001-{:06d}.pt"]
+    written = [*(f"put {blob}".format(4) for blob in blobs), "put checkpoint-000001-000004.json"]
+    deleted = ["delete checkpoint-000001-000002.json", *(f"delete {blob}".format(2) for blob in blobs)]
+    assert calls == ["put attempt-000001", *written, *deleted]
+
+
 def test_lower_attempt_cannot_start(saved: Path):
     Checkpoints(LocalStore(saved), attempt=5)
     with pytest.raises(SupersededError):
