@@ -48,7 +48,7 @@ RANDOM_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """What MLflow adds to the names of the two files of an image."""
 TEMPORARY = (UNFINISHED, ".part", ".new", "-journal", "-wal")
 """Ends of the names of temporary files and folders; a resumed study must not leave any."""
-OPTUNA = ("optuna.db", "Optuna's files")
+OPTUNA = ("optuna.db", "new optuna.db", "Optuna's files")
 """Kinds of points after which the study is resumed with the view for optuna-dashboard.  Nothing else depends on it, and
 it takes a third of a run: after all other points the study is resumed without it."""
 
@@ -173,8 +173,13 @@ class Child:
         return result
 
 
-def check_share(root: Path, database: Path, share: int, of: int) -> tuple[list[Point], list[tuple[Point, list[str]]]]:
+def check_share(
+    root: Path, database: Path, share: int, of: int, kinds: str
+) -> tuple[list[Point], list[tuple[Point, list[str]]]]:
     """Record the crash points in a folder of its own, and resume every `of`-th state, beginning with number `share`.
+
+    Args:
+        kinds: beginning of the kinds of the points.
 
     Returns:
         All points without their files, and those whose state was found faulty, with the faults.
@@ -184,6 +189,7 @@ def check_share(root: Path, database: Path, share: int, of: int) -> tuple[list[P
     warm(storage, database)
     gc.freeze()
     points, contents, expected = Child(record, storage, database).result()
+    points = [point for point in points if point.kind.startswith(kinds)]
     by_state: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
         by_state.setdefault(state_of(point.files), []).append(point)
@@ -211,10 +217,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Try every crash point; returns 1 if any failed, else 0."""
     parser = argparse.ArgumentParser("python -m scripts.chaos.crash_points", description=__doc__.split("\n")[0])
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="processes (default: all cores)")
+    parser.add_argument("--kinds", default="", metavar="TEXT", help="only points whose kind begins with this text")
     options, began = parser.parse_args(arguments), time.monotonic()
     with temporary_folder() as root:
         database = empty_database(root)
-        shares = [Child(check_share, root, database, share, options.jobs) for share in range(options.jobs)]
+        shares = [
+            Child(check_share, root, database, share, options.jobs, options.kinds) for share in range(options.jobs)
+        ]
         checked = [share.result() for share in shares]
     points, faulty = checked[0][0], [found for _, faults in checked for found in faults]
     failed = Counter(point.kind for point, _ in faulty)

@@ -25,10 +25,10 @@ from sqlalchemy import Connection, Engine, event
 from scripts.chaos.replayed_study import STUDY
 
 KINDS = (
-    (r"\.mlflow\.db.*", "MLflow's database, created"),
-    (r"\.optuna\.db.*", "optuna.db, created"),
-    (r"mlartifacts/.*", "MLflow's files"),
-    (r"optuna-artifacts/?.*", "Optuna's files"),
+    (r"\.?mlflow\.db", "new MLflow database"),
+    (r"\.?optuna\.db", "new optuna.db"),
+    (r"mlartifacts", "MLflow's files"),
+    (r"optuna-artifacts", "Optuna's files"),
     (r"\w+/study\.json", "owner file"),
     (r"\w+/write-test", "write test"),
     (r"\w+/untrained\.json", "untrained checkpoint"),
@@ -36,16 +36,17 @@ KINDS = (
     (r"\w+/trials/\d+/checkpoint-", "manifest"),
     (r"\w+/trials/\d+/attempt-", "claim of an attempt"),
     (r"\w+/trials/\d+/\w", "settings and overlays of a trial"),
-    (r"\w+/report/.*", "report"),
-    (r"\w+/\.?model.*", "exported model"),
+    (r"\w+/report/", "report"),
+    (r"\w+/\.?model", "exported model"),
+    (r"\w+(/report|/trials(/\d+)?)?$", "folder of the study"),
 )
-"""Kinds of files by the beginning of their path in the storage."""
+"""Kinds of files by the beginning of their path in the storage; a path of no kind raises ValueError."""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 TRANSACTIONS = {
     "study.db": "ledger",
     "mlflow.db": "MLflow",
     "optuna.db": "optuna.db",
-    ".optuna.db.new": "optuna.db, created",
+    ".optuna.db.new": "new optuna.db",
 }
 """Kind of the transactions of each database, by its file."""
 
@@ -118,8 +119,7 @@ class Recorder:
 
     def _before(self, path: str | None, operation: str) -> None:
         if path is not None and not path.endswith("-journal"):
-            kind = next((kind for pattern, kind in KINDS if re.match(pattern, path)), "folder of the study")
-            self._record(f"{kind}: {operation}", path, operation)
+            self._record(f"{kind_of(path)}: {operation}", path, operation)
 
     def _before_rename(self, old: str | None, new: str | None) -> None:
         if old is None or new is None:
@@ -194,6 +194,14 @@ class Recorder:
         digest = hashlib.blake2b(content, digest_size=16).hexdigest()
         self.contents[digest] = content
         return digest
+
+
+def kind_of(path: str) -> str:
+    """Return the kind of a file or folder; raises ValueError for a path that KINDS lacks."""
+    for pattern, kind in KINDS:
+        if re.match(pattern, path):
+            return kind
+    raise ValueError(f"{path} is of no kind; add it to KINDS and to the table in search/README.md")
 
 
 def committed(database: Path) -> bytes:

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -87,24 +87,13 @@ class OptunaInStep(OptunaTracker, InStep):
     """The tracker for optuna-dashboard without its thread."""
 
 
-class CalledAtOnce:
-    """Stands for a `ChildProcess`: calls the target in this process."""
-
-    def __init__(self, target: Callable[..., None], *arguments: Any, niceness: int = 0) -> None:
-        target(self, *arguments)
-
-    def send(self, message: Any) -> None:
-        """Ignore the message of the target."""
-
-    def has_message(self) -> bool:
-        """Return True: the target has returned."""
-        return True
-
-    def receive(self, limit_s: float, must_stop: Callable[[], bool]) -> None:
-        """Return at once."""
-
-    def close(self) -> None:
-        """Do nothing."""
+def call_at_once(target: Callable[..., None], *arguments: Any, niceness: int = 0) -> Any:
+    """Call the target in this process, in place of `ChildProcess`; returns a child that has ended."""
+    child = SimpleNamespace(
+        send=lambda message: None, has_message=lambda: True, receive=lambda *limits: None, close=lambda: None
+    )
+    target(child, *arguments)
+    return child
 
 
 def run_trials(events: TrialEventHandler, jobs: TrialJobs, *others: Any, **options: Any) -> StopReason:
@@ -180,7 +169,7 @@ def run_in_one_process(plan: Plan, database: Path, is_slow: bool = False, with_o
         "search.execution.views.Tracker": TrackerInStep,
         "search.execution.views.OptunaTracker": OptunaInStep,
         "search.execution.views.can_show": lambda location: with_optuna,
-        "search.report.background.ChildProcess": CalledAtOnce,
+        "search.report.background.ChildProcess": call_at_once,
         "search.report.content.png": lambda draw, marks=(): (b"PNG", ()),
         "search.report.content.build_content": one_chart,
         "search.report.frames.choose_frames": no_frames,
