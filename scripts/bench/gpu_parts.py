@@ -68,7 +68,7 @@ def step(bench: Bench, batch: int) -> Iterator[tuple[str, float]]:
     with sides("training", setup, ["source"]) as connections:
         reset_peak(torch.device(setup.device))
         state, batches = prepare_training(setup)
-        samples = {
+        samples: dict[str, Callable[[], float]] = {
             "ours": lambda: batch / step_s(setup, state, batches),
             "source": partial(take_sample, connections["source"]),
         }
