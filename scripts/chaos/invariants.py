@@ -50,8 +50,8 @@ def check_run(run: Any, database: Database) -> Iterator[str]:
     """Check that a run of MLflow is not ahead of the ledger."""
     if run.data.tags["fgseg.kind"] != "trial":
         return
-    number = trial_number(run)
-    state = database.state_of(number)
+    study, number = run.data.tags["fgseg.study"], trial_number(run)
+    state = database.state_of(study, number)
     if state is None or state != {"FINISHED": "complete", "FAILED": "fail"}.get(run.info.status, state):
         yield f"trial {number}: MLflow says {run.info.status}, the ledger {state}"
     shown = [image for image, is_whole in run.images if is_whole]
@@ -60,7 +60,7 @@ def check_run(run: Any, database: Database) -> Iterator[str]:
     if "fgseg.pruned" in run.data.tags and state != "pruned":
         yield f"trial {number}: MLflow says that it was pruned, the ledger {state}"
     for metric in run.history.get("val/miou", ()):
-        if (miou := database.miou_of(number, metric.step)) != metric.value:
+        if (miou := database.miou_of(study, number, metric.step)) != metric.value:
             yield f"trial {number}: MLflow has mIoU {metric.value} in epoch {metric.step}, the ledger {miou}"
 
 

@@ -40,6 +40,10 @@ CREATE TRIGGER lost_trial AFTER DELETE ON fgsearch_trials BEGIN
 """Triggers that record every change; a transaction that is rolled back leaves none."""
 
 
+OF_STUDY = "study = (SELECT id FROM fgsearch_studies WHERE name = ?) AND number = ?"
+"""Condition of the rows of one trial, by the name of its study and its number."""
+
+
 class Change(NamedTuple):
     """One row of the history."""
 
@@ -92,15 +96,15 @@ class Database(sqlite3.Connection):
         """Return the number of trials in these states."""
         return sum(row[0] in states for row in self.execute("SELECT state FROM fgsearch_trials"))
 
-    def state_of(self, number: int) -> str | None:
-        """Return the state of a trial as it is stored; None: there is no such trial."""
-        row = self.execute("SELECT state FROM fgsearch_trials WHERE number = ?", (number,)).fetchone()
+    def state_of(self, study: str, number: int) -> str | None:
+        """Return the state of a trial of a study as it is stored; None: there is no such trial."""
+        row = self.execute(f"SELECT state FROM fgsearch_trials WHERE {OF_STUDY}", (study, number)).fetchone()
         return row and row[0]
 
-    def miou_of(self, number: int, epoch: int) -> float | None:
+    def miou_of(self, study: str, number: int, epoch: int) -> float | None:
         """Return the mIoU of an epoch as it is stored; None: there is no such epoch."""
-        key = (number, epoch)
-        row = self.execute("SELECT result FROM fgsearch_epochs WHERE number = ? AND epoch = ?", key).fetchone()
+        query = f"SELECT result FROM fgsearch_epochs WHERE {OF_STUDY} AND epoch = ?"
+        row = self.execute(query, (study, number, epoch)).fetchone()
         return row and json.loads(row[0])["miou"]
 
 

@@ -1,5 +1,6 @@
 """A simulated MLflow server: slow, refusing, storing half of a batch, or gone."""
 
+import re
 from collections.abc import Callable
 from random import Random
 from types import SimpleNamespace
@@ -93,7 +94,9 @@ class Client:
         return self.server.request(lambda: Page(found))
 
     def search_runs(self, experiments: list[str], query: str, page_token: str | None = None) -> Any:
-        return self.server.request(lambda: Page(run for run in self.server.runs.values() if not run.deleted))
+        tags = dict(re.findall(r"tags\.`(.+?)` = '(.+?)'", query)).items()
+        runs = self.server.runs.values
+        return self.server.request(lambda: Page(r for r in runs() if not r.deleted and tags <= r.data.tags.items()))
 
     def create_run(self, experiment: str, start_time: int, tags: dict[str, str], name: str) -> Any:
         info = SimpleNamespace(run_id="", status="RUNNING", start_time=start_time)

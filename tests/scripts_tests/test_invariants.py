@@ -93,7 +93,7 @@ def test_run_of_mlflow_that_is_ahead_of_the_ledger_is_a_violation(
 
 
 def test_mlflow_is_checked_after_every_request(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Database, "miou_of", lambda database, number, epoch: None)
+    monkeypatch.setattr(Database, "miou_of", lambda database, study, number, epoch: None)
     assert any("in epoch 1, the ledger None" in line for line in Study(2).run([]))
 
 
