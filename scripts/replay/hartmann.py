@@ -1,8 +1,8 @@
 """Toy check of the samplers on the Hartmann function of six settings: python -m scripts.replay.hartmann [--seeds 36]
 
 Prints the regret of the best of 24 trials, with 95 % intervals, from a start point near the optimum and from one that
-is far from it.  `--warm-start` instead prints how many trials a search from the far start point needs to reach the
-final best of the same search without warm start, if the other study's best point is near the optimum or misleading.
+is far from it.  `--warm-start` instead prints how many trials searches need to reach the mean regret of those without
+a warm start, if the other study's best point is near the optimum or misleading.
 """
 
 import argparse
@@ -69,19 +69,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def print_warm_starts(seeds: int, trials: int, noise: float) -> None:
-    """Print the trials that searches with a warm start need to reach the final best of those without one.
+    """Print the trials that searches with and without a warm start need to reach the mean regret of those without one.
 
     A related study gives a good point to a search with a bad start point, a misleading one a bad point to a search with
     a good start point.  A search that does not reach it within twice the trials counts as one of that number.
     """
-    print(f"trials to reach the best of {trials} trials without warm start, {seeds} seeds, noise {noise:g}")
+    print(f"trials to reach the mean regret of {trials} trials without warm start, {seeds} seeds, noise {noise:g}")
     for name, start, point in (("related", "bad", "good"), ("misleading", "good", "bad")):
-        cold = [regrets("auto", start, seed, trials, noise=noise) for seed in range(seeds)]
+        cold = [regrets("auto", start, seed, 2 * trials, noise=noise) for seed in range(seeds)]
         warm = [[start_point(point, np.random.default_rng(seed + seeds))] for seed in range(seeds)]
         longer = [
             regrets("auto", start, seed, 2 * trials, noise=noise, warm_start=points) for seed, points in enumerate(warm)
         ]
-        print(f"{name}: {compare_trials(cold, longer)}", flush=True)
+        print(f"{name}: {compare_trials(cold, longer, trials)}", flush=True)
 
 
 def hartmann(point: np.ndarray) -> float:

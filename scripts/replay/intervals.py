@@ -17,23 +17,26 @@ def mean_with_interval(values: Sequence[float], digits: int = 4) -> str:
     return f"{mean.value:.{digits}f}{half}"
 
 
-def compare_trials(cold: Sequence[Sequence[float]], warm: Sequence[Sequence[float]]) -> str:
-    """Format how many trials searches with a warm start need to reach the best of those without one.
+def compare_trials(cold: Sequence[Sequence[float]], warm: Sequence[Sequence[float]], trials: int) -> str:
+    """Format how many trials searches need, without and with a warm start, to find what those without one find.
 
-    The ratio of the means has a 95 % bootstrap interval over the pairs of searches.
+    That is the mean of the lowest regret within `trials` trials.  It is the same for all searches: the best of one
+    search is in part luck, which another search would have to repeat.  The ratio of the mean numbers of trials has a
+    95 % bootstrap interval over the pairs of searches.
 
     Args:
-        cold: regret of the selected trial after each trial, of searches without a warm start; the best is the lowest.
-        warm: the same with a warm start, of more trials; one that does not reach it counts as all its trials.
+        cold: regret of the selected trial after each trial, of searches without a warm start and of at least `trials`.
+        warm: the same with a warm start.  A search that does not reach the target counts as all its trials.
+        trials: of the searches that give the target.
     """
-    before = np.array([trials_to_reach(regrets, min(regrets)) for regrets in cold])
-    after = np.array([trials_to_reach(regrets, min(target)) for target, regrets in zip(cold, warm, strict=True)])
+    target = float(np.mean([min(regrets[:trials]) for regrets in cold]))
+    before, after = (np.array([trials_to_reach(regrets, target) for regrets in each]) for each in (cold, warm))
     draws = np.random.default_rng(0).integers(0, len(cold), (RESAMPLES, len(cold)))
     low, high = np.percentile(after[draws].sum(1) / before[draws].sum(1), [2.5, 97.5])
-    never = sum(min(regrets) > min(target) for target, regrets in zip(cold, warm, strict=True))
     texts = (mean_with_interval(counts.tolist(), digits=1) for counts in (before, after))
     ratio = f"{after.sum() / before.sum():.2f} times ({low:.2f} to {high:.2f})"
-    return f"cold {next(texts)}, warm {next(texts)}, {ratio}; {never} of {len(cold)} never reach it"
+    never = [sum(min(regrets) > target for regrets in each) for each in (cold, warm)]
+    return f"cold {next(texts)}, warm {next(texts)}, {ratio}; never: {never[0]} and {never[1]} of {len(cold)}"
 
 
 def trials_to_reach(regrets: Sequence[float], target: float) -> int:

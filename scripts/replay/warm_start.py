@@ -1,6 +1,7 @@
 """Replay --warm-start against a recording: python -m scripts.replay.warm_start FILE.npz --study OTHER.npz
 
-Prints how many trials a search needs to reach the best of the same search without a warm start.  The related study is a
+Prints how many trials searches need, without and with a warm start, to reach the mean regret of those without one; each
+has twice the trials.  The related study is a
 replayed search of the other recording with the same number of trials; of its selected point the settings that both
 families search are used, the others come from the start point.  The misleading study gives the worst recorded point,
 which costs at least the trial that evaluates it.  Curves are interpolated, with the noise of recorded seeds, see
@@ -29,12 +30,12 @@ def main() -> None:
     options = parse()
     seeds = range(options.repetitions)
     print(f"{options.file.name} after {options.study.name}, curves interpolated, {options.repetitions} searches")
-    print(f"trials to reach the best of {options.trials} trials without warm start:")
+    print(f"trials to reach the mean regret of {options.trials} trials without warm start:")
     with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        cold = list(pool.map(partial(regrets, options.file, (), options.trials), seeds))
+        cold = list(pool.map(partial(regrets, options.file, (), 2 * options.trials), seeds))
         for name, study in (("related", options.study), ("misleading", None)):
             warm = pool.map(partial(warm_regrets, options.file, study, options.trials), seeds)
-            print(f"{name}: {compare_trials(cold, list(warm))}", flush=True)
+            print(f"{name}: {compare_trials(cold, list(warm), options.trials)}", flush=True)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -18,8 +18,10 @@ def file(tmp_path: Path) -> Path:
 
 def test_trials_are_counted_until_the_target_is_reached():
     assert [trials_to_reach([0.3, 0.1, 0.2], target) for target in (0.3, 0.15, 0.0)] == [1, 2, 3]
-    text = compare_trials([[3, 3, 1, 2]] * 2, [[2, 1, 0, 0, 0], [3, 3, 3, 3, 3]])
-    assert text == "cold 3.0 ± 0.0, warm 3.5 ± 19.1, 1.17 times (0.67 to 1.67); 1 of 2 never reach it"
+    cold, warm = [[3, 3, 1, 0], [3, 3, 3, 1]], [[3, 2, 0, 0], [3, 3, 3, 3]]  # a target of 2: the mean of 1 and 3
+    text = compare_trials(cold, warm, trials=3)
+    assert text == "cold 3.5 ± 6.4, warm 3.0 ± 12.7, 0.86 times (0.67 to 1.00); never: 0 and 1 of 2"
+    assert "1.00 times (1.00 to 1.00)" in compare_trials(cold, cold, trials=3)
 
 
 def test_shared_settings_keep_the_start_of_what_the_other_family_does_not_search():
