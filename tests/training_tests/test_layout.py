@@ -83,8 +83,10 @@ def lowered(expression: str) -> object:
 
 
 def test_convolutions_are_lowered_channels_last_forward_and_backward():
+    """The last gradient is that of the first weights; torch 2.11 keeps its input, the pictures, in NCHW."""
     forward, backward = lowered(f"channels_last_convolutions({MODEL_OPTIONS})")
-    assert forward == backward == [True] * 11
+    assert forward == [True] * 11
+    assert backward == [True] * 10 + [not torch.__version__.startswith("2.11.")]
 
 
 def test_both_losses_are_lowered_for_a_gpu():
