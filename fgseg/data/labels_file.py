@@ -16,7 +16,6 @@ from fgseg.labels import VOID, LabelSet
 
 FIELDS = ("images", "labels", "label_ending", "background", "classes", "ids", "colours", "rest")
 """Fields of the file; `config.label_sets` reads `background` and `classes`."""
-EXAMPLE = "`ids: {0: background, 5: fence, 7: pole, 8: traffic_sign, 9: traffic_light, 11: car, 12: vegetation}`"
 UNNAMED = -1
 """Id of the pixels whose id or colour the file does not name, if it has `rest`."""
 MAX_NAMED = 3
@@ -80,12 +79,13 @@ def read_labels_file(path: Path, classes: LabelSet) -> LabelsFile:
     """
     if not path.is_file():
         raise ConfigError(
-            f"{path}: is missing; write the class of each id into it, as in {EXAMPLE}; "
+            f"{path}: is missing; write the class of each id into it, as in {example(classes)}; "
             f"`python -m fgseg.labels {path.parent}` prints a file to complete"
         )
     if not path.read_bytes().strip():
         raise ConfigError(
-            f"{path}: is empty; `python -m fgseg.labels {path.parent}` prints a file to complete, such as {EXAMPLE}"
+            f"{path}: is empty; `python -m fgseg.labels {path.parent}` prints a file to complete, as in "
+            f"{example(classes)}"
         )
     content = read_yaml(path)
     for field in content:
@@ -119,7 +119,9 @@ def read_table(content: Mapping[str, Any], known: Mapping[str, int], classes: La
     entries = content.get(field, {} if own else None)
     if not isinstance(entries, dict) or not (entries or own):
         noun = field.removesuffix("s")
-        raise ConfigError(f"{path}: {field}: got {entries!r}, must map each {noun} to a class, as in {EXAMPLE}")
+        raise ConfigError(
+            f"{path}: {field}: got {entries!r}, must map each {noun} to a class, as in {example(classes)}"
+        )
     read_key = read_colour if field == "colours" else read_id
     table = dict(own)
     for key, name in entries.items():
@@ -127,6 +129,12 @@ def read_table(content: Mapping[str, Any], known: Mapping[str, int], classes: La
         check_name(str(name), known, f"{path}: {field}: {key}: {name} is not a class")
         table[number] = known[str(name)]
     return table
+
+
+def example(classes: LabelSet) -> str:
+    """Return a field of the file that maps ids to the classes of a label set, of which it names three at most."""
+    named = [classes.rest_key, *(c.key for c in classes.foreground[:3])]
+    return f"`ids: {{{', '.join(f'{number}: {key}' for number, key in enumerate(named))}}}`"
 
 
 def read_id(key: Any, path: Path) -> int:

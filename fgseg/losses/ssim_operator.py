@@ -11,6 +11,8 @@ from fgseg.losses.ssim_banded import banded_sum_and_slope
 
 log = logging.getLogger(__name__)
 
+CHECKED_CLASSES = 5
+"""Classes of the frames on which the two forms are compared; any number will do."""
 CHECKED_PX = (16, 32)
 """Height and width of the frames on which the kernels are compared with the matrix products."""
 TOLERANCE = 1e-4
@@ -76,9 +78,9 @@ def compare_kernels(device: torch.device) -> str:
     from fgseg.losses.ssim_kernels import kernel_sum_and_slope  # PyTorch for the CPU or for macOS lacks Triton
 
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(0, 7, (2, 1, *CHECKED_PX), generator=generator)
-    target = (labels == torch.arange(7).view(-1, 1, 1)).float().to(device)
-    probs = torch.rand(2, 7, *CHECKED_PX, generator=generator).to(device)
+    labels = torch.randint(0, CHECKED_CLASSES, (2, 1, *CHECKED_PX), generator=generator)
+    target = (labels == torch.arange(CHECKED_CLASSES).view(-1, 1, 1)).float().to(device)
+    probs = torch.rand(2, CHECKED_CLASSES, *CHECKED_PX, generator=generator).to(device)
     (total, slope), (expected_total, expected) = (
         f(probs, target) for f in (kernel_sum_and_slope, banded_sum_and_slope)
     )
