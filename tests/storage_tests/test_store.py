@@ -234,3 +234,13 @@ def set_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Credentials that no server checks."""
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
+
+
+def test_reader_of_a_file_reads_the_old_blob_to_its_end(tmp_path: Path):
+    """A new blob is a new file under the same name: nothing is written into the old one."""
+    store = open_store(str(tmp_path))
+    store.put("blob", b"old" * 1000)
+    with (tmp_path / "blob").open("rb") as reader:
+        store.put("blob", b"new")
+        assert reader.read() == b"old" * 1000
+    assert store.get("blob") == b"new"
