@@ -93,7 +93,7 @@ def train_remaining_epochs(
     attempt: int,
 ) -> None:
     """Train up to the last epoch, appending to `history`; saves and reports each epoch where `checkpoints` is given."""
-    from fgseg.training.trainer import run_epoch
+    from fgseg.training.epoch import run_epoch
     from fgseg.visual.overlays import save_overlays
 
     run = state.run

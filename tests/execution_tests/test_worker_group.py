@@ -115,7 +115,7 @@ def test_process_that_only_forwards_reports_does_not_import_what_trains():
         "from search.execution.worker import run_job\n"
         "job = TrialJob(0, 1, {}, 'nowhere', threads=1, gpus=0, on_oom='fail', processes=2, cpus=2)\n"
         "run_job(job, print, lambda job, run, report, send: print('forwarded'))\n"
-        "print([name for name in ('transformers', 'fgseg.training.trainer') if name in sys.modules])\n"
+        "print([name for name in ('transformers', 'fgseg.training.epoch') if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["forwarded", "[]"]

@@ -107,7 +107,7 @@ from importlib.machinery import PathFinder
 
 class Breaking:
     def find_spec(self, name, path=None, target=None):
-        spec = PathFinder.find_spec(name, path) if name == "fgseg.training.trainer" else None
+        spec = PathFinder.find_spec(name, path) if name == "fgseg.training.epoch" else None
         if spec:
             load = spec.loader.exec_module
             spec.loader.exec_module = lambda module: (load(module), break_training(module))

@@ -102,7 +102,7 @@ def test_trials_of_a_process_compile_and_compare_once(tiny, quick, compiled_part
     assert len(quick) == 3 and len(compiled_parts_cache.parts) == 2  # another loss, the same model
 
 
-def overflows_once(state: TrainingState, batches: list) -> None:
+def assert_overflow_is_skipped(state: TrainingState, batches: list) -> None:
     """Take three compiled steps, the second one with a scale of the loss at which the gradients overflow."""
     step, scaler = state.step, state.step.scaler
     _, before = run_steps(state, batches[:1])
@@ -120,7 +120,7 @@ def overflows_once(state: TrainingState, batches: list) -> None:
 def test_overflow_in_a_compiled_step_is_skipped_and_counted(tiny, quick, monkeypatch: pytest.MonkeyPatch):
     # On the CPU Accelerate does not divide the plain step's gradients by the scale before their norm is taken.
     monkeypatch.setattr("fgseg.training.step_comparison.TRIED_SCALE", 1.0)
-    overflows_once(with_scaler(start(tiny)), groups(3))
+    assert_overflow_is_skipped(with_scaler(start(tiny)), groups(3))
 
 
 def test_training_by_compiled_steps_continues_where_it_was_cut(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -351,7 +351,7 @@ def test_second_trial_on_a_gpu_captures_without_compiling(tiny, compiled_parts_c
 def test_overflow_in_a_recorded_step_is_skipped_and_counted(tiny, gpu: torch.device):
     state = start(tiny, train__precision="fp16")
     state.step.scaler.load_state_dict(state.step.scaler.state_dict() | {"scale": 1024.0})
-    overflows_once(state, groups(3, device=gpu))
+    assert_overflow_is_skipped(state, groups(3, device=gpu))
     assert state.step.recorded is not None
 
 

@@ -28,9 +28,10 @@ from fgseg.metrics.evaluator import confusion_per_image
 from fgseg.results import DivergedError, EpochResult
 from fgseg.train import main
 from fgseg.training.compiled_parts import PartsCache
+from fgseg.training.epoch import check_finite, train_one_epoch
 from fgseg.training.imports import import_training
 from fgseg.training.loop import train
-from fgseg.training.trainer import TrainingState, build_training_state, check_finite, train_one_epoch
+from fgseg.training.trainer import TrainingState, build_training_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -250,12 +251,12 @@ def test_overflow_without_a_scaler_has_destroyed_the_weights(tiny):
 
 
 def test_all_void_training_frames_leave_finite_numbers(tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import fgseg.training.trainer
+    import fgseg.training.epoch
 
     def blank(*args, **kwargs):
         yield torch.zeros(2, 3, 64, 128, dtype=torch.uint8), torch.full((2, 64, 128), 255, dtype=torch.uint8)
 
-    monkeypatch.setattr(fgseg.training.trainer, "train_batches", blank)
+    monkeypatch.setattr(fgseg.training.epoch, "train_batches", blank)
     assert train(tiny(train__epochs=1), tmp_path)[0].loss == 0
 
 
@@ -368,6 +369,6 @@ def test_later_trials_of_a_process_free_the_model_of_the_one_before():
 
 def test_fgseg_imports_none_of_the_search_libraries():
     heavy = "{'ray', 'optuna', 'mlflow', 'datasets', 'search'}"
-    code = f"import sys, fgseg.train, fgseg.training.trainer, fgseg.data.folder; print({heavy} & set(sys.modules))"
+    code = f"import sys, fgseg.train, fgseg.training.epoch, fgseg.data.folder; print({heavy} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "set()"
