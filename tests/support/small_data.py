@@ -89,9 +89,9 @@ def make(reader: str, tmp_path: Path) -> DataConfig:
 
 
 def run_python(code: str, **environment: str) -> str:
-    """The output of a fresh interpreter."""
+    """The output of a fresh interpreter; if it fails, so does the test, with the end of its errors."""
     project = str(Path(__file__).parents[2])
     variables = os.environ | {"PYTHONPATH": project} | environment
-    return subprocess.run(
-        [sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True
-    ).stdout
+    ended = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True)
+    assert ended.returncode == 0, f"exit code {ended.returncode}: {ended.stderr[-4000:]}"
+    return ended.stdout
