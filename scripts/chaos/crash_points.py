@@ -34,8 +34,8 @@ from typing import Any
 from fgseg.checkpoints.manifest import digest
 from fgseg.checkpoints.trial_files import WEIGHTS
 from scripts.chaos.crash_recorder import WRITING, Files, Point, Recorder
-from scripts.chaos.one_process import ENGINES, empty_database, run_in_one_process
-from scripts.chaos.replayed_study import STUDY, TRIALS, results, small_plan
+from scripts.chaos.one_process import ENGINES, TRIALS, empty_database, run_in_one_process
+from scripts.chaos.replayed_study import STUDY, results, small_plan
 from search.audit.trials import audit
 from search.ledger.catalog import open_ledger
 from search.study.location import find_location
@@ -81,7 +81,7 @@ def tree(folder: Path) -> list[str]:
 @functools.cache
 def plan_of(storage: Path) -> Plan:
     """Return the plan of the study; reading its settings takes a tenth of a run."""
-    return small_plan(storage)
+    return small_plan(storage, TRIALS, pruner="median")
 
 
 def call_quietly(storage: Path, database: Path, **options: bool) -> str:

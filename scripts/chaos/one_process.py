@@ -7,6 +7,7 @@
 | the checks of data and weights | nothing; they write only into the cache |
 | the processes that write the report and register the model | calls; the charts are empty, nothing is registered |
 | the migrations of an empty MLflow database | a copy of a database that has them |
+| the pruner | `StopsOne`, whose decisions do not depend on the order in which trials report |
 
 Everything else is the product's: controller, ledger, lock, event handler, retention, stores, trackers, report, export.
 """
@@ -24,13 +25,16 @@ from typing import Any
 from unittest.mock import patch
 
 from alembic.util import load_python_file
+from optuna.pruners import BasePruner
+from optuna.study import Study
+from optuna.trial import FrozenTrial
 from sqlalchemy import Engine, create_engine
 
 from scripts.chaos.replayed_study import CONCURRENT, DATA, replayed_trial
 from search.cli.signals import Signals
 from search.execution.controller import run_study
 from search.execution.jobs import TrialJobs
-from search.execution.messages import TrialReport
+from search.execution.messages import TrialJob, TrialReport
 from search.execution.stop_reason import BUDGET, StopReason, fault
 from search.execution.trial_events import TrialEventHandler
 from search.report.content import Content, build_content
@@ -41,6 +45,9 @@ from search.tracking.client import create_database, fill_database
 from search.tracking.optuna_studies import OptunaTracker
 from search.tracking.run_schema import Phase
 from search.tracking.tracker import BackgroundWriter, Tracker, Writer
+
+TRIALS, RESTARTED, PRUNED, FAILED = 4, 1, 2, 3
+"""Number of trials, and the numbers of those that do not simply complete."""
 
 
 class InStep(BackgroundWriter):
@@ -87,6 +94,14 @@ class OptunaInStep(OptunaTracker, InStep):
     """The tracker for optuna-dashboard without its thread."""
 
 
+class StopsOne(BasePruner):
+    """Stops the trial PRUNED after its second epoch."""
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Return whether the trial is stopped."""
+        return trial.number == PRUNED and trial.last_step == 2
+
+
 def call_at_once(target: Callable[..., None], *arguments: Any, niceness: int = 0) -> Any:
     """Call the target in this process, in place of `ChildProcess`; returns a child that has ended."""
     child = SimpleNamespace(
@@ -103,7 +118,7 @@ def run_trials(events: TrialEventHandler, jobs: TrialJobs, *others: Any, **optio
     started = 0
     while True:
         while len(running) < CONCURRENT and (attempt := events.next_attempt(str(started))) is not None:
-            running[str(started)] = replayed_trial(jobs.job(attempt))
+            running[str(started)] = trial_with_faults(jobs.job(attempt))
             started += 1
         if not running:
             break
@@ -111,11 +126,26 @@ def run_trials(events: TrialEventHandler, jobs: TrialJobs, *others: Any, **optio
             report = next(reports, None)
             if report is not None:
                 latest[name] = report
-            if report is None or events.on_report(name, report):
-                events.on_trial_end(name, latest.get(name), died=False)
+            if report is None or events.on_report(name, report) or dies(report):
+                events.on_trial_end(name, latest.get(name), died=report is not None and dies(report))
                 del running[name]
     left = events.ledger.open_trials()
     return fault(f"trials {left} are still open") if left else BUDGET
+
+
+def trial_with_faults(job: TrialJob) -> Iterator[TrialReport]:
+    """Replay a trial; the trial FAILED reports an error after its first epoch."""
+    for report in replayed_trial(job):
+        if job.number == FAILED:
+            report.error = "the loss is not finite"
+        yield report
+        if report.error:
+            return
+
+
+def dies(report: TrialReport) -> bool:
+    """Return whether the worker dies after this report: that of the trial RESTARTED, once."""
+    return (report.number, report.attempt, len(report.epochs)) == (RESTARTED, 1, 1)
 
 
 @contextmanager
@@ -165,6 +195,7 @@ def run_in_one_process(plan: Plan, database: Path, is_slow: bool = False, with_o
         "search.execution.controller.preflight": lambda plan, console: plan.identity | {"data": DATA},
         "search.execution.controller.print_notes": lambda plan, console: None,
         "search.cluster.ray_cluster.cluster": fixed_cluster,
+        "search.sampling.study_sampler.build_pruner": lambda *settings: StopsOne(),
         "search.cluster.ray_cluster.NodeMonitor": lambda resources: None,
         "search.execution.views.Tracker": TrackerInStep,
         "search.execution.views.OptunaTracker": OptunaInStep,

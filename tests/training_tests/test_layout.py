@@ -73,21 +73,22 @@ def test_traceable_form_computes_what_transformers_does():
     torch.testing.assert_close(network(images).logits, expected)
 
 
-def lowered(expression: str) -> object:
-    """The value of an expression of gpu_lowering.py, in a process of its own."""
+def lowered(expression: str, cache: Path) -> object:
+    """The value of an expression of gpu_lowering.py, in a process of its own with a cache of its own."""
     pytest.importorskip("triton")
     project = Path(__file__).parents[2]
     path = os.pathsep.join(map(str, (project, project / "tests" / "support")))
-    shown = run_python(f"import json, gpu_lowering; print(json.dumps(gpu_lowering.{expression}))", PYTHONPATH=path)
+    code = f"import json, gpu_lowering; print(json.dumps(gpu_lowering.{expression}))"
+    shown = run_python(code, PYTHONPATH=path, TORCHINDUCTOR_CACHE_DIR=str(cache), TRITON_CACHE_DIR=str(cache))
     return json.loads(shown.splitlines()[-1])
 
 
-def test_convolutions_are_lowered_channels_last_forward_and_backward():
+def test_convolutions_are_lowered_channels_last_forward_and_backward(tmp_path: Path):
     """The last gradient is that of the first weights; torch 2.11 keeps its input, the pictures, in NCHW."""
-    forward, backward = lowered(f"channels_last_convolutions({MODEL_OPTIONS})")
+    forward, backward = lowered(f"channels_last_convolutions({MODEL_OPTIONS})", tmp_path)
     assert forward == [True] * 11
     assert backward == [True] * 10 + [not torch.__version__.startswith("2.11.")]
 
 
-def test_both_losses_are_lowered_for_a_gpu():
-    assert lowered("lower_losses()") > 10
+def test_both_losses_are_lowered_for_a_gpu(tmp_path: Path):
+    assert lowered("lower_losses()", tmp_path) > 10
