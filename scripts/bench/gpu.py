@@ -2,10 +2,12 @@
 
 Each part runs in a process of its own; what it measured until its limit or the end of the time counts.  The targets of
 parts that failed or were not begun are not measured.  Eight minutes are enough for the first five parts, by the times
-of the first runs; --only selects others.  --dry tries the script on the CPU with tiny frames, and judges nothing.
+of the first runs; --only selects others.  --out writes machine and figures after each part.  --dry tries the script
+on the CPU with tiny frames, and judges nothing.
 """
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -44,7 +46,7 @@ def prepare_parts(bench: Bench, names: Sequence[str], limit_s: float) -> None:
     The results are kept in the folder of the benchmark; the parts measure one after the other.
     """
     setups = [replace(bench.setup, batch=int(name.split("-")[1])) for name in names if name.startswith("step-")]
-    setups += [bench.setup for name in names if name in {"evaluation", "start", "sharing"}]
+    setups += [bench.setup for name in names if name in {"evaluation", "start", "sharing", "kernels"}]
     setups += [replace(bench.setup, size=SEARCH_SIZE) for name in names if name == "search"]
     end = time.monotonic() + limit_s
     with ThreadPoolExecutor(1) as drawing, ThreadPoolExecutor(COMPILERS) as compiling:
@@ -107,8 +109,18 @@ def collect(command: Sequence[str], limit_s: float) -> dict[str, float]:
     return figures
 
 
-def measure_parts(names: Sequence[str], folder: Path, minutes: float, seconds: float) -> dict[str, float]:
-    """Run the parts one after the other, each up to its limit, until the time is over; returns all figures."""
+def measure_parts(
+    names: Sequence[str], folder: Path, minutes: float, seconds: float, out: Path | None = None
+) -> dict[str, float]:
+    """Run the parts one after the other, each up to its limit, until the time is over; returns all figures.
+
+    Args:
+        names: of the parts.
+        folder: of the benchmark.
+        minutes: of all parts.
+        seconds: of a measurement.
+        out: JSON file for machine and figures, written after each part.
+    """
     end, figures = time.monotonic() + 60 * minutes, {}
     for name in names:
         if time.monotonic() > end:
@@ -116,6 +128,8 @@ def measure_parts(names: Sequence[str], folder: Path, minutes: float, seconds: f
             continue
         command = [sys.executable, "-m", "scripts.bench.gpu", "--part", name, str(folder), "--seconds", str(seconds)]
         figures |= collect(command, min(PARTS[name].limit_s, end - time.monotonic()))
+        if out is not None:
+            out.write_text(json.dumps({"machine": machine_with_gpu(), "figures": figures}, indent=1), encoding="utf-8")
     return figures
 
 
@@ -125,6 +139,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=8, metavar="N", help="time of all parts (default: 8)")
     parser.add_argument("--seconds", type=float, default=5, metavar="S", help="duration of a measurement (default: 5)")
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file for machine and figures")
     parser.add_argument("--dry", action="store_true", help="try the script on the CPU")
     parser.add_argument("--part", nargs=2, metavar=("PART", "DIR"), help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -150,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
             prepare_parts(bench, options.only or PREPARED, 60 * options.minutes / 2)
             print(f"preparing took {time.monotonic() - started:.0f} s", flush=True)
             minutes = options.minutes - (time.monotonic() - begun) / 60
-            figures = measure_parts(options.only or list(PARTS), Path(folder), minutes, options.seconds)
+            figures = measure_parts(options.only or list(PARTS), Path(folder), minutes, options.seconds, options.out)
     print("| target | goal | measured | |\n|---|---|---|---|")
     print("\n".join(target.row(figures) for target in TARGETS))
 

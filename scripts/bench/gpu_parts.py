@@ -14,18 +14,31 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from fgseg.devices import peak_gib, reset_peak
 from fgseg.training import compiled_parts
 from scripts.bench import equality
 from scripts.bench.gpu_targets import EPOCHS, FRAMES, SEARCH_SIZE
-from scripts.bench.jobs import EVALUATED, JOBS, Setup, our_training, prepare_training, step_s
+from scripts.bench.jobs import (
+    EVALUATED,
+    JOBS,
+    Setup,
+    bandwidth,
+    matrix_product,
+    our_training,
+    prepare_training,
+    step_s,
+    steps_s,
+)
 from scripts.bench.source_recipe import synchronized_time
 from scripts.bench.train import CPU_SIZE, Figures, Row, alternate, figures, measure, share, sides, take_sample
 
 ROOT = Path(__file__).parents[2]
 SCENES, TRIALS, SEEDS = 24, 4, 3
 """PNG files of the source's recipe, trials of the search, and trainings of each side of the comparison of mIoU."""
+PROFILED, SHOWN = 5, 45
+"""Steps that are profiled, and kernels that are shown."""
 DRY_SCENES: dict[str, Any] = {"data.height": 64, "data.width": 128, "data.val": 2, "data.test": 0}
 """Settings of the scenes of a dry comparison of mIoU."""
 
@@ -78,6 +91,32 @@ def step(bench: Bench, batch: int) -> Iterator[tuple[str, float]]:
     measured = {"compiling, s": state.step.compile_s, "peak, GiB": peak_gib(state.accelerator.device)}
     yield from ((f"{name}: {what}", value) for what, value in measured.items() if value is not None)
     yield f"{name}: plain step, ms", 1000 * step_s(setup, *prepare_training(setup, {"train.compile": "off"}))
+
+
+def ceiling(bench: Bench) -> Iterator[tuple[str, float]]:
+    """Measure what the device can do at most: the best of ten copies, and of ten matrix products."""
+    jobs = {"copy, TB/s": bandwidth(bench.setup)}
+    jobs |= {f"{dtype}, TFLOPS": matrix_product(bench.setup, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    yield from ((f"ceiling: {name}", max(sample() for _ in range(10)) / 1e12) for name, sample in jobs.items())
+
+
+def bf16(bench: Bench) -> Iterator[tuple[str, float]]:
+    """Time our step of two frames in bf16."""
+    step_ms = 1000 * step_s(bench.setup, *prepare_training(bench.setup, {"train.precision": "bf16"}))
+    yield "bf16: step with its input, ms", step_ms
+
+
+def kernels(bench: Bench) -> Iterator[tuple[str, float]]:
+    """List the kernels of our step of two frames with its input, the longest first."""
+    on_gpu, state_and_batches = bench.setup.device == "cuda", prepare_training(bench.setup)
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiled:
+        steps_s(*state_and_batches, PROFILED)
+    time = "self_device_time_total" if on_gpu else "self_cpu_time_total"  # in microseconds
+    rows = [(getattr(e, time) / 1000 / PROFILED, e.count / PROFILED, e.key) for e in profiled.key_averages()]
+    for milliseconds, count, name in sorted(rows, reverse=True)[:SHOWN]:
+        print(f"{milliseconds:9.4f} ms  {count:6.1f} x  {name[:150]}")
+    yield "kernels of a step", sum(count for _, count, _ in rows)
+    yield "kernels of a step, ms", sum(milliseconds for milliseconds, _, _ in rows)
 
 
 def losses(bench: Bench) -> Iterator[tuple[str, float]]:
@@ -195,13 +234,16 @@ PARTS = {
     "search": Part(search, 200),
     "miou": Part(miou, 240),
     "sharing": Part(sharing, 300),
+    "kernels": Part(kernels, 90),
+    "bf16": Part(bf16, 120),
+    "ceiling": Part(ceiling, 30),
     "step-1": Part(lambda bench: step(bench, 1), 190),
     "step-4": Part(lambda bench: step(bench, 4), 190),
     "cpu": Part(cpu, 180),
     "tests": Part(gpu_tests, 300),
 }
 """Parts by name, the most important ones first."""
-DRY_PARTS = ("step-2", "losses", "evaluation", "start", "miou")
+DRY_PARTS = ("step-2", "losses", "evaluation", "start", "kernels", "bf16", "ceiling", "miou")
 """Parts that run on a CPU within seconds."""
 
 

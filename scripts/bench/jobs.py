@@ -238,10 +238,19 @@ def graphed(run: Callable[[], object]) -> Callable[[], None]:
 
 
 def bandwidth(setup: Setup) -> Callable[[], float]:
-    """Prepare a copy on the GPU; a sample is in bytes per second, read and written."""
-    into, out = (torch.empty(2**28, dtype=torch.float32, device=setup.device) for _ in range(2))
+    """Prepare a copy on the device; a sample is in bytes per second, read and written."""
+    size = 2**28 if setup.device == "cuda" else 2**22
+    into, out = (torch.empty(size, dtype=torch.float32, device=setup.device) for _ in range(2))
     run = timed(lambda: into.copy_(out))
     return lambda: 2 * into.nbytes / run()
+
+
+def matrix_product(setup: Setup, dtype: torch.dtype) -> Callable[[], float]:
+    """Prepare a product of two square matrices on the device; a sample is in operations per second."""
+    size = 4096 if setup.device == "cuda" else 256
+    one, other = torch.ones(2, size, size, dtype=dtype, device=setup.device)
+    run = timed(lambda: one @ other)
+    return lambda: 2 * size**3 / run()
 
 
 def logits_of(setup: Setup) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """The benchmark of the GPU path can be tried on a CPU, judges what it measured, and keeps to its time."""
 
+import json
 import math
 import sys
 import threading
@@ -32,6 +33,7 @@ def test_dry_run_prints_figures_and_judges_nothing(capsys: pytest.CaptureFixture
     shown = capsys.readouterr().out
     figures = figures_of(shown)
     expected = {"batch of 2: ratio", "bas loss: ratio", "slc loss: source", "evaluation", "start of trial 2"}
+    expected |= {"kernels of a step", "kernels of a step, ms", "bf16: step with its input, ms", "ceiling: copy, TB/s"}
     expected |= {f"batch of 2: {what}, ms" for what in ("step with its input", "step on one batch", "plain step")}
     assert expected <= figures.keys() and all(figures[name] > 0 for name in expected)
     assert figures["batch of 2: ours"] / figures["batch of 2: source"] == pytest.approx(
@@ -64,6 +66,20 @@ def test_no_part_takes_the_whole_time(tmp_path: Path, monkeypatch: pytest.Monkey
     measure_parts(["step-2", "search"], tmp_path, 8, 1)
     measure_parts(["search"], tmp_path, 1, 1)
     assert limits[:2] == [PARTS["step-2"].limit_s, PARTS["search"].limit_s] and limits[2] == pytest.approx(60, abs=1)
+
+
+def test_machine_and_figures_are_written_after_each_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    out, seen = tmp_path / "measured.json", []
+
+    def collect_one(command: list[str], limit_s: float) -> dict[str, float]:
+        seen.append(json.loads(out.read_text())["figures"] if out.exists() else {})
+        return {command[4]: float(len(seen))}
+
+    monkeypatch.setattr("scripts.bench.gpu.collect", collect_one)
+    measure_parts(["step-2", "losses"], tmp_path, 8, 1, out)
+    written = json.loads(out.read_text())
+    assert seen == [{}, {"step-2": 1.0}] and written["figures"] == {"step-2": 1.0, "losses": 2.0}
+    assert "torch" in written["machine"]
 
 
 def test_two_steps_are_compiled_at_once_beside_the_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
