@@ -2,7 +2,7 @@
 
 Prints the regret of the best of 24 trials, with 95 % intervals, from a start point near the optimum and from one that
 is far from it.  `--warm-start` instead prints how many trials searches need to reach the mean regret of those without
-a warm start, if the other study's best point is near the optimum or misleading.
+a warm start, after a related study, which searched the same function moved along each axis, or a misleading one.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
     """Run the command line."""
     options = parse()
     if options.warm_start:
-        return print_warm_starts(options.seeds, options.trials, options.noise)
+        return print_warm_starts(options.seeds, options.trials, options.noise, options.moved)
     print(f"regret of the best of {options.trials} trials, {options.seeds} seeds, noise {options.noise:g}")
     for sampler in options.samplers:
         for start in ("good", "bad"):
@@ -65,23 +65,33 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of a value's noise (default: 0)")
     parser.add_argument("--samplers", nargs="+", default=["auto", "gp"], help="names of samplers (default: auto gp)")
     parser.add_argument("--warm-start", action="store_true", help="measure --warm-start instead of the samplers")
+    parser.add_argument("--moved", type=float, default=0.05, help="move of the related study (default: 0.05)")
     return parser.parse_args(arguments)
 
 
-def print_warm_starts(seeds: int, trials: int, noise: float) -> None:
+def print_warm_starts(seeds: int, trials: int, noise: float, moved: float) -> None:
     """Print the trials that searches with and without a warm start need to reach the mean regret of those without one.
 
-    A related study gives a good point to a search with a bad start point, a misleading one a bad point to a search with
-    a good start point.  A search that does not reach it within twice the trials counts as one of that number.
+    A related study is a search of as many trials from a bad start point, and its best point is given to a search with a
+    bad start point.  A misleading study gives a bad point to a search with a good start point.  A search that does not
+    reach the regret within twice the trials counts as one of that number.
+
+    Args:
+        seeds: number of searches of each kind.
+        trials: of the searches that give the target, and of the related study.
+        noise: standard deviation of a value's noise.
+        moved: distance along each axis between the function of the related study and that of the search.
     """
     print(f"trials to reach the mean regret of {trials} trials without warm start, {seeds} seeds, noise {noise:g}")
-    for name, start, point in (("related", "bad", "good"), ("misleading", "good", "bad")):
+    related = [best_point("bad", seed + seeds, trials, noise, moved) for seed in range(seeds)]
+    misleading = [start_point("bad", np.random.default_rng(seed + seeds)) for seed in range(seeds)]
+    for name, start, points in ((f"related, moved by {moved:g}", "bad", related), ("misleading", "good", misleading)):
         cold = [regrets("auto", start, seed, 2 * trials, noise=noise) for seed in range(seeds)]
-        warm = [[start_point(point, np.random.default_rng(seed + seeds))] for seed in range(seeds)]
-        longer = [
-            regrets("auto", start, seed, 2 * trials, noise=noise, warm_start=points) for seed, points in enumerate(warm)
+        warm = [
+            regrets("auto", start, seed, 2 * trials, noise=noise, warm_start=[point])
+            for seed, point in enumerate(points)
         ]
-        print(f"{name}: {compare_trials(cold, longer, trials)}", flush=True)
+        print(f"{name}: {compare_trials(cold, warm, trials)}", flush=True)
 
 
 def hartmann(point: np.ndarray) -> float:
@@ -107,6 +117,28 @@ def regrets(
     prior: Prior = PRIOR,
 ) -> list[float]:
     """Return how much the best point of one search is below the optimum after each trial, without noise."""
+    records = run_search(sampler, start, seed, trials, noise=noise, warm_start=warm_start, prior=prior)
+    return list(np.minimum.accumulate([LARGEST - hartmann(point_of(record)) for record in records]))
+
+
+def best_point(start: str, seed: int, trials: int, noise: float, moved: float) -> np.ndarray:
+    """Return the point (6,) with the highest value of one search on the function moved along each axis."""
+    records = run_search("auto", start, seed, trials, noise=noise, moved=moved)
+    return point_of(max(records, key=lambda record: record.epochs[-1].miou))
+
+
+def run_search(
+    sampler: str,
+    start: str,
+    seed: int,
+    trials: int,
+    *,
+    noise: float,
+    warm_start: Sequence[np.ndarray] = (),
+    prior: Prior = PRIOR,
+    moved: float = 0.0,
+) -> Sequence[TrialRecord]:
+    """Run one search on the function moved along each axis; returns its trials."""
     generator = np.random.default_rng(seed)
     first, *warm = (
         dict(zip(SPACE, point.tolist(), strict=True)) for point in (start_point(start, generator), *warm_start)
@@ -115,15 +147,15 @@ def regrets(
     search = ScriptedSearch(StudySampler(SPACE, first, sampler=sampler, warm_start=warm, **settings), epochs=1)
 
     def curve(new: NewTrial) -> list[EpochResult]:
-        return [scripted_epoch(1, value(new) + noise * generator.standard_normal())]
+        return [scripted_epoch(1, hartmann(point_of(new) - moved) + noise * generator.standard_normal())]
 
     search.run(curve)
-    return list(np.minimum.accumulate([LARGEST - value(record) for record in search.records]))
+    return search.records
 
 
-def value(trial: NewTrial | TrialRecord) -> float:
-    """Return the value of a trial's point without noise."""
-    return hartmann(np.array([trial.params[name] for name in SPACE]))
+def point_of(trial: NewTrial | TrialRecord) -> np.ndarray:
+    """Return a trial's point (6,)."""
+    return np.array([trial.params[name] for name in SPACE])
 
 
 if __name__ == "__main__":

@@ -22,8 +22,6 @@ from scipy.stats.qmc import Sobol
 from search.sampling.gaussian_process import GaussianProcess, fit_gaussian_process
 from search.sampling.samplers import PRIOR, AvoidingGPSampler, Prior, SobolSampler, Space, from_share, to_share
 
-CONTRADICTED_Z = 1.645
-"""Standard deviations by which a centre must be worse than the best centre to be dropped: 95 % one-sided."""
 SPREADS = (0.1, 0.03, 0.01)
 """Standard deviations of the candidates around the best ones so far, round by round, as shares of the ranges."""
 UNIFORM, NEAR = 1024, 512
@@ -37,8 +35,7 @@ class PriorGuidedSampler(AvoidingGPSampler):
 
     Args:
         space, instead, seed: see AvoidingGPSampler.
-        centres: points that are believed to be good, by dotted name.  One is ignored once another is better by
-            CONTRADICTED_Z standard deviations of the posterior.
+        centres: points that are believed to be good, by dotted name.  See `log_weights` for several.
         prior: its strength and width.
 
     Source: piBO, Hvarfner et al., ICLR 2022, with the mean of normal densities around the centres as the prior.
@@ -80,7 +77,6 @@ class PriorGuidedSampler(AvoidingGPSampler):
         pending = [t.params for t in running if t.number != trial.number and space.keys() <= t.params.keys()]
         process = process.with_pending(shares(pending, space))
         centres = shares([centre for centre in self._centres if space.keys() <= centre.keys()], space)
-        centres = without_contradicted(process, centres)
         acquisition = Acquisition(process, centres, self._prior.width, self._prior.strength / len(complete))
         best = search_candidates(acquisition, centres, space, np.random.default_rng(self._seed))
         return from_shares(best, space)
@@ -101,12 +97,13 @@ class Acquisition:
     def __init__(self, process: GaussianProcess, centres: np.ndarray, width: float, exponent: float) -> None:
         self.process, self.centres, self.width, self.exponent = process, centres, width, exponent
         self.means = process.posterior(process.x)[0]
+        self.log_weights = log_weights(process, centres)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """Return the acquisition (M,) at points (M, D)."""
         mean, std = self.process.posterior(points)
         improvement = np.log(std) + log_expected_improvement((mean - self.means.max()) / std)
-        return improvement + self.exponent * log_prior(points, self.centres, self.width)
+        return improvement + self.exponent * log_prior(points, self.centres, self.width, self.log_weights)
 
 
 def log_expected_improvement(z: np.ndarray) -> np.ndarray:
@@ -119,23 +116,26 @@ def log_expected_improvement(z: np.ndarray) -> np.ndarray:
     return np.where(z < -1.0, small, np.log(norm.pdf(high) + high * np.exp(log_ndtr(high))))
 
 
-def log_prior(points: np.ndarray, centres: np.ndarray, width: float) -> np.ndarray:
-    """Return the logarithm of the prior's density (M,) up to a constant at points (M, D)."""
+def log_prior(points: np.ndarray, centres: np.ndarray, width: float, log_weights: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the prior's density (M,) up to a constant at points (M, D), for weights (C,)."""
     if not len(centres):
         return np.zeros(len(points))
     squared = np.square((points[:, None, :] - centres[None, :, :]) / width).sum(-1)
-    density: np.ndarray = logsumexp(-0.5 * squared, axis=1)
+    density: np.ndarray = logsumexp(log_weights - 0.5 * squared, axis=1)
     return density
 
 
-def without_contradicted(process: GaussianProcess, centres: np.ndarray) -> np.ndarray:
-    """Return the centres (C, D) without those which the data show to be worse than the best of them."""
+def log_weights(process: GaussianProcess, centres: np.ndarray) -> np.ndarray:
+    """Return the logarithms (C,) of the weights of centres (C, D), which fall as the data contradict a centre.
+
+    The centre with the largest posterior mean has weight 1, another one twice the probability that it is better.
+    """
     if len(centres) < 2:
-        return centres
+        return np.zeros(len(centres))
     mean, std = process.posterior(centres)
     best = int(np.argmax(mean))
-    z = (mean[best] - mean) / np.hypot(std[best], std)
-    return centres[z < CONTRADICTED_Z]
+    weights: np.ndarray = np.log(2) + norm.logsf((mean[best] - mean) / np.hypot(std[best], std))
+    return weights
 
 
 def search_candidates(

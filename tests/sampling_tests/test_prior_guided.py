@@ -24,8 +24,8 @@ from search.sampling.prior_guided import (
     from_shares,
     log_expected_improvement,
     log_prior,
+    log_weights,
     shares,
-    without_contradicted,
 )
 from search.sampling.replay import replay
 from search.sampling.samplers import PRIOR, Prior, SobolSampler
@@ -86,19 +86,28 @@ def test_expected_improvement_equals_its_integral(z: float):
 
 def test_prior_is_highest_at_its_centres_and_constant_without_one():
     points = np.array([[0.2, 0.2], [0.8, 0.8], [0.5, 0.5]])
-    assert log_prior(points, np.empty((0, 2)), PRIOR.width).tolist() == [0, 0, 0]
-    first, second, between = log_prior(points, points[:2], PRIOR.width)
+    assert log_prior(points, np.empty((0, 2)), PRIOR.width, np.empty(0)).tolist() == [0, 0, 0]
+    first, second, between = log_prior(points, points[:2], PRIOR.width, np.zeros(2))
     assert first == pytest.approx(second) and between < first
 
 
-def test_centre_is_dropped_only_where_the_data_contradict_it():
+def test_prior_without_the_weight_of_a_centre_is_that_of_the_others():
+    points = np.random.default_rng(0).random((5, 2))
+    weighted = log_prior(points, points[:2], PRIOR.width, np.array([0.0, -1e4]))
+    assert weighted == pytest.approx(log_prior(points, points[:1], PRIOR.width, np.zeros(1)))
+
+
+def test_centre_loses_weight_only_where_the_data_contradict_it():
     centres = np.array([[0.3, 0.3], [0.9, 0.9]])
     x = np.vstack([np.random.default_rng(0).random((6, 2)) * 0.3, centres[:1]])
-    unknown = fit_gaussian_process(x, hill(x))
-    assert len(without_contradicted(unknown, centres)) == 2
+    unknown = np.exp(log_weights(fit_gaussian_process(x, hill(x)), centres))
+    assert unknown.max() == 1.0 and unknown.min() > 0.1
     seen = np.vstack([x, centres])
-    assert without_contradicted(fit_gaussian_process(seen, hill(seen)), centres).tolist() == [[0.3, 0.3]]
-    assert without_contradicted(fit_gaussian_process(seen, -hill(seen)), centres).tolist() == [[0.9, 0.9]]
+    better, worse = log_weights(fit_gaussian_process(seen, hill(seen)), centres)
+    assert better == 0.0 and worse < -10
+    worse, better = log_weights(fit_gaussian_process(seen, -hill(seen)), centres)
+    assert better == 0.0 and worse < -10
+    assert log_weights(fit_gaussian_process(seen, hill(seen)), centres[:1]).tolist() == [0.0]
 
 
 def test_shares_and_values_are_each_others_inverse_and_whole_numbers_stay_whole():
