@@ -115,6 +115,13 @@ def test_one_seed_has_no_interval_and_the_page_says_so():
     assert "With one seed no interval and no p-value can be given" in render_comparison(found)
 
 
+def test_page_warns_of_two_seeds_only():
+    warning = "With two seeds up to 9 % of equal families differ significantly"
+    for seeds in (2, 3):
+        found = facts([family("baseline", seeds=seeds), family("good", 0.7, seeds=seeds)], seeds=seeds)
+        assert (warning in render_comparison(found)) == (seeds == 2)
+
+
 def test_without_a_baseline_the_approaches_are_compared_with_each_other():
     found = facts([family("a"), family("b"), family("c")])
     assert found["against_baseline"] == []
