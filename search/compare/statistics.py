@@ -88,8 +88,8 @@ def paired_difference(by_seed: Sequence[float], resampled: Array, images: int, l
     A resample of S seeds has only (S - 1) / S of the variance between seeds, and a percentile interval of three seeds
     is no wider than their range.  So the missing variance is added, and Student's t is used with the degrees of freedom
     of S seeds and N images together (Welch and Satterthwaite).  In simulations with random seeds, images and both, a
-    zero difference is significant at 5 % in 2 to 6 % of cases with three or more seeds, and in up to 9 % with two, of which
-    the comparison warns.
+    zero difference is significant at 5 % in 2 to 6 % of cases with three or more seeds, and in up to 9 % with two,
+    of which the comparison warns.
 
     Args:
         by_seed: S observed differences, each of the same seed; NaN is ignored.

@@ -132,7 +132,7 @@ def method_note(comparison: dict[str, Any], tests: int) -> str:
     if seeds < 2:
         return "One seed: no interval can be given."
     drawn = f"{count(seeds, 'seed')} and {count(comparison['images'], 'frame')}"
-    warning = "With two seeds up to 9 % of equal families differ significantly: use three or more. " if seeds == 2 else ""
+    warning = "With two seeds up to 9 % of equal families differ significantly: use more. " if seeds == 2 else ""
     return (
         f"{warning}Paired bootstrap over {drawn} ({comparison['resamples']} resamples), Student's t; "
         f"p corrected for {count(tests, 'comparison')} per row (Holm), the intervals are not."
