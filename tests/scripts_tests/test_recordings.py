@@ -199,9 +199,13 @@ def test_shipped_recordings_hold_numbers_only_and_can_be_replayed(path: Path):
     assert 0 <= outcome.regrets[-1] <= outcome.regrets[0] + 0.01 and outcome.epochs == 6 * recording.epochs
 
 
-def test_shipped_short_schedules_are_of_the_same_points():
-    assert len(RECORDINGS) >= 3
-    whole, short = FOLDER / "bas_cp_streets.npz", FOLDER / "bas_cp_streets_short.npz"
+@pytest.mark.parametrize("whole", RECORDINGS, ids=lambda path: path.stem)
+def test_shipped_short_schedules_are_of_the_same_points(whole: Path):
+    short, epochs = whole.with_stem(f"{whole.stem}_short"), load_recording(whole).epochs
     assert set(load_recording(short).keys) <= set(load_recording(whole).keys)
     outcome = replay(whole, Method("tpe", "short-full"), seed=0, trials=8, short=short, interpolated=True)
-    assert outcome.epochs == 2 * 9 + 6 * 2
+    assert outcome.epochs == 2 * epochs + 6 * (epochs // 4)
+
+
+def test_the_recordings_of_four_families_are_shipped():
+    assert len(RECORDINGS) == 4
