@@ -147,9 +147,8 @@ def print_ranks(recording: Recording, short: Recording | None = None) -> None:
     if short is not None:
         both = [(curve[-1], last[point]) for point, curve in first_curves(short).items()]
         shown = rank_correlation(*np.array(both).T, generator)
-        print(
-            f"The same of complete schedules of {short.epochs} instead of {recording.epochs} epochs, {len(both)} points: {shown}\n"
-        )
+        schedules = f"schedules of {short.epochs} instead of {recording.epochs} epochs, {len(both)} points"
+        print(f"The same of complete {schedules}: {shown}\n")
 
 
 def first_curves(recording: Recording) -> dict[tuple[float, ...], np.ndarray]:
