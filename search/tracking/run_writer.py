@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -12,7 +12,6 @@ from search.ledger.records import kept_trials
 from search.ledger.untrained import untrained_of
 from search.tracking.client import create_database, fill_database, load_client, pages
 from search.tracking.epoch_images import log_images, missing_images
-from search.tracking.precedence import PausingClient
 from search.tracking.run_files import OVERLAY_COUNT, log_bytes, log_overlays
 from search.tracking.run_reader import CHECKPOINT, TrackedRun, read_points, tracked_run, trial_number
 from search.tracking.run_schema import (
@@ -64,19 +63,12 @@ class StudyRunWriter:
         ledger: of the study; only read.
         location: of the study; its MLflow is written, its storage read for overlays.
         metadata: of the study.
-        pause: called before each request.
     """
 
-    def __init__(
-        self,
-        ledger: LedgerReader,
-        location: "StudyLocation",
-        metadata: "StudyMetadata",
-        pause: Callable[[], None] = lambda: None,
-    ):
+    def __init__(self, ledger: LedgerReader, location: "StudyLocation", metadata: "StudyMetadata"):
         client, uri = load_client(), location.tracking_uri
         create_database(uri, lambda whole: fill_database(whole, location.artifacts))
-        self.client = cast("MlflowClient", PausingClient(client(tracking_uri=uri), pause))
+        self.client: MlflowClient = client(tracking_uri=uri)
         self.ledger, self.location, self.metadata = ledger, location, metadata
         self.experiment_id = self.find_experiment(None if uri.startswith("http") else location.artifacts)
         self.runs = self.find_runs()
