@@ -1,7 +1,7 @@
 """Measure the overhead of a search: python -m scripts.bench.orchestration [--trials 1000] [--at-once 64] [--only load]
 
-Runs `search.run` unchanged on simulated cores and GPUs, with workers that replay a formula instead of training.  Exits
-with 1 if a goal is missed.
+Runs `search.run` unchanged on simulated cores and GPUs, with workers that replay a formula instead of training;
+the part `driver` runs it without Ray and workers, which need the same cores.  Exits with 1 if a goal is missed.
 """
 
 import argparse
@@ -9,13 +9,15 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TextIO
 
+from scripts.bench.driver import without_ray
 from scripts.bench.machine import machine_of_search
-from scripts.bench.runs import Row, Timings, search_once, time_no_op, watching
+from scripts.bench.runs import Row, Timings, run_command, search_once, time_no_op, watching
 from search.audit.trials import audit
 from search.cluster.ray_cluster import ray_environment
 from search.ledger.catalog import open_ledger
@@ -59,27 +61,42 @@ def load(setup: Setup, folder: Path) -> list[str]:
     # The row is of the second of three rounds: in the first the workers start, and no trial follows on the third.
     paced = run_load(setup, folder, trials, (2 * setup.at_once,), setup.paced_s)
     faults = sync_and_audit(folder, trials)
-    return faults + (missed_goals(rows, paced[-1]) if setup.check_goals else [])
+    return faults + ([*missed_times(paced[-1]), *missed_growth(rows)] if setup.check_goals else [])
 
 
 def run_load(setup: Setup, folder: Path, trials: int, rows_at: tuple[int, ...], epoch_s: float) -> list[Row]:
     """Continue the study `load` to a number of trials; print a row at each number of ended trials in `rows_at`."""
+    search = partial(search_once, folder, trials=trials, at_once=setup.at_once, epochs=setup.epochs)
+    spread_s = setup.epochs * epoch_s
+    return watched(setup, rows_at, partial(search, epoch_s=epoch_s, sampler=setup.sampler, spread_s=spread_s))
+
+
+def watched(setup: Setup, rows_at: tuple[int, ...], search: Callable[[], float]) -> list[Row]:
+    """Run a search, which returns its seconds; print a row at each number of ended trials in `rows_at`."""
     screen, timings = sys.stdout, Timings()
     names = ("driver", "a worker", "driver, an epoch", "processor time", "MLflow's thread", "suggest", "end")
     print(f"| trials ended | {' | '.join(names)} | time a trial |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with watching(timings, rows_at, setup.epochs, setup.at_once, partial(print_row, screen)):
-        seconds = search_once(
-            folder,
-            trials=trials,
-            at_once=setup.at_once,
-            epochs=setup.epochs,
-            epoch_s=epoch_s,
-            sampler=setup.sampler,
-            spread_s=setup.epochs * epoch_s,
-        )
+        seconds = search()
     print(f"the whole command: {seconds:.0f} s; slowest suggestion {max(timings.suggest_s):.2f} s")
     return timings.rows
+
+
+def driver(setup: Setup, folder: Path) -> list[str]:
+    """Run the same study without Ray and workers; prints the table, returns the missed goals.
+
+    The sampler is TPE, which `auto` is from 250 finished trials on.  Epochs of the first trials take no time.
+    """
+    with without_ray(1, 0.0):
+        run_command(folder, setup.trials, setup.epochs, "tpe")
+    sync(find_location(folder, "load"))
+    print(f"the driver alone, with {setup.at_once} trials at once, whose epochs take {setup.paced_s:g} s:")
+    with without_ray(setup.at_once, setup.paced_s):
+        trials = setup.trials + 3 * setup.at_once
+        search = partial(run_command, folder, trials, setup.epochs, "tpe")
+        (row,) = watched(setup, (2 * setup.at_once,), search)
+    return [*sync_and_audit(folder, trials), *(missed_times(row) if setup.check_goals else [])]
 
 
 def print_row(screen: TextIO, row: Row) -> None:
@@ -90,23 +107,23 @@ def print_row(screen: TextIO, row: Row) -> None:
     print(f"| {row.ended} | {memory} | {epoch} | {others} |", file=screen, flush=True)
 
 
-def missed_goals(rows: list[Row], paced: Row) -> list[str]:
-    """Return one line per goal that the measurements miss.
+def missed_times(row: Row) -> list[str]:
+    """Return one line per time of the driver that misses its goal, in trials whose epochs take time."""
+    goals = {
+        f"{row.epoch_ms:.1f} ms an epoch, must be under {EPOCH_MS}": row.epoch_ms < EPOCH_MS,
+        f"{row.end_ms:.1f} ms an end of a trial, must be under {END_MS}": row.end_ms < END_MS,
+        f"a suggestion takes {row.suggest_s:.3f} s, must be under {SUGGEST_S}": row.suggest_s < SUGGEST_S,
+    }
+    return [text for text, reached in goals.items() if not reached]
 
-    Args:
-        rows: of the trials whose epochs take no time, in order.
-        paced: of the trials whose epochs take time.
-    """
+
+def missed_growth(rows: list[Row]) -> list[str]:
+    """Return a line if the driver's memory grows by more than its goal between the first and the last row."""
     first, last = rows[0], rows[-1]
     growth = (last.driver_mib - first.driver_mib) / max(1, last.ended - first.ended)
     print(f"driver memory: {1024 * growth:.0f} KiB a trial from {first.ended} to {last.ended}")
-    goals = {
-        f"{paced.epoch_ms:.1f} ms an epoch, must be under {EPOCH_MS}": paced.epoch_ms < EPOCH_MS,
-        f"{paced.end_ms:.1f} ms an end of a trial, must be under {END_MS}": paced.end_ms < END_MS,
-        f"a suggestion takes {paced.suggest_s:.3f} s, must be under {SUGGEST_S}": paced.suggest_s < SUGGEST_S,
-        f"driver memory grows by {growth:.2f} MiB a trial, must be under {GROWTH_MIB}": growth < GROWTH_MIB,
-    }
-    return [text for text, reached in goals.items() if not reached]
+    text = f"driver memory grows by {growth:.2f} MiB a trial, must be under {GROWTH_MIB}"
+    return [] if growth < GROWTH_MIB else [text]
 
 
 def sync_and_audit(folder: Path, trials: int) -> list[str]:
@@ -177,7 +194,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=1000, metavar="N", help="replayed trials (default: 1000)")
     parser.add_argument("--at-once", type=int, default=64, metavar="K", help="most trials at once (default: 64)")
     parser.add_argument("--sampler", default="auto", metavar="NAME", help="auto, gp, tpe or random (default: auto)")
-    parser.add_argument("--only", choices=("load", "scaling"), help="one part only")
+    parser.add_argument("--only", choices=("load", "driver", "scaling"), help="one part only")
     parser.add_argument("--quick", action="store_true", help="a few trials; checks the ledger and MLflow, but no goals")
     return parser.parse_args(arguments)
 
@@ -201,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
         prefix="fg-", dir="/tmp"
     ) as folder:  # Linux limits the path of a socket to 107 characters
         os.environ["RAY_TMPDIR"] = folder
-        for part in (load, scaling):
+        for part in (load, driver, scaling):
             if options.only in (None, part.__name__):
                 location = Path(folder, part.__name__)
                 location.mkdir()

@@ -174,6 +174,15 @@ def search_once(
     gate.mkdir()
     trial = replay(epoch_s, Gate(str(gate), min(at_once, trials), spread_s))
     search.execution.ray_tune.run_trial = trial  # type: ignore[assignment]
+    return run_command(folder, trials, epochs, sampler)
+
+
+def run_command(folder: Path, trials: int, epochs: int, sampler: str) -> float:
+    """Run or continue the study `load` of a storage with `search.run`; returns its seconds.
+
+    Raises:
+        SystemExit: the search failed.
+    """
     sets = [*TINY, f"train.epochs={epochs}", f"data.cache={folder / 'cache'}"]
     arguments = ["--space", "slc", "--study", "load", "--storage", str(folder), "--trials", str(trials)]
     arguments += ["--sampler", sampler]
