@@ -195,6 +195,7 @@ def run_in_one_process(plan: Plan, database: Path, is_slow: bool = False, with_o
         "search.execution.controller.preflight": lambda plan, console: plan.identity | {"data": DATA},
         "search.execution.controller.print_notes": lambda plan, console: None,
         "search.cluster.ray_cluster.cluster": fixed_cluster,
+        "search.tracking.precedence.LONGEST_PAUSE_S": 0.0,  # the views write within the driver's events
         "search.sampling.study_sampler.build_pruner": lambda *settings: StopsOne(),
         "search.cluster.ray_cluster.NodeMonitor": lambda resources: None,
         "search.execution.views.Tracker": TrackerInStep,

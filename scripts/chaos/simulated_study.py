@@ -19,7 +19,7 @@ from scripts.chaos.invariants import check_end, check_history, check_run
 from scripts.chaos.replayed_study import DATA, replayed_trial, small_plan
 from scripts.chaos.simulated_database import shared_database
 from scripts.chaos.simulated_files import Disk
-from scripts.chaos.simulated_mlflow import Client, Server
+from scripts.chaos.simulated_mlflow import Server
 from scripts.chaos.simulated_ray import Cluster, SimulatedTuner
 from scripts.chaos.virtual_time import Clock, Process, Thread, threading_for
 from search.cli.signals import Interrupted, Signals
@@ -175,6 +175,7 @@ class Study:
             "search.ledger.lock.threading": threads,
             "search.ledger.study_reader.threading": threads,
             "search.tracking.tracker.threading": threads,
+            "search.tracking.precedence.threading": threads,
             "search.ledger.lock.host_id": lambda: self.clock.process.host,
             "search.ledger.lock.os": SimpleNamespace(getpid=lambda: self.clock.process.pid),
             "search.ledger.lock.psutil.Process": self.find_process,
@@ -191,8 +192,8 @@ class Study:
             "search.tracking.tracker.load_client": lambda: self.mlflow.client,
             "search.tracking.run_writer.load_client": lambda: self.mlflow.client,
             "search.tracking.client.load_client": lambda: self.mlflow.client,
-            "search.tracking.run_files.log_bytes": Client.log_artifact,
-            "search.tracking.run_writer.log_bytes": Client.log_artifact,
+            "search.tracking.run_files.log_bytes": log_bytes,
+            "search.tracking.run_writer.log_bytes": log_bytes,
             "search.tracking.run_writer.yaml": SimpleNamespace(safe_dump=lambda *settings, **options: ""),
             "ray.tune.Tuner": partial(SimulatedTuner, self.cluster),
             "ray.tune.report": self.cluster.report,
@@ -223,6 +224,11 @@ class Study:
             finally:
                 self.done = True  # else the command would be run again and again, perhaps under a fault without end
                 self.clock.end()
+
+
+def log_bytes(client: Any, *arguments: Any) -> None:
+    """Log an artifact without a file, in place of the function of the same name."""
+    client.log_artifact(*arguments)
 
 
 class SimulatedConsole:

@@ -223,6 +223,10 @@ class Event(Condition):
         """Return whether `set` was called."""
         return self.flag
 
+    def clear(self) -> None:
+        """Take the flag back."""
+        self.flag = False
+
     def set(self) -> None:
         """Set the flag and continue all waiting threads."""
         self.flag = True

@@ -165,7 +165,7 @@ def run_remaining_trials(plan: Plan, ledger: Ledger, views: StudyViews, signals:
     ):
         ledger.record_resources({"cpus": resources.cpus, "gpus": resources.gpus})
         listeners = [*views.listeners, progress, retention]
-        events = TrialEventHandler(ledger, plan.settings.train.epochs, plan.search, listeners)
+        events = TrialEventHandler(ledger, plan.settings.train.epochs, plan.search, listeners, views.precedence)
         required = ({} if is_private(plan.search) else versions()) | {"data": ledger.metadata.identity["data"]}
         monitor = NodeMonitor(resources)
         jobs = TrialJobs(plan, resources, required)

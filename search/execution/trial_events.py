@@ -15,7 +15,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 from fgseg.results import SupersededError
@@ -65,10 +65,19 @@ class TrialEventHandler:
         epochs: a trial's full length.
         search: its `max_failures`, `max_failed_trials`, `max_hours` and `max_gpu_hours`.
         listeners: notified in this order.
+        precedence: given to every event.
     """
 
-    def __init__(self, ledger: Ledger, epochs: int, search: SearchConfig, listeners: Sequence[TrialListener]):
+    def __init__(
+        self,
+        ledger: Ledger,
+        epochs: int,
+        search: SearchConfig,
+        listeners: Sequence[TrialListener],
+        precedence: AbstractContextManager[None] | None = None,
+    ):
         self.ledger, self.epochs, self.listeners = ledger, epochs, listeners
+        self.precedence = precedence or nullcontext()
         self.max_failures, self.max_failed_trials = search.max_failures, search.max_failed_trials
         self.live: dict[str, TrialAttempt] = {}
         self.time = TimeBudget(search, ledger, self.live)
@@ -80,7 +89,7 @@ class TrialEventHandler:
     def next_attempt(self, trial_id: str) -> TrialAttempt | None:
         """Return the next attempt of a trial for Ray's `trial_id`, or None where there is none now."""
         try:
-            with stopping_on_faults():
+            with self.precedence, stopping_on_faults():
                 trial = self.ledger.next_attempt(self.time.fits)
                 if trial is not None:
                     self.live[trial_id] = trial
@@ -101,7 +110,7 @@ class TrialEventHandler:
             text = f"trial {trial.number}: {report.fatal_error}; mend that, then run the same command again"
             raise StopRunError(text)
         try:
-            with stopping_on_faults():
+            with self.precedence, stopping_on_faults():
                 self._record(trial, report)
                 self._notify(trial.number)
                 if len(report.epochs) >= self.epochs:
@@ -119,7 +128,7 @@ class TrialEventHandler:
         if trial is None:
             return
         try:
-            with stopping_on_faults():
+            with self.precedence, stopping_on_faults():
                 if died:
                     reason = f"its process died (attempt {trial.attempt})"
                     if cause := self.process_errors.pop(trial.number, None):

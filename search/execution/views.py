@@ -12,6 +12,7 @@ from search.report.background import ReportWriter
 from search.report.build import is_current
 from search.study.location import public_address
 from search.tracking.optuna_studies import OptunaTracker, can_show
+from search.tracking.precedence import Precedence
 from search.tracking.tracker import Tracker
 
 CLOSING_S = 30.0
@@ -27,14 +28,20 @@ class StudyViews:
         strategy: whose study is shown.
         ledger: locked by this process; read by the views from their own threads and processes.
         console: shows what is waited for.
+
+    Attributes:
+        precedence: for the events of the driver.
     """
 
     def __init__(self, strategy: Strategy, ledger: Ledger, console: Console):
         self.plan, self.ledger, self.console = strategy.plan, ledger, console
-        self.tracker = Tracker(ledger, self.plan.location, ledger.metadata)
+        self.precedence = Precedence()
+        self.tracker = Tracker(ledger, self.plan.location, ledger.metadata, self.precedence.pause)
         self.tracker.start()
         shows = can_show(self.plan.location)
-        self.optuna = OptunaTracker(ledger, self.plan.location, ledger.metadata) if shows else None
+        self.optuna = (
+            OptunaTracker(ledger, self.plan.location, ledger.metadata, self.precedence.pause) if shows else None
+        )
         if self.optuna:
             self.optuna.start()
         self.report = self._report_writer() if strategy.writes_report else None

@@ -6,7 +6,7 @@ The file is a view of the ledgers: it may be deleted, and `search.sync` writes i
 import math
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,9 +46,17 @@ class OptunaStudyWriter:
         ledger: of the study.
         location: of the study, in a storage on a disk.
         metadata: of the study.
+        pause: called before each transaction.
     """
 
-    def __init__(self, ledger: LedgerReader, location: StudyLocation, metadata: StudyMetadata) -> None:
+    def __init__(
+        self,
+        ledger: LedgerReader,
+        location: StudyLocation,
+        metadata: StudyMetadata,
+        pause: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._pause = pause
         self._ledger, self._location = ledger, location
         self._ranges = recorded_ranges(metadata)
         self._objectives = metadata.objectives
@@ -72,10 +80,14 @@ class OptunaStudyWriter:
         """Write a trial with its epochs, its note and its overlays, if it has ended."""
         if record.is_open or record.number in self._written:
             return
+        self._pause()
         self._study.add_trial(self._waiting_trial(record))
+        self._pause()
         trial = self._study.ask()  # that one: no other trial waits
+        self._pause()
         self._add_note(trial, record)
         self._add_overlays(trial, record)
+        self._pause()
         if record.chosen is not None:
             self._study.tell(trial, [value_of(record.chosen, name) for name in self._objectives])
         else:
@@ -129,10 +141,12 @@ class OptunaTracker(BackgroundWriter):
     A failure is logged nowhere: the next run of the study, or `search.sync`, writes what is lacking.
     """
 
-    def __init__(self, ledger: LedgerReader, location: StudyLocation, metadata: StudyMetadata) -> None:
+    def __init__(
+        self, ledger: LedgerReader, location: StudyLocation, metadata: StudyMetadata, pause: Callable[[], None]
+    ) -> None:
         import optuna  # noqa: F401  here, since two threads that import a library at once can see half of it
 
-        super().__init__(lambda: OptunaStudyWriter(ledger, location, metadata), lambda error: None)
+        super().__init__(lambda: OptunaStudyWriter(ledger, location, metadata, pause), lambda error: None)
 
     def on_attempt(self, record: TrialRecord) -> None:
         """Do nothing: only ended trials are shown."""

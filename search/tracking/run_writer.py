@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
@@ -12,6 +12,7 @@ from search.ledger.records import kept_trials
 from search.ledger.untrained import untrained_of
 from search.tracking.client import create_database, fill_database, load_client, pages
 from search.tracking.epoch_images import log_images, missing_images
+from search.tracking.precedence import PausingClient
 from search.tracking.run_files import OVERLAY_COUNT, log_bytes, log_overlays
 from search.tracking.run_reader import CHECKPOINT, TrackedRun, read_points, tracked_run, trial_number
 from search.tracking.run_schema import (
@@ -63,12 +64,19 @@ class StudyRunWriter:
         ledger: of the study; only read.
         location: of the study; its MLflow is written, its storage read for overlays.
         metadata: of the study.
+        pause: called before each request.
     """
 
-    def __init__(self, ledger: LedgerReader, location: "StudyLocation", metadata: "StudyMetadata"):
+    def __init__(
+        self,
+        ledger: LedgerReader,
+        location: "StudyLocation",
+        metadata: "StudyMetadata",
+        pause: Callable[[], None] = lambda: None,
+    ):
         client, uri = load_client(), location.tracking_uri
         create_database(uri, lambda whole: fill_database(whole, location.artifacts))
-        self.client: MlflowClient = client(tracking_uri=uri)
+        self.client = cast("MlflowClient", PausingClient(client(tracking_uri=uri), pause))
         self.ledger, self.location, self.metadata = ledger, location, metadata
         self.experiment_id = self.find_experiment(None if uri.startswith("http") else location.artifacts)
         self.runs = self.find_runs()

@@ -165,16 +165,23 @@ class Tracker(BackgroundWriter):
         ledger: of the study; read from the thread.
         location: of the study.
         metadata: of the study.
+        pause: called before each request.
     """
 
-    def __init__(self, ledger: LedgerReader, location: StudyLocation, metadata: "StudyMetadata"):
+    def __init__(
+        self,
+        ledger: LedgerReader,
+        location: StudyLocation,
+        metadata: "StudyMetadata",
+        pause: Callable[[], None] = lambda: None,
+    ):
         with environment():
             # Imported here, since two threads that import the same library at once can see a half-initialised module.
             load_client()
         self._address = public_address(location.tracking_uri)
         self._warned = False
         self._scope = ExitStack()
-        super().__init__(lambda: StudyRunWriter(ledger, location, metadata), self._warn)
+        super().__init__(lambda: StudyRunWriter(ledger, location, metadata, pause), self._warn)
 
     def on_attempt(self, record: "TrialRecord") -> None:
         """Schedule the creation or reopening of the trial's run."""

@@ -82,6 +82,33 @@ def test_trial_with_all_its_epochs_is_complete(events: TrialEventHandler):
     assert events.ledger.trial(0).state is State.COMPLETE
 
 
+def test_every_event_takes_precedence_until_its_listeners_are_notified(tmp_path: Path):
+    order: list[str] = []
+
+    class Precedence:
+        def __enter__(self) -> None:
+            order.append("begin")
+
+        def __exit__(self, *error: object) -> None:
+            order.append("end")
+
+    class Notified(Listener):
+        def on_attempt(self, record: TrialRecord) -> None:
+            order.append("attempt")
+
+        def on_epoch(self, record: TrialRecord) -> None:
+            order.append("epoch")
+
+        def on_trial_end(self, record: TrialRecord) -> None:
+            order.append("trial end")
+
+    events = TrialEventHandler(open_ledger(tmp_path), EPOCHS, SearchConfig(), [Notified()], Precedence())
+    ask = take(events, "a")
+    events.on_report("a", report(ask, 3))
+    events.on_trial_end("a", report(ask, 3), died=False)
+    assert order == ["begin", "attempt", "end", "begin", "epoch", "end", "begin", "trial end", "end"]
+
+
 def test_last_report_entered_again_changes_nothing(events: TrialEventHandler):
     ask = take(events, "a")
     for _ in range(3):
