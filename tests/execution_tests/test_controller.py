@@ -102,7 +102,7 @@ def test_signal_while_ray_shuts_down_ends_the_run_like_one_before(plan: Plan, mo
     monkeypatch.setattr(ray_tune, "run_trials", lambda *arguments, **options: BUDGET)
     strategy = SearchStrategy(plan)
     with controller.open_for_writing(strategy, {"data": "f00d"}, Signals()) as ledger:
-        views = SimpleNamespace(console=Console(), listeners=[], print_line=print)
+        views = SimpleNamespace(console=Console(), listeners=[], precedence=None, print_line=print)
         assert controller.run_remaining_trials(plan, ledger, views, signals).exit_code == TERMINATED
 
 
