@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import count
 from typing import Any
 from unittest.mock import patch
 
@@ -47,7 +48,7 @@ def run_trials(
     """
     queue = [(slot * events.epochs * epoch_s / at_once, slot) for slot in range(at_once)]
     running: dict[int, tuple[str, TrialJob, TrialReport]] = {}
-    began, names = time.monotonic(), iter(map(str, range(10**9)))
+    began, names = time.monotonic(), map(str, count())
     while queue:
         due, slot = heapq.heappop(queue)
         time.sleep(max(0.0, began + due - time.monotonic()))

@@ -53,8 +53,10 @@ def main() -> None:
     print(f"regret of the best of {options.trials} trials, {options.seeds} seeds, noise {options.noise:g}")
     for sampler in options.samplers:
         for start in ("good", "bad"):
-            searches = (regrets(sampler, start, s, options.trials, noise=options.noise) for s in range(options.seeds))
-            print(f"{sampler:8} {start} start  {mean_with_interval([each[-1] for each in searches])}", flush=True)
+            seeds = range(options.seeds)
+            searches = (run_search(sampler, start, seed, options.trials, noise=options.noise) for seed in seeds)
+            found = mean_with_interval([regrets(records)[-1] for records in searches])
+            print(f"{sampler:8} {start} start  {found}", flush=True)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -86,9 +88,9 @@ def print_warm_starts(seeds: int, trials: int, noise: float, moved: float) -> No
     related = [best_point("bad", seed + seeds, trials, noise, moved) for seed in range(seeds)]
     misleading = [start_point("bad", np.random.default_rng(seed + seeds)) for seed in range(seeds)]
     for name, start, points in ((f"related, moved by {moved:g}", "bad", related), ("misleading", "good", misleading)):
-        cold = [regrets("auto", start, seed, 2 * trials, noise=noise) for seed in range(seeds)]
+        cold = [regrets(run_search("auto", start, seed, 2 * trials, noise=noise)) for seed in range(seeds)]
         warm = [
-            regrets("auto", start, seed, 2 * trials, noise=noise, warm_start=[point])
+            regrets(run_search("auto", start, seed, 2 * trials, noise=noise, warm_start=[point]))
             for seed, point in enumerate(points)
         ]
         print(f"{name}: {compare_trials(cold, warm, trials)}", flush=True)
@@ -106,18 +108,8 @@ def start_point(kind: str, generator: np.random.Generator) -> np.ndarray:
     return np.clip(moved, 0.0, 1.0)
 
 
-def regrets(
-    sampler: str,
-    start: str,
-    seed: int,
-    trials: int,
-    *,
-    noise: float,
-    warm_start: Sequence[np.ndarray] = (),
-    prior: Prior = PRIOR,
-) -> list[float]:
+def regrets(records: Sequence[TrialRecord]) -> list[float]:
     """Return how much the best point of one search is below the optimum after each trial, without noise."""
-    records = run_search(sampler, start, seed, trials, noise=noise, warm_start=warm_start, prior=prior)
     return list(np.minimum.accumulate([LARGEST - hartmann(point_of(record)) for record in records]))
 
 

@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from scipy.optimize import check_grad
 from scipy.stats import norm
 
-from scripts.replay.hartmann import OPTIMUM, hartmann, regrets
+from scripts.replay.hartmann import OPTIMUM, hartmann, regrets, run_search
 from scripts.replay.scripted_search import ScriptedSearch, scripted_epoch
 from search.sampling.gaussian_process import (
     GaussianProcess,
@@ -163,7 +163,7 @@ def test_minimising_suggests_the_same_point_as_maximising_negated_values():
 def test_good_start_point_helps_a_toy_search():
     assert hartmann(OPTIMUM) == pytest.approx(3.32237, abs=1e-5)
     plain, guided = (
-        np.mean([regrets("auto", "good", seed, 14, noise=0.0, prior=prior)[-1] for seed in range(5)])
+        np.mean([regrets(run_search("auto", "good", seed, 14, noise=0.0, prior=prior))[-1] for seed in range(5)])
         for prior in (PRIOR._replace(strength=0.0), PRIOR)
     )
     assert guided < plain
