@@ -155,7 +155,7 @@ class TrialEventHandler:
             return self.on_trial_end(trial_id, None, died=True)
         del self.live[trial_id]
         self.process_errors.pop(trial.number, None)
-        with stopping_on_faults():
+        with self.precedence, stopping_on_faults():
             self.ledger.reschedule(trial.number, trial.attempt)
 
     def note(self, text: str) -> None:

@@ -107,6 +107,10 @@ def test_every_event_takes_precedence_until_its_listeners_are_notified(tmp_path:
     events.on_report("a", report(ask, 3))
     events.on_trial_end("a", report(ask, 3), died=False)
     assert order == ["begin", "attempt", "end", "begin", "epoch", "end", "begin", "trial end", "end"]
+    order.clear()
+    take(events, "b")
+    events.on_node_lost("b")
+    assert order == ["begin", "attempt", "end", "begin", "end"]
 
 
 def test_last_report_entered_again_changes_nothing(events: TrialEventHandler):
