@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any
 from unittest.mock import patch
 
-from scripts.bench.replay import synthetic_epoch
+from scripts.bench.formula import synthetic_epoch
 from search.execution.jobs import TrialJobs
 from search.execution.messages import TrialJob, TrialReport
 from search.execution.stop_reason import BUDGET, StopReason

@@ -200,10 +200,10 @@ def sharing(bench: Bench) -> Iterator[tuple[str, float]]:
 def search(bench: Bench) -> Iterator[tuple[str, float]]:
     """Compare a search with bare training, one trial at a time; the first trial, which compiles, is left out."""
     from scripts.bench.orchestration import busy_spans
-    from search.cluster.ray_cluster import ray_environment
+    from search.cluster.ray_cluster import set_ray_environment
     from search.run import main as run_search
 
-    os.environ.update(ray_environment())  # before the import of Ray, which reads them
+    set_ray_environment()  # before the import of Ray, which reads them
     storage = bench.setup.cache / "runs"
     sets = [f"{name}={value}" for name, value in search_settings(bench).items()]
     command = ["--space", "bas_cp", "--study", "bench", "--storage", str(storage), "--trials", str(TRIALS)]

@@ -19,7 +19,7 @@ from scripts.bench.driver import without_ray
 from scripts.bench.machine import machine_of_search
 from scripts.bench.runs import Row, Timings, run_command, search_once, time_no_op, watching
 from search.audit.trials import audit
-from search.cluster.ray_cluster import ray_environment
+from search.cluster.ray_cluster import set_ray_environment
 from search.ledger.catalog import open_ledger
 from search.study.location import find_location
 from search.tracking.sync import sync
@@ -211,7 +211,7 @@ def setup_of(options: argparse.Namespace) -> Setup:
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables and the missed goals; returns 1 if there are any, else 0."""
     options = parse(arguments)
-    os.environ.update(ray_environment())
+    set_ray_environment()
     setup, missed = setup_of(options), []
     print(machine_of_search(), flush=True)
     with tempfile.TemporaryDirectory(

@@ -3,7 +3,6 @@
 Imports no torch, so that the memory of one machine suffices for 64 workers.
 """
 
-import math
 import os
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from typing import Any
 
 from ray import tune
 
-from fgseg.results import EpochResult
+from scripts.bench.formula import synthetic_epoch
 from search.execution.messages import TrialJob, TrialReport
 from search.execution.worker import send_to_driver
 
@@ -63,37 +62,6 @@ def replay(epoch_s: float, gate: Gate) -> Callable[[dict[str, Any]], None]:
             send_to_driver(report)
 
     return run_trial
-
-
-def synthetic_epoch(job: TrialJob, number: int, started: float) -> EpochResult:
-    """Return an epoch of a saturating learning curve, which is lower the farther the trial is from a point of `slc`.
-
-    `seconds` and `wall_time` are measured, so that the ledger contains the worker's busy time.
-
-    Args:
-        job: of the trial.
-        number: of the epoch, from 1.
-        started: start of the epoch, seconds since 1970.
-    """
-    off = [math.log10(value / 2) ** 2 for key, value in job.settings.items() if key.startswith("class_weights.")]
-    top = 0.6 - 0.02 * sum(off) - 0.05 * math.log10(job.settings["loss.ssim"]) ** 2
-    miou = top * (1 - 0.5**number)
-    classes = [key for key in job.settings if key.startswith("class_weights.")]
-    iou = {key.removeprefix("class_weights."): miou + 0.01 * (k - 3.5) for k, key in enumerate(classes) if k > 0}
-    terms = {"cross_entropy": 0.3, "ssim": 0.4, "lovasz": 0.5}
-    now = time.time()
-    return EpochResult(
-        number,
-        miou,
-        iou,
-        [[9999] * len(classes)] * len(classes),
-        1 / number,
-        terms,
-        99.0,
-        now - started,
-        now,
-        job.attempt,
-    )
 
 
 def no_op(gate: Gate) -> Callable[[dict[str, Any]], None]:

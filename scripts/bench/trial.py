@@ -160,10 +160,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", default="b0", help="small or b0..b5 (default: b0)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="other settings of the trials")
     options = parser.parse_args(arguments)
-    from search.cluster.ray_cluster import ray_environment
+    from search.cluster.ray_cluster import set_ray_environment
     from search.run import main as search
 
-    os.environ.update(ray_environment())  # before the import of Ray, which reads them
+    set_ray_environment()  # before the import of Ray, which reads them
     with tempfile.TemporaryDirectory() as folder:
         notes, storage = Path(folder) / "events", Path(folder) / "runs"
         trace(str(notes))

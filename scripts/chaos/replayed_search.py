@@ -6,18 +6,17 @@ needs half of the processor time: it imports no Transformers and trains nothing.
 the worker, report, MLflow and audit are the product's.
 """
 
-import os
 import runpy
 import sys
 from unittest.mock import patch
 
 from scripts.chaos.replayed_worker import replay, send_report_without_frames
-from search.cluster.ray_cluster import ray_environment
+from search.cluster.ray_cluster import set_ray_environment
 
 
 def main() -> None:
     """Run `search.run` as the main program, which exits the process."""
-    os.environ.update(ray_environment())  # before Ray is imported, by the next line
+    set_ray_environment()  # before Ray is imported, by the next line
     with (
         patch("search.execution.ray_tune.run_trial", replay(float(sys.argv.pop(1)))),
         patch("search.report.background.send_report", send_report_without_frames),

@@ -11,7 +11,7 @@ from typing import Any
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import Store, open_store
 from search.cluster.node_probe import NodeReport, NodeRequirements, gpu_memory, probe, versions
-from search.cluster.ray_cluster import ray_environment
+from search.cluster.ray_cluster import AUTH_MODE, imported_without_auth_mode, ray_environment
 from search.study.child_process import ChildError, ChildProcess
 from search.study.config import SearchConfig
 from search.study.resources import Node, is_private, share_cluster
@@ -37,8 +37,14 @@ def connect(search: SearchConfig, needed: str) -> Iterator["ClusterCheck | None"
     if is_private(search) or search.ray_address is None:
         yield None
         return
+    environment = ray_environment()
+    if AUTH_MODE in environment and imported_without_auth_mode():
+        raise ConfigError(
+            f"--ray-address: this process imported Ray without {AUTH_MODE}, so that it sends no token; "
+            f"set {AUTH_MODE}=token before Ray is imported"
+        )
     # A wrong token stays wrong: two attempts to connect instead of 20.
-    environment = ray_environment() | {"RAY_NUM_REDIS_GET_RETRIES": "2"}
+    environment |= {"RAY_NUM_REDIS_GET_RETRIES": "2"}
     try:
         started = ChildProcess(probe, search.ray_address, environment=environment)
     except ChildError as error:

@@ -34,6 +34,7 @@ RAY_SETTINGS = {
     "RAY_worker_niceness": "0",  # with Ray's 15, any busy process of the machine starves the trials
 }
 """Variables for Ray 2; a value that the user has set is kept."""
+AUTH_MODE = "RAY_AUTH_MODE"
 REFRESH_S = 5.0
 """Seconds between two checks of the cluster's nodes."""
 UNREACHABLE_S = 20.0
@@ -47,7 +48,24 @@ def ray_environment() -> dict[str, str]:
     """
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     token = named or Path("~/.ray/auth_token").expanduser().is_file()
-    return RAY_SETTINGS | ({"RAY_AUTH_MODE": "token"} if token else {}) | os.environ
+    return RAY_SETTINGS | ({AUTH_MODE: "token"} if token else {}) | os.environ
+
+
+def set_ray_environment() -> None:
+    """Put `ray_environment` into os.environ.  Call it before Ray is imported, which reads some variables only then.
+
+    If the caller of the Python API has imported Ray already, RAY_AUTH_MODE stays unset: set now, it would reach Ray's
+    servers, but not Ray in this process.  `ray.init` sets it for both when it starts a private cluster.
+    """
+    environment = ray_environment()
+    if imported_without_auth_mode():
+        environment.pop(AUTH_MODE, None)
+    os.environ.update(environment)
+
+
+def imported_without_auth_mode() -> bool:
+    """Return whether Ray was imported in this process while RAY_AUTH_MODE was not set, so that it sends no token."""
+    return "ray" in sys.modules and AUTH_MODE not in os.environ
 
 
 @contextmanager
@@ -56,7 +74,7 @@ def cluster(search: SearchConfig, needed: str, install_handlers: Callable[[], No
 
     If trials share a GPU of a private cluster, they run under NVIDIA MPS where it is installed (see `mps_daemon`).
 
-    `ray_environment` must be in os.environ before Ray is imported, since Ray reads the variables at import.
+    Call `set_ray_environment` first.
 
     Args:
         search: address of the cluster, and resources of a trial.

@@ -1,6 +1,5 @@
 """The main path of a run: check everything, run what is left of the budget, present the results."""
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -152,9 +151,9 @@ def run_remaining_trials(plan: Plan, ledger: Ledger, views: StudyViews, signals:
     budget = TimeBudget(plan.search, ledger)
     if ledger.nothing_left(budget.fits):
         return budget.reason(plan.settings.train.epochs)
-    from search.cluster.ray_cluster import NodeMonitor, cluster, ray_environment
+    from search.cluster.ray_cluster import NodeMonitor, cluster, set_ray_environment
 
-    os.environ.update(ray_environment())
+    set_ray_environment()
     from search.execution.ray_tune import run_trials  # importing Ray takes seconds
 
     with (

@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from fgseg.config.errors import ConfigError
 from fgseg.storage.store import LocalStore
-from search.cluster.node_checks import check_written, connection_error, describe_differences
+from search.cluster.node_checks import check_written, connect, connection_error, describe_differences
 from search.cluster.node_probe import NodeReport, NodeRequirements, check_storage, explain, probe
 from search.study.child_process import ChildProcess
 from search.study.config import SearchConfig
@@ -111,3 +112,12 @@ def test_output_of_ray_is_kept_apart_from_the_messages(tmp_path: Path, monkeypat
     with ChildProcess(probe, "10.0.0.1:6379") as child:
         assert child.receive(60) == []
         assert child.output() == "(raylet) a node has died\n"
+
+
+def test_ray_imported_without_its_variable_is_refused_before_the_cluster_is_asked(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    search = SearchConfig(ray_address="10.0.0.1:6379")
+    with pytest.raises(ConfigError, match="set RAY_AUTH_MODE=token before Ray is imported"), connect(search, ""):
+        pass

@@ -15,6 +15,7 @@ import triton
 from functorch.compile import make_boxed_func
 from thin_street import THIN_STREET
 from torch import Tensor
+from torch._decomp import get_decompositions
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.device_interface import CudaInterface
 from torch._inductor import config, ir
@@ -54,6 +55,8 @@ DRIVER = SimpleNamespace(
     get_device_interface=lambda: torch.cuda,
 )
 """As Triton's driver, without CUDA."""
+BILINEAR = torch.ops.aten.upsample_bilinear2d
+"""`torch.compile` decomposes it before Inductor, whose own table lacks it."""
 
 
 @contextmanager
@@ -89,7 +92,7 @@ def lower(function: Callable[..., Any], tensors: Sequence[Tensor], options: dict
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode, torch.no_grad():
         given = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="cuda") for t in tensors]
-        graph = make_fx(function, decomposition_table=select_decomp_table())(*given)
+        graph = make_fx(function, decomposition_table=select_decomp_table() | get_decompositions([BILINEAR]))(*given)
     with pretended_gpu(), config.patch(compile_threads=1, **options), V.set_fake_mode(mode):
         lowering = GraphLowering(graph, example_inputs=given, shape_env=mode.shape_env)
         with V.set_graph_handler(lowering), V.set_debug_handler(DebugContext()):
