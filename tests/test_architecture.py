@@ -99,6 +99,8 @@ UNDERSCORED = {
     "_actions",  # argparse: the options that the shell completes
     "_worker_logs_enabled",  # Ray
     "_private",  # Ray: see the functions of search/cluster/ray_cluster.py whose names end with ray_2
+    "_actor_task_failed",  # Ray: see memory_kills_as_deaths_of_ray_2 in search/execution/ray_tune.py
+    "_internal",
     "_reset_state",  # Accelerate: see forget_state_of_accelerate_1 in fgseg/distributed.py
     "_C",  # torch: see release_pool_of_torch_2_14 in fgseg/training/graph_recorder.py
     "_cuda_endAllocateToPool",

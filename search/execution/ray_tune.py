@@ -7,12 +7,13 @@ trial, the last result comes twice, and an exception in any of these methods end
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 from ray import PlacementGroupID, tune
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -165,6 +166,27 @@ class LedgerScheduler(FIFOScheduler):
         return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
 
+@contextmanager
+def memory_kills_as_deaths_of_ray_2() -> Iterator[None]:
+    """Make Ray Tune 2.60 treat a worker that Ray has killed because memory was nearly used up as one that has died.
+
+    Ray Tune handles RayActorError; OutOfMemoryError, which Ray's memory monitor causes, would end the experiment.
+    """
+    from ray.air.execution._internal.actor_manager import RayActorManager
+
+    handle = RayActorManager._actor_task_failed
+
+    def handle_as_death(manager: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        killed = isinstance(exception, OutOfMemoryError)
+        handle(manager, tracked_actor_task, RayActorError(error_msg=str(exception)) if killed else exception)
+
+    RayActorManager._actor_task_failed = handle_as_death
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = handle
+
+
 def trainable(resources: Resources) -> Any:
     """Return what Ray Tune runs for a trial.
 
@@ -218,7 +240,8 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=0),  # the ledger restarts a trial whose process died
             ),
         )
-        with suppress(Interrupted):  # raised by StopBetweenSteps; the state has the reason
+        # StopBetweenSteps raises Interrupted; the state has the reason.
+        with memory_kills_as_deaths_of_ray_2(), suppress(Interrupted):
             tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -5,12 +5,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from search.cli.signals import Interrupted
 from search.execution.messages import TrialJob, TrialReport
-from search.execution.ray_tune import SUGGEST_BUDGET_S, LedgerScheduler, LedgerSearcher, RunState, StopBetweenSteps
+from search.execution.ray_tune import (
+    SUGGEST_BUDGET_S,
+    LedgerScheduler,
+    LedgerSearcher,
+    RunState,
+    StopBetweenSteps,
+    memory_kills_as_deaths_of_ray_2,
+)
 from search.execution.stop_reason import LOCK_LOST
 from search.execution.trial_events import StopRunError
 
@@ -89,3 +98,25 @@ def test_plan_with_its_passwords_is_not_pickled_into_the_files_of_ray_tune():
     state.jobs.plan = "postgresql://user:secret@host/ledger"
     for hook in (LedgerSearcher(state), LedgerScheduler(state), StopBetweenSteps(state)):
         assert b"secret" not in pickle.dumps(hook)
+
+
+def end_by_memory_monitor() -> list[str]:
+    """Let Ray Tune see that its memory monitor has killed the worker of a trial; returns which callbacks it calls."""
+    called: list[str] = []
+    actor = SimpleNamespace(actor_id=1, _on_error=lambda *given: called.append("actor"))
+    task = SimpleNamespace(_tracked_actor=actor, _on_error=lambda *given: called.append("trial"))
+    manager: Any = SimpleNamespace(_failed_actor_ids=set(), _cleanup_actor=lambda tracked_actor: None)
+    error = OutOfMemoryError("memory is nearly used up")
+    RayActorManager._actor_task_failed(manager, tracked_actor_task=task, exception=error)
+    return called
+
+
+def test_worker_killed_by_rays_memory_monitor_counts_as_one_that_has_died():
+    with memory_kills_as_deaths_of_ray_2():
+        assert end_by_memory_monitor() == ["actor", "trial"]
+
+
+def test_ray_tune_ends_the_experiment_where_the_memory_monitor_kills_a_worker():
+    """Fails where Ray no longer does so: then `memory_kills_as_deaths_of_ray_2` is not needed any more."""
+    with pytest.raises(RuntimeError, match="unexpected exception: memory is nearly used up"):
+        end_by_memory_monitor()
