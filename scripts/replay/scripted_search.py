@@ -52,7 +52,7 @@ class ScriptedSearch:
 
     def _report(self, number: int, result: EpochResult) -> None:
         record, seq = self.records[number], self._next_seq()
-        events = (*record.epoch_events, EpochEvent(seq))
+        events = (*record.epoch_events, EpochEvent(seq, attempt=1))
         self.records[number] = replace(record, epochs=[*record.epochs, result], epoch_events=events, seq=seq)
 
     def _should_prune(self, number: int) -> bool:

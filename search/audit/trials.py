@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from fgseg.results import select_epoch
 from fgseg.storage.store import Store
 from fgseg.visual.overlays import read_epoch_overlays
 from search.ledger.catalog import open_ledger
@@ -64,7 +66,8 @@ def audit_location(location: StudyLocation, trials: int | None, interrupted: boo
     yield from audit_budget(records, ledger.metadata.budget, trials, open_allowed or stopped)
     for record in records:
         yield from audit_trial(record, tested=not location.study.endswith(CONFIRMED))
-        yield from audit_value(record, ledger.metadata.objectives)
+        rule = ledger.metadata.settings_at(record.number).get("train.select", "last")
+        yield from audit_value(record, ledger.metadata.objectives, rule)
     best = ledger.best(records)
     if not alive:  # a running driver changes the files while they are read
         from search.audit.files import audit_files  # imports torch, which takes seconds: only after cheap checks
@@ -109,10 +112,14 @@ def saved_overlays(store: Store, record: TrialRecord) -> set[int]:
 
 
 def audit_numbers(records: Sequence[TrialRecord]) -> Iterator[str]:
-    """Check that the trial numbers are 0, 1, 2, ... without gaps or repetitions."""
+    """Check that the trial numbers are 0, 1, 2, ... without gaps or repetitions, in the order of their first writes."""
     numbers = [record.number for record in records]
     if sorted(numbers) != list(range(len(numbers))):
         yield f"the trial numbers are {sorted(numbers)}, must be 0 to {len(numbers) - 1}, each once"
+    for before, after in pairwise(records):
+        if after.asked_seq <= before.asked_seq:
+            earlier = f"trial {before.number} by {before.asked_seq}"
+            yield f"trial {after.number}: was added by write {after.asked_seq}, {earlier}"
 
 
 def audit_budget(
@@ -152,6 +159,8 @@ def audit_trial(record: TrialRecord, tested: bool = True) -> Iterator[str]:
         "evaluated on the test split, which a search must not use": (record.repeat is None or not tested)
         and record.test is not None,
         f"{record.state.name} without a reason": record.state in (State.PRUNED, State.FAIL) and not record.reason,
+        f"{record.state.name} with a value and a selected epoch": record.state is not State.COMPLETE
+        and (record.value is not None or record.selected is not None),
         f"ended as {record.state.name} without ever being started": record.ended is not None and record.attempt == 0,
     }
     yield from (f"trial {record.number}: {text}" for text, broken in faults.items() if broken)
@@ -159,14 +168,22 @@ def audit_trial(record: TrialRecord, tested: bool = True) -> Iterator[str]:
     yield from audit_order(record)
 
 
-def audit_value(record: TrialRecord, objectives: Sequence[str]) -> Iterator[str]:
-    """Check that the value of a trial is the first objective in its selected epoch, and that it has all objectives."""
+def audit_value(record: TrialRecord, objectives: Sequence[str], rule: str) -> Iterator[str]:
+    """Check the selected epoch of a trial, and that its value is the first objective there, of which it has all.
+
+    Args:
+        record: of the trial.
+        objectives: of the study.
+        rule: the setting `train.select`.
+    """
     chosen = record.chosen
     if chosen is None:
         if record.state is State.COMPLETE:
             yield f"trial {record.number}: its selected epoch {record.selected} is not in the ledger"
         return
     values = [value_of(chosen, name) for name in objectives]
+    if chosen is not select_epoch(record.epochs, rule):
+        yield f"trial {record.number}: its selected epoch is {chosen.epoch}, which train.select={rule} does not select"
     if record.value != values[0]:
         yield f"trial {record.number}: its value is {record.value}, that of epoch {chosen.epoch} is {values[0]}"
     for name in (name for name, value in zip(objectives, values, strict=True) if not math.isfinite(value)):
@@ -174,9 +191,15 @@ def audit_value(record: TrialRecord, objectives: Sequence[str]) -> Iterator[str]
 
 
 def audit_attempts(record: TrialRecord) -> Iterator[str]:
-    """Yield one line per epoch whose attempt was not the current one: superseded, or never started."""
+    """Yield one line per epoch whose attempt was not the current one: superseded, or never started.
+
+    An epoch has two: that of its training and that of its report.
+    """
     last = 1
-    for epoch in record.epochs:
+    for epoch, event in zip(record.epochs, record.epoch_events, strict=True):
+        if not epoch.attempt <= event.attempt <= record.attempt:
+            bounds = f"{epoch.attempt} to {record.attempt}"
+            yield f"epoch {epoch.epoch} was reported by attempt {event.attempt}, must be one of {bounds}"
         if not last <= epoch.attempt <= record.attempt:
             yield f"epoch {epoch.epoch} is of attempt {epoch.attempt}, must be one of {last} to {record.attempt}"
         last = max(last, epoch.attempt)

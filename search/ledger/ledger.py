@@ -128,7 +128,7 @@ class Ledger(MetadataWriter):
         if not new:
             return
         with self._write() as write:
-            events = (*record.epoch_events, *(EpochEvent(write.seq) for _ in new))
+            events = (*record.epoch_events, *(EpochEvent(write.seq, attempt) for _ in new))
             write.change_trial(record, epochs=[*record.epochs, *new], epoch_events=events)
             for epoch in new:
                 write.add_epoch(number, attempt, epoch)

@@ -57,6 +57,8 @@ class EpochEvent:
 
     seq: int
     """Number of the write that recorded the epoch."""
+    attempt: int
+    """Attempt that reported the epoch; a later one than that of its training where it was read from a checkpoint."""
     stop: bool | None = None
     """The pruner's decision; None: it decided nothing."""
     stop_seq: int | None = None
@@ -251,7 +253,7 @@ def read_record(trial: "RowMapping", epochs: "Sequence[RowMapping]", failures: i
         state=State(trial["state"]),
         failures=failures,
         epochs=[EpochResult.from_json(row["result"]) for row in epochs],
-        epoch_events=tuple(EpochEvent(row["seq"], row["stop"], row["stop_seq"]) for row in epochs),
+        epoch_events=tuple(EpochEvent(row["seq"], row["attempt"], row["stop"], row["stop_seq"]) for row in epochs),
         repeat=trial["repeat_seed"],
         test=None if trial["test"] is None else TestResult.from_json(trial["test"]),
     )

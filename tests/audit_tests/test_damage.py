@@ -187,6 +187,9 @@ IN_LEDGER = {
     "trial 2: epoch 2 is of attempt 7, must be one of 1 to 1": ledger(
         "UPDATE fgsearch_epochs SET result = json_set(result, '$.attempt', 7) WHERE number = 2 AND epoch = 2"
     ),
+    "trial 2: epoch 2 was reported by attempt 7, must be one of 1 to 1": ledger(
+        "UPDATE fgsearch_epochs SET attempt = 7 WHERE number = 2 AND epoch = 2"
+    ),
     "trial 0: its writes have the numbers [2, 1, 3, 3, 4], must ascend": ledger(
         "UPDATE fgsearch_epochs SET seq = 1 WHERE number = 0 AND epoch = 1"
     ),
@@ -195,10 +198,17 @@ IN_LEDGER = {
         "UPDATE fgsearch_trials SET number = 7 WHERE number = 2"
     ),
     "the trial numbers are [0, 2], must be 0 to 1, each once": ledger("DELETE FROM fgsearch_trials WHERE number = 1"),
+    "trial 1: was added by write 0, trial 0 by ": ledger("UPDATE fgsearch_trials SET asked_seq = 0 WHERE number = 1"),
     "trials/2: belongs to no trial of the ledger": ledger("DELETE FROM fgsearch_trials WHERE number = 2"),
     "2 trials have ended, the budget says 3": ledger("DELETE FROM fgsearch_trials WHERE number = 2"),
     "trial 0: its value is 0.9, that of epoch 3 is 0.3": ledger(
         "UPDATE fgsearch_trials SET value = 0.9 WHERE number = 0"
+    ),
+    "trial 0: its selected epoch is 2, which train.select=last does not select": ledger(
+        "UPDATE fgsearch_trials SET selected = 2, value = 0.2 WHERE number = 0"
+    ),
+    "trial 0: FAIL with a value and a selected epoch": ledger(
+        "UPDATE fgsearch_trials SET state = 'fail', reason = 'out of memory' WHERE number = 0"
     ),
     "trial 1: COMPLETE with 1 of 3 epochs": ledger("UPDATE fgsearch_trials SET state = 'complete' WHERE number = 1"),
     "trial 0: PRUNED after its last epoch, 3": ledger(
