@@ -6,6 +6,8 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, auto
+from functools import cache
+from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial, TrialState
 
+import fgseg
 from search.ledger.records import START_POINT, State, TrialRecord
 from search.ledger.trial_source import NewTrial
 from search.sampling.frame_test import frame_attribute
@@ -24,6 +27,19 @@ from search.sampling.screening import FINISH, build_screening, first_phase
 from search.study.objective import DEFAULT, value_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+LIBRARIES = ("optuna", "fgsearch", "numpy", "scipy")
+"""Libraries that compute suggestions; fgsearch has the Gaussian process of `auto`."""
+VERSIONS = ("space", "seed", "objective", "floors", *LIBRARIES)
+
+
+installed = cache(version)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of LIBRARIES."""
+    own = {"optuna": optuna.__version__, "fgsearch": fgseg.__version__}
+    return own | {name: installed(name) for name in LIBRARIES if name not in own}
 
 
 class EventKind(Enum):
@@ -74,8 +90,9 @@ class StudySampler:
         warm_start: as above; may be changed between calls.  None also drops the prior around the start point, which
             studies of earlier versions did not have.
         prior: as above; may be changed between calls.
-        versions: what all suggestions of a study depend on besides its records: a digest of the space, the seed, and
-            the version of Optuna.
+        versions: what all suggestions of a study depend on besides its records, by the names in VERSIONS: a digest of
+            the space, the seed, the versions of fgsearch and libraries, and objectives and floors unless they are the
+            defaults.
     """
 
     def __init__(
@@ -100,7 +117,7 @@ class StudySampler:
         self.warm_start, self.prior = warm_start, prior
         self.pruner, self._epochs = pruner, epochs
         space_digest = digest(self._space, self._start_point, self._off_below)
-        self.versions = {"space": space_digest, "seed": seed, "optuna": optuna.__version__}
+        self.versions: dict[str, Any] = {"space": space_digest, "seed": seed, **library_versions()}
         self._objectives = tuple(objectives)
         if self._objectives != DEFAULT:
             self.versions["objective"] = ",".join(objectives)

@@ -21,7 +21,7 @@ from fgseg.storage.store import LocalStore
 from search.audit.__main__ import main
 from search.audit.points import audit_points
 from search.ledger.ledger import Ledger
-from search.ledger.study_metadata import StudyMetadata
+from search.ledger.study_metadata import Constraint, StudyMetadata
 from search.sampling.distributions import distributions
 from search.sampling.sampler_choice import GP_TRIALS
 from search.study.location import find_location
@@ -167,8 +167,30 @@ def update_optuna(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optuna, "__version__", "9.9.9")
 
 
+def update_numpy(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.sampling.study_sampler.installed", lambda name: "9.9.9")
+
+
+def set_floors(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.record_constraint(Constraint(floors={"car": 0.5}))
+
+
+def drop_floors(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    floors = """json_set(context, '$.floors', json('{"car": 0.5}'))"""
+    with ledger._engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE fgsearch_trials SET context = {floors}")
+
+
 @pytest.mark.parametrize(
-    ("edit", "reason"), [(widen, "space was "), (change_seed, "seed was 7, is 8"), (update_optuna, "optuna was ")]
+    ("edit", "reason"),
+    [
+        (widen, "space was "),
+        (change_seed, "seed was 7, is 8"),
+        (set_floors, "floors was None, is {'car': 0.5}"),
+        (drop_floors, "floors was {'car': 0.5}, is None"),
+        (update_optuna, "optuna was "),
+        (update_numpy, "numpy was "),
+    ],
 )
 def test_what_cannot_be_replayed_is_named_with_its_reason(
     storage: Path,
