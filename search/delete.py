@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from fgseg.cli import DONE, FAULT, format_os_error, run_command
 from fgseg.config.errors import FaultError
+from fgseg.results import SupersededError
 from fgseg.storage.store import open_store
 from search.cli.options import Parser, add_location_options, confirm, location_from
 from search.ledger.catalog import check_owner_file, find_ledger, open_ledger
@@ -38,6 +39,8 @@ def delete_after_asking(options: argparse.Namespace) -> int:
         delete(location, tracking)
     except TrackingError as error:
         raise FaultError(f"{error}; nothing was deleted; with --no-tracking its runs stay there") from None
+    except SupersededError as error:
+        raise FaultError(f"{error}; its ledger was not deleted") from None
     except (LedgerError, OSError) as error:
         reason = format_os_error(error) if isinstance(error, OSError) else error
         raise FaultError(f"{reason}; run the same command again to delete the rest") from None

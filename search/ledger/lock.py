@@ -115,8 +115,9 @@ class StudyLock:
         raise SupersededError("another driver has taken the study over")
 
     def __enter__(self) -> "StudyLock":
+        asked = uptime()
         self._acquire()
-        self._renewed = uptime()
+        self._renewed = asked
         self._thread.start()
         return self
 

@@ -5,14 +5,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 
 from search.ledger.database import retry
-from search.ledger.lock import OURS
 from search.ledger.study_metadata import Confirmation, Constraint, StudyMetadata
 from search.ledger.study_reader import StudyReader
 from search.ledger.tables import EPOCHS, FAILURES, STUDIES, TRIALS
-from search.ledger.transaction import Transaction, transaction
+from search.ledger.transaction import READ_STUDY, Transaction, transaction
 
 
 class MetadataWriter(StudyReader):
@@ -84,6 +83,8 @@ class MetadataWriter(StudyReader):
         ended = [record.number for record in self.trials() if not record.is_open]
         with self._write() as write:
             before = write.study_row()["metadata"]
+            if any(change["when"] == when for change in before.get("changes", [])):
+                return
             change = {"when": when, "changes": changes, "ended": ended, "settings": before.get("settings", {})}
             metadata = before | {"changes": [*before.get("changes", []), change]}
             write.change_study({"identity": dict(identity), "metadata": metadata})
@@ -115,13 +116,15 @@ class MetadataWriter(StudyReader):
 
     @retry
     def delete_study(self) -> None:
-        """Delete the study from its database.  Does nothing if the study does not exist."""
-        owned, key = STUDIES.c.id == self._study, None
-        if self._lock is not None:
-            owned, key = owned & OURS, self._lock.key
-        with self._engine.begin() as connection:
-            if connection.execute(select(STUDIES.c.id).where(owned).with_for_update(), key).first() is None:
+        """Delete the study from its database.  Does nothing if the study does not exist.
+
+        Raises:
+            SupersededError: another driver has taken the study over; nothing was deleted.
+        """
+        with self._engine.connect() as connection:
+            if connection.execute(READ_STUDY, {"of_study": self._study}).first() is None:
                 return
+        with transaction(self._engine, self._study, self._lock) as write:
             for table in (EPOCHS, FAILURES, TRIALS):
-                connection.execute(delete(table).where(table.c.study == self._study))
-            connection.execute(delete(STUDIES).where(owned), key)
+                write.connection.execute(delete(table).where(table.c.study == self._study))
+            write.connection.execute(delete(STUDIES).where(STUDIES.c.id == self._study))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, RowMapping, bindparam, select
 
+from fgseg.results import SupersededError
 from search.ledger.database import open_engine, retry, study_id
 from search.ledger.lock import STUDY, LockHolder, StudyLock, read_holder
 from search.ledger.records import TrialRecord, count_ended, read_record
@@ -67,6 +68,13 @@ class StudyReader:
         """Return whether this process holds the study's lock."""
         return self._lock is not None and self._lock.is_held()
 
+    def check_lock(self) -> None:
+        """Raise SupersededError unless this process holds the study's lock."""
+        if not self.is_locked:
+            raise SupersededError(
+                "another driver has taken it over, or this one was suspended; run the same command again"
+            )
+
     @property
     def metadata(self) -> StudyMetadata:
         """Description of the study; empty until a driver has recorded it."""
@@ -101,7 +109,7 @@ class StudyReader:
 
     @retry
     def _refresh(self) -> None:
-        """Read what was written since the last read, in one transaction."""
+        """Read what was written since the last read; see `read_trials` for writes meanwhile."""
         with self._reading:
             if self._is_fresh and self.is_locked:
                 return

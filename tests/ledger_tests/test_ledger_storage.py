@@ -168,8 +168,18 @@ def test_study_that_another_driver_has_taken_is_not_deleted(ledger):
     with ledger.lock():
         with ledger._engine.begin() as connection:
             connection.execute(update(STUDIES).values(lock_token="theirs"))
-        ledger.delete_study()
+        with pytest.raises(SupersededError, match="another driver"):
+            ledger.delete_study()
     assert study_id(url(ledger), "s") is not None
+
+
+def test_deleting_a_study_begins_with_the_write_that_names_the_lock(ledger):
+    """On SQLite, a read does not keep another driver from taking the lock before the first row is deleted."""
+    with ledger.lock(), statements(ledger) as sent:
+        ledger.delete_study()
+    first = next(statement for statement in sent if not statement.startswith("SELECT"))
+    assert first.startswith("UPDATE fgsearch_studies SET seq") and "lock_token" in first
+    assert study_id(url(ledger), "s") is None
 
 
 def lose_answer(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
