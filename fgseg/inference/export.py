@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +34,24 @@ def model_files(
     }
 
 
-def replace_files(address: str, files: Mapping[str, bytes]) -> None:
+def replace_files(address: str, files: Mapping[str, bytes], confirm: Callable[[], None] = lambda: None) -> None:
     """Replace everything at an address by the given files; may be repeated.
 
-    On a disk, readers see the old files or the new ones, see `replace_folder`.  A bucket has no such operation: there
-    the last file holds `{}` until all others are written.
+    On a disk, readers see the old files, for a moment none, then the new ones, see `replace_folder`.  A bucket has no
+    such operation: there the last file holds `{}` until all others are written.
 
     Args:
         address: a folder or a bucket's address.
         files: contents by name; the last one is the file by which readers recognise the folder.
+        confirm: called before what is there is changed; may raise.
 
     Raises:
         OSError: the address cannot be written.
     """
     if is_local(address):
-        return replace_folder(Path(address), files)
+        return replace_folder(Path(address), files, confirm)
     store, last = open_store(address), [*files][-1]
+    confirm()
     store.put(last, b"{}")
     for name in store.list():
         if name not in files:
@@ -58,14 +60,25 @@ def replace_files(address: str, files: Mapping[str, bytes]) -> None:
         store.put(name, content)
 
 
-def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+def remove_leftovers(address: str) -> None:
+    """Delete what a killed call of `replace_files` has left beside a folder; does nothing for a bucket."""
+    if is_local(address):
+        folder = Path(address)
+        for leftover in folder.parent.glob(f".{folder.name}.*.part"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def replace_folder(folder: Path, files: Mapping[str, bytes], confirm: Callable[[], None] = lambda: None) -> None:
     """Replace a folder by one with the given files (contents by name), by two renames; raises OSError.
 
     Between the renames the folder does not exist.  If the process is killed there, the old folder remains beside it
-    under a hidden name, and the next call deletes it.
+    under a hidden name, and the next call, or `remove_leftovers`, deletes it.
+
+    Args:
+        folder, files: as above.
+        confirm: called when the new folder is complete, before the renames; may raise.
     """
-    for leftover in folder.parent.glob(f".{folder.name}.*.part"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    remove_leftovers(str(folder))
     part, old = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part") for _ in range(2))
     part.mkdir(parents=True)
     try:
@@ -75,6 +88,7 @@ def replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
         sync_folder(part)
+        confirm()
         if folder.exists():
             folder.rename(old)
         part.rename(folder)

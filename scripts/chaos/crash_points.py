@@ -28,11 +28,14 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fgseg.checkpoints.manifest import digest
 from fgseg.checkpoints.trial_files import WEIGHTS
+from fgseg.checkpoints.untrained_result import read_untrained
+from fgseg.storage.store import open_store
 from scripts.chaos.crash_recorder import WRITING, Files, Point, Recorder
 from scripts.chaos.one_process import ENGINES, TRIALS, empty_database, run_in_one_process
 from scripts.chaos.replayed_study import STUDY, results, small_plan
@@ -42,6 +45,8 @@ from search.study.location import find_location
 from search.study.plan import Plan
 from search.tracking.optuna_studies import open_study
 
+BUDGETS = TRIALS, TRIALS + 1
+"""Trials of the study after each call."""
 UNFINISHED = ".tmp"
 """Ends the name of a file of a store until all its bytes are written."""
 RANDOM_NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -62,7 +67,9 @@ def outcome(storage: Path, with_optuna: bool) -> dict[str, Any]:
     files = [name.partition("/artifacts/")[2] for name in tree(storage / "mlartifacts") if "uploading" not in name]
     # A crash in `log_image` leaves the first of its two files, with the image's random name.
     logged = {RANDOM_NAME.sub("", name) if name.startswith("images/") else name for name in files}
+    untrained = read_untrained(open_store(location.folder))
     return {
+        "untrained checkpoint": untrained and untrained.miou,
         "trials": results(open_ledger(location)),
         "exported model": [origin["trial"], origin["epoch"], sorted(os.listdir(folder / "model"))],
         "exported weights": [origin["weights"], digest((folder / "model" / WEIGHTS).read_bytes())],
@@ -79,23 +86,27 @@ def tree(folder: Path) -> list[str]:
 
 
 @functools.cache
-def plan_of(storage: Path) -> Plan:
-    """Return the plan of the study; reading its settings takes a tenth of a run."""
-    return small_plan(storage, TRIALS, pruner="median")
+def plan_of(storage: Path, call: int) -> Plan:
+    """Return the plan of a call: the study, then more trials with a changed setting, of which one is the new best.
+
+    Reading its settings takes a tenth of a run.
+    """
+    changes: dict[str, Any] = {"lr": 3e-4, "accept_changes": True} if call else {}
+    return small_plan(storage, BUDGETS[call], pruner="median", **changes)
 
 
-def call_quietly(storage: Path, database: Path, **options: bool) -> str:
-    """Run the study, or what is left of it; returns its output if it failed, else nothing."""
+def call_quietly(storage: Path, database: Path, call: int, **options: bool) -> str:
+    """Make a call, or what is left of it; returns its output if it failed, else nothing."""
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-        code = run_in_one_process(plan_of(storage), database, **options)
+        code = run_in_one_process(plan_of(storage, call), database, **options)
     return f"exit code {code}: {output.getvalue()}" if code else ""
 
 
 def warm(storage: Path, database: Path) -> None:
     """Run, audit and delete a study, after which no import and no compiled statement is lacking."""
-    call_quietly(storage, database)
-    call_quietly(storage, database, is_slow=True)
+    call_quietly(storage, database, 0)
+    call_quietly(storage, database, 1, is_slow=True)
     audit(storage, STUDY)
     outcome(storage, with_optuna=True)
     for engine in ENGINES.values():
@@ -104,21 +115,24 @@ def warm(storage: Path, database: Path) -> None:
     storage.mkdir()
 
 
-def record(storage: Path, database: Path) -> tuple[list[Point], dict[str, bytes], dict[str, Any]]:
-    """Run the study undisturbed; returns its crash points, the contents of their files, and its outcome."""
-    recorder = Recorder(storage)
-    recorder.run(lambda: call_quietly(storage, database) and sys.exit("the undisturbed run failed"))
-    return recorder.points, recorder.contents, outcome(storage, with_optuna=True)
+def record(storage: Path, database: Path) -> tuple[list[Point], dict[str, bytes], list[dict[str, Any]]]:
+    """Make the calls undisturbed; returns their crash points, the contents of their files, and their outcomes."""
+    recorder, outcomes = Recorder(storage), []
+    for call in range(len(BUDGETS)):
+        if failure := recorder.run(partial(call_quietly, storage, database, call)):
+            sys.exit(f"the undisturbed run failed: {failure}")
+        outcomes.append(outcome(storage, with_optuna=True))
+    return recorder.points, recorder.contents, outcomes
 
 
-def resume(storage: Path, database: Path, expected: dict[str, Any], with_optuna: bool) -> list[str]:
-    """Continue a study after a crash, in a process of its own; returns one line per fault."""
+def resume(storage: Path, database: Path, call: int, expected: dict[str, Any], with_optuna: bool) -> list[str]:
+    """Make a call again after its crash, in a process of its own; returns one line per fault."""
     gc.disable()  # the process ends soon
     faults: list[str] = []
     sys.addaudithook(functools.partial(report_unfinished_read, faults))
-    failure = call_quietly(storage, database, is_slow=True, with_optuna=with_optuna)
+    failure = call_quietly(storage, database, call, is_slow=True, with_optuna=with_optuna)
     faults += [failure] if failure else []
-    faults += audit(storage, STUDY, trials=TRIALS)
+    faults += audit(storage, STUDY, trials=BUDGETS[call])
     expected = expected if with_optuna else expected | {"optuna.db": []}
     found = outcome(storage, with_optuna)
     return faults + [f"{key}: {found[key]}, must be {value}" for key, value in expected.items() if found[key] != value]
@@ -130,9 +144,10 @@ def report_unfinished_read(faults: list[str], event: str, arguments: tuple[Any, 
         faults.append(f"an unfinished file was read: {arguments[0]}")
 
 
-def state_of(files: Files) -> tuple[Any, ...]:
-    """Return what a resumed run may depend on: the files' paths, and the contents of the finished ones."""
-    return tuple((path, path.endswith(UNFINISHED) or digest) for path, digest in sorted(files.items()))
+def state_of(point: Point) -> tuple[Any, ...]:
+    """Return what a resumed run may depend on: the call, the files' paths, and the contents of the finished ones."""
+    files = tuple((path, path.endswith(UNFINISHED) or digest) for path, digest in sorted(point.files.items()))
+    return point.call, files
 
 
 def restore(storage: Path, files: Files, contents: Mapping[str, bytes]) -> None:
@@ -188,17 +203,17 @@ def check_share(
     storage.mkdir(parents=True)
     warm(storage, database)
     gc.freeze()
-    points, contents, expected = Child(record, storage, database).result()
+    points, contents, outcomes = Child(record, storage, database).result()
     points = [point for point in points if point.kind.startswith(kinds)]
     by_state: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
-        by_state.setdefault(state_of(point.files), []).append(point)
+        by_state.setdefault(state_of(point), []).append(point)
     faulty = []
     for same in list(by_state.values())[share::of]:
         restore(storage, same[0].files, contents)
-        with_optuna = any(point.kind.startswith(OPTUNA) for point in same)
+        with_optuna, call = any(point.kind.startswith(OPTUNA) for point in same), same[0].call
         try:
-            faults = Child(resume, storage, database, expected, with_optuna).result()
+            faults = Child(resume, storage, database, call, outcomes[call], with_optuna).result()
         except RuntimeError as error:
             faults = [str(error)]
         faulty += [(point._replace(files={}), faults) for point in same if faults]

@@ -22,8 +22,6 @@ from unittest.mock import patch
 
 from sqlalchemy import Connection, Engine, event
 
-from scripts.chaos.replayed_study import STUDY
-
 KINDS = (
     (r"\.?mlflow\.db", "new MLflow database"),
     (r"\.?optuna\.db", "new optuna.db"),
@@ -64,6 +62,8 @@ class Point(NamedTuple):
     moment: str
     """before, after, half of the bytes, rename lost, content lost."""
     files: Files
+    call: int
+    """Number of the recorded call, from 0."""
 
 
 class Rename(NamedTuple):
@@ -80,7 +80,7 @@ class Recorder:
     """Records the files of a storage before and after each write of this process; cannot be removed again."""
 
     def __init__(self, storage: Path) -> None:
-        self.storage, self.points = storage, list[Point]()
+        self.storage, self.points, self.calls = storage, list[Point](), 0
         self.contents: dict[str, bytes] = {}
         self._last: tuple[str, str, str] | None = None
         self._renames: list[Rename] = []
@@ -91,13 +91,16 @@ class Recorder:
         event.listen(Engine, "before_cursor_execute", self._on_statement)
         event.listen(Engine, "commit", self._on_commit)
 
-    def run(self, call: Callable[[], Any]) -> None:
-        """Call, and record its writes."""
+    def run(self, call: Callable[[], Any]) -> Any:
+        """Call, and record its writes; returns its result.  May be repeated."""
         with patch("os.fsync", self._fsync):
             self._recording = True
-            call()
+            result = call()
             self._recording = False
         self._complete(self._snapshot())
+        self._recording = False
+        self.calls += 1
+        return result
 
     def _on_file(self, name: str, arguments: tuple[Any, ...]) -> None:
         if not self._recording:
@@ -126,18 +129,19 @@ class Recorder:
             return
         self._before(new, "rename")
         files = self.points[-1].files
-        if not new.startswith(f"{STUDY}/"):
+        if new.startswith(("mlartifacts/", "optuna-artifacts/")):
             return  # by MLflow or Optuna
-        if old in files and files[old] is not None and old not in self._synced:
+        is_database = new in TRANSACTIONS  # which SQLite itself has synced
+        if old in files and files[old] is not None and old not in self._synced and not is_database:
             lost = moved(files, old, new) | {new: self._keep(b"")}
-            self.points.append(Point(self.points[-1].kind, new, "content lost", lost))
+            self._add(self.points[-1].kind, new, "content lost", lost)
         self._renames.append(Rename(old, new, self.points[-1].kind, below(files, new)))
 
     def _fsync(self, descriptor: int, fsync: Callable[[int], None] = os.fsync) -> None:
         fsync(descriptor)
         path = os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), self.storage)
         self._synced.add(path)
-        self._renames = [rename for rename in self._renames if os.path.dirname(rename.new) != path]
+        self._renames = [rename for rename in self._renames if (os.path.dirname(rename.new) or ".") != path]
 
     def _on_statement(self, connection: Connection, cursor: Any, statement: str, *others: Any) -> None:
         word = statement.split(None, 1)[0]
@@ -160,22 +164,25 @@ class Recorder:
     def _record(self, kind: str, name: str, operation: str) -> None:
         files = self._snapshot()
         self._complete(files)
-        self.points.append(Point(kind, name, "before", files))
+        self._add(kind, name, "before", files)
         self._last = kind, name, operation
+
+    def _add(self, kind: str, name: str, moment: str, files: Files) -> None:
+        self.points.append(Point(kind, name, moment, files, self.calls))
 
     def _complete(self, files: Files) -> None:
         """Add the states after the last write: `files` are those at the next one."""
         if self._last is None:
             return
         kind, name, operation = self._last
-        self.points.append(Point(kind, name, "after", files))
+        self._add(kind, name, "after", files)
         if operation == "write" and (content := self.contents.get(files.get(name) or "")):
             half = {**files, name: self._keep(content[: len(content) // 2])}
-            self.points.append(Point(kind, name, "half of the bytes", half))
+            self._add(kind, name, "half of the bytes", half)
         if kind == "ledger: transaction":
             for rename in self._renames:
                 lost = moved(files, rename.new, rename.old) | rename.replaced
-                self.points.append(Point(rename.kind, rename.new, "rename lost", lost))
+                self._add(rename.kind, rename.new, "rename lost", lost)
         self._last = None
 
     def _snapshot(self) -> Files:

@@ -38,13 +38,18 @@ BEGAN = 1e9
 OVERLAY = encode_png(np.zeros((2, 2, 3), np.uint8))
 
 
-def small_plan(storage: Path, trials: int = TRIALS, epochs: int = EPOCHS, **search: Any) -> Plan:
+def small_plan(
+    storage: Path, trials: int = TRIALS, epochs: int = EPOCHS, lr: float | None = None, **search: Any
+) -> Plan:
     """Return the plan of the study; `search` are settings of `SearchConfig`.
+
+    The learning rate `lr` is by default that of the quickstart.
 
     The sampler is random, so that the points do not depend on the order in which concurrent trials report.
     """
     flags = {"trials": trials, "sampler": "random", "storage": str(storage), "keep_checkpoints": 1} | search
-    return make_plan("bas", "configs/quickstart.yaml", {"train.epochs": epochs}, flags, STUDY)
+    settings = {"train.epochs": epochs} | ({} if lr is None else {"train.lr": lr})
+    return make_plan("bas", "configs/quickstart.yaml", settings, flags, STUDY)
 
 
 def replayed_trial(job: TrialJob) -> Iterator[TrialReport]:
@@ -83,8 +88,9 @@ def replayed_trial(job: TrialJob) -> Iterator[TrialReport]:
 
 
 def next_weight(weight: float, run: RunConfig) -> float:
-    """Return the weight after another epoch, in [0, 1): a chaotic function of the weight and the searched settings."""
-    return (weight * 3.7 * (1 - weight) + run.loss.ssim + run.loss.soft_iou + run.train.seed / 7) % 1.0
+    """Return the weight after another epoch, in [0, 1): a chaotic function of the weight and of settings."""
+    settings = run.loss.ssim + run.loss.soft_iou + run.train.seed / 7 + 1000 * run.train.lr
+    return (weight * 3.7 * (1 - weight) + settings) % 1.0
 
 
 def replayed_epoch(job: TrialJob, run: RunConfig, number: int, weight: float) -> EpochResult:
@@ -111,7 +117,8 @@ def save_untrained(store: Store, run: RunConfig) -> None:
         classes = run.label_set()
         iou = {c.key: 0.2 for c in classes.foreground}
         confusion = [[[1] * classes.num_classes] * classes.num_classes]
-        result = UntrainedResult("val", DATA, BEGAN, 0.2, iou, confusion, boundary=[])
+        ended, miou = BEGAN + 1000 * run.train.lr, 0.2 + run.train.lr
+        result = UntrainedResult("val", DATA, ended, miou, iou, confusion, boundary=[])
         store.put(UNTRAINED, json.dumps(result.to_json()).encode())
 
 

@@ -72,9 +72,7 @@ def run_study(plan: Plan, signals: Signals, *, with_notes: bool = True) -> int:
                 views.print_warnings()
                 code = signals.code if signals.received else code
             elif code == DONE:  # the lock was lost after the last trial
-                raise SupersededError(
-                    "another driver has taken it over, or this one was suspended; run the same command again"
-                )
+                ledger.check_lock()
             return code
     except LockedError as error:
         raise ConfigError(str(error)) from None
@@ -107,8 +105,8 @@ def open_for_writing(strategy: Strategy, identity: dict[str, Any], signals: Sign
         recorded = ledger.metadata
         check_identity(recorded.identity, identity, plan)
         if changes := differences(recorded.identity, identity):
+            store.delete(UNTRAINED)  # perhaps of another checkpoint; before the record, after which nothing differs
             ledger.accept_changes(identity, changes, time.time())
-            store.delete(UNTRAINED)  # perhaps of another checkpoint
         ledger.record_run(
             StudyMetadata(
                 study=plan.study,

@@ -15,7 +15,7 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.loading import Layer, build
 from fgseg.config.settings import with_defaults
 from fgseg.data.geometry import Geometry
-from fgseg.inference.export import model_files, replace_files
+from fgseg.inference.export import model_files, remove_leftovers, replace_files
 from fgseg.inference.model_card import model_card
 from fgseg.results import EpochResult
 from fgseg.storage.store import absolute, is_local, join, open_store
@@ -32,7 +32,11 @@ ORIGIN = "origin.json"
 
 
 def export(
-    location: StudyLocation, ledger: Ledger, number: int | None = None, out: str | None = None
+    location: StudyLocation,
+    ledger: Ledger,
+    number: int | None = None,
+    out: str | None = None,
+    confirm: Callable[[], None] = lambda: None,
 ) -> tuple[str, bool]:
     """Export the model of a trial's selected epoch, unless the folder already holds it.
 
@@ -42,6 +46,7 @@ def export(
         number: of the trial; by default the best.
         out: address of a folder, which is replaced; by default `model` in the study's folder for the best trial, and
             `model-<number>` for a given trial.
+        confirm: called before the folder is changed; may raise.
 
     Returns:
         The address of the folder, and whether it was written.
@@ -59,12 +64,13 @@ def export(
     folder = absolute(out) if out else join(location.folder, MODEL if number is None else f"{MODEL}-{number:03d}")
     origin = model_origin(metadata, record.number, manifest)
     if read_origin(folder) == origin:
+        remove_leftovers(folder)
         return folder, False
     run = build([Layer(f"trial {record.number}", with_defaults(metadata.trial_settings(record)))])
     text = model_card(*headline(metadata, record, result), run, result)
     weights, geometry = read_weights(store, manifest), Geometry.of(run.data)
     files = model_files(store.get(CONFIG), weights, geometry, text, run.data.window)
-    replace_files(folder, files | {ORIGIN: json.dumps(origin, indent=1).encode()})
+    replace_files(folder, files | {ORIGIN: json.dumps(origin, indent=1).encode()}, confirm)
     return folder, True
 
 
@@ -133,15 +139,16 @@ def export_best_trial(plan: Plan, ledger: Ledger, console: Console, stop: Callab
 
     Args:
         plan: of a study with a finished trial.
-        ledger: of the study.
+        ledger: of the study, locked by this process.
         console: shows a status line during the registration.
         stop: called several times a second during the registration; True cancels it.
 
     Raises:
         ConfigError, OSError, ValueError: as `export`.
+        SupersededError: another driver has taken the study over; the model stays as it is.
         TrackingError: MLflow could not be reached or refused the model.
     """
-    folder, _ = export(plan.location, ledger)
+    folder, _ = export(plan.location, ledger, confirm=ledger.check_lock)
     if plan.search.register_model:
         with console.status("registering the model in MLflow"):
             register_once(plan.location, folder, stop)

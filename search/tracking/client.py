@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgseg.config.errors import FaultError
+from fgseg.storage.store import sync_folder
 from search.ledger.database import has_database
 from search.study.location import public_address
 from search.tracking.run_schema import explain
@@ -64,6 +65,7 @@ def create_database(uri: str, fill: Callable[[str], None]) -> None:
                 leftover.unlink()
             fill(str(address.set(database=str(unfinished))))
             unfinished.replace(path)
+            sync_folder(path.parent)
 
 
 def load_client() -> "type[MlflowClient]":

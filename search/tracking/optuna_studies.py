@@ -6,7 +6,7 @@ The file is a view of the ledgers: it may be deleted, and `search.sync` writes i
 import math
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,21 +65,23 @@ class OptunaStudyWriter:
 
     def write_all(self, phase: Phase) -> None:
         """Write every ended trial that is lacking."""
-        for record in sorted(self._ledger.trials(), key=lambda record: record.ended_seq or 0):
-            self._write(record)
+        self._write(self._ledger.trials())
 
     def write_changes(self, numbers: set[int]) -> None:
         """Write those of these trials that have ended."""
-        for number in numbers:
-            self._write(self._ledger.trial(number))
+        self._write([self._ledger.trial(number) for number in numbers])
 
     def write_file(self, name: str, data: bytes) -> None:
         """Do nothing: optuna-dashboard shows no other files."""
 
-    def _write(self, record: TrialRecord) -> None:
-        """Write a trial with its epochs, its note and its overlays, if it has ended."""
-        if record.is_open or record.number in self._written:
-            return
+    def _write(self, records: Sequence[TrialRecord]) -> None:
+        """Write those of these trials that have ended and are lacking, in the order in which they have ended."""
+        lacking = [record for record in records if not record.is_open and record.number not in self._written]
+        for record in sorted(lacking, key=lambda record: record.ended_seq or 0):
+            self._write_trial(record)
+
+    def _write_trial(self, record: TrialRecord) -> None:
+        """Write an ended trial with its epochs, its note and its overlays."""
         self._pause()
         self._study.add_trial(self._waiting_trial(record))
         self._pause()

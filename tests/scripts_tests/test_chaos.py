@@ -67,7 +67,7 @@ import sys
 from unittest.mock import patch
 from fgseg.storage.store import open_store
 from scripts.chaos.crash_points import main
-def write_reversed(folder, files):
+def write_reversed(folder, files, confirm):
     for name in reversed(files):
         open_store(folder).put(name, files[name])
 with patch("search.export.model.replace_files", write_reversed):
