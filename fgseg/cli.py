@@ -69,6 +69,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError instead of exiting."""
+        for python, kind in (("invalid int value:", "a whole number"), ("invalid float value:", "a number")):
+            message = message.replace(python, f"must be {kind}, got")
         raise ConfigError(f"{message}; see {self.prog} --help")
 
     def completers(self) -> dict[str, Completer]:

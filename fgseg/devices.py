@@ -9,6 +9,7 @@ import sys
 import torch
 
 from fgseg.config.errors import ConfigError
+from fgseg.config.settings import RunConfig
 
 OUT_OF_MEMORY_TEXTS = (
     "CUDA error: out of memory",
@@ -27,6 +28,16 @@ def hide_gpus() -> None:
 
 class GpuUnavailableError(RuntimeError):
     """CUDA does not initialise in a process that has a GPU."""
+
+
+def check_gpu(run: RunConfig) -> None:
+    """Raise ConfigError for a setting that needs a GPU, on a machine without one."""
+    if torch.cuda.is_available():
+        return
+    if run.train.precision == "fp16":
+        raise ConfigError("train.precision: got fp16, this machine has no GPU; use auto, bf16 or no")
+    if run.data.device == "gpu":
+        raise ConfigError("data.device: got gpu, this machine has no GPU; use auto or ram")
 
 
 def check_cuda() -> None:

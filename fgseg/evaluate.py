@@ -24,6 +24,7 @@ from fgseg.data.geometry import Geometry, Size
 from fgseg.inference.trained_model import WHERE, TrainedModel, labels_by_name, open_trained_model
 from fgseg.labels import display_name
 from fgseg.results import format_iou, mean_iou, none_if_nan, nulls_for_nans, split_metrics
+from fgseg.storage.store import create_folder
 from fgseg.tables import Row, Table
 
 if TYPE_CHECKING:
@@ -143,7 +144,11 @@ def evaluate_model(options: argparse.Namespace) -> int:
     run = build([read_layer(find_file(options.config), skip="search"), Layer("--set", parse_assignments(options.set))])
     if options.split == "test" and run.data.test == 0:
         raise ConfigError("--split: there are no test frames; add --set data.test=N, or use --split val")
+    if options.out and options.out.is_dir():
+        raise ConfigError(f"--out: {options.out} is a folder; name a file")
     check_data(run.data)
+    if options.out:
+        create_folder(options.out.absolute().parent, "--out")
     with open_trained_model(options.model) as found:
         labels = labels_by_name(options.model, found, run.label_set())
         text = sys.stderr if options.json else sys.stdout

@@ -13,6 +13,10 @@ from fgseg.config.errors import ConfigError
 from fgseg.config.settings import Fit
 from fgseg.inference.photos import Photo, find_photos, predict
 from fgseg.inference.trained_model import TrainedModel, open_trained_model
+from fgseg.storage.store import create_folder
+
+LARGEST_SCALE = 8
+"""Largest value of --scale: memory and time grow with its square."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,8 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def predict_photos(options: argparse.Namespace) -> int:
     """Write the masks and overlays that are missing, and print how many; raises ConfigError, OSError."""
-    if not options.scale > 0:
-        raise ConfigError(f"--scale: got {options.scale:g}, must be above 0; 1 is the scale of training")
+    if not 0 < options.scale <= LARGEST_SCALE:
+        raise ConfigError(
+            f"--scale: got {options.scale:g}, must be above 0 and at most {LARGEST_SCALE}; 1 is the scale of training"
+        )
     if options.out.exists() and not options.out.is_dir():
         raise ConfigError(f"--out: {options.out} is a file; name a folder")
     photos = find_photos(options.photos, options.out)
@@ -32,6 +38,7 @@ def predict_photos(options: argparse.Namespace) -> int:
     with open_trained_model(options.model) as stored:
         if stored.geometry is None:
             raise ConfigError(f"MODEL: {options.model} does not say its size; add a preprocessor_config.json with one")
+        create_folder(options.out, "--out")
         found = replace(stored, geometry=replace(stored.geometry, fit=options.fit or stored.geometry.fit))
         faults = predict_with_progress(found, left, options) if left else []
     for fault in faults:

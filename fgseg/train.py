@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from fgseg.checkpoints.trial_files import SETTINGS
 from fgseg.cli import DONE, FAULT, INTERRUPTED, MISTAKE, Parser, add_config_options, format_os_error
@@ -19,7 +20,7 @@ from fgseg.labels import display_name
 from fgseg.model.class_names import new_head_note
 from fgseg.model.pretrained import check_weights
 from fgseg.results import DivergedError, EpochResult, SupersededError, format_iou
-from fgseg.storage.store import absolute, check_store, open_store
+from fgseg.storage.store import absolute, check_store, create_folder, is_local, open_store
 from fgseg.training.loop import train
 
 RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
@@ -57,10 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_settings(run, out)
         if note := new_head_note(run.model, run.label_set()):
             say(note)
-        from fgseg.distributed import joined_world  # imports torch
+        from fgseg.devices import check_gpu  # imports torch
+        from fgseg.distributed import joined_world
 
         for note in data_notes(run.data, load_splits(run.data, ("train", "val"))):
             say(note, flush=True)
+        check_gpu(run)
+        if is_main and is_local(out):
+            create_folder(Path(out), "--out")
         with joined_world():
             history = train(run, out, lambda result: say(line(result, run.train.epochs), flush=True))
     except ConfigError as error:

@@ -60,9 +60,16 @@ def explain(error: ValidationError, model: type[BaseModel], origins: Mapping[str
     field = setting_at(model, path, name)
     if field is None:
         return f"{where}: no such setting; {nearest(name, section_at(model, path).model_fields)}"
+    if first["type"] == "missing":
+        return f"{where}: is missing, must be {accepted_values(field)}"
     out_of_range = first["type"].startswith(("greater_than", "less_than"))
     rule = interval(field) if out_of_range else accepted_values(field)
-    return f"{where}: got {first['input']!r}, must be {rule}"
+    return f"{where}: got {shown(first['input'])}, must be {rule}"
+
+
+def shown(value: Any) -> str:
+    """Format a value of a setting; nothing for None, which an empty entry of YAML gives."""
+    return "nothing" if value is None else repr(value)
 
 
 def setting_at(model: type[BaseModel], path: Sequence[str], name: str) -> FieldInfo | None:
@@ -93,7 +100,7 @@ def accepted_values(field: FieldInfo) -> str:
     options = [option for option in (get_args(field.annotation) or (field.annotation,)) if option is not type(None)]
     if get_origin(field.annotation) is Literal:
         return f"one of: {', '.join(map(str, options))}"
-    kind = NAMES.get(options[0], str(options[0]))
+    kind = NAMES.get(options[0], str(options[0])) + (f" such as {field.examples[0]}" if field.examples else "")
     optional = " or nothing" if len(options) < len(get_args(field.annotation)) else ""
     return " ".join(filter(None, [kind, interval(field)])) + optional
 

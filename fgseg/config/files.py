@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from fgseg.config.errors import ConfigError
+from fgseg.config.errors import ConfigError, nearest
 
 INSTALLED = Path(__file__).parents[1] / "_configs"
 """Package data of an installed copy. A checkout lacks it and uses the configs/ of the repository."""
@@ -23,11 +23,14 @@ def find_config(name: str) -> Path:
     for folder in folders():
         if (folder / name).is_file():
             return folder / name
-    raise ConfigError(f"{name}: no such file in ./configs or in the package; name an existing YAML file")
+    known = sorted({path.name for folder in folders() for path in folder.glob("*.yaml")})
+    raise ConfigError(f"{name or 'nothing'}: no such file in ./configs or in the package; {nearest(name, known)}")
 
 
 def find_file(path: str) -> Path:
     """Find a configuration file at its path, or else below the configs folders; raises ConfigError if there is none."""
+    if path and Path(path).is_dir():
+        raise ConfigError(f"{path}: is a folder; name a YAML file")
     return Path(path) if Path(path).is_file() else find_config(path.removeprefix("configs/"))
 
 
@@ -50,7 +53,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         problem = getattr(error, "problem", None) or "not YAML"
         raise ConfigError(f"{path}:{line}: {problem}; a settings file is a YAML mapping") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: got {type(content).__name__}, must be a mapping of sections such as `train:`")
+        got = "nothing" if content is None else type(content).__name__
+        raise ConfigError(f"{path}: got {got}, must be a mapping of sections such as `train:`")
     return content
 
 

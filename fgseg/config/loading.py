@@ -69,6 +69,8 @@ def default_settings() -> dict[str, Any]:
 def check_names(keys: Iterable[str], known: Iterable[str], origins: Mapping[str, str]) -> None:
     """Raise ConfigError for a name that is no setting; the message suggests the nearest one."""
     for key in sorted(keys, key=list(origins).index):
+        if inner := next((name for name in known if name.startswith(f"{key}.")), None):
+            raise ConfigError(f"{origins[key]}: {key}: is a section, must be a mapping of settings such as {inner}")
         check_name(key, known, f"{origins[key]}: {key}: no such setting")
 
 

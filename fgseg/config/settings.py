@@ -49,7 +49,7 @@ class DataConfig(Section):
     fit: Fit = "stretch"
     """How a picture of another aspect ratio becomes a frame: stretch changes its proportions; pad keeps them and adds
     void at the right or below; crop keeps them and cuts off both ends, once and for all (unlike `data.crop`)."""
-    crop: str | None = None
+    crop: str | None = Field(None, examples=["256x512"])
     """Height x width of the training crops in pixels, such as 256x512; by default the whole frame. A model trained on
     crops is evaluated in windows of this size that slide over the frame."""
     train: int = Field(320, ge=1)

@@ -40,11 +40,13 @@ def find_photos(paths: Sequence[Path], out: Path) -> list[Photo]:
         out: the folder of results; those of a folder's photos keep their relative paths below it.
 
     Raises:
-        ConfigError: a folder has no photos, two photos would have the same mask, or a result would overwrite one of
-            the photos.
+        ConfigError: a path does not exist, a folder has no photos, two photos would have the same mask, or a result
+            would overwrite one of the photos.
     """
     photos: dict[Path, Photo] = {}
     for path in paths:
+        if not path.exists():
+            raise ConfigError(f"PHOTOS: {path} does not exist; name photos or their folder")
         found = pictures_below(path, out) if path.is_dir() else [(path, Path(path.name))]
         for file, place in found:
             stem = out / place.with_suffix("")

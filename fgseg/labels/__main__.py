@@ -1,7 +1,8 @@
 # PYTHON_ARGCOMPLETE_OK
-"""List the ids or colours of label images with their pixel share, and print a labels.yaml to complete.
+"""List the ids or colours of label images with their pixel share, and write a labels.yaml to complete.
 
-The table goes to standard error, so that `python -m fgseg.labels FOLDER > FOLDER/labels.yaml` writes the file.
+`python -m fgseg.labels FOLDER --out FOLDER/labels.yaml`; without --out the file is printed, and the table goes to
+standard error.
 """
 
 import argparse
@@ -104,11 +105,19 @@ def list_values(options: argparse.Namespace) -> int:
         raise ConfigError(f"--images: got {options.images}, must be at least 1")
     from rich.console import Console
 
+    if options.out and options.out.exists():
+        raise ConfigError(f"--out: {options.out} exists, and may be completed already; name another file")
+    classes = DataConfig(labels=options.labels).label_set()
     found = count_values(options.folder, options.images)
     console = Console(stderr=True)
     console.print(f"{found.folder}: {found.images} label images", soft_wrap=True, highlight=False, markup=False)
     console.print(values_table(found).to_rich())
-    print(template(found, DataConfig(labels=options.labels).label_set()))
+    text = template(found, classes)
+    if options.out is None:
+        print(text)
+    else:
+        options.out.write_text(f"{text}\n", encoding="utf-8")
+        console.print(f"{options.out} is written, to be completed", soft_wrap=True, highlight=False, markup=False)
     return DONE
 
 
@@ -123,6 +132,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m fgseg.labels", description=__doc__)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="data set with labels/, or folder of label images")
     parser.add_argument("--images", type=int, default=200, metavar="N", help="images to read at most (default: 200)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="file to write; must not exist (default: print it)")
     parser.add_argument("--labels", default=default, metavar="SET", help=f"label set to name (default: {default})")
     options: argparse.Namespace = parser.parse_args(arguments)
     return options

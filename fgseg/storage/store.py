@@ -152,6 +152,8 @@ def sync_folder(folder: Path) -> None:
 def is_local(address: str) -> bool:
     """Return whether an address is a path; raises ConfigError for an unknown kind of storage."""
     kind = REMOTE.match(address)
+    if address.startswith("s3:") and not kind:
+        raise ConfigError(f"{address} is not an address of a bucket; give a path or s3://bucket/prefix")
     if kind and kind[1] != "s3":
         raise ConfigError(f"{kind[0]} is an unknown kind of storage; give a path or s3://bucket/prefix")
     return kind is None
@@ -197,6 +199,17 @@ def check_store(address: str, option: str) -> None:
             check_folder(Path(address))
         else:
             check_bucket(address)
+    except ConfigError as error:
+        raise ConfigError(f"{option}: {error}") from None
+
+
+def create_folder(folder: Path, option: str) -> None:
+    """Create a folder; raises ConfigError, naming the command line's option, if it cannot be created or written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        check_folder(folder)
+    except OSError as error:
+        raise ConfigError(f"{option}: {folder} cannot be created ({error.strerror}); name another folder") from None
     except ConfigError as error:
         raise ConfigError(f"{option}: {error}") from None
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from fgseg.cli import DONE, FAULT, add_json_option, run_command
+from fgseg.config.errors import ConfigError
 from fgseg.storage.s3 import ObjectStoreError
 from search.audit.points import audit_points
 from search.audit.trials import audit_location
@@ -46,6 +47,8 @@ def print_broken(options: argparse.Namespace) -> int:
 
 def audit_study(options: argparse.Namespace) -> AuditDocument:
     """Check a study; a ledger or bucket that cannot be read is a broken invariant.  Raises ConfigError."""
+    if options.trials is not None and options.trials < 1:
+        raise ConfigError(f"--trials: got {options.trials}, must be at least 1")
     location, result = location_from(options), AuditDocument(study=options.study, broken=[])
     try:
         result.broken += audit_location(location, options.trials, options.interrupted, not options.no_tracking)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 
 from fgseg.cli import DONE, add_config_options, add_json_option
+from fgseg.config.errors import ConfigError
 from fgseg.config.loading import parse_assignments
 from search.cli.options import Parser, add_search_options, search_settings
 from search.cli.signals import Signals, run_with_signals
@@ -36,7 +37,10 @@ def compare_or_print(options: argparse.Namespace, signals: Signals) -> int:
         search=search_settings(options),
     )
     name = name_of(options.name, plans, options.point)
-    precision = check_precision(options.precision) if options.seeds is None else None
+    if options.seeds is not None and options.precision is not None:
+        raise ConfigError("--precision: changes nothing without --seeds auto; add --seeds auto")
+    given = PRECISION if options.precision is None else options.precision
+    precision = check_precision(given) if options.seeds is None else None
     if options.dry_run:
         from search.compare.dry_run import comparison_plan, print_comparison_plan
         from search.console.documents import print_document
@@ -90,9 +94,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--precision",
         type=float,
-        default=PRECISION,
         metavar="IOU",
-        help="with --seeds auto, largest half of a 95 %% interval of a difference in mIoU (default: %(default)s)",
+        help=f"with --seeds auto, largest half of a 95 %% interval of a difference in mIoU (default: {PRECISION})",
     )
     add("--name", metavar="NAME", help="name of the comparison (default: <config>-<point>)")
     add_config_options(parser, settable="a setting, or search.KEY.low of a range", default="configs/quickstart.yaml")

@@ -6,7 +6,7 @@ from typing import Any
 
 from fgseg.config.errors import ConfigError
 from fgseg.config.loading import PATH_NAME
-from search.ledger.catalog import open_ledger
+from search.ledger.catalog import find_ledger
 from search.study.identity import differences
 from search.study.plan import REPEATS, Plan, Repeat, RepeatPlan, make_plan
 from search.study.space import is_about_frames
@@ -48,8 +48,14 @@ def plans_from(
     Raises:
         ConfigError: the first mistake.
     """
+    if isinstance(spaces, str):
+        raise ConfigError(f"spaces: got {spaces!r}, must be a list of names such as ['baseline', 'bas']")
+    if not isinstance(seeds, int):
+        raise ConfigError(f"seeds: got {seeds!r}, must be a whole number or 'auto'")
     if point not in POINTS:
         raise ConfigError(f"--point: got {point!r}, must be one of: {', '.join(POINTS)}")
+    if search.get("trials") is not None:
+        raise ConfigError("--trials: a comparison trains --seeds repeats of each family; give --seeds")
     if seeds < 1:
         raise ConfigError(f"--seeds: got {seeds}, must be 1 or more")
     names: Sequence[str | None] = studies or [None] * len(spaces)
@@ -101,7 +107,12 @@ def best_point(plan: Plan) -> dict[str, float | int]:
     Raises:
         ConfigError: the study does not exist, has no finished trial, or was searched with other settings.
     """
-    ledger = open_ledger(plan.location)
+    ledger = find_ledger(plan.location)
+    if ledger is None:
+        raise ConfigError(
+            f"--point best: no study {plan.study} in {plan.search.storage}; search it first (python -m search.run "
+            f"--space {plan.space.name}), or name the families' studies by --studies"
+        )
     best = ledger.best()
     if best is None:
         raise ConfigError(

@@ -95,6 +95,7 @@ def plan_document(plan: Plan) -> PlanDocument:
         tracking_uri=public_address(plan.location.tracking_uri),
         exists=ledger is not None,
         new_trials=max(0, plan.search.search_trials - len(records)),
+        repeats=plan.search.repeats,
         open_trials=len(records) - ended,
         ended_trials=ended,
         settings=plan.settings.flat(),

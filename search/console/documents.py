@@ -76,6 +76,8 @@ class PlanDocument(Document):
     """Whether the study has been started before."""
     new_trials: int
     """Trials that would be started, without the repeats of `--confirm`."""
+    repeats: int
+    """Repeats of `--confirm` that follow, of which those are trained that do not exist yet."""
     open_trials: int
     """Trials that would be continued."""
     ended_trials: int

@@ -75,14 +75,16 @@ def print_data(found: DataDocument, cfg: DataConfig, console: Console) -> None:
 
 def remaining_trials(found: PlanDocument) -> str:
     """Describe how many trials would be started and continued."""
+    repeats = f", then {found.repeats} repeats of --confirm unless they exist" if found.repeats else ""
     if not found.exists:
-        return f"{found.new_trials} new trials; the study does not exist yet"
-    return f"{found.new_trials} new trials and {found.open_trials} open ones; {found.ended_trials} have ended"
+        return f"{found.new_trials} new trials{repeats}; the study does not exist yet"
+    return f"{found.new_trials} new trials and {found.open_trials} open ones{repeats}; {found.ended_trials} have ended"
 
 
 def plan_table(plan: Plan) -> Table:
     """List every setting of the model and of the search that is not searched."""
     search = plan.search.model_dump(exclude={"tracking_uri", "storage", "ledger_url"})
+    search |= {"warm_start": " ".join(plan.search.warm_start) or None, "no_register": not search.pop("register_model")}
     values = {key: value for key, value in plan.settings.flat().items() if key not in plan.space.search}
     if plan.settings.data.own_label_set():
         values["data.labels"] = f"{LABELS_FILE} of data.root"

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from fgseg.cli import DONE, run_command
-from fgseg.config.errors import FaultError
+from fgseg.config.errors import ConfigError, FaultError
 from search.cli.options import Parser, add_location_options, location_from
 from search.export.model import export, read_origin
 from search.ledger.catalog import open_ledger
@@ -26,6 +26,10 @@ def export_and_register(options: argparse.Namespace) -> int:
         folder, written = export(location, open_ledger(location), options.trial, options.out)
     except ValueError as error:
         raise FaultError(str(error)) from None
+    except OSError as error:
+        if options.out is None:
+            raise
+        raise ConfigError(f"--out: {options.out} cannot be written ({error.strerror}); name another folder") from None
     print(f"{folder} {'written' if written else 'is up to date'}")
     if options.trial is None and options.out is None and not options.no_register:
         number = register(location.tracking_uri, read_origin(folder), folder, REGISTER_S)

@@ -11,8 +11,8 @@ from search.study.objective import split_names
 class SearchConfig(Section):
     """Settings of a search. Each is also a command-line flag, whose help text is the docstring of the setting."""
 
-    trials: int = Field(20, ge=1)
-    """Trials of the whole study, including finished ones."""
+    trials: int = Field(20, ge=1, le=1_000_000)
+    """Trials of the whole study, including ended ones."""
     max_hours: float | None = Field(None, gt=0)
     """Hours of the whole study, over all its runs; by default no limit. A trial that would not finish is not started;
     a running one is stopped after the epoch in which the time ends, and can be continued."""
@@ -23,11 +23,11 @@ class SearchConfig(Section):
     objective: str = "val/miou"
     """Metric of the validation to maximise: val/miou, val/thin_miou, val/iou/<class> or val/boundary/<class>; or two,
     separated by a comma. Of two, the first one decides which trial is the best."""
-    keep: str | None = Field(None, min_length=1)
+    keep: str | None = None
     """Classes, separated by commas, whose validation IoU a trial must keep to be the best: at most --max-drop below the
     repeats of the baseline family or, if there are none, below the untrained checkpoint."""
     max_drop: float = Field(0.005, ge=0, lt=1)
-    """Largest loss of IoU of the classes of --keep."""
+    """Largest decrease of the IoU of the classes of --keep."""
     sampler: Literal["auto", "gp", "tpe", "random"] = "auto"
     """Method that proposes points; auto is a Gaussian process with a prior around the start point, up to 250 finished
     trials and then TPE, or TPE from the start if there is a pruner; gp is Optuna's Gaussian process up to 1,000

@@ -13,6 +13,8 @@ LEDGER = "study.db"
 LEDGER_URL = re.compile(r"sqlite:///.+|postgres(?:ql)?(?:\+psycopg)?://(?:[^\s'\"/@]*@)?[^\s'\"@]*")
 """Accepted addresses of a ledger; others could contain a password that `public_address` does not mask."""
 
+TRACKING_URI = re.compile(r"https?://[^/]|sqlite:///.|(postgresql|mysql|mssql)(\+\w+)?://.|databricks(-uc)?(://|$)")
+"""Accepted beginnings of an address of MLflow."""
 RESERVED_NAMES = ("mlartifacts", "mlflow.db", "optuna.db", "optuna-artifacts")
 """Names in a storage that MLflow and Optuna's dashboard use; no study may have them."""
 PAGE = "report.html"
@@ -105,7 +107,8 @@ def resolve_location(storage: str, study: str, tracking_uri: str | None, ledger_
     """
     if not PATH_NAME.fullmatch(study):
         raise ConfigError(
-            f"--study: got {study!r}, must be letters, digits, dots, dashes and underscores (it names a folder)"
+            f"--study: got {study!r}, must be at most 100 letters, digits, dots, dashes and underscores (it names a "
+            "folder)"
         )
     if study in RESERVED_NAMES:
         raise ConfigError(f"--study: got {study!r}, which MLflow uses in a storage; choose another")
@@ -133,7 +136,12 @@ def check_bucket_addresses(tracking_uri: str | None, ledger_url: str | None) -> 
 
 
 def check_tracking(uri: str) -> None:
-    """Raise ConfigError if `public_address` cannot mask the password in an address of MLflow."""
+    """Raise ConfigError for an address that MLflow refuses, or whose password `public_address` cannot mask."""
+    if uri and not TRACKING_URI.match(uri):
+        raise ConfigError(
+            f"--tracking-uri: got {public_address(uri)!r}, must be an MLflow server, http://HOST:PORT, or a database, "
+            "sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+        )
     authority, _, path = uri.partition("://")[2].partition("/")
     if authority and "@" in path.partition("?")[0]:
         raise ConfigError("--tracking-uri: / and @ in a user's name or password must be percent-encoded (%2F, %40)")

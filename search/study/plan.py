@@ -188,7 +188,8 @@ def make_plan(
     Raises:
         ConfigError: the first mistake, in the order settings, space, study, storage.
     """
-    path = find_file(config)
+    check_types(space_name, config, assignments)
+    path = find_file(str(config))
     content = read_yaml(path)
     section = content.pop("search", None) or {}
     search = read_search(section, path, flags)
@@ -217,10 +218,25 @@ def make_plan(
     return plan
 
 
+def check_types(space: Any, config: Any, assignments: Any) -> None:
+    """Raise ConfigError for an argument of the Python API that is of another type than that of the command line."""
+    if not isinstance(space, str):
+        raise ConfigError(f"space: got {space!r}, must be the name of a family such as 'bas_cp'")
+    if not isinstance(config, str | Path):
+        raise ConfigError(f"config: got {config!r}, must be the path of a YAML file")
+    if not isinstance(assignments, Mapping):
+        raise ConfigError(f"settings: got {assignments!r}, must be a mapping such as {{'train.epochs': 3}}")
+
+
 def check_trials(plan: Plan) -> None:
     """Raise ConfigError if processes, seed, objective or constraint make trials impossible, whatever their params."""
     check_processes(plan.settings, plan.search.processes)
     check_two_phases(plan.search)
+    if plan.search.pruner != "none" and plan.settings.train.epochs == 1:
+        raise ConfigError(
+            f"--pruner: {plan.search.pruner} stops trials between epochs, and train.epochs is 1; train for more "
+            "epochs, or leave --pruner out"
+        )
     for key in plan.search.kept_classes:
         known = [c.key for c in plan.settings.label_set().foreground]
         check_name(key, known, f"--keep: no class {key!r}")
@@ -268,6 +284,10 @@ def check_confirmation(plan: Plan) -> None:
         raise ConfigError(f"--study: got {plan.study!r}, its repeats would have a name of over 100 characters")
 
 
+NEEDED = {"max_drop": "keep", "confirm_seeds": "confirm"}
+"""Settings of the search that change nothing without another one, by name."""
+
+
 def read_search(section: Any, path: Path, flags: Mapping[str, Any]) -> SearchConfig:
     """Validate the section `search` of a configuration file, but its `space`, with flags that override it.
 
@@ -279,13 +299,17 @@ def read_search(section: Any, path: Path, flags: Mapping[str, Any]) -> SearchCon
     own = {key: value for key, value in section.items() if key != "space"}
     set_flags = {key: value for key, value in flags.items() if value is not None}
     try:
-        return SearchConfig.model_validate(own | set_flags)
+        search = SearchConfig.model_validate(own | set_flags)
     except ValidationError as error:
         key = str(error.errors()[0]["loc"][0])
         message = explain(error, SearchConfig, {})
         raise ConfigError(
             f"--{message.replace('_', '-', key.count('_'))}" if key in set_flags else f"{path}: search.{message}"
         ) from None
+    for name, needed in NEEDED.items():
+        if name in set_flags and not getattr(search, needed):
+            raise ConfigError(f"--{name.replace('_', '-')}: changes nothing without --{needed}; add --{needed}")
+    return search
 
 
 def absolute(settings: dict[str, Any]) -> dict[str, Any]:

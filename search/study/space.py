@@ -14,6 +14,7 @@ from fgseg.config.label_sets import shipped_keys
 from fgseg.config.loading import Layer, build, default_settings
 from fgseg.config.settings import DataConfig, RunConfig, Section, flatten
 from fgseg.labels import LabelSet
+from search.study.config import SearchConfig
 
 UNSEARCHABLE = ("train.epochs", "train.seed")
 """Settings that must be the same in all trials of a study, besides the section `data`."""
@@ -234,7 +235,16 @@ def override(space: Space, assignments: Mapping[str, Any], data: DataConfig) -> 
     search = {key: r.model_dump() for key, r in space.search.items() if key not in plain}
     for dotted, value in ranges.items():
         named, _, part = dotted.rpartition(".")
+        if dotted in space.search or dotted == THIN:
+            raise ConfigError(f"--set search.{dotted}: is a range; name a part, such as search.{dotted}.high=...")
+        if not named:
+            flag = f"--{dotted.replace('_', '-')}"
+            known = dotted in SearchConfig.model_fields
+            hint = f"use the flag {flag}" if known else "ranges read search.<setting>.<part>"
+            raise ConfigError(f"--set search.{dotted}: is no range of {space.name}; {hint}")
         for key in expand_thin({named: part}, data.label_set()):
+            if key in plain:
+                raise ConfigError(f"--set search.{dotted}: --set {key}=... fixes the setting; give one of the two")
             check_name(key, search, f"--set search.{dotted}: {key or dotted} is not searched by {space.name}")
             check_name(part, Range.model_fields, f"--set search.{dotted}: a range has no {part}")
             search[key][part] = value

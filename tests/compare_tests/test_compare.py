@@ -240,7 +240,8 @@ def mistake(capsys: pytest.CaptureFixture[str], storage: Path, *arguments: str) 
         (["--spaces", "bas", "bas"], "--spaces: got bas bas, each may be named once"),
         (["--spaces", "bass"], "no search space 'bass' in configs/spaces; did you mean bas?"),
         (["--name", "a/b"], "--name: got 'a/b', must be letters"),
-        (["--point", "best"], "--study: no study quickstart-baseline in"),
+        (["--point", "best"], "--point best: no study quickstart-baseline in"),
+        (["--precision", "0.02"], "--precision: changes nothing without --seeds auto"),
         (["--point", "worst"], "--point: got 'worst', must be one of: start, best"),
     ],
 )

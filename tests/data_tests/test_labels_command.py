@@ -48,9 +48,28 @@ def test_colours_are_listed_as_the_file_takes_them(tmp_path: Path, capsys: pytes
 
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    for arguments in ([str(tmp_path)], [str(tmp_path), "--images", "0"]):
+    written = tmp_path / "written.yaml"
+    written.touch()
+    (tmp_path / "empty").mkdir()
+    root = str(write_labels(tmp_path / "data", stripes((0, 0, 0, 17, 17, 17, 17)), count=1))
+    for arguments, message in (
+        ([str(tmp_path / "empty")], "has no label images"),
+        ([root, "--images", "0"], "--images: got 0"),
+        ([root, "--labels", "nope"], "no label set"),
+        ([root, "--out", str(written)], "--out: "),
+    ):
         assert main(arguments) == 2
-        assert capsys.readouterr().err.count("\n") == 1
+        said = capsys.readouterr()
+        assert message in said.err and said.err.count("\n") == 1 and said.out == ""
+    assert written.read_text() == ""
+
+
+def test_file_is_written_to_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = write_labels(tmp_path / "data", stripes((0, 0, 0, 17, 17, 17, 17)), count=1)
+    assert main([str(root), "--out", str(root / "labels.yaml")]) == 0
+    shown = capsys.readouterr()
+    assert "complete" in shown.err and shown.out == ""
+    assert yaml.safe_load((root / "labels.yaml").read_text())["ids"] == {0: None, 17: None}
 
 
 def test_rest_of_the_file_is_a_word_of_its_label_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

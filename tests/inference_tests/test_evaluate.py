@@ -121,6 +121,12 @@ def test_mistakes_are_told_before_torch_is_imported(config: str):
     assert run_python(code) == "[2, 2] False\n"
 
 
+def test_out_that_cannot_be_written_is_told_before_the_evaluation(config: str, tmp_path: Path, capsys):
+    for out, reason in ((tmp_path, "is a folder; name a file"), (Path("/proc/none/scores.json"), "cannot be created")):
+        assert main(["./nowhere", "--config", config, "--out", str(out)]) == 2
+        assert reason in capsys.readouterr().err
+
+
 def test_split_without_frames_is_told(config: str, capsys: pytest.CaptureFixture[str]):
     assert main(["any", "--config", config, "--set", "data.test=0", "--split", "test"]) == 2
     assert "--split: there are no test frames" in capsys.readouterr().err

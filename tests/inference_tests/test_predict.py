@@ -187,6 +187,8 @@ def test_pictures_with_one_name_are_refused(tmp_path: Path):
         (["b0", "PHOTO"], "MODEL: b0 is a model with random weights"),
         (["./nowhere", "PHOTO"], "MODEL: no folder ./nowhere"),
         (["MODEL", "EMPTY"], "has no pictures"),
+        (["MODEL", "PHOTO", "nowhere.png"], "PHOTOS: nowhere.png does not exist"),
+        (["MODEL", "PHOTO", "--scale", "9"], "--scale: got 9, must be above 0 and at most 8"),
         (["MODEL", "PHOTO", "--device", "cuda:9"], "this machine has"),
         (["MODEL", "PHOTO", "--device", "tpu"], "must be cpu, cuda, cuda:<number> or auto"),
         (["MODEL", "PHOTO", "--scale", "0"], "--scale: got 0, must be above 0"),

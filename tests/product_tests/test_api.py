@@ -47,6 +47,8 @@ def test_a_study_in_python_gives_its_trials_as_rows(tmp_path: Path):
     ("arguments", "message"),
     [
         (("bascp",), r"did you mean bas_cp"),
+        ((3,), "space: got 3, must be the name of a family"),
+        (("bas", ["train.epochs=1"]), r"settings: got \['train.epochs=1'\], must be a mapping"),
         (("bas", {"train.epoch": 1}), r"train\.epoch: no such setting; did you mean train\.epochs"),
     ],
 )
@@ -64,6 +66,14 @@ def test_a_signal_before_anything_is_written_raises_keyboard_interrupt(tmp_path:
 def test_mistakes_of_a_comparison_are_those_of_its_command(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"--point: got 'better', must be one of: start, best"):
         compare_families(["bas"], point="better")
+    with pytest.raises(ConfigError, match=r"config: got {}, must be the path"):
+        compare_families(["bas"], config={})  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"spaces: got 'bas', must be a list of names"):
+        compare_families("bas")
+    with pytest.raises(ConfigError, match=r"seeds: got 'many', must be a whole number or 'auto'"):
+        compare_families(["bas"], seeds="many")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"--trials: a comparison trains --seeds repeats"):
+        compare_families(["bas"], trials=3)
     with pytest.raises(ConfigError, match=r"no study quickstart-bas"):
         compare_families(["bas"], point="best", storage=str(tmp_path))
 
