@@ -19,7 +19,8 @@ HEAD = """# Settings
 <!-- Written by scripts/write_settings.py from the code; change the docstrings there and run it again. -->
 
 A configuration file (`--config`) is YAML with the sections below; settings that it omits have their defaults. A file of
-`spaces/` overrides it, and `--set KEY=VALUE` overrides both. A mistake is reported in one line before anything starts.
+`spaces/` overrides it, except its section `search.space`, and `--set KEY=VALUE` overrides both. A mistake is reported
+in one line before anything starts.
 
 | file | what it is |
 | :--- | :--- |

@@ -84,7 +84,7 @@ def study_view(ledger: Ledger, location: StudyLocation, width: int) -> Group:
         *([Text(f"checkpoint, untrained: mIoU {untrained.miou:.4f}")] if untrained else []),
         *([Text(str(duration))] if duration else []),
         *failures,
-        Text(f"look: {public_address(location.tracking_uri)}", style="dim"),
+        Text(f"MLflow: {public_address(location.tracking_uri)}", style="dim"),
     )
 
 

@@ -75,7 +75,8 @@ class Checkpoints:
             select: the setting `train.select`; the checkpoint of the epoch that it selects is kept.
 
         Raises:
-            SupersededError: a higher attempt has claimed the store; no manifest is written.
+            SupersededError: a higher attempt has claimed the store; no manifest is written.  A process that is frozen
+                between this check and the write may still write one; the next run of the study deletes it.
         """
         stem = f"{self.attempt:06d}-{history[-1].epoch:06d}"
         buffer = io.BytesIO()

@@ -48,6 +48,8 @@ def check_history(history: Sequence[Change], budget: int) -> Iterator[str]:
 
 def check_run(run: Any, database: Database) -> Iterator[str]:
     """Check that a run of MLflow is not ahead of the ledger."""
+    if run.data.tags["fgseg.kind"] == "study":
+        yield from check_best(run, database)
     if run.data.tags["fgseg.kind"] != "trial":
         return
     study, number = run.data.tags["fgseg.study"], trial_number(run)
@@ -62,6 +64,13 @@ def check_run(run: Any, database: Database) -> Iterator[str]:
     for metric in run.history.get("val/miou", ()):
         if (miou := database.miou_of(study, number, metric.step)) != metric.value:
             yield f"trial {number}: MLflow has mIoU {metric.value} in epoch {metric.step}, the ledger {miou}"
+
+
+def check_best(run: Any, database: Database) -> Iterator[str]:
+    """Check that the best trial that MLflow names is complete in the ledger, as the metrics of the parent run say."""
+    best = run.data.tags.get("fgseg.best_trial")
+    if best is not None and (state := database.state_of(run.data.tags["fgseg.study"], int(best))) != "complete":
+        yield f"trial {best}: MLflow says that it is the best, the ledger {state}"
 
 
 def check_end(plan: Plan) -> Iterator[str]:

@@ -54,9 +54,12 @@ def crash_driver(study: Study, fault: Fault) -> None:
 
 
 def freeze_driver(study: Study, fault: Fault) -> None:
-    """Stop a driver before its next transaction, and start another one on the other host before it goes on."""
+    """Stop a driver, at once or before its next transaction, and start another one before it goes on."""
     for process in list(study.drivers)[:1]:
-        process.stall_s = fault.seconds
+        if fault.count % 2:
+            process.stall_s = fault.seconds
+        else:
+            process.frozen_until = study.clock.now + fault.seconds
         study.clock.call_at(study.clock.now + fault.seconds - 1.0, partial(second_driver, study, fault))
 
 

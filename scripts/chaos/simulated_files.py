@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import PurePosixPath
-from posixpath import dirname
+from posixpath import basename, dirname
 from random import Random
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -41,8 +41,9 @@ class Disk:
 
     Attributes:
         fault: ENOSPC, which every write raises; EIO, which every operation raises; None: the disk works.
-        stale: whether hosts list folders as they were when they last read them.
+        stale: whether hosts see the names in folders as they were when they last read them.
         crashed_at: when a process last crashed at a write.
+        changed_at: when each host last changed a file.
     """
 
     def __init__(self, clock: Clock, random: Random) -> None:
@@ -55,6 +56,7 @@ class Disk:
         self.fault: int | None = None
         self.stale = False
         self.crashed_at = 0.0
+        self.changed_at: dict[str, float] = {}
 
     def operate(self) -> None:
         """Let an operation take its time; raises OSError while the disk fails."""
@@ -80,6 +82,7 @@ class Disk:
             self.crash(process)
         self.undo.append((self.clock.now, folder, apply()))
         self.listings.pop((process.host, folder), None)
+        self.changed_at[process.host] = self.clock.now
         if crashes:
             self.crash(process)
 
@@ -120,14 +123,26 @@ class Disk:
     def names(self, folder: str) -> list[str]:
         """Return the sorted names in a folder as this host sees them."""
         self.operate()
-        key = (self.clock.process.host, folder)
-        if self.stale and key in self.listings and self.clock.now < self.listings[key][0] + STALE_S:
-            return self.listings[key][1]
+        known = self.stale_names(folder)
+        if known is not None:
+            return known
         below = folder.rstrip("/") + "/"
         inside = (path[len(below) :] for path in (*self.files, *self.folders) if path.startswith(below))
         found = sorted({name.partition("/")[0] for name in inside if name})
-        self.listings[key] = (self.clock.now, found)
+        self.listings[self.clock.process.host, folder] = (self.clock.now, found)
         return found
+
+    def stale_names(self, folder: str) -> list[str] | None:
+        """Return the names in a folder when this host last read it; None if it would read it again."""
+        read_at, found = self.listings.get((self.clock.process.host, folder), (0.0, []))
+        return found if self.stale and self.clock.now < read_at + STALE_S else None
+
+    def has_file(self, path: str) -> bool:
+        """Return whether a path is a file, as this host sees it."""
+        known = self.stale_names(dirname(path))
+        if known is None:
+            return path in self.files
+        return basename(path) in known and path not in self.folders
 
     def write(self, path: str, data: bytes) -> None:
         """Create or replace a file; half of the data is there if the process crashes on the way."""
@@ -217,7 +232,7 @@ class SimulatedPath(PurePosixPath):
         return self.is_file() or self.is_dir()
 
     def is_file(self) -> bool:
-        return str(self) in self.disk.files
+        return self.disk.has_file(str(self))
 
     def is_dir(self) -> bool:
         return str(self) in self.disk.folders

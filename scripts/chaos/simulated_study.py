@@ -138,15 +138,23 @@ class Study:
     def settle(self) -> None:
         """Run the command again where something is lacking; then everything must agree.
 
-        That is where it said so, and where a worker that came back after the end crashed, which may leave half a file.
+        That is where it said so, and after `wrote_late`.
         """
-        if self.lacking or self.disk.crashed_at > self.ended_at:
+        if self.lacking or self.wrote_late():
             self.done = False  # a lock that could not be released refuses the command for up to a minute
             self.start_driver(HOSTS[0])
             self.clock.run(self.clock.now + END_WITHIN_S)
         auditor = Process(self.clock, HOSTS[0])
         Thread(self.check, process=auditor, clock=self.clock).start()
         self.clock.run(self.clock.now + END_WITHIN_S)
+
+    def wrote_late(self) -> bool:
+        """Return whether, after the end, a worker changed a file or a process crashed while it wrote one.
+
+        That may leave half a file, or a manifest of a superseded attempt that was frozen before the write.
+        """
+        workers = (at for host, at in self.disk.changed_at.items() if host not in HOSTS)
+        return max(self.disk.crashed_at, *workers) > self.ended_at
 
     def check(self) -> None:
         """Check the end of the study."""

@@ -146,7 +146,7 @@ def present_comparison(plans: Sequence[RepeatPlan], name: str, point: str, conso
     print_comparison(comparison, console)
     publish(compared[0], comparison, files, console)
     console.print(f"comparison: {join(folder, 'comparison.md')}", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"look:       {mlflow_command(plans[0])}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"MLflow:     {mlflow_command(plans[0])}", soft_wrap=True, highlight=False, markup=False)
     return DONE
 
 

@@ -35,7 +35,7 @@ class Progress:
         console: prints the lines, or the live table if it is a terminal.
         metadata: the study's budget, and the epochs of a trial.
         records: every trial of the ledger at the start.
-        look: address or command to view the study in MLflow.
+        mlflow: address or command to view the study in MLflow.
         verbose: whether to print the start and every epoch of a trial.
         monotonic: returns the time in seconds; by default `time.monotonic`.
     """
@@ -45,12 +45,12 @@ class Progress:
         console: Console,
         metadata: StudyMetadata,
         records: list[TrialRecord],
-        look: str,
+        mlflow: str,
         *,
         verbose: bool = False,
         monotonic: Callable[[], float] | None = None,
     ):
-        self.console, self.look, self.verbose = console, look, verbose
+        self.console, self.mlflow, self.verbose = console, mlflow, verbose
         self.monotonic = monotonic or time.monotonic
         self.status = StudyStatus(metadata, records)
         self.started = self.monotonic()
@@ -67,7 +67,7 @@ class Progress:
         )
 
     def __enter__(self) -> "Progress":
-        self._print_line(f"look: {self.look}")
+        self._print_line(f"MLflow: {self.mlflow}")
         if self.live:
             self.live.start(refresh=True)
         return self

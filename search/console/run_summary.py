@@ -41,7 +41,7 @@ def print_run_summary(plan: Plan, console: Console, summary: Summary, finished: 
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     lines = {
         "results": plan.location.folder,
-        "look": mlflow_command(plan),
+        "MLflow": mlflow_command(plan),
         "continue": continue_command(plan, finished, limit or "trials"),
     }
     if open_store(model).list():

@@ -56,8 +56,8 @@ def test_log_has_a_line_for_each_ended_trial_and_none_for_epochs():
         progress.on_epoch(BEGUN)
         progress.on_attempt(replace(BEGUN, attempt=2))
         progress.on_trial_end(DONE)
-    look, continued, ended = out.getvalue().splitlines()
-    assert look == "look: http://server"
+    address, continued, ended = out.getvalue().splitlines()
+    assert address == "MLflow: http://server"
     assert continued.startswith("0:00  trial 003  continued (attempt 2)  |  0/2 trials, about 0:0")
     assert ended.startswith("0:00  trial 003  finished  mIoU 0.2500  |  1/2 trials, best 0.2500 (trial 003), about 0:0")
     assert ended.endswith("  |  best by class: " + "  ".join(f"{c.name} 0.2500" for c in FOREGROUND))
@@ -158,15 +158,15 @@ def test_terminal_shows_the_running_trials_and_keeps_lines_in_order():
         during = screen.shown
         progress.on_trial_end(replace(DONE, number=4, value=0.2))
         progress.refresh()
-    look, *warnings, summary, headings, trial, best, classes, more = during
-    assert (look, warnings) == ("look: http://server", ["a warning of a library"] * 2)
+    address, *warnings, summary, headings, trial, best, classes, more = during
+    assert (address, warnings) == ("MLflow: http://server", ["a warning of a library"] * 2)
     assert summary.startswith("0:03  1/2 trials, best 0.2500 (trial 003), about ")
     assert headings.split() == ["trial", "epoch", "left", "val", "mIoU", "its", "best", "train", "loss", "images/s"]
     assert re.match(r" +004 +1/5 +\d:\d\d +0\.2500 +0\.2500 +1\.5000 +20\.0$", trial)
     assert re.match(r"best 003 +1/5 +0\.2500 +0\.2500 +1\.5000 +20\.0$", best)
     assert f"{classes} {more}".split()[:5] == ["best", "trial", "003", "fence", "0.2500"]
     after = [
-        look,
+        address,
         *warnings,
         "0:03  trial 004  finished  mIoU 0.2500",
         "0:03  2/2 trials, best 0.2500 (trial 003), about 0:00 left",

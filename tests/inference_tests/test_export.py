@@ -22,6 +22,7 @@ from fgseg.inference.export import model_files, replace_folder
 from fgseg.inference.photos import labels_of as predict_photo
 from fgseg.inference.trained_model import find_trained, load_trained
 from fgseg.metrics.evaluator import predict_labels
+from fgseg.results import SupersededError
 from search.export.__main__ import main
 from search.export.model import ORIGIN, export, kept_weights, register_once
 from search.ledger.catalog import open_ledger
@@ -54,6 +55,22 @@ def margin(model: torch.nn.Module, image: np.ndarray) -> np.ndarray:
     wide = torch.nn.functional.interpolate(logits, size=image.shape[:2], mode="bilinear", align_corners=False)
     best = wide[0].topk(2, dim=0).values
     return (best[0] - best[1]).numpy()
+
+
+def test_model_stays_where_another_driver_has_taken_the_study_over(study: tuple[StudyLocation, Ledger], tmp_path: Path):
+    location, ledger = study
+    model = tmp_path / "model"
+    replace_folder(model, {"a": b"1"})
+
+    def superseded() -> None:
+        raise SupersededError("another driver has taken it over")
+
+    with pytest.raises(SupersededError):
+        replace_folder(model, {"a": b"2"}, superseded)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"] and (model / "a").read_bytes() == b"1"
+    with pytest.raises(SupersededError, match="another driver"):  # the ledger is not locked
+        export(location, ledger, out=str(tmp_path / "other"), confirm=ledger.check_lock)
+    assert not (tmp_path / "other").exists()
 
 
 def test_pipeline_gives_the_masks_of_our_evaluation(folder: Path, images: np.ndarray):

@@ -95,6 +95,14 @@ def test_run_of_mlflow_that_is_ahead_of_the_ledger_is_a_violation(
     assert line in "; ".join(check_run(changed, ended.database))
 
 
+def test_best_trial_that_the_ledger_does_not_know_as_complete_is_a_violation(ended: Study):
+    parent = next(run for run in ended.mlflow.runs.values() if run.data.tags["fgseg.kind"] == "study")
+    assert list(check_run(parent, ended.database)) == []
+    changed = deepcopy(parent)
+    changed.data.tags["fgseg.best_trial"] = "3"
+    assert list(check_run(changed, ended.database)) == ["trial 3: MLflow says that it is the best, the ledger None"]
+
+
 def test_mlflow_is_checked_after_every_request(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Database, "miou_of", lambda database, study, number, epoch: None)
     assert any("in epoch 1, the ledger None" in line for line in Study(2).run([]))

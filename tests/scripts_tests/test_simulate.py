@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, NoReturn
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -24,7 +24,7 @@ from scripts.chaos.simulated_faults import FAULTS, Fault, schedule
 from scripts.chaos.simulated_files import Disk
 from scripts.chaos.simulated_ray import Cluster, SimulatedTuner
 from scripts.chaos.simulated_study import START, Study
-from scripts.chaos.virtual_time import Clock, Killed, Process, Thread
+from scripts.chaos.virtual_time import Clock, Process, Thread
 from search.execution.messages import TrialReport
 from search.execution.trial_events import TrialEventHandler
 
@@ -124,11 +124,6 @@ def restart_unless_it_has_ended(study: Study, restart: Callable[[Study], None] =
         restart(study)
 
 
-def crash_unnoticed(disk: Disk, process: Process) -> NoReturn:
-    process.kill()
-    raise Killed
-
-
 def keep_temporary_files_of_the_study(
     store: LocalStore, remove: Callable[[LocalStore], None] = LocalStore.remove_temporary
 ) -> None:
@@ -138,7 +133,7 @@ def keep_temporary_files_of_the_study(
 
 REVERTED = (
     ("scripts.chaos.simulated_study.Study.restart", restart_unless_it_has_ended, "0 runs in MLflow instead of one"),
-    ("scripts.chaos.simulated_files.Disk.crash", crash_unnoticed, "a temporary file was left behind"),
+    ("scripts.chaos.simulated_study.Study.wrote_late", lambda study: False, "a temporary file was left behind"),
     ("search.execution.controller.DONE", -1, "the exported model is {}"),
     ("search.tracking.run_writer.StudyRunWriter.refresh_runs", lambda writer: None, "(fgseg.interrupted: true), must"),
     ("fgseg.storage.store.LocalStore.remove_temporary", keep_temporary_files_of_the_study, "untrained.json."),
