@@ -57,44 +57,55 @@ class Pages:
 
 
 @contextmanager
-def open_pages(uri: str, folder: Path, width: int, height: int, scale: float = 1) -> Iterator[Pages]:
-    """Run an MLflow server on a free port of 127.0.0.1, and a browser.
+def open_browser(width: int, height: int, scale: float = 1) -> Iterator[Any]:
+    """Start a headless Chromium; yields its driver of Selenium.
 
     Args:
-        uri: address of the database.
-        folder: receives `server.log`.
         width, height: of the page in CSS pixels.
         scale: pixels of a screenshot per CSS pixel.
-
-    Raises:
-        TimeoutError: the server has not answered within five minutes.
     """
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).parent / "mlflow"), "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", uri]
     options = webdriver.ChromeOptions()
     for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
         options.add_argument(option)
     options.add_argument(f"--window-size={width},{height}")
     options.add_argument(f"--force-device-scale-factor={scale:g}")
     options.binary_location = str(BROWSER)
+    browser = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    browser.set_script_timeout(300)
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+@contextmanager
+def open_pages(uri: str, folder: Path, width: int, height: int, scale: float = 1) -> Iterator[Pages]:
+    """Run an MLflow server on a free port of 127.0.0.1, and a browser.
+
+    Args:
+        uri: address of the database.
+        folder: receives `server.log`.
+        width, height, scale: see `open_browser`.
+
+    Raises:
+        TimeoutError: the server has not answered within five minutes.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "mlflow"), "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", uri]
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
-        browser = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-        browser.set_script_timeout(300)
-        try:
+        with open_browser(width, height, scale) as browser:
             pages = Pages(browser, f"http://127.0.0.1:{port}")
             if not pages.until(lambda: is_healthy(pages.base)):
                 raise TimeoutError(f"the MLflow server does not answer:\n{(folder / 'server.log').read_text()}")
             yield pages
-        finally:
-            browser.quit()
     finally:
         server.terminate()
         server.wait(120)

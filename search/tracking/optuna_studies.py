@@ -6,6 +6,7 @@ The file is a view of the ledgers: it may be deleted, and `search.sync` writes i
 import math
 import sqlite3
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -20,7 +21,7 @@ from search.ledger.records import State, TrialRecord
 from search.ledger.study_metadata import StudyMetadata
 from search.sampling.distributions import distributions, recorded_ranges
 from search.study.location import StudyLocation
-from search.study.objective import value_of
+from search.study.objective import DEFAULT, value_of
 from search.study.space import Range
 from search.tracking.client import create_database
 from search.tracking.run_schema import LedgerReader, Phase
@@ -60,7 +61,7 @@ class OptunaStudyWriter:
         self._ledger, self._location = ledger, location
         self._ranges = recorded_ranges(metadata)
         self._objectives = metadata.objectives
-        self._study = open_study(Path(location.storage), location.study, len(metadata.objectives))
+        self._study = open_study(Path(location.storage), location.study, metadata.objectives)
         self._written = {trial.user_attrs[NUMBER] for trial in self._study.get_trials(deepcopy=False)}
 
     def write_all(self, phase: Phase) -> None:
@@ -164,23 +165,25 @@ class OptunaTracker(BackgroundWriter):
         """Do nothing: these notes are about a run."""
 
 
-def open_study(storage: Path, name: str, objectives: int = 1) -> "Study":
-    """Open a study with one or two objectives in the storage's file.
+def open_study(storage: Path, name: str, objectives: Sequence[str] = DEFAULT) -> "Study":
+    """Open a study in the storage's file; its charts name the objectives, the metrics that it maximises.
 
     A study with a trial whose writing was interrupted begins anew.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*set_metric_names is experimental")
     address = f"sqlite:///{storage / DATABASE}"
     # Optuna creates tables, then their indices: killed in between, it never adds those of a table that exists.
     create_database(address, lambda whole: optuna.storages.RDBStorage(whole).engine.dispose())
     database = note_storage(address)
-    options: dict[str, Any] = {"study_name": name, "storage": database, "directions": ["maximize"] * objectives}
+    options: dict[str, Any] = {"study_name": name, "storage": database, "directions": ["maximize"] * len(objectives)}
     study = optuna.create_study(**options, sampler=optuna.samplers.RandomSampler(seed=0), load_if_exists=True)
     if any(not trial.state.is_finished() for trial in study.get_trials(deepcopy=False)):
         optuna.delete_study(study_name=name, storage=database)
         study = optuna.create_study(**options, sampler=optuna.samplers.RandomSampler(seed=0))
+    study.set_metric_names(list(objectives))
     return study
 
 

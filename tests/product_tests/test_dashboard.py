@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import absent
 from kept_study import finished_study
 
 from fgseg.visual.overlays import overlay_name
+from scripts.browser import BROWSER, DRIVER, Pages, open_browser
 from search.tracking.optuna_studies import ARTIFACTS, DATABASE
 from search.tracking.sync import sync
 
@@ -100,6 +102,19 @@ def test_overlays_are_artifacts(dashboard: str, studies: dict[str, int], shown: 
     assert artifact["filename"] == "frame.png"
     trial = shown["trials"][0]["trial_id"]
     assert ask(f"{dashboard}/artifacts/{studies['s']}/{trial}/{artifact['artifact_id']}") == b"a picture"
+
+
+@pytest.mark.slow
+def test_comparison_page_shows_the_studies_side_by_side(dashboard: str, studies: dict[str, int]):
+    if not BROWSER or not DRIVER:
+        absent("the comparison page needs chromium and chromium-driver")
+    ids = ",".join(map(str, studies.values()))
+    with open_browser(1400, 1000) as browser:
+        browser.get(f"{dashboard}/dashboard/compare-studies?ids={ids}")
+        legends = (f"Best Value of {name}" for name in studies)
+        assert Pages(browser, dashboard).shows(*legends, "0.3")
+        browser.get(f"{dashboard}/dashboard/studies/{studies['s']}")
+        assert Pages(browser, dashboard).shows("val/miou")
 
 
 ROWS = """
