@@ -39,5 +39,7 @@ def draw_streets(indices: Sequence[int] = EXAMPLES) -> Image.Image:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     picture = draw_streets([int(text) for text in sys.argv[2:]] or EXAMPLES)
     picture.quantize(256).save(Path(sys.argv[1]), optimize=True)

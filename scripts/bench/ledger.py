@@ -15,6 +15,7 @@ from typing import Any
 
 from fgseg.config.settings import DataConfig
 from fgseg.results import EpochResult
+from scripts.arguments import positive
 from scripts.bench.machine import machine_of_search
 from scripts.bench.replay import synthetic_epoch
 from search.execution.messages import TrialJob
@@ -81,8 +82,8 @@ def measure(ledger: Ledger, space: Space, opened: int, trials: int) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Measure with each number of open trials, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--open", type=int, nargs="+", default=[64, 1000], metavar="N", help="open trials")
-    parser.add_argument("--ended", type=int, default=1000, metavar="N", help="trials that have ended before")
+    parser.add_argument("--open", type=positive, nargs="+", default=[64, 1000], metavar="N", help="open trials")
+    parser.add_argument("--ended", type=positive, default=1000, metavar="N", help="trials that have ended before")
     parser.add_argument("--ledger-url", metavar="URL", help="a database server instead of an SQLite file")
     options = parser.parse_args(arguments)
     print(machine_of_search(), "| open | trials | suggest | epoch | end |\n|---|---|---|---|---|", sep="\n", flush=True)

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
+from scripts.arguments import positive
 from scripts.bench.driver import without_ray
 from scripts.bench.machine import machine_of_search
 from scripts.bench.runs import Row, Timings, run_command, search_once, time_no_op, watching
@@ -191,8 +192,8 @@ def steady_share(spans: list[tuple[float, float]], size: int) -> float:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=1000, metavar="N", help="replayed trials (default: 1000)")
-    parser.add_argument("--at-once", type=int, default=64, metavar="K", help="most trials at once (default: 64)")
+    parser.add_argument("--trials", type=positive, default=1000, metavar="N", help="replayed trials (default: 1000)")
+    parser.add_argument("--at-once", type=positive, default=64, metavar="K", help="most trials at once (default: 64)")
     parser.add_argument("--sampler", default="auto", metavar="NAME", help="auto, gp, tpe or random (default: auto)")
     parser.add_argument("--only", choices=("load", "driver", "scaling"), help="one part only")
     parser.add_argument("--quick", action="store_true", help="a few trials; checks the ledger and MLflow, but no goals")

@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 
 from fgseg.data.streets.scene import render
+from scripts.arguments import positive
 from scripts.bench.jobs import EVALUATED, JOBS, Setup
 from scripts.bench.machine import machine_with_gpu
 
@@ -241,7 +242,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="Cityscapes layout (default: synthetic streets as PNG)"
     )
-    parser.add_argument("--frames", type=int, default=64 if gpu else 16, metavar="N", help="frames to train on")
+    parser.add_argument("--frames", type=positive, default=64 if gpu else 16, metavar="N", help="frames to train on")
     parser.add_argument("--png", type=size, default=(1024, 2048), metavar="HxW", help="size of the synthetic files")
     parser.add_argument("--size", type=size, default=(512, 1024), metavar="HxW", help="training size on a GPU")
     parser.add_argument("--cpu-size", type=size, default=CPU_SIZE, metavar="HxW", help="training size on the CPU")

@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from scripts.arguments import positive
 from scripts.chaos.study import Chaos, Fault
 
 MOMENTS = {
@@ -58,7 +59,7 @@ def print_result(text: str, problems: list[str]) -> None:
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser("python -m scripts.chaos", description=__doc__)
-    parser.add_argument("--kills", type=int, default=20, metavar="N", help="faults to inject (default: 20)")
+    parser.add_argument("--kills", type=positive, default=20, metavar="N", help="faults to inject (default: 20)")
     parser.add_argument(
         "--seed", type=int, default=1, metavar="S", help="random seed of kinds and moments (default: 1)"
     )

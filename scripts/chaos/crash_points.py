@@ -36,6 +36,7 @@ from fgseg.checkpoints.manifest import digest
 from fgseg.checkpoints.trial_files import WEIGHTS
 from fgseg.checkpoints.untrained_result import read_untrained
 from fgseg.storage.store import open_store
+from scripts.arguments import positive
 from scripts.chaos.crash_recorder import WRITING, Files, Point, Recorder
 from scripts.chaos.one_process import ENGINES, TRIALS, empty_database, run_in_one_process
 from scripts.chaos.replayed_study import STUDY, results, small_plan
@@ -231,7 +232,9 @@ def temporary_folder() -> Iterator[Path]:
 def main(arguments: list[str] | None = None) -> int:
     """Try every crash point; returns 1 if any failed, else 0."""
     parser = argparse.ArgumentParser("python -m scripts.chaos.crash_points", description=__doc__.split("\n")[0])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="processes (default: all cores)")
+    parser.add_argument(
+        "--jobs", type=positive, default=os.cpu_count(), metavar="N", help="processes (default: all cores)"
+    )
     parser.add_argument("--kinds", default="", metavar="TEXT", help="only points whose kind begins with this text")
     options, began = parser.parse_args(arguments), time.monotonic()
     with temporary_folder() as root:

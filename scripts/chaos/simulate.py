@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
 
+from scripts.arguments import positive
 from scripts.chaos.simulated_faults import Fault, schedule
 from scripts.chaos.simulated_study import Study
 
@@ -34,9 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.chaos.simulate", description=__doc__)
-    parser.add_argument("--schedules", type=int, default=1000, help="number of schedules (default: 1000)")
+    parser.add_argument("--schedules", type=positive, default=1000, help="number of schedules (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first schedule (default: 0)")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="at a time (default: one for each core)")
+    parser.add_argument(
+        "--processes", type=positive, default=os.cpu_count(), help="at a time (default: one for each core)"
+    )
     parser.add_argument("--first", action="store_true", help="end at the first violation, and do not reduce it")
     return parser.parse_args(arguments)
 

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from scripts.arguments import existing_file, positive
 from scripts.replay.intervals import RESAMPLES, mean_with_interval
 from scripts.replay.methods import Method, Outcome, replay
 from scripts.replay.recording import Recording, load_recording
@@ -62,7 +62,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     samplers, pruners = (get_args(SearchConfig.model_fields[name].annotation) for name in ("sampler", "pruner"))
     parser = argparse.ArgumentParser(prog="python -m scripts.replay", description=__doc__)
-    parser.add_argument("files", type=Path, nargs="+", help="recordings")
+    parser.add_argument("files", type=existing_file, nargs="+", help="recordings")
     parser.add_argument("--samplers", nargs="*", choices=samplers, default=samplers, help="default: all, no pruner")
     parser.add_argument("--pruners", nargs="*", choices=pruners, default=pruners, help="default: all, sampler tpe")
     text = "also the sampler auto with a prior of this strength and width; may be given several times"
@@ -72,10 +72,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     text = "interpolate the curves between the recorded points, instead of taking those of the nearest one"
     parser.add_argument("--interpolate", action="store_true", help=text)
     text = "recording of the same points with a quarter of train.epochs, for short-full, which is left out without it"
-    parser.add_argument("--short", type=Path, help=text)
-    parser.add_argument("--trials", type=int, default=20, help="trials of a search (default: 20)")
-    parser.add_argument("--repetitions", type=int, default=200, help="searches of each method (default: 200)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--short", type=existing_file, help=text)
+    parser.add_argument("--trials", type=positive, default=20, help="trials of a search (default: 20)")
+    parser.add_argument("--repetitions", type=positive, default=200, help="searches of each method (default: 200)")
+    parser.add_argument("--workers", type=positive, default=2, help="processes (default: 2)")
     return parser.parse_args(arguments)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from optuna.distributions import FloatDistribution
 
 from fgseg.results import EpochResult
+from scripts.arguments import positive
 from scripts.replay.intervals import compare_trials, mean_with_interval
 from scripts.replay.scripted_search import ScriptedSearch, scripted_epoch
 from search.ledger.records import TrialRecord
@@ -62,8 +63,8 @@ def main() -> None:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.replay.hartmann", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=36, help="number of searches (default: 36)")
-    parser.add_argument("--trials", type=int, default=24, help="trials of a search (default: 24)")
+    parser.add_argument("--seeds", type=positive, default=36, help="number of searches (default: 36)")
+    parser.add_argument("--trials", type=positive, default=24, help="trials of a search (default: 24)")
     parser.add_argument("--noise", type=float, default=0.0, help="standard deviation of a value's noise (default: 0)")
     parser.add_argument("--samplers", nargs="+", default=["auto", "gp"], help="names of samplers (default: auto gp)")
     parser.add_argument("--warm-start", action="store_true", help="measure --warm-start instead of the samplers")

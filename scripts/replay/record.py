@@ -23,10 +23,11 @@ from zlib import crc32
 import numpy as np
 import optuna
 
-from fgseg.cli import add_config_options
+from fgseg.cli import DONE, add_config_options, run_command
 from fgseg.config.loading import Layer, build, parse_assignments
 from fgseg.model.pretrained import NAMES
 from fgseg.results import EpochResult
+from scripts.arguments import positive
 from scripts.replay.recording import Recording, combine, load_recording, save_recording
 from search.sampling.distributions import distributions
 from search.sampling.samplers import SobolSampler
@@ -37,10 +38,14 @@ TIES = 1e-4
 """Share of the pixels that another evaluation may count otherwise: two classes are equal there but for rounding."""
 
 
-def main() -> None:
-    """Run the command line."""
+def main() -> int:
+    """Run the command line; returns the exit code (see `fgseg.cli`)."""
+    return run_command(parse, record, None)
+
+
+def record(options: argparse.Namespace) -> int:
+    """Train what is missing, and write the recording; raises ConfigError."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    options = parse()
     plan = make_plan(options.space, options.config, parse_assignments(options.set), {}, None)
     header = describe(plan)
     parts = options.file.with_name(f"{options.file.name}.parts")
@@ -61,6 +66,7 @@ def main() -> None:
             print(f"{count}/{len(jobs)}  mIoU {job.result():.4f}  {spent:.1f} min, {left:.0f} min left", flush=True)
     finish(options.file, parts, wanted)
     print(f"{options.file}: {len(wanted)} rows, {options.file.stat().st_size / 1024:.0f} KiB")
+    return DONE
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -68,9 +74,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m scripts.replay.record", description=__doc__)
     parser.add_argument("file", type=Path, help="the recording, a file FILE.npz")
     parser.add_argument("--space", required=True, help="approach family")
-    parser.add_argument("--points", type=int, default=32, help="start point and quasi-random points (default: 32)")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds of the start point (default: 1)")
-    parser.add_argument("--workers", type=int, default=1, help="processes, of one thread each (default: 1)")
+    parser.add_argument("--points", type=positive, default=32, help="start point and quasi-random points (default: 32)")
+    parser.add_argument("--seeds", type=positive, default=1, help="seeds of the start point (default: 1)")
+    parser.add_argument("--workers", type=positive, default=1, help="processes, of one thread each (default: 1)")
     add_config_options(parser, settable="a setting, or search.KEY.low of a range", default="configs/quickstart.yaml")
     return parser.parse_args(arguments)
 

@@ -8,11 +8,11 @@ from itself (A/A test).  For two recordings of the same frames it prints how mIo
 import argparse
 from collections.abc import Callable
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import pearsonr
 
+from scripts.arguments import existing_file, positive
 from scripts.replay.recording import Recording, load_recording
 from search.compare.power import false_alarms, read_noise, seeds_needed
 from search.compare.seeds import DIFFERENCES
@@ -25,8 +25,8 @@ SIDES = (2, 3, 5, 10)
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=Path, nargs="+", help="recordings")
-    parser.add_argument("--comparisons", type=int, default=200, help="comparisons of each A/A test (default: 200)")
+    parser.add_argument("files", type=existing_file, nargs="+", help="recordings")
+    parser.add_argument("--comparisons", type=positive, default=200, help="comparisons of each A/A test (default: 200)")
     options = parser.parse_args()
     recordings = {path.name: load_recording(path) for path in options.files}
     needed = " | ".join(f"seeds for {difference:g}" for difference in DIFFERENCES)

@@ -16,6 +16,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+from scripts.arguments import existing_file, positive
 from scripts.replay.intervals import compare_trials
 from scripts.replay.methods import Method, curves_of, replay
 from scripts.replay.recording import Recording
@@ -41,11 +42,11 @@ def main() -> None:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.replay.warm_start", description=__doc__)
-    parser.add_argument("file", type=Path, help="recording of the family that is searched")
-    parser.add_argument("--study", type=Path, required=True, help="recording of the related study's family")
-    parser.add_argument("--trials", type=int, default=20, help="trials of a search (default: 20)")
-    parser.add_argument("--repetitions", type=int, default=200, help="searches of each kind (default: 200)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("file", type=existing_file, help="recording of the family that is searched")
+    parser.add_argument("--study", type=existing_file, required=True, help="recording of the related study's family")
+    parser.add_argument("--trials", type=positive, default=20, help="trials of a search (default: 20)")
+    parser.add_argument("--repetitions", type=positive, default=200, help="searches of each kind (default: 200)")
+    parser.add_argument("--workers", type=positive, default=2, help="processes (default: 2)")
     return parser.parse_args(arguments)
 
 
