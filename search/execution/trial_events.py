@@ -107,7 +107,7 @@ class TrialEventHandler:
         if report.process_error:
             self.process_errors[trial.number] = report.process_error
         if report.fatal_error:
-            text = f"trial {trial.number}: {report.fatal_error}; mend that, then run the same command again"
+            text = f"trial {trial.number}: {report.fatal_error}; fix that, then run the same command again"
             raise StopRunError(text)
         try:
             with self.precedence, stopping_on_faults():
@@ -214,7 +214,7 @@ class TrialEventHandler:
         if self.failed_in_a_row >= self.max_failed_trials:
             raise StopRunError(
                 f"{self.failed_in_a_row} trials failed in a row, the last one since: {record.reason}; "
-                "mend that, then run the same command again (--max-failed-trials allows more)"
+                "fix that, then run the same command again (--max-failed-trials allows more)"
             )
 
     def _forward_notes(self, report: TrialReport) -> None:
@@ -234,4 +234,4 @@ def stopping_on_faults() -> Iterator[None]:
     except LedgerError as error:
         raise StopRunError(str(error)) from error
     except OSError as error:
-        raise StopRunError(f"{error}; mend that, then run the same command again") from error
+        raise StopRunError(f"{error}; fix that, then run the same command again") from error

@@ -87,7 +87,8 @@ def ledger_error(error: Exception) -> LedgerError:
     """Return the error to raise for a database that still fails after all retries."""
     assert isinstance(error, DBAPIError)
     return LedgerError(
-        f"the ledger's database fails: {driver_message(error)}; mend that, then run the same command again"
+        f"the ledger's database (study.db of the study, or --ledger-url) fails: {driver_message(error)}; fix that, "
+        "then run the same command again"
     )
 
 

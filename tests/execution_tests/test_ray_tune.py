@@ -69,12 +69,12 @@ def test_after_a_fault_the_event_handler_is_not_called_again():
 
     def broken(trial_id: str) -> None:
         calls.append(trial_id)
-        raise StopRunError("the disk is full; mend that")
+        raise StopRunError("the disk is full; fix that")
 
     state = make_state(next_attempt=broken)
     assert suggest(LedgerSearcher(state), 3) == [False, False, False]
     assert calls == ["0"]
-    assert (state.reason.exit_code, state.reason.text) == (1, "the disk is full; mend that")
+    assert (state.reason.exit_code, state.reason.text) == (1, "the disk is full; fix that")
 
 
 @pytest.mark.parametrize(("stop", "decision"), [(True, TrialScheduler.STOP), (False, TrialScheduler.CONTINUE)])

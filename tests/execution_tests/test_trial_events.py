@@ -180,7 +180,7 @@ def test_full_disk_stops_the_run_and_leaves_the_trial_open(events: TrialEventHan
     ask = take(events, "a")
     with pytest.raises(StopRunError) as stopped:
         events.on_report("a", report(ask, 1, fatal_error="No space left on device"))
-    assert str(stopped.value) == "trial 0: No space left on device; mend that, then run the same command again"
+    assert str(stopped.value) == "trial 0: No space left on device; fix that, then run the same command again"
     assert events.ledger.trial(0).state is State.RUNNING
 
 
@@ -238,7 +238,7 @@ def test_listener_whose_disk_is_full_stops_the_run(tmp_path: Path):
 
     events = make_handler(open_ledger(tmp_path), Full())
     ask = take(events, "a")
-    with pytest.raises(StopRunError, match="No space left on device; mend that, then run the same command again"):
+    with pytest.raises(StopRunError, match="No space left on device; fix that, then run the same command again"):
         events.on_report("a", report(ask, 1))
 
 

@@ -467,7 +467,10 @@ def test_a_database_that_stays_broken_is_told_in_one_line_and_loses_nothing(tmp_
     ledger = drive(tmp_path, trials=1)
     with monkeypatch.context() as broken:
         fail_times(broken, times=4)
-        with pytest.raises(LedgerError, match=r"^the ledger's database fails: database is locked; .*$"):
+        with pytest.raises(
+            LedgerError,
+            match=r"^the ledger's database \(study.db of the study, or --ledger-url\) fails: database is locked; .*$",
+        ):
             ledger.next_attempt()
     assert take(drive(tmp_path, trials=1)) == TrialAttempt(0, 1, START)
 
