@@ -95,7 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
             with ledger.lock():
                 fill(ledger, make_source(space, "random", options.ended), options.ended)
             print(measure(ledger, space, opened, options.ended + opened + SAMPLE), flush=True)
-            ledger.delete_study()
+            with ledger.lock():
+                ledger.delete_study()
 
 
 if __name__ == "__main__":

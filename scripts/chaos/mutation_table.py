@@ -149,8 +149,8 @@ MUTATIONS = (
     Mutation(
         "study-of-another-driver-deleted",
         METADATA,
-        "owned, key = owned & OURS, self._lock.key",
-        "pass",
+        "with transaction(self._engine, self._study, self._lock) as write:\n            for table",
+        "with transaction(self._engine, self._study, None) as write:\n            for table",
         "a study that another driver has taken is deleted",
     ),
     Mutation(
@@ -347,8 +347,8 @@ MUTATIONS = (
     Mutation(
         "heartbeats-not-remembered",
         LOCK,
-        "self._renewed = asked",
-        "pass",
+        "                    self._renewed = asked",
+        "                    pass",
         "a driver gives up its lock although it writes heartbeats",
     ),
     Mutation(

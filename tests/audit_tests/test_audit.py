@@ -143,7 +143,10 @@ def test_command_tells_a_clean_study_from_a_broken_one(location: StudyLocation, 
     ("arguments", "message"),
     [
         (["--study", "t", "--storage", "{}"], "--study: no study t in {}; there are: s"),
-        (["--study", "../s", "--storage", "{}"], "--study: got '../s', must be letters, digits, dots, dashes"),
+        (
+            ["--study", "../s", "--storage", "{}"],
+            "--study: got '../s', must be at most 100 letters, digits, dots, dashes",
+        ),
         (["--study", "s", "--storage", "{}/nowhere"], "--storage: no folder {}/nowhere; name the folder of studies"),
         (["--storage", "{}"], "the following arguments are required: --study"),
     ],
