@@ -154,7 +154,7 @@ class Study:
         That may leave half a file, or a manifest of a superseded attempt that was frozen before the write.
         """
         workers = (at for host, at in self.disk.changed_at.items() if host not in HOSTS)
-        return max(self.disk.crashed_at, *workers) > self.ended_at
+        return max([self.disk.crashed_at, *workers]) > self.ended_at
 
     def check(self) -> None:
         """Check the end of the study."""
