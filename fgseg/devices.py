@@ -32,11 +32,19 @@ class GpuUnavailableError(RuntimeError):
 
 def check_gpu(run: RunConfig) -> None:
     """Raise ConfigError for a setting that needs a GPU, on a machine without one."""
-    if torch.cuda.is_available():
-        return
-    if run.train.precision == "fp16":
+    check_precision(run.train.precision)
+    check_frames_device(run.data.device, torch.cuda.is_available())
+
+
+def check_precision(precision: str) -> None:
+    """Raise ConfigError for `train.precision=fp16` on a machine without a GPU."""
+    if precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("train.precision: got fp16, this machine has no GPU; use auto, bf16 or no")
-    if run.data.device == "gpu":
+
+
+def check_frames_device(setting: str, on_gpu: bool) -> None:
+    """Raise ConfigError for `data.device=gpu` where the model is not on a GPU."""
+    if setting == "gpu" and not on_gpu:
         raise ConfigError("data.device: got gpu, this machine has no GPU; use auto or ram")
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fgseg.config.errors import ConfigError
 from fgseg.data import FrameSet
+from fgseg.devices import check_frames_device
 from fgseg.gpu_memory import gpu_memory
 
 COPIED_AT_ONCE = 64
@@ -153,8 +154,7 @@ def load_to_device(splits: Mapping[str, FrameSet], setting: str, device: torch.d
     Raises:
         ConfigError: `gpu` without a GPU, or with too little memory for the frames.
     """
-    if setting == "gpu" and device.type == "cpu":
-        raise ConfigError("data.device: got gpu, this machine has no GPU; use auto or ram")
+    check_frames_device(setting, on_gpu=device.type != "cpu")
     if setting == "ram" or device.type == "cpu":
         return {name: HostFrames(frames, device) for name, frames in splits.items()}
     memory = gpu_memory(device)

@@ -17,7 +17,7 @@ from fgseg.checkpoints.checkpoint import Checkpoint
 from fgseg.config.errors import ConfigError
 from fgseg.config.settings import RunConfig
 from fgseg.data.cache import cache_folder
-from fgseg.devices import tune_malloc
+from fgseg.devices import check_precision, tune_malloc
 from fgseg.distributed import World, reset_accelerate
 from fgseg.losses import HybridLoss
 from fgseg.model.edge_head import SegformerWithEdges
@@ -148,8 +148,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     Raises:
         ConfigError: fp16 on a machine without a GPU.
     """
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise ConfigError("train.precision: got fp16, this machine has no GPU; use auto, bf16 or no")
+    check_precision(precision)
     return ("fp16" if device.type == "cuda" else "no") if precision == "auto" else precision
 
 
