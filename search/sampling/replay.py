@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from search.ledger.records import State, TrialRecord
 from search.sampling.samplers import FIRST_PRIOR, Prior
-from search.sampling.study_sampler import LIBRARIES, VERSIONS, StudySampler, events_of
+from search.sampling.study_sampler import StudySampler, events_of
+from search.sampling.versions import changed_versions
 
 TOLERANCE = 1e-9
 """Relative difference up to which two values of a setting count as equal."""
@@ -35,16 +35,6 @@ def replay(records: Sequence[TrialRecord], source: StudySampler) -> Iterator[str
         if again is None or not is_same(again.params, record.params):
             yield f"trial {record.number}: its point is {record.params}, replayed {again.params if again else None}"
             source.begin()
-
-
-def changed_versions(record: TrialRecord, now: Mapping[str, Any]) -> list[str]:
-    """Return a text for each version, see `StudySampler.versions`, that a suggestion had and that is another now.
-
-    Trials of earlier versions of fgsearch have no versions of libraries.
-    """
-    then = {name: value for name, value in record.context.items() if name in VERSIONS}
-    differing = [n for n in VERSIONS if then.get(n) != now.get(n) and (n in then or n not in LIBRARIES)]
-    return [f"{name} was {then.get(name)}, is {now.get(name)}" for name in differing]
 
 
 def records_before(records: Sequence[TrialRecord], seq: int) -> list[TrialRecord]:

@@ -1,22 +1,17 @@
 """Suggest the trials of a search: an Optuna study in memory, which repeats what the ledger has recorded."""
 
-import hashlib
-import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum, auto
-from functools import cache
-from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution, distribution_to_json
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial, TrialState
 
-import fgseg
 from search.ledger.records import START_POINT, State, TrialRecord
 from search.ledger.trial_source import NewTrial
 from search.sampling.frame_test import frame_attribute
@@ -24,22 +19,10 @@ from search.sampling.pruners import build_pruner
 from search.sampling.sampler_choice import build_sampler
 from search.sampling.samplers import PRIOR, AvoidingGPSampler, Prior, SnappingSampler
 from search.sampling.screening import FINISH, build_screening, first_phase
+from search.sampling.versions import digest, library_versions
 from search.study.objective import DEFAULT, value_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-LIBRARIES = ("optuna", "fgsearch", "numpy", "scipy")
-"""Libraries that compute suggestions; fgsearch has the Gaussian process of `auto`."""
-VERSIONS = ("space", "seed", "objective", "floors", *LIBRARIES)
-
-
-installed = cache(version)
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of LIBRARIES."""
-    own = {"optuna": optuna.__version__, "fgsearch": fgseg.__version__}
-    return own | {name: installed(name) for name in LIBRARIES if name not in own}
 
 
 class EventKind(Enum):
@@ -90,9 +73,8 @@ class StudySampler:
         warm_start: as above; may be changed between calls.  None also drops the prior around the start point, which
             studies of earlier versions did not have.
         prior: as above; may be changed between calls.
-        versions: what all suggestions of a study depend on besides its records, by the names in VERSIONS: a digest of
-            the space, the seed, the versions of fgsearch and libraries, and objectives and floors unless they are the
-            defaults.
+        versions: what all suggestions of a study depend on besides its records, see versions.py: a digest of the space,
+            the seed, the versions of fgsearch and libraries, and objectives and floors unless they are the defaults.
     """
 
     def __init__(
@@ -296,13 +278,3 @@ def events_of(record: TrialRecord) -> Iterator[Event]:
             yield Event(event.stop_seq, EventKind.DECIDED, record, epoch)
     if record.ended_seq is not None:
         yield Event(record.ended_seq, EventKind.ENDED, record)
-
-
-def digest(
-    space: Mapping[str, BaseDistribution], start_point: Mapping[str, float], off_below: Mapping[str, float]
-) -> str:
-    """Return 12 hexadecimal digits that change with any range of a space and with its start point."""
-    ranges = {name: distribution_to_json(distribution) for name, distribution in space.items()}
-    start = {name: float(value) for name, value in start_point.items()}
-    text = json.dumps([ranges, start, dict(off_below)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -168,7 +168,7 @@ def update_optuna(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def update_numpy(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("search.sampling.study_sampler.installed", lambda name: "9.9.9")
+    monkeypatch.setattr("search.sampling.versions.installed", lambda name: "9.9.9")
 
 
 def set_floors(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
